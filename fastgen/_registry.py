@@ -1,0 +1,63 @@
+"""define_op: one call that tells torch everything it needs to know about an op.
+
+The schema stands beside the reference, and the reference is the op's default kernel on every device, so every op works
+everywhere from the moment it is defined. A compiled kernel only claims a dispatch key: ``csrc/<op>_cpu.cpp`` claims
+CPU; ``csrc/<op>_cuda.cu`` or ``fastgen/ops/<op>_triton.py`` claims CUDA. Torch's dispatcher is the only dispatch table.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+NAMESPACE = "fastgen"
+
+#: Every op defined so far: its name, and which source file serves which dispatch key.
+OPS: dict[str, Mapping[str, str]] = {}
+
+
+def define_op(
+    schema: str,
+    *,
+    kernels: Mapping[str, str],
+    reference: Callable[..., Any],
+    fake: Callable[..., Any],
+    backward: Callable[..., Any] | None,
+    setup_context: Callable[..., None] | None = None,
+    contiguous: bool = True,
+) -> None:
+    """Define ``schema`` in the ``fastgen`` namespace.
+
+    Args:
+        schema: name, arguments and results, as ``torch.library.define`` takes them.
+        kernels: dispatch key → source file of the compiled kernel that claims it.
+        reference: plain torch; runs wherever no compiled kernel claims the device.
+        fake: shapes, dtypes and strides of the results, without data.
+        backward: ``backward(ctx, *grads)``. None: differentiating the op raises, instead of being silently wrong.
+        setup_context: ``setup_context(ctx, inputs, output)``, what the backward keeps.
+        contiguous: the layout contract. True: results are contiguous, whoever computes them. False: the reference
+            itself answers with the layout that ``fake`` states.
+    """
+    name = schema[: schema.index("(")]
+    qualified = f"{NAMESPACE}::{name}"
+    torch.library.define(qualified, schema[len(name) :])
+    torch.library.register_kernel(qualified, None, _returning_contiguous(reference) if contiguous else reference)
+    torch.library.register_fake(qualified, fake)
+    torch.library.register_autograd(qualified, backward or _not_differentiable(qualified), setup_context=setup_context)
+    OPS[name] = kernels
+
+
+def _returning_contiguous(reference: Callable[..., Any]) -> Callable[..., Any]:
+    def kernel(*args: Any) -> Any:
+        return tree_map_only(Tensor, Tensor.contiguous, reference(*args))
+
+    return kernel
+
+
+def _not_differentiable(name: str) -> Callable[..., Any]:
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(f"{name}: double backward is not supported")
+
+    return backward

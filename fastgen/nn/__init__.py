@@ -1,0 +1,7 @@
+"""Drop-in modules, state_dict-compatible with the torch module they replace."""
+
+from .gated_activation import GatedActivation
+from .masked_conv2d import MaskedConv2d
+from .rsample_kl import GaussianRSample
+
+__all__ = ["GatedActivation", "GaussianRSample", "MaskedConv2d"]

@@ -1,0 +1,20 @@
+"""GaussianRSample: the sampling layer of a variational autoencoder."""
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import rsample_kl
+
+
+class GaussianRSample(nn.Module):
+    """z ~ N(μ, σ²) with gradients, and KL(N(μ, σ²) ‖ N(0, I)) in nats per example (arXiv:1312.6114, section 2.4).
+
+    The noise's seed comes from torch's generator of the device, or from ``generator``, so ``torch.manual_seed`` makes
+    it repeatable. No parameters: its state_dict is empty.
+
+    Shapes: mu, logvar (N, \\*) → z (N, \\*), kl (N,). See :func:`fastgen.ops.rsample_kl`.
+    """
+
+    def forward(self, mu: Tensor, logvar: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        seed = torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=mu.device, generator=generator)
+        return rsample_kl(mu, logvar, seed)

@@ -1,0 +1,7 @@
+"""The ops: one module each, with docstring, reference, fake kernel, autograd and public function."""
+
+from .gated_activation import gated_activation
+from .masked_conv2d import masked_conv2d, masked_conv2d_mask
+from .rsample_kl import rsample_kl
+
+__all__ = ["gated_activation", "masked_conv2d", "masked_conv2d_mask", "rsample_kl"]

@@ -1,0 +1,68 @@
+"""Argument checks of masked_conv2d: each error names the argument, what was expected and what came."""
+
+from torch import Tensor
+
+MASKS = ("A", "B")
+ACTIVATIONS = ("none", "relu", "elu", "concat_elu", "gated")
+GROUPS_ORDERS = ("contiguous", "interleaved")
+
+
+def check_options(mask: str, activation: str, color_groups: int, groups_order: str) -> None:
+    for name, value, allowed in (
+        ("mask", mask, MASKS),
+        ("activation", activation, ACTIVATIONS),
+        ("groups_order", groups_order, GROUPS_ORDERS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
+    if not isinstance(color_groups, int) or color_groups < 1:
+        raise ValueError(f"color_groups: expected a positive integer, got {color_groups!r}")
+    if activation == "concat_elu" and color_groups > 1 and groups_order == "contiguous":
+        raise ValueError(
+            "groups_order: expected 'interleaved' with activation 'concat_elu' and several colours "
+            "(doubling the channels would put two colours into one contiguous part), got 'contiguous'"
+        )
+
+
+def check_channels(in_channels: int, out_channels: int, activation: str, color_groups: int) -> None:
+    if activation == "gated" and out_channels % 2:
+        raise ValueError(f"weight: expected an even number of output channels for 'gated', got {out_channels}")
+    half = out_channels // 2 if activation == "gated" else out_channels
+    if in_channels % color_groups or half % color_groups:
+        raise ValueError(
+            f"color_groups: expected a divisor of the {in_channels} input channels and of the {half} output channels"
+            f"{' of each half of the gate' if activation == 'gated' else ''}, got {color_groups}"
+        )
+
+
+def check_masked_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: str,
+    activation: str,
+    residual: Tensor | None,
+    color_groups: int,
+    groups_order: str,
+) -> None:
+    check_options(mask, activation, color_groups, groups_order)
+    if weight.dim() != 4 or weight.shape[2] % 2 == 0 or weight.shape[3] % 2 == 0:
+        raise ValueError(f"weight: expected shape (O, I, KH, KW) with odd KH and KW, got {tuple(weight.shape)}")
+    O, I = weight.shape[:2]
+    if x.dim() != 4 or x.shape[1] != I:
+        raise ValueError(f"x: expected shape (N, {I}, H, W) to fit the weight, got {tuple(x.shape)}")
+    if bias is not None and bias.shape != (O,):
+        raise ValueError(f"bias: expected shape ({O},), got {tuple(bias.shape)}")
+    check_channels(I, O, activation, color_groups)
+    if residual is not None:
+        channels = {"concat_elu": 2 * O, "gated": O // 2}.get(activation, O)
+        expected = (x.shape[0], channels, *x.shape[2:])
+        if residual.shape != expected:
+            raise ValueError(f"residual: expected the shape of the result, {expected}, got {tuple(residual.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"x: expected a floating-point tensor, got {x.dtype}")
+    for name, tensor in (("weight", weight), ("bias", bias), ("residual", residual)):
+        if tensor is not None and tensor.dtype != x.dtype:
+            raise TypeError(f"{name}: expected the dtype of x, {x.dtype}, got {tensor.dtype}")
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{name}: expected the device of x, {x.device}, got {tensor.device}")

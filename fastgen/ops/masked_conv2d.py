@@ -1,0 +1,229 @@
+"""Masked convolution, fused with bias, activation or gate, and residual (arXiv:1601.06759, section 3.3)."""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._registry import define_op
+from ._masked_conv2d_checks import check_masked_conv2d
+
+KERNELS = {"CPU": "csrc/masked_conv2d_cpu.cpp", "CUDA": "csrc/masked_conv2d_cuda.cu"}
+
+
+def masked_conv2d_mask(
+    weight: Tensor,
+    mask: str,
+    activation: str = "none",
+    color_groups: int = 1,
+    groups_order: str = "contiguous",
+) -> Tensor:
+    """Ones at the live taps of ``weight`` (O, I, KH, KW), zeros at the dead; shape, dtype and device of ``weight``."""
+    O, I, KH, KW = weight.shape
+    position = torch.arange(KH * KW, device=weight.device)
+    center = (KH // 2) * KW + KW // 2
+    live = (position < center).expand(O, I, -1).clone()
+    if color_groups == 1:
+        live[:, :, center] = mask == "B"
+    else:
+        half = O // 2 if activation == "gated" else O  # both halves of a gate are divided into colours alike
+        group_out = _color_group(torch.arange(O, device=weight.device) % max(half, 1), half, color_groups, groups_order)
+        group_in = _color_group(torch.arange(I, device=weight.device), I, color_groups, groups_order)
+        sees = torch.lt if mask == "A" else torch.le
+        live[:, :, center] = sees(group_in[None, :], group_out[:, None])
+    return live.view(weight.shape).to(weight.dtype)
+
+
+def _color_group(channel: Tensor, channels: int, groups: int, order: str) -> Tensor:
+    return channel % groups if order == "interleaved" else channel * groups // max(channels, 1)
+
+
+def _activate(pre: Tensor, activation: str) -> Tensor:
+    if activation == "relu":
+        return F.relu(pre)
+    if activation == "elu":
+        return F.elu(pre)
+    if activation == "concat_elu":
+        return F.elu(torch.cat((pre, -pre), dim=1))
+    if activation == "gated":
+        a, b = pre.chunk(2, dim=1)
+        return torch.tanh(a) * torch.sigmoid(b)
+    return pre
+
+
+def _activate_backward(grad_y: Tensor, pre: Tensor, activation: str) -> Tensor:
+    if activation == "relu":
+        return torch.where(pre > 0, grad_y, 0)
+    if activation == "elu":
+        return torch.where(pre > 0, grad_y, grad_y * torch.exp(pre))
+    if activation == "concat_elu":
+        plus, minus = grad_y.chunk(2, dim=1)
+        return torch.where(pre > 0, plus - minus * torch.exp(-pre), plus * torch.exp(pre) - minus)
+    if activation == "gated":
+        return torch.ops.fastgen.gated_activation_backward.default(grad_y, pre)
+    return grad_y
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    """The layout contract: channels_last is answered with channels_last, everything else with contiguous."""
+    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def masked_conv2d_reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    mask: str,
+    activation: str,
+    color_groups: int,
+    groups_order: str,
+    save_preactivation: bool,
+) -> tuple[Tensor, Tensor]:
+    live = weight * masked_conv2d_mask(weight, mask, activation, color_groups, groups_order)
+    pre = F.conv2d(x, live, bias, padding=(weight.shape[2] // 2, weight.shape[3] // 2))
+    y = _activate(pre, activation)
+    if residual is not None:
+        y = y + residual
+    layout = _layout(x)
+    saved = save_preactivation and activation != "none"
+    return y.contiguous(memory_format=layout), pre.contiguous(memory_format=layout) if saved else pre.new_empty(0)
+
+
+def masked_conv2d_backward_reference(
+    grad_y: Tensor,
+    preactivation: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    mask: str,
+    activation: str,
+    color_groups: int,
+    groups_order: str,
+    output_mask: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    live_taps = masked_conv2d_mask(weight, mask, activation, color_groups, groups_order)
+    padding = [weight.shape[2] // 2, weight.shape[3] // 2]
+    grads = torch.ops.aten.convolution_backward.default(
+        _activate_backward(grad_y, preactivation, activation), x, weight * live_taps, [weight.shape[0]],
+        [1, 1], padding, [1, 1], False, [0, 0], 1, output_mask,
+    )  # fmt: skip
+    grad_x, grad_weight, grad_bias = (x.new_empty(0) if grad is None else grad for grad in grads)
+    if output_mask[0]:
+        grad_x = grad_x.contiguous(memory_format=_layout(x))
+    if output_mask[1]:
+        grad_weight = (grad_weight * live_taps).contiguous()
+    return grad_x, grad_weight, grad_bias
+
+
+def _fake(x, weight, bias, residual, mask, activation, color_groups, groups_order, save_preactivation):  # type: ignore[no-untyped-def]
+    (N, _, H, W), O = x.shape, weight.shape[0]
+    channels = {"concat_elu": 2 * O, "gated": O // 2}.get(activation, O)
+    like = {"dtype": x.dtype, "device": x.device, "memory_format": _layout(x)}
+    saved = save_preactivation and activation != "none"
+    return torch.empty((N, channels, H, W), **like), torch.empty((N, O, H, W), **like) if saved else x.new_empty(0)
+
+
+def _fake_backward(grad_y, preactivation, x, weight, mask, activation, color_groups, groups_order, output_mask):  # type: ignore[no-untyped-def]
+    return (
+        torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
+        if output_mask[0]
+        else x.new_empty(0),
+        weight.new_empty(weight.shape if output_mask[1] else 0),
+        weight.new_empty(weight.shape[:1] if output_mask[2] else 0),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, _bias, _residual, *ctx.options = inputs[:8]
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, weight, output[1])
+
+
+def _backward(ctx: Any, grad_y: Tensor | None, grad_preactivation: None) -> tuple[Tensor | None, ...]:
+    if grad_y is None:
+        return (None,) * 9
+    x, weight, preactivation = ctx.saved_tensors
+    needs = list(ctx.needs_input_grad[:3])
+    grads = torch.ops.fastgen.masked_conv2d_backward.default(grad_y, preactivation, x, weight, *ctx.options, needs)
+    grad_x, grad_weight, grad_bias = (grad if need else None for grad, need in zip(grads, needs, strict=True))
+    return grad_x, grad_weight, grad_bias, grad_y, None, None, None, None, None
+
+
+define_op(
+    "masked_conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, str mask, str activation, "
+    "int color_groups, str groups_order, bool save_preactivation) -> (Tensor y, Tensor preactivation)",
+    kernels=KERNELS,
+    reference=masked_conv2d_reference,
+    fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+    contiguous=False,
+)
+define_op(
+    "masked_conv2d_backward(Tensor grad_y, Tensor preactivation, Tensor x, Tensor weight, str mask, str activation, "
+    "int color_groups, str groups_order, bool[3] output_mask) -> (Tensor, Tensor, Tensor)",
+    kernels=KERNELS,
+    reference=masked_conv2d_backward_reference,
+    fake=_fake_backward,
+    backward=None,
+    contiguous=False,
+)
+
+
+def masked_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    mask: Literal["A", "B"] = "B",
+    activation: Literal["none", "relu", "elu", "concat_elu", "gated"] = "none",
+    residual: Tensor | None = None,
+    *,
+    color_groups: int = 1,
+    groups_order: Literal["contiguous", "interleaved"] = "contiguous",
+) -> Tensor:
+    """Convolve each pixel with those before it in raster order, then activate and add a residual.
+
+    y = activation(Σ_live taps x · weight + bias) + residual
+
+    Only live taps are computed: those before the centre in raster order, and the centre itself for mask "B". The
+    gradient of a dead tap is exactly zero.
+
+    Equivalent to::
+
+        y = F.conv2d(x, weight * masked_conv2d_mask(weight, mask), bias, padding=(KH // 2, KW // 2))
+        y = activation(y) + residual
+
+    Args:
+        x: (N, I, H, W), float32, float64, float16 or bfloat16.
+        weight: (O, I, KH, KW) as ``nn.Conv2d``'s, KH and KW odd, dtype of ``x``.
+        bias: (O,) or None.
+        mask: "A" leaves the centre out (first layer), "B" keeps it.
+        activation: "none", "relu", "elu", "concat_elu" (channels become 2·O: elu([p, -p])) or "gated" (channels become
+            O / 2: tanh of the first half times sigmoid of the second).
+        residual: shape of the result, added after the activation; or None.
+        color_groups: how many colours the channels are divided into. With 3, the centre tap of colour g sees colours
+            < g (mask "A") or ≤ g (mask "B"). With "gated", each half of O is divided on its own.
+        groups_order: "contiguous" (the first third is red) or "interleaved" (channel c has colour c mod 3).
+
+    Returns:
+        (N, O, H, W), 2·O channels for "concat_elu", O / 2 for "gated". channels_last if ``x`` is, else contiguous.
+
+    Raises:
+        ValueError: a shape, ``mask``, ``activation`` or ``groups_order`` does not fit; says which, expected and got.
+        TypeError: dtypes differ or are not floating point.
+
+    Gradients: first order, to x, weight, bias and residual; double backward raises.
+
+    Source: van den Oord et al. 2016, arXiv:1601.06759, section 3.3; the gate: arXiv:1606.05328, eq. 2; concat_elu:
+    Shang et al. 2016, arXiv:1603.05201, as in PixelCNN++, arXiv:1701.05517.
+    """
+    check_masked_conv2d(x, weight, bias, mask, activation, residual, color_groups, groups_order)
+    differentiated = torch.is_grad_enabled() and (
+        x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    )
+    y, _ = torch.ops.fastgen.masked_conv2d.default(
+        x, weight, bias, residual, mask, activation, color_groups, groups_order, differentiated
+    )
+    return y

@@ -1,0 +1,122 @@
+"""Gaussian reparameterisation and its KL divergence in one pass (arXiv:1312.6114, section 2.4 and appendix B)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _philox
+from .._registry import define_op
+
+KERNELS = {"CPU": "csrc/rsample_kl_cpu.cpp", "CUDA": "csrc/rsample_kl_cuda.cu"}
+
+#: The range that ``logvar`` is clamped to: exp(20) and exp(-30) leave float32 room to square and sum.
+LOGVAR_MIN, LOGVAR_MAX = -30.0, 20.0
+
+
+def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def rsample_kl_reference(mu: Tensor, logvar: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = _accumulation_dtype(mu.dtype)
+    noise = _philox.normals(seed, mu.numel(), dtype).view(mu.shape)
+    mean, logvar = mu.to(dtype), logvar.to(dtype).clamp(LOGVAR_MIN, LOGVAR_MAX)
+    z = mean + torch.exp(0.5 * logvar) * noise
+    kl = 0.5 * (mean * mean + torch.expm1(logvar) - logvar)
+    return z.to(mu.dtype), kl.reshape(mu.shape[0], -1).sum(1) if mu.numel() else kl.new_zeros(mu.shape[0])
+
+
+def rsample_kl_backward_reference(
+    grad_z: Tensor, grad_kl: Tensor, mu: Tensor, logvar: Tensor, seed: Tensor
+) -> tuple[Tensor, Tensor]:
+    dtype = _accumulation_dtype(mu.dtype)
+    noise = _philox.normals(seed, mu.numel(), dtype).view(mu.shape)
+    clamped = logvar.to(dtype).clamp(LOGVAR_MIN, LOGVAR_MAX)
+    inside = (logvar >= LOGVAR_MIN) & (logvar <= LOGVAR_MAX)
+    grad_z, grad_kl = grad_z.to(dtype), grad_kl.to(dtype).view(-1, *[1] * (mu.dim() - 1))
+    grad_mu = grad_z + grad_kl * mu.to(dtype)
+    grad_logvar = 0.5 * (grad_z * noise * torch.exp(0.5 * clamped) + grad_kl * torch.expm1(clamped))
+    return grad_mu.to(mu.dtype), torch.where(inside, grad_logvar, 0).to(mu.dtype)
+
+
+def _fake(mu: Tensor, logvar: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+    return mu.new_empty(mu.shape), mu.new_empty(mu.shape[:1], dtype=_accumulation_dtype(mu.dtype))
+
+
+def _fake_backward(grad_z: Tensor, grad_kl: Tensor, mu: Tensor, logvar: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+    return mu.new_empty(mu.shape), mu.new_empty(mu.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> tuple[Tensor, Tensor, None]:
+    grads = torch.ops.fastgen.rsample_kl_backward.default(grad_z, grad_kl, *ctx.saved_tensors)
+    return *grads, None
+
+
+define_op(
+    "rsample_kl(Tensor mu, Tensor logvar, Tensor seed) -> (Tensor z, Tensor kl)",
+    kernels=KERNELS,
+    reference=rsample_kl_reference,
+    fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+define_op(
+    "rsample_kl_backward(Tensor grad_z, Tensor grad_kl, Tensor mu, Tensor logvar, Tensor seed) -> (Tensor, Tensor)",
+    kernels=KERNELS,
+    reference=rsample_kl_backward_reference,
+    fake=_fake_backward,
+    backward=None,
+)
+
+
+def rsample_kl(mu: Tensor, logvar: Tensor, seed: Tensor | int) -> tuple[Tensor, Tensor]:
+    """Sample z ~ N(μ, σ²) with gradients to μ and log σ², and give KL(N(μ, σ²) ‖ N(0, I)) of each example.
+
+    z = μ + exp(½ log σ²) · ε,  KL = ½ Σ (μ² + expm1(log σ²) − log σ²)
+
+    The noise ε is Philox4x32-10 keyed by (seed, element), drawn again in the backward pass and never stored; every
+    backend draws the same. The KL is summed in a fixed order, so the same run gives the same bits.
+
+    Equivalent to, but for the generator::
+
+        logvar = logvar.clamp(-30, 20)
+        z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
+        kl = 0.5 * (mu**2 + torch.expm1(logvar) - logvar).flatten(1).sum(1)
+
+    Args:
+        mu: mean, (N, \\*), float32, float64, float16 or bfloat16; any strides. Half types are computed in float32.
+        logvar: log σ², shape and dtype of ``mu``. Clamped to [-30, 20]; outside, its gradient is exactly zero.
+        seed: int64 tensor of one element on the device of ``mu``, or an int. The same seed draws the same noise.
+
+    Returns:
+        ``(z, kl)``. z: shape and dtype of ``mu``, contiguous. kl: (N,), nats per example, float32 (float64 for
+        float64), whatever the half type: a sum over many dimensions overflows float16.
+
+    Raises:
+        ValueError: shapes or devices differ, ``mu`` is a scalar, or ``seed`` has more than one element.
+        TypeError: dtypes differ or are not floating point, or ``seed`` is not int64.
+
+    Gradients: first order; double backward raises.
+
+    Source: Kingma and Welling 2014, arXiv:1312.6114, section 2.4 (the reparameterisation) and appendix B (the KL).
+    """
+    if mu.dim() == 0:
+        raise ValueError("mu: expected shape (N, *), got a scalar")
+    if mu.shape != logvar.shape:
+        raise ValueError(f"logvar: expected the shape of mu, {tuple(mu.shape)}, got {tuple(logvar.shape)}")
+    if not mu.is_floating_point() or mu.dtype != logvar.dtype:
+        raise TypeError(f"mu, logvar: expected one floating-point dtype, got {mu.dtype} and {logvar.dtype}")
+    if not isinstance(seed, Tensor):
+        seed = torch.tensor(seed, dtype=torch.int64, device=mu.device)
+    if seed.dtype != torch.int64:
+        raise TypeError(f"seed: expected int64, got {seed.dtype}")
+    if seed.numel() != 1:
+        raise ValueError(f"seed: expected one element, got shape {tuple(seed.shape)}")
+    if not mu.device == logvar.device == seed.device:
+        raise ValueError(f"mu, logvar, seed: expected one device, got {mu.device}, {logvar.device}, {seed.device}")
+    return torch.ops.fastgen.rsample_kl.default(mu, logvar, seed)

@@ -1,0 +1,59 @@
+"""The one tolerance rule, and the inputs that every op is tested on."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def assert_parity(actual: Tensor, eager: Tensor, exact: Tensor) -> None:
+    """Hold ``actual`` to the accuracy of eager torch.
+
+    The error of every element against ``exact`` may be at most twice the largest error that ``eager`` makes, plus one
+    rounding of the largest value. A NaN where ``exact`` has none fails.
+
+    Args:
+        actual: what is tested.
+        eager: the same in plain torch, in the dtype of ``actual``.
+        exact: the same in float64, from the same inputs.
+    """
+    assert actual.shape == exact.shape, f"shape {tuple(actual.shape)}, expected {tuple(exact.shape)}"
+    assert actual.dtype == eager.dtype, f"dtype {actual.dtype}, expected {eager.dtype}"
+    if exact.numel() == 0:
+        return
+    error = (actual.double() - exact).abs()
+    allowed = 2 * (eager.double() - exact).abs().max() + torch.finfo(actual.dtype).eps * exact.abs().max()
+    worst = torch.where(error <= allowed, 0, error).nan_to_num(nan=float("inf")).max().item()
+    assert worst == 0, f"error {worst:.3e}, allowed {allowed.item():.3e}, largest value {exact.abs().max().item():.3e}"
+
+
+def assert_same_layout(actual: Tensor, expected: Tensor) -> None:
+    """Strides of every dimension that has more than one element are equal."""
+    for tensor in (actual, expected):
+        assert tensor.shape == expected.shape
+    strides = [
+        [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
+        for tensor in (actual, expected)
+    ]
+    assert strides[0] == strides[1], f"strides {actual.stride()}, expected {expected.stride()}"
+
+
+def contiguous(tensor: Tensor) -> Tensor:
+    return tensor.contiguous()
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    """The same values, channels innermost in memory."""
+    return tensor.transpose(1, -1).contiguous().transpose(1, -1)
+
+
+def sliced(tensor: Tensor) -> Tensor:
+    """The same values as a slice of a larger tensor: odd offset, rows that are not adjacent."""
+    larger = tensor.new_full((*tensor.shape[:-1], tensor.shape[-1] + 3), float("nan"))
+    larger[..., 1:-2] = tensor
+    return larger[..., 1:-2]
+
+
+LAYOUTS: tuple[Callable[[Tensor], Tensor], ...] = (contiguous, channels_last, sliced)
