@@ -1,0 +1,106 @@
+"""A set of images of one size, quantised to a number of levels, whole in memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and, where there are any, their labels.
+
+    Attributes:
+        values: (N, C, H, W) uint8, in [0, levels).
+        labels: (N,) int64 in [0, classes), or None.
+        levels: number of values a pixel can take, 2 to 256.
+        classes: number of classes, or None without labels.
+        name: what to call the data in messages.
+    """
+
+    values: Tensor
+    labels: Tensor | None
+    levels: int
+    classes: int | None
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.values.dtype != torch.uint8 or self.values.dim() != 4:
+            raise ValueError(f"values: expected uint8 (N, C, H, W), got {self.values.dtype} {tuple(self.values.shape)}")
+        if not len(self):
+            raise ValueError(f"{self.name}: expected at least one image, got none")
+        if not 2 <= self.levels <= 256:
+            raise ValueError(f"levels: expected 2 to 256, got {self.levels}")
+        if int(self.values.max()) >= self.levels:
+            raise ValueError(f"{self.name}: expected values below {self.levels} levels, got {int(self.values.max())}")
+        if self.labels is not None and len(self.labels) != len(self):
+            raise ValueError(f"{self.name}: expected one label per image ({len(self)}), got {len(self.labels)}")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        channels, height, width = self.values.shape[1:]
+        return channels, height, width
+
+    @property
+    def dims(self) -> int:
+        """Dimensions of an image, C * H * W: what bits/dim divides by."""
+        return self.values[0].numel()
+
+    def quantise(self, levels: int) -> "Dataset":
+        """The same images with ``levels`` levels: value v of L becomes floor(v * levels / L).
+
+        Raises:
+            ValueError: ``levels`` is below 2 or above the levels there are.
+        """
+        if not 2 <= levels <= self.levels:
+            raise ValueError(f"levels: expected 2 to {self.levels}, the levels of {self.name}, got {levels}")
+        values = (self.values.to(torch.int32) * levels // self.levels).to(torch.uint8)
+        return replace(self, values=values, levels=levels)
+
+    def pick(self, indices: np.ndarray | Tensor) -> "Dataset":
+        """The images at ``indices``, in that order."""
+        indices = torch.as_tensor(indices)
+        return replace(self, values=self.values[indices], labels=None if self.labels is None else self.labels[indices])
+
+    def subset(self, n: int, seed: int = 0) -> "Dataset":
+        """``n`` images drawn without replacement, the same ones each time; all of them where there are no more.
+
+        Drawn, not cut off the front: files may be sorted (the binarised MNIST test set is sorted by digit).
+        """
+        return self if n >= len(self) else self.pick(_permutation(len(self), seed)[:n])
+
+    def hold_out(self, fraction: float = 0.1, seed: int = 0) -> tuple["Dataset", "Dataset"]:
+        """Split into (rest, held out), the same way each time; at least one image goes to each side.
+
+        Raises:
+            ValueError: there is only one image.
+        """
+        if len(self) < 2:
+            raise ValueError(f"{self.name}: expected at least two images to hold one out, got {len(self)}")
+        held = min(max(1, round(len(self) * fraction)), len(self) - 1)
+        order = _permutation(len(self), seed)
+        return self.pick(order[held:]), self.pick(order[:held])
+
+    def batches(
+        self, size: int, device: torch.device | str = "cpu", order: np.ndarray | None = None
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield (values int64 (n, C, H, W), labels (n,) or None) on ``device``; the last batch may be smaller.
+
+        Args:
+            size: images in a batch.
+            device: where to put them.
+            order: indices of the images to yield; all of them in file order by default.
+        """
+        for part in torch.as_tensor(np.arange(len(self)) if order is None else order).split(size):
+            values = self.values[part].to(device, torch.int64, non_blocking=True)
+            yield values, None if self.labels is None else self.labels[part].to(device, non_blocking=True)
+
+
+def _permutation(n: int, seed: int) -> np.ndarray:
+    return np.random.RandomState(seed).permutation(n)  # a stream NumPy has frozen: the split never moves

@@ -1,0 +1,129 @@
+"""Readers of the standard files: IDX (MNIST), CIFAR-10 binary and python, packed binarised MNIST.
+
+All return NumPy arrays. A file that does not hold what its format promises raises ValueError naming the file.
+"""
+
+import gzip
+import pickle
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_CIFAR_RECORD = 1 + 3 * 32 * 32
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Read unsigned bytes in IDX format, plain or gzipped (by the name's ending).
+
+    http://yann.lecun.com/exdb/mnist: two zero bytes, type 0x08, number of dimensions, big-endian sizes, data.
+    """
+    data = _unzip(path) if path.suffix == ".gz" else path.read_bytes()
+    if len(data) < 4 or data[:3] != b"\x00\x00\x08" or not data[3]:
+        raise ValueError(f"{path}: expected an IDX file of unsigned bytes (00 00 08 ..), got {data[:4].hex(' ')}")
+    header = 4 + 4 * data[3]
+    if len(data) < header:
+        raise ValueError(f"{path}: expected an IDX header of {header} bytes, got a file of {len(data)}")
+    shape = tuple(np.frombuffer(data, ">u4", count=data[3], offset=4).tolist())
+    expected = header + int(np.prod(shape, dtype=np.int64))
+    if len(data) != expected:
+        raise ValueError(f"{path}: expected {expected} bytes for the shape {shape} in its header, got {len(data)}")
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def read_idx_pair(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read MNIST-like images (N, H, W) and their labels (N,)."""
+    x, y = read_idx(images), read_idx(labels)
+    if x.ndim != 3 or y.shape != x.shape[:1]:
+        raise ValueError(f"{images}: expected (N, H, W) images and N labels in {labels.name}, got {x.shape}, {y.shape}")
+    return x, y
+
+
+def read_cifar_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read any whole number of records (label, 3*32*32 bytes) into images (N, 3, 32, 32) and labels (N,).
+
+    https://www.cs.toronto.edu/~kriz/cifar.html, binary version.
+    """
+    data = np.fromfile(path, np.uint8)
+    if not data.size or data.size % _CIFAR_RECORD:
+        raise ValueError(f"{path}: expected a whole number of {_CIFAR_RECORD}-byte records, got {data.size} bytes")
+    records = data.reshape(-1, _CIFAR_RECORD)
+    return _cifar(path, records[:, 1:], records[:, 0])
+
+
+def read_cifar_python(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read a CIFAR-10 batch pickled by Python 2 into images (N, 3, 32, 32) and labels (N,).
+
+    Only NumPy arrays and plain containers are unpickled; anything else in the file is refused, never run.
+    """
+    with open(path, "rb") as file:
+        try:
+            batch = _PlainUnpickler(file, encoding="bytes").load()
+        except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: cannot be read as a CIFAR-10 python batch: {error}") from error
+    if not isinstance(batch, dict):
+        raise ValueError(f"{path}: expected a dict with data and labels, got {type(batch).__name__}")
+    batch = {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
+    if "data" not in batch or "labels" not in batch:
+        raise ValueError(f"{path}: expected a dict with data and labels, got keys {sorted(map(str, batch))}")
+    return _cifar(path, np.asarray(batch["data"]), np.asarray(batch["labels"]))
+
+
+def read_packed(path: Path, key: str) -> np.ndarray:
+    """Read binary 28x28 images (N, 28, 28), packed eight pixels to a byte, from the .npz at ``path``."""
+    packed = read_npz(path).get(key)
+    if packed is None or packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] != 28 * 28 // 8:
+        got = "nothing" if packed is None else f"{packed.dtype} {packed.shape}"
+        raise ValueError(f"{path}: expected uint8 (N, 98) under {key!r}, got {got}")
+    return np.unpackbits(packed, axis=1).reshape(-1, 28, 28)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read every array of an .npz, or the one of an .npy as {"x": array}; pickled objects are refused."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be read as a NumPy file: {error}") from error
+
+
+def npz_names(path: Path) -> set[str]:
+    """Names of the arrays in an .npz; none for an .npy."""
+    return {Path(name).stem for name in zipfile.ZipFile(path).namelist()} if zipfile.is_zipfile(path) else set()
+
+
+def _unzip(path: Path) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be unzipped: {error}") from error
+
+
+def _cifar(path: Path, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3 * 32 * 32 or len(labels) != len(images):
+        raise ValueError(
+            f"{path}: expected uint8 (N, 3072) images and N labels, got {images.dtype} {images.shape}, {labels.shape}"
+        )
+    if labels.min() < 0 or labels.max() > 9:
+        raise ValueError(f"{path}: expected CIFAR-10 labels 0 to 9, got {labels.min()} to {labels.max()}")
+    return images.reshape(-1, 3, 32, 32), labels
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Admits arrays, bytes, strings, numbers and plain containers."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = {"_reconstruct": np.empty(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}
+        if module.partition(".")[0] == "numpy" and name in allowed:
+            return allowed[name]
+        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
+            return _latin1
+        raise pickle.UnpicklingError(f"{module}.{name} is not admitted")
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"encoding {encoding} is not admitted")
+    return text.encode("latin1")

@@ -1,0 +1,132 @@
+"""From a name or a path to a Dataset.
+
+Files lie under a root as torchvision lays them out: MNIST/raw, FashionMNIST/raw, cifar-10-batches-bin or
+cifar-10-batches-py, and binarized_mnist/binarized_mnist_packed.npz. The root is an argument or FASTGEN_DATA.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .._extras import require
+from .dataset import Dataset
+from .formats import read_cifar_binary, read_cifar_python, read_idx_pair, read_packed
+from .paths import Arrays, own_splits, read_array, read_folder
+
+NAMES = ("digits", "mnist", "fashion-mnist", "binarized-mnist", "cifar10")
+
+
+def load(
+    name: str | Path, *, root: str | Path | None = None, split: str = "train", levels: int | None = None
+) -> Dataset:
+    """Load a split of a data set.
+
+    Args:
+        name: one of ``NAMES``, or a path. A folder of images: subfolders are classes, unless they are ``train`` and
+            ``test`` (and perhaps ``valid``). An .npy of images, or an .npz: ``x`` and perhaps labels ``y``, or
+            ``train`` and ``test`` and perhaps ``train_labels`` and so on. Where a path has no splits of its own, a
+            tenth of its images, always the same, is the test split.
+        root: folder of the named data sets' files; the environment's FASTGEN_DATA by default. ``digits`` needs none.
+        split: "train", "test", or "valid" where the data set has a validation split of its own.
+        levels: quantise to fewer levels, floor(v * levels / native levels).
+
+    Returns:
+        Dataset with values uint8 (N, C, H, W), in the files' own order: take a part of it with ``Dataset.subset``.
+
+    Raises:
+        FileNotFoundError: says which file was expected where, and how to set the root.
+        ValueError: an unknown split, or a file that does not hold what it should.
+    """
+    if split not in splits(name):
+        raise ValueError(f"split: expected {', '.join(splits(name))} for {name}, got {split!r}")
+    if str(name) in NAMES:
+        dataset = _load_name(str(name), Path(root or os.environ.get("FASTGEN_DATA", "")), split)
+    else:
+        dataset = _load_path(Path(name), split)
+    return dataset if levels is None or levels == dataset.levels else dataset.quantise(levels)
+
+
+def load_for_training(
+    name: str | Path, *, root: str | Path | None = None, levels: int | None = None, watch: str = "valid"
+) -> tuple[Dataset, Dataset]:
+    """Load (images to train on, held-out images to watch while training), as ``load`` does.
+
+    Args:
+        name: as in ``load``.
+        root: as in ``load``.
+        levels: as in ``load``.
+        watch: "valid" watches the data set's own validation split, or else a tenth of the training images, which are
+            then not trained on: the test split stays unseen. "test" trains on all training images and watches the
+            test split.
+    """
+    if watch not in ("valid", "test"):
+        raise ValueError(f"watch: expected valid or test, got {watch!r}")
+    train = load(name, root=root, levels=levels)
+    if watch == "test" or "valid" in splits(name):
+        return train, load(name, root=root, levels=levels, split=watch)
+    return train.hold_out()
+
+
+def splits(name: str | Path) -> list[str]:
+    """The splits that can be loaded: train, perhaps valid, and test.
+
+    Raises:
+        FileNotFoundError: neither a name nor the path of a folder, an .npy or an .npz.
+    """
+    if str(name) in NAMES:
+        return ["train", "valid", "test"] if name == "binarized-mnist" else ["train", "test"]
+    path = Path(name)
+    if path.is_dir() or (path.is_file() and path.suffix in (".npy", ".npz")):
+        return own_splits(path) or ["train", "test"]
+    raise FileNotFoundError(
+        f"data: expected {', '.join(NAMES)}, a folder of images, an .npy or an .npz; got {path},"
+        f" {'which is none of these' if path.exists() else 'which is not there'}"
+    )
+
+
+def _load_name(name: str, root: Path, split: str) -> Dataset:
+    if name == "digits":  # 1,797 images: 1,500 to train on, 297 held out
+        digits = require("sklearn.datasets").load_digits()
+        whole = Arrays(digits.images.astype(np.uint8)[:, None], digits.target.astype(np.int64), 17, 10)
+        return _dataset(whole, name).hold_out(297 / 1797)[split == "test"]
+    if name == "binarized-mnist":
+        images = read_packed(_find(name, root, "binarized_mnist/binarized_mnist_packed.npz"), split)
+        return _dataset(Arrays(images[:, None], None, 2, None), name)
+    if name == "cifar10":
+        stem = "data_batch_" if split == "train" else "test_batch"
+        first = _find(name, root, f"cifar-10-batches-bin/{stem}*.bin", f"cifar-10-batches-py/{stem}*")
+        read = read_cifar_binary if first.suffix == ".bin" else read_cifar_python
+        batches = [read(file) for file in sorted(first.parent.glob(f"{stem}*{first.suffix}"))]
+        images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        return _dataset(Arrays(images, labels.astype(np.int64), 256, 10), name)
+    stem = f"{'MNIST' if name == 'mnist' else 'FashionMNIST'}/raw/{'train' if split == 'train' else 't10k'}"
+    kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
+    images, labels = read_idx_pair(*(_find(name, root, f"{stem}-{kind}", f"{stem}-{kind}.gz") for kind in kinds))
+    return _dataset(Arrays(images[:, None], labels.astype(np.int64), 256, 10), name)
+
+
+def _load_path(path: Path, split: str) -> Dataset:
+    read = read_folder if path.is_dir() else read_array
+    if own_splits(path):
+        return _dataset(read(path, split), str(path))
+    return _dataset(read(path), str(path)).hold_out()[split == "test"]
+
+
+def _find(name: str, root: Path, *patterns: str) -> Path:
+    """The first file under ``root`` that matches one of ``patterns``."""
+    for pattern in patterns:
+        for path in sorted(root.glob(pattern)):
+            return path
+    where = "no root is set" if root == Path() else f"there is none in {root}"
+    raise FileNotFoundError(
+        f"{name}: expected the file {' or '.join(patterns)} under the data root, and {where}:"
+        " set FASTGEN_DATA, root=... or --data-root"
+    )
+
+
+def _dataset(arrays: Arrays, name: str) -> Dataset:
+    labels = None if arrays.labels is None else torch.from_numpy(arrays.labels)
+    images = torch.from_numpy(np.array(arrays.images))  # a copy: arrays read from bytes are not writable
+    return Dataset(images, labels, arrays.levels, arrays.classes, name)
