@@ -1,0 +1,154 @@
+"""Distributions of one pixel value: how a model's parameters become likelihoods and draws.
+
+A model ends in ``P = distribution.param_channels(C)`` channels for images of C colours. Colour k reads the k-th of C
+equal, contiguous parts of them and nothing else, so a sampler may hand ``draw`` one colour at a time.
+
+Values are integers in [0, levels). Likelihoods are in nats.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Distribution:
+    """What :class:`Bernoulli` and :class:`Categorical` share; a distribution of one's own offers the same methods."""
+
+    def __init__(self, levels: int) -> None:
+        if isinstance(levels, bool) or not isinstance(levels, int) or levels < 2:
+            raise ValueError(f"levels: expected an integer of at least 2, got {levels!r}")
+        self.levels = levels
+
+    def param_channels(self, channels: int) -> int:
+        """P, the number of parameter channels for images of ``channels`` colours."""
+        raise NotImplementedError
+
+    def to_input(self, values: Tensor) -> Tensor:
+        """Scale values to what models read: 2·v / (levels − 1) − 1.
+
+        Args:
+            values: integers in [0, levels), any shape.
+
+        Returns:
+            float32 in [−1, 1], shape of ``values``.
+        """
+        return values.to(torch.float32).mul_(2 / (self.levels - 1)).sub_(1)
+
+    def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        """Log-probability of every value under its parameters.
+
+        Args:
+            params: (N, P, H, W), floating point; half types are computed in float32.
+            values: (N, C, H, W), integers in [0, levels).
+
+        Returns:
+            (N, C, H, W) nats, differentiable in ``params``.
+
+        Raises:
+            ValueError: shapes do not fit, or a value is out of range.
+            TypeError: ``params`` are not floating point, or ``values`` are not integers.
+        """
+        check_values(values, self.levels)
+        self._check_params(params, "values", values)
+        return self._log_prob(_at_least_float32(params), values.to(torch.int64))
+
+    def draw(self, params: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+        """Draw values by inverting the cumulative distribution: the same uniforms give the same values.
+
+        Args:
+            params: (N, P, H, W), floating point.
+            uniforms: (N, C, H, W), floating point in [0, 1).
+            temperature: divides the logits; below 1 draws likelier values, above 1 more varied ones.
+
+        Returns:
+            int64 (N, C, H, W) in [0, levels).
+
+        Raises:
+            ValueError: shapes do not fit, or ``temperature`` is not positive.
+            TypeError: ``params`` or ``uniforms`` are not floating point.
+        """
+        check_temperature(temperature)
+        self._check_params(params, "uniforms", uniforms)
+        if not uniforms.is_floating_point():
+            raise TypeError(f"uniforms: expected a floating-point tensor, got {uniforms.dtype}")
+        return self._draw(_at_least_float32(params) / temperature, uniforms)
+
+    def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _check_params(self, params: Tensor, name: str, tensor: Tensor) -> None:
+        if tensor.dim() != 4:
+            raise ValueError(f"{name}: expected shape (N, C, H, W), got {tuple(tensor.shape)}")
+        N, C, H, W = tensor.shape
+        expected = (N, self.param_channels(C), H, W)
+        if params.shape != expected:
+            raise ValueError(
+                f"params: expected shape {expected} for {name} of {(N, C, H, W)}, got {tuple(params.shape)}"
+            )
+        if not params.is_floating_point():
+            raise TypeError(f"params: expected a floating-point tensor, got {params.dtype}")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(levels={self.levels})"
+
+
+class Bernoulli(Distribution):
+    """Two levels; one channel per colour, the logit of value 1."""
+
+    def __init__(self) -> None:
+        super().__init__(levels=2)
+
+    def param_channels(self, channels: int) -> int:
+        return channels
+
+    def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        return -F.binary_cross_entropy_with_logits(params, values.to(params.dtype), reduction="none")
+
+    def _draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
+        return (uniforms < torch.sigmoid(logits)).to(torch.int64)
+
+    def __repr__(self) -> str:
+        return "Bernoulli()"
+
+
+class Categorical(Distribution):
+    """Any number of levels; one logit for each, those of a colour side by side: colour k has [k·L, (k + 1)·L)."""
+
+    def param_channels(self, channels: int) -> int:
+        return channels * self.levels
+
+    def _by_level(self, params: Tensor) -> Tensor:
+        """(N, C·L, H, W) → (N, L, C, H, W)"""
+        return params.unflatten(1, (-1, self.levels)).transpose(1, 2)
+
+    def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        return -F.cross_entropy(self._by_level(params), values, reduction="none")
+
+    def _draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
+        cdf = torch.softmax(self._by_level(logits), dim=1).cumsum(dim=1)
+        below = (cdf <= uniforms.unsqueeze(1)).sum(dim=1)
+        return below.clamp_(max=self.levels - 1)  # rounding can leave the last entry of the cdf below u
+
+
+def check_values(values: Tensor, levels: int, name: str = "values") -> None:
+    """Raise unless ``values`` are integers in [0, levels)."""
+    if values.is_floating_point() or values.is_complex():
+        raise TypeError(f"{name}: expected an integer tensor, got {values.dtype}")
+    if values.numel() == 0:
+        return
+    low, high = (bound.item() for bound in values.aminmax())
+    if low < 0 or high >= levels:
+        raise ValueError(f"{name}: expected integers in [0, {levels}), got values from {low} to {high}")
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise unless ``temperature`` is positive and finite."""
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature: expected a positive number, got {temperature}")
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

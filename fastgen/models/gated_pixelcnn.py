@@ -1,0 +1,127 @@
+"""Gated PixelCNN: van den Oord et al., "Conditional Image Generation with PixelCNN Decoders", 2016, arXiv:1606.05328.
+
+    v: rows above      v ── ⌈k/2⌉×k ──┬── + V·class ── gate ─────────────── v
+                                      1×1 link                                                       Figure 2
+    h: this row, left  h ── 1×k ───── + ─── + V·class ── gate ── 1×1 ── + h ── h
+
+The vertical stack sees the rows above the pixel, the horizontal stack the pixels left of it: together all earlier pixels,
+with no blind spot (section 2.2). The gate is tanh(a)·σ(b), eq. 2; inside of it a class adds a learned vector, eq. 4. The
+first layer has k = 7, mask A and no residual. The horizontal stack makes the parameters: ReLU, 1×1, ReLU, 1×1.
+
+The vertical stack reads the image shifted down by one row, so that its row r knows the rows before r and the link needs
+no shift of its own. With several colours channel c belongs to colour c mod C, which keeps both halves of a gate in one
+colour; at the current pixel a colour sees only the colours before it.
+"""
+
+from functools import partial
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..nn import MaskedConv2d
+from ..ops import gated_activation
+from ..sampling.cached import Feature, Plan
+from .autoregressive import AutoregressiveModel, check_divides, check_positive
+
+
+class GatedPixelCNN(AutoregressiveModel):
+    """Gated PixelCNN, optionally conditional on a class (arXiv:1606.05328, section 2).
+
+    Args:
+        in_channels: colours of an image.
+        levels: values of a pixel; 2 gives a Bernoulli, more a Categorical distribution.
+        channels: p, of each stack; the gates read 2p. A multiple of ``in_channels``.
+        layers: gated layers after the first, 7-wide one.
+        kernel_size: k of these layers, odd.
+        classes: number of classes, or None for an unconditional model.
+        image_size: what ``sample`` draws by default: one size, (H, W) or None.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        levels: int = 2,
+        channels: int = 128,
+        layers: int = 15,
+        kernel_size: int = 3,
+        classes: int | None = None,
+        image_size: int | tuple[int, int] | None = 28,
+    ) -> None:
+        super().__init__(in_channels, levels, classes, image_size)
+        check_positive(channels=channels, layers=layers, kernel_size=kernel_size)
+        check_divides(in_channels, channels=channels)
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size: expected an odd number, got {kernel_size}")
+        self.channels = channels
+        self.layers = layers
+        self.kernel_size = kernel_size
+        params, colors = self.distribution.param_channels(in_channels), in_channels
+        masked = partial(MaskedConv2d, color_groups=colors, groups_order="interleaved")
+        self.stack = nn.ModuleList([GatedLayer(in_channels, channels, 7, "A", colors, classes)])
+        self.stack.extend(GatedLayer(channels, channels, kernel_size, "B", colors, classes) for _ in range(layers))
+        self.hidden = masked(channels, channels, 1, "B", activation="relu")
+        self.output = masked(channels, params, 1, "B")
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Inputs (N, C, H, W) in [−1, 1], labels (N,) for a model with classes → parameters (N, P, H, W)."""
+        self.check_input(x)
+        labels = self.check_labels(len(x), labels)
+        v, h = F.pad(x, (0, 0, 1, -1)), x
+        for layer in self.stack:
+            v, h = layer(v, h, labels)
+        return self._by_color(self.output(self.hidden(F.relu(h))), dim=1)
+
+    def incremental(self, plan: Plan, x: Feature, labels: Tensor | None = None) -> Feature:
+        labels = self.check_labels(plan.n, labels)
+        v, h = x, x
+        for layer in self.stack:
+            v, h = layer.incremental(plan, v, h, labels)  # type: ignore[operator]
+        h = plan.masked(self.hidden, plan.relu(h))
+        weight, bias = self.output.live_weight(), self.output.bias
+        return plan.pixels(self._by_color(weight, dim=0), h, self._by_color(bias, dim=0))  # type: ignore[arg-type]
+
+    def _by_color(self, params: Tensor, dim: int) -> Tensor:
+        """From colours interleaved, as in the layers, to one part for each colour, as the distribution reads them."""
+        return params.unflatten(dim, (-1, self.in_channels)).transpose(dim, dim + 1).flatten(dim, dim + 1)
+
+
+class GatedLayer(nn.Module):
+    """One layer of both stacks (Figure 2): features of the rows above and of this row, v and h → v and h."""
+
+    def __init__(
+        self, inputs: int, channels: int, k: int, mask: Literal["A", "B"], colors: int, classes: int | None
+    ) -> None:
+        super().__init__()
+        masked = partial(MaskedConv2d, color_groups=colors, groups_order="interleaved")
+        self.vertical = nn.Conv2d(inputs, 2 * channels, (k // 2 + 1, k), padding=(0, k // 2))
+        self.link = nn.Conv2d(2 * channels, 2 * channels, 1)
+        self.horizontal = masked(inputs, 2 * channels, (1, k), mask)
+        self.out = masked(channels, channels, 1, "B")
+        self.residual = mask == "B"
+        if classes is not None:
+            self.class_vertical = nn.Embedding(classes, 2 * channels)
+            self.class_horizontal = nn.Embedding(classes, 2 * channels)
+            nn.init.zeros_(self.class_vertical.weight)  # a class adds nothing until something is learned about it
+            nn.init.zeros_(self.class_horizontal.weight)
+
+    def forward(self, v: Tensor, h: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        class_above, class_here = self._classes(labels)
+        above = self.vertical(F.pad(v, (0, 0, self.vertical.kernel_size[0] - 1, 0)))
+        if class_above is not None:
+            above = above + class_above[:, :, None, None]
+        here = self.horizontal(h, residual=self.link(above))
+        if class_here is not None:
+            here = here + class_here[:, :, None, None]
+        return gated_activation(above), self.out(gated_activation(here), residual=h if self.residual else None)
+
+    def incremental(self, plan: Plan, v: Feature, h: Feature, labels: Tensor | None) -> tuple[Feature, Feature]:
+        class_above, class_here = self._classes(labels)
+        above = plan.rows(self.vertical.weight, v, self.vertical.bias, class_above)
+        context = plan.rows(self.link.weight, above, self.link.bias, self.horizontal.bias, class_here)
+        here = plan.pixels(self.horizontal.live_weight(), h, context)
+        return plan.gate(above), plan.masked(self.out, plan.gate(here), residual=h if self.residual else None)
+
+    def _classes(self, labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """What a class adds to the gates of the vertical and of the horizontal stack, (N, 2p) each."""
+        return (None, None) if labels is None else (self.class_vertical(labels), self.class_horizontal(labels))

@@ -1,0 +1,81 @@
+"""PixelCNN: van den Oord, Kalchbrenner and Kavukcuoglu, "Pixel Recurrent Neural Networks", 2016, arXiv:1601.06759.
+
+    x ── 7×7 mask A ── [ residual block ] × layers ── ReLU, 1×1 ── ReLU, 1×1 ── parameters           Table 1
+
+    residual block:  h ── ReLU, 1×1, 2h→h ── ReLU, 3×3 mask B, h→h ── ReLU, 1×1, h→2h ── + h         Figure 5, left
+
+Mask A hides the pixel itself from its parameters, mask B lets a feature of the pixel through. With several colours the
+channels form one contiguous part for each, and at the current pixel a colour sees only the colours before it
+(section 3.3).
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..nn import MaskedConv2d
+from ..sampling.cached import Feature, Plan
+from .autoregressive import AutoregressiveModel, check_divides, check_positive
+
+
+class PixelCNN(AutoregressiveModel):
+    """PixelCNN (arXiv:1601.06759, section 3.5).
+
+    Args:
+        in_channels: colours of an image.
+        levels: values of a pixel; 2 gives a Bernoulli, more a Categorical distribution.
+        channels: h; the residual stream has 2h. A multiple of ``in_channels``.
+        layers: residual blocks.
+        image_size: what ``sample`` draws by default: one size, (H, W) or None.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        levels: int = 2,
+        channels: int = 64,
+        layers: int = 7,
+        image_size: int | tuple[int, int] | None = 28,
+    ) -> None:
+        super().__init__(in_channels, levels, classes=None, image_size=image_size)
+        check_positive(channels=channels, layers=layers)
+        check_divides(in_channels, channels=channels)
+        self.channels = channels
+        self.layers = layers
+        params, groups = self.distribution.param_channels(in_channels), in_channels
+        self.input = MaskedConv2d(in_channels, 2 * channels, 7, "A", color_groups=groups)
+        self.blocks = nn.ModuleList(ResidualBlock(channels, groups) for _ in range(layers))
+        self.hidden = MaskedConv2d(2 * channels, 2 * channels, 1, "B", activation="relu", color_groups=groups)
+        self.output = MaskedConv2d(2 * channels, params, 1, "B", color_groups=groups)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Inputs (N, C, H, W) in [−1, 1] → parameters (N, P, H, W)."""
+        self.check_input(x)
+        self.check_labels(len(x), labels)
+        h = self.input(x)
+        for block in self.blocks:
+            h = block(h)
+        return self.output(self.hidden(F.relu(h)))
+
+    def incremental(self, plan: Plan, x: Feature, labels: Tensor | None = None) -> Feature:
+        self.check_labels(plan.n, labels)
+        h = plan.masked(self.input, x)
+        for block in self.blocks:
+            h = block.incremental(plan, h)  # type: ignore[operator]
+        return plan.masked(self.output, plan.masked(self.hidden, plan.relu(h)))
+
+
+class ResidualBlock(nn.Module):
+    """Figure 5, left; each ReLU is fused into the convolution before it, except the one on the residual stream."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.down = MaskedConv2d(2 * channels, channels, 1, "B", activation="relu", color_groups=groups)
+        self.context = MaskedConv2d(channels, channels, 3, "B", activation="relu", color_groups=groups)
+        self.up = MaskedConv2d(channels, 2 * channels, 1, "B", color_groups=groups)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.up(self.context(self.down(F.relu(h))), residual=h)
+
+    def incremental(self, plan: Plan, h: Feature) -> Feature:
+        y = plan.masked(self.context, plan.masked(self.down, plan.relu(h)))
+        return plan.masked(self.up, y, residual=h)

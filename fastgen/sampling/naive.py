@@ -1,0 +1,34 @@
+"""Naive sampling: one full forward per pixel and colour. Slow, and right for every causal model: the oracle."""
+
+import torch
+from torch import Tensor, nn
+
+from .sampler import Engine, Sampler
+
+
+class NaiveSampler(Sampler):
+    """Runs the whole model for every value it draws: C·H·W forwards per batch. Takes any causal model.
+
+    See :class:`~fastgen.sampling.sampler.Sampler` for arguments and methods.
+    """
+
+    def _engine(self, n: int, labels: Tensor | None) -> Engine:
+        device, dtype = self._like()
+        return _FullForward(self.model, torch.zeros((n, *self.shape), dtype=dtype, device=device), labels)
+
+
+class _FullForward:
+    def __init__(self, model: nn.Module, x: Tensor, labels: Tensor | None) -> None:
+        self.model = model
+        self.x = x
+        self.labels = () if labels is None else (labels,)
+        self.r = 0
+
+    def row(self, r: int) -> None:
+        self.r = r
+
+    def pixel(self, c: int) -> Tensor:
+        return self.model(self.x, *self.labels)[:, :, self.r, c]
+
+    def reveal(self, c: int, x: Tensor) -> None:
+        self.x[:, :, self.r, c] = x

@@ -1,0 +1,229 @@
+"""The walk that every sampler takes: pixel by pixel in raster order, colour by colour."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .._philox import uniforms as philox_uniforms
+from ..distributions import check_temperature, check_values
+
+Progress = Callable[[int, int], object]
+Choose = Callable[[Tensor, int, int, int], Tensor]
+
+
+class Engine(Protocol):
+    """Evaluates a model along the walk, from what was revealed to it and nothing else."""
+
+    def row(self, r: int) -> None:
+        """Row ``r`` begins: everything above it is revealed."""
+
+    def pixel(self, c: int) -> Tensor:
+        """Parameters (N, P) at column ``c`` of the current row."""
+
+    def reveal(self, c: int, x: Tensor) -> None:
+        """Input (N, C) at column ``c``. Colours not chosen yet hold a placeholder, which no parameter may depend on."""
+
+
+class Sampler:
+    """Draws images from an autoregressive model, and walks given images to show what it saw.
+
+    Args:
+        model: maps inputs (N, C, H, W), and labels (N,) if it has classes, to parameters (N, P, H, W).
+        shape: (C, H, W) of one image.
+        distribution: of a pixel value, see :mod:`fastgen.distributions`; by default ``model.distribution``.
+        to_input: values → inputs, elementwise; by default ``distribution.to_input``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        shape: tuple[int, int, int],
+        distribution: Any = None,
+        to_input: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+            raise ValueError(f"shape: expected three positive integers (C, H, W), got {tuple(shape)}")
+        channels = getattr(model, "in_channels", shape[0])
+        if channels != shape[0]:
+            raise ValueError(f"shape: expected {channels} channels to fit the model, got {tuple(shape)}")
+        self.model = model
+        self.shape = tuple(shape)
+        self.distribution: Any = distribution if distribution is not None else getattr(model, "distribution", None)
+        if self.distribution is None:
+            raise TypeError(f"distribution: expected one, since {type(model).__name__} names none itself, got None")
+        self.to_input = to_input if to_input is not None else self.distribution.to_input
+
+    def sample(
+        self,
+        n: int | None = None,
+        *,
+        seed: int | None = None,
+        uniforms: Tensor | None = None,
+        temperature: float = 1.0,
+        labels: Tensor | None = None,
+        known: Tensor | None = None,
+        known_mask: Tensor | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Draw images.
+
+        Args:
+            n: how many; by default as many as ``uniforms``, ``labels`` or ``known`` hold, else 1.
+            seed: image i depends on (seed, i) alone. With neither seed nor uniforms, torch's generator is used.
+            uniforms: (N, C, H, W) in [0, 1): the same uniforms give the same images.
+            temperature: divides the logits.
+            labels: int64 (N,), for a model with classes.
+            known: integers (N, C, H, W) or (C, H, W): what to keep where ``known_mask`` is true.
+            known_mask: bool, broadcastable to (N, C, H, W), such as (H, W).
+            progress: called with (rows done, rows in all) after each row.
+
+        Returns:
+            int64 (N, C, H, W).
+
+        Raises:
+            ValueError: a shape or value does not fit, or the model's parameters are not finite.
+            TypeError: a dtype does not fit.
+        """
+        check_temperature(temperature)
+        if known is not None:
+            self._check_shape("known", known)
+        n = _batch_size(n, uniforms=uniforms, labels=labels, known=known if known is None or known.dim() == 4 else None)
+        uniforms = self._uniforms(n, seed, uniforms)
+        given = self._known(n, known, known_mask)
+
+        def choose(params: Tensor, k: int, r: int, c: int) -> Tensor:
+            u = uniforms[:, k : k + 1, r : r + 1, c : c + 1]
+            drawn = self.distribution.draw(params[:, :, None, None], u, temperature)[:, 0, 0, 0]
+            if given is None:
+                return drawn
+            value, keep = given
+            return torch.where(keep[:, k, r, c], value[:, k, r, c], drawn)
+
+        return self._walk(n, labels, choose, progress)
+
+    def forced(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Walk given images along the sampling path, revealing them value by value.
+
+        What a value's parameters are is recorded before the value is revealed. So agreement with one full forward
+        proves both that the path computes the model and that the model is causal.
+
+        Args:
+            values: integers (N, C, H, W) in [0, levels).
+            labels: int64 (N,), for a model with classes.
+
+        Returns:
+            (N, P, H, W), as ``model(to_input(values), labels)`` would be.
+        """
+        self._check_shape("values", values, batched=True)
+        check_values(values, self.distribution.levels)
+        n = _batch_size(None, values=values, labels=labels)
+        device, dtype = self._like()
+        values = values.to(device, torch.int64)
+        C, H, W = self.shape
+        seen = torch.zeros((n, self.distribution.param_channels(C), H, W), dtype=dtype, device=device)
+        of_color = seen.unflatten(1, (C, -1))
+
+        def choose(params: Tensor, k: int, r: int, c: int) -> Tensor:
+            of_color[:, k, :, r, c] = params
+            return values[:, k, r, c]
+
+        self._walk(n, labels, choose, progress=None)
+        return seen
+
+    def _engine(self, n: int, labels: Tensor | None) -> Engine:
+        raise NotImplementedError
+
+    def _walk(self, n: int, labels: Tensor | None, choose: Choose, progress: Progress | None) -> Tensor:
+        """Values (N, C, H, W), each what ``choose(its parameters, colour, row, column)`` answers."""
+        C, H, W = self.shape
+        part = self.distribution.param_channels(C) // C
+        device, _ = self._like()
+        values = torch.zeros((n, C, H, W), dtype=torch.int64, device=device)  # not in inference mode: users train on it
+        with _evaluating(self.model), torch.inference_mode():
+            engine = self._engine(n, labels if labels is None else labels.to(device))
+            for r in range(H):
+                engine.row(r)
+                for c in range(W):
+                    pixel = values[:, :, r : r + 1, c : c + 1]
+                    for k in range(C):
+                        params = engine.pixel(c)
+                        pixel[:, k, 0, 0] = choose(params[:, k * part : (k + 1) * part], k, r, c)
+                        engine.reveal(c, self.to_input(pixel)[:, :, 0, 0])
+                if not params.isfinite().all():
+                    raise ValueError(f"model: expected finite parameters, got inf or nan in row {r}")
+                if progress is not None:
+                    progress(r + 1, H)
+        return values
+
+    def _like(self) -> tuple[torch.device, torch.dtype]:
+        """Device and dtype of the model's inputs."""
+        for parameter in self.model.parameters():
+            if parameter.is_floating_point():
+                return parameter.device, parameter.dtype
+        return torch.device("cpu"), torch.get_default_dtype()
+
+    def _uniforms(self, n: int, seed: int | None, uniforms: Tensor | None) -> Tensor:
+        device, _ = self._like()
+        if uniforms is None:
+            if seed is None:
+                return torch.rand((n, *self.shape), device=device)
+            return philox_uniforms(seed, n, self.shape, device=device)
+        if seed is not None:
+            raise ValueError("seed: expected None together with uniforms, which it would replace, got both")
+        self._check_shape("uniforms", uniforms, batched=True)
+        if not uniforms.is_floating_point():
+            raise TypeError(f"uniforms: expected a floating-point tensor, got {uniforms.dtype}")
+        if not ((uniforms >= 0) & (uniforms < 1)).all():
+            raise ValueError("uniforms: expected numbers in [0, 1), got others")
+        return uniforms.to(device)
+
+    def _known(self, n: int, known: Tensor | None, known_mask: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        if known is None and known_mask is None:
+            return None
+        if known is None or known_mask is None:
+            missing, other = ("known", "known_mask") if known is None else ("known_mask", "known")
+            raise ValueError(f"{missing}: expected a tensor together with {other}, got None")
+        if known_mask.dtype != torch.bool:
+            raise TypeError(f"known_mask: expected a bool tensor, got {known_mask.dtype}")
+        size = (n, *self.shape)
+        if known_mask.dim() > 4 or any(
+            have not in (1, want) for have, want in zip(reversed(known_mask.shape), reversed(size), strict=False)
+        ):
+            raise ValueError(f"known_mask: expected a shape that broadcasts to {size}, got {tuple(known_mask.shape)}")
+        device, _ = self._like()
+        keep = known_mask.to(device).expand(size)
+        value = known.to(device).expand(size)
+        check_values(value[keep], self.distribution.levels, "known")
+        return value.to(torch.int64), keep
+
+    def _check_shape(self, name: str, images: Tensor, batched: bool = False) -> None:
+        if images.dim() not in ((4,) if batched else (3, 4)) or images.shape[-3:] != self.shape:
+            expected = f"(N, {', '.join(map(str, self.shape))})"
+            raise ValueError(f"{name}: expected shape {expected}, got {tuple(images.shape)}")
+
+
+def _batch_size(n: int | None, **tensors: Tensor | None) -> int:
+    """The batch size that ``n`` and all tensors agree on; 1 if none says."""
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+        raise ValueError(f"n: expected a positive integer, got {n!r}")
+    sizes = {"n": n} if n is not None else {}
+    sizes |= {name: tensor.shape[0] for name, tensor in tensors.items() if tensor is not None}
+    if len(set(sizes.values())) > 1:
+        got = ", ".join(f"{size} from {name}" for name, size in sizes.items())
+        raise ValueError(f"{', '.join(sizes)}: expected one batch size, got {got}")
+    return next(iter(sizes.values()), 1)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Every submodule in eval mode, and afterwards each in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
