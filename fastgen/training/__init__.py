@@ -1,0 +1,18 @@
+"""Training: one plain loop for every model, checkpoints that are never half written, exact resume."""
+
+from .checkpoint import Checkpoint, CheckpointError
+from .likelihood import Likelihood, evaluate, nats_per_image
+from .loop import NonFiniteError, Recipe, Trainer
+from .run import Run
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "Likelihood",
+    "NonFiniteError",
+    "Recipe",
+    "Run",
+    "Trainer",
+    "evaluate",
+    "nats_per_image",
+]

@@ -1,0 +1,177 @@
+"""Checkpoints: weights as safetensors, the rest as a dict that loads without running code; never half written.
+
+    checkpoints/last.safetensors       weights, "model." and "ema." before their names
+    checkpoints/best.safetensors       the same of the epoch with the best held-out likelihood
+    checkpoints/state-<sha256>.pt      optimiser, random numbers, position: torch.load(..., weights_only=True)
+
+The two halves of a checkpoint are one: a .safetensors names its state file in its metadata, and state files are named
+after their content, so a new one never replaces one in use. Replacing the .safetensors is the one step that makes a
+checkpoint current: killed before it, the old pair stands; killed after it, the new one does. Copying best.safetensors
+over last.safetensors goes back to the best epoch. Digests of both halves are checked on loading.
+"""
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._extras import require
+from .._files import remove_temporaries, write_atomic
+
+FORMAT = "fastgen-1"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written, cannot be read, or belongs to another model."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What ``load`` read from ``path``: state dicts by role ("model", "ema"), and the rest if it was asked for."""
+
+    path: Path
+    weights: dict[str, dict[str, Tensor]]
+    state: dict[str, Any] = field(default_factory=dict)
+
+    def restore(self, module: nn.Module, role: str) -> None:
+        """Load the weights of ``role`` into ``module``.
+
+        Raises:
+            CheckpointError: they are another model's; the message names a weight that differs.
+        """
+        found, expected = self.weights.get(role, {}), module.state_dict()
+        for key in sorted(expected.keys() | found.keys()):
+            got, want = (tuple(part[key].shape) if key in part else "none" for part in (found, expected))
+            if got != want:
+                raise CheckpointError(f"{self.path}: holds another model: expected {role}.{key} {want}, got {got}")
+        module.load_state_dict(found)
+
+
+def save(
+    folder: Path, names: tuple[str, ...], weights: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+) -> None:
+    """Write one checkpoint under each of ``names``, then remove states that no checkpoint names any more.
+
+    Args:
+        folder: created where it is missing.
+        names: for example ("last", "best").
+        weights: state dicts by role; a role has no dot.
+        state: tensors, numbers, strings, and containers of them.
+
+    Raises:
+        CheckpointError: it cannot be written (a full disk, say); the message says which checkpoint is good.
+    """
+    tensors = {
+        f"{role}.{key}": tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for role, part in weights.items()
+        for key, tensor in part.items()
+    }
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    state_name = _state_name(buffer.getvalue())
+    metadata = {"format": FORMAT, "state": state_name, "sha256": _digest(tensors)}
+    data = require("safetensors.torch").save(tensors, metadata)
+    path = folder / state_name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, buffer.getvalue())
+        for name in names:
+            path = folder / f"{name}.safetensors"
+            write_atomic(path, data)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written: {_reason(error)}; {_good(folder)}") from error
+    _remove_unused(folder)
+
+
+def load(folder: Path, name: str = "last", *, with_state: bool = False) -> Checkpoint:
+    """Read and verify the weights of a checkpoint and, where asked, the rest.
+
+    Raises:
+        CheckpointError: it is missing, truncated or corrupted; the message names the file, what is wrong with it, and
+            which checkpoint is good.
+    """
+    try:
+        return _read(folder / f"{name}.safetensors", with_state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {_good(folder)}") from error
+
+
+def _read(path: Path, with_state: bool) -> Checkpoint:
+    metadata, tensors = _read_safetensors(path, with_tensors=True)
+    if metadata["sha256"] != _digest(tensors):
+        raise CheckpointError(f"{path}: corrupted: its weights are not those that were saved")
+    weights: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        role, _, name = key.partition(".")
+        weights.setdefault(role, {})[name] = tensor
+    return Checkpoint(path, weights, _read_state(path.with_name(metadata["state"])) if with_state else {})
+
+
+def _read_safetensors(path: Path, with_tensors: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
+    safetensors = require("safetensors")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()} if with_tensors else {}  # noqa: SIM118
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {_reason(error)}") from error
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path}: corrupted or truncated: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: expected a checkpoint of fastgen, got another safetensors file")
+    return metadata, tensors
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {_reason(error)}") from error
+    if _state_name(data) != path.name:
+        raise CheckpointError(f"{path}: corrupted or truncated: its {len(data)} bytes are not those that were saved")
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def _good(folder: Path) -> str:
+    """Say which checkpoints in ``folder`` are whole."""
+    good = []
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            _read(path, with_state=True)
+            good.append(path.name)
+        except CheckpointError:
+            continue
+    return f"good in this folder: {', '.join(good) or 'no checkpoint'}"
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove what a killed process left, and the states that no checkpoint names; none while one cannot be read."""
+    remove_temporaries(folder)
+    try:
+        used = {_read_safetensors(path, with_tensors=False)[0]["state"] for path in folder.glob("*.safetensors")}
+    except CheckpointError:
+        return
+    for path in folder.glob("state-*.pt"):
+        if path.name not in used:
+            path.unlink()
+
+
+def _state_name(data: bytes) -> str:
+    return f"state-{hashlib.sha256(data).hexdigest()}.pt"
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for key, tensor in sorted(tensors.items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
