@@ -1,0 +1,82 @@
+// masked_conv2d: y = activation(Σ_live taps x · w + bias) + residual                   arXiv:1601.06759 §3.3, fig. 2
+// Which taps are live, what is left of the kernel without the dead ones, and the epilogue's formulas; for CPU and CUDA.
+// No torch headers.
+#pragma once
+
+#include "gated_activation.h"
+
+namespace fastgen {
+
+enum class Activation { kNone, kRelu, kElu, kConcatElu, kGated };
+
+// Channels of y for O channels of the convolution.
+FG_HD int64_t result_channels(Activation activation, int64_t O) {
+  return activation == Activation::kConcatElu ? 2 * O : activation == Activation::kGated ? O / 2 : O;
+}
+
+// Which taps a mask leaves alive. Raster order: everything before the centre; the centre itself by colour.
+struct TapMask {
+  int64_t O, I, KH, KW;     // weight
+  bool sees_itself;         // mask "B"
+  bool halves;              // gate: each half of O is divided into colours on its own
+  int64_t color_groups;
+  bool interleaved;         // colour of channel c: c mod groups, else by thirds
+
+  FG_HD int64_t color(int64_t channel, int64_t channels) const {
+    return interleaved ? channel % color_groups : channel * color_groups / channels;
+  }
+  FG_HD bool center_live(int64_t o, int64_t i) const {
+    if (color_groups == 1) return sees_itself;
+    const int64_t half = halves ? O / 2 : O;
+    const int64_t color_out = color(o % half, half), color_in = color(i, I);
+    return sees_itself ? color_in <= color_out : color_in < color_out;
+  }
+  FG_HD bool live(int64_t o, int64_t i, int64_t kh, int64_t kw) const {
+    const int64_t tap = kh * KW + kw, center = KH / 2 * KW + KW / 2;
+    return tap < center || (tap == center && center_live(o, i));
+  }
+};
+
+// What is left of the kernel: the rows down to the centre and, in a kernel of one row, the columns up to it. With the
+// image padded by as much above, left and right, a convolution without padding gives the result.
+struct Crop {
+  int64_t KH, KW, top, left, right;
+
+  explicit Crop(const TapMask& mask)
+      : KH(mask.KH / 2 + 1),
+        KW(mask.KH == 1 ? mask.KW / 2 + 1 : mask.KW),
+        top(mask.KH / 2),
+        left(mask.KW / 2),
+        right(mask.KH == 1 ? 0 : mask.KW / 2) {}
+};
+
+// ---- the activations: f(p) and its gradient. Gate and concat_elu tie two channels together and are spelled out below.
+
+struct Identity {
+  template <typename T>
+  static FG_HD T forward(T p) { return p; }
+  template <typename T>
+  static FG_HD T backward(T grad_y, T) { return grad_y; }
+};
+
+struct Relu {
+  template <typename T>
+  static FG_HD T forward(T p) { return p < T(0) ? T(0) : p; }  // NaN passes through, as in torch
+  template <typename T>
+  static FG_HD T backward(T grad_y, T p) { return p > T(0) ? grad_y : T(0); }
+};
+
+struct Elu {
+  template <typename T>
+  static FG_HD T forward(T p) { return p > T(0) ? p : expm1(p); }
+  template <typename T>
+  static FG_HD T backward(T grad_y, T p) { return p > T(0) ? grad_y : grad_y * exp(p); }
+};
+
+// concat_elu: channel c becomes elu(p), channel O + c becomes elu(−p).
+template <typename T>
+FG_HD T concat_elu_backward(T grad_plus, T grad_minus, T p) {
+  return Elu::backward(grad_plus, p) - Elu::backward(grad_minus, -p);
+}
+
+}  // namespace fastgen

@@ -1,0 +1,114 @@
+// What the torch side of every op needs, over the LibTorch Stable ABI. The only helper that knows torch.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/Dispatch_v2.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "half.h"
+
+namespace fastgen {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Run `...`, one call, with scalar_t bound to the tensor's floating-point type.
+#define FG_DISPATCH_FLOATING(tensor, name, ...)                                                                  \
+  THO_DISPATCH_V2((tensor).scalar_type(), name, AT_WRAP([&] { __VA_ARGS__; }), AT_EXPAND(AT_FLOATING_TYPES), \
+                  torch::headeronly::ScalarType::Half, torch::headeronly::ScalarType::BFloat16)
+
+// The type that a kernel computes in: float for the half types.
+template <typename T>
+struct Accumulation {
+  using type = float;
+};
+template <>
+struct Accumulation<double> {
+  using type = double;
+};
+template <typename T>
+using accumulation_t = typename Accumulation<T>::type;
+
+// How a CPU loop reads and writes a tensor of scalar_t: half types as bit patterns, which compilers can vectorise.
+template <typename T>
+struct Storage {
+  using type = T;
+  static FG_HD T load(T value) { return value; }
+  static FG_HD T store(T value) { return value; }
+};
+template <>
+struct Storage<torch::headeronly::BFloat16> {
+  using type = uint16_t;
+  static FG_HD float load(uint16_t bits) { return bfloat16_to_float(bits); }
+  static FG_HD uint16_t store(float value) { return float_to_bfloat16(value); }
+};
+template <>
+struct Storage<torch::headeronly::Half> {
+  using type = uint16_t;
+  static FG_HD float load(uint16_t bits) { return float16_to_float(bits); }
+  static FG_HD uint16_t store(float value) { return float_to_float16(value); }
+};
+template <typename T>
+using storage_t = typename Storage<T>::type;
+
+template <typename T>
+const storage_t<T>* data(const Tensor& tensor) {
+  return static_cast<const storage_t<T>*>(tensor.const_data_ptr());
+}
+template <typename T>
+storage_t<T>* mutable_data(Tensor& tensor) {
+  return static_cast<storage_t<T>*>(tensor.mutable_data_ptr());
+}
+
+inline ScalarType accumulation_dtype(ScalarType dtype) {
+  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline std::vector<int64_t> shape_of(const Tensor& tensor) { return {tensor.sizes().begin(), tensor.sizes().end()}; }
+
+inline int64_t product(const std::vector<int64_t>& sizes, size_t first = 0) {
+  int64_t result = 1;
+  for (size_t i = first; i < sizes.size(); ++i) result *= sizes[i];
+  return result;
+}
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+inline void check_same_shape(const Tensor& a, const Tensor& b, const char* names) {
+  STD_TORCH_CHECK(shape_of(a) == shape_of(b), names, ": expected one shape");
+  STD_TORCH_CHECK(a.scalar_type() == b.scalar_type(), names, ": expected one dtype");
+}
+
+inline Tensor as_contiguous(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+// The value of a one-element int64 tensor in host memory.
+inline int64_t host_seed(const Tensor& seed) {
+  STD_TORCH_CHECK(seed.numel() == 1 && seed.scalar_type() == ScalarType::Long, "seed: expected one int64");
+  return *seed.const_data_ptr<int64_t>();
+}
+
+// ---- CPU loops over rows of runs
+
+constexpr int64_t kGrain = 8192;  // elements worth a thread's while
+
+// Split rows·run elements over threads and call body(row, first, count) for pieces that stay within one run.
+template <typename F>
+void parallel_over_runs(int64_t rows, int64_t run, const F& body) {
+  torch::stable::parallel_for(0, rows * run, kGrain, [&](int64_t begin, int64_t end) {
+    while (begin < end) {
+      const int64_t row = begin / run, first = begin % run, count = std::min(run - first, end - begin);
+      body(row, first, count);
+      begin += count;
+    }
+  });
+}
+
+}  // namespace fastgen

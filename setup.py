@@ -1,0 +1,65 @@
+"""Builds the kernel libraries with CMake and Ninja; every source is listed in CMakeLists.txt, nothing here.
+
+Environment: FASTGEN_CUDA=0|1 forces the CUDA kernels off or on (default: on where nvcc is found);
+FASTGEN_CUDA_ARCHS="80;90a" picks their targets.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+
+
+class CMakeBuild(build_ext):
+    """Runs CMake and installs what it built beside the Python files."""
+
+    def build_extension(self, ext: Extension) -> None:
+        options = [f"-DPython3_EXECUTABLE={sys.executable}", "-DCMAKE_BUILD_TYPE=Release"]
+        for name in ("FASTGEN_CUDA", "FASTGEN_CUDA_ARCHS"):
+            value = os.environ.get(name, "")
+            if name == "FASTGEN_CUDA" and value not in ("", "0", "1"):
+                sys.exit(f"FASTGEN_CUDA: expected 0 or 1, got {value!r}")
+            # An unset variable returns a cached build folder to the default of CMakeLists.txt.
+            options.append(f"-D{name}={value.replace(',', ';').replace(' ', '')}" if value else f"-U{name}")
+        build = Path(self.build_temp).resolve()
+        target = ROOT / "fastgen" if self.inplace or self.editable_mode else Path(self.build_lib).resolve() / "fastgen"
+        jobs = [f"-j{os.environ['MAX_JOBS']}"] if os.environ.get("MAX_JOBS") else []
+        for command in (
+            ["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(build), *options],
+            ["cmake", "--build", str(build), *jobs],
+            ["cmake", "--install", str(build), "--prefix", str(target)],
+        ):
+            try:
+                subprocess.run(command, check=True)
+            except FileNotFoundError:
+                sys.exit("cmake and ninja are needed to build fastgen: pip install cmake ninja")
+            except subprocess.CalledProcessError as error:
+                sys.exit(f"building fastgen's kernels failed (exit code {error.returncode}): {' '.join(command)}")
+
+    def copy_extensions_to_source(self) -> None:
+        """The install step above has already put them there."""
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
+
+    def get_outputs(self) -> list[str]:
+        return []
+
+
+class AnyPython3(bdist_wheel):
+    """The libraries use no Python ABI: one wheel per platform."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(
+    ext_modules=[Extension("fastgen._core", sources=[])],
+    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": AnyPython3},
+)
