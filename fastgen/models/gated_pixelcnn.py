@@ -4,9 +4,9 @@
                                       1×1 link                                                       Figure 2
     h: this row, left  h ── 1×k ───── + ─── + V·class ── gate ── 1×1 ── + h ── h
 
-The vertical stack sees the rows above the pixel, the horizontal stack the pixels left of it: together all earlier pixels,
-with no blind spot (section 2.2). The gate is tanh(a)·σ(b), eq. 2; inside of it a class adds a learned vector, eq. 4. The
-first layer has k = 7, mask A and no residual. The horizontal stack makes the parameters: ReLU, 1×1, ReLU, 1×1.
+The vertical stack sees the rows above the pixel, the horizontal stack the pixels left of it: together every earlier
+pixel, with no blind spot (section 2.2). The gate is tanh(a)·σ(b), eq. 2; inside of it a class adds a learned vector,
+eq. 4. The first layer has k = 7, mask A and no residual. The horizontal stack makes the parameters: ReLU, 1×1, twice.
 
 The vertical stack reads the image shifted down by one row, so that its row r knows the rows before r and the link needs
 no shift of its own. With several colours channel c belongs to colour c mod C, which keeps both halves of a gate in one

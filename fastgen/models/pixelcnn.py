@@ -6,7 +6,7 @@
 
 Mask A hides the pixel itself from its parameters, mask B lets a feature of the pixel through. With several colours the
 channels form one contiguous part for each, and at the current pixel a colour sees only the colours before it
-(section 3.3).
+(section 3.4).
 """
 
 import torch.nn.functional as F

@@ -1,0 +1,99 @@
+"""What both autoregressive models are held to: small models of every kind, and the properties they share."""
+
+import itertools
+
+import torch
+from parity import assert_parity
+from torch import Tensor
+
+from fastgen import models
+from fastgen.models import AutoregressiveModel
+
+CONFIGS = {
+    "pixelcnn": {"channels": 4, "layers": 2},
+    "pixelcnn-levels": {"levels": 5, "channels": 4, "layers": 1},
+    "pixelcnn-rgb": {"in_channels": 3, "levels": 4, "channels": 6, "layers": 2},
+    "gated-pixelcnn": {"channels": 4, "layers": 2},
+    "gated-pixelcnn-wide": {"channels": 4, "layers": 2, "kernel_size": 5},
+    "gated-pixelcnn-classes": {"channels": 4, "layers": 1, "classes": 3},
+    "gated-pixelcnn-rgb": {"in_channels": 3, "levels": 4, "channels": 6, "layers": 2},
+    "gated-pixelcnn-rgb-binary": {"in_channels": 3, "channels": 3, "layers": 1, "kernel_size": 5, "classes": 2},
+}
+
+
+def build(kind: str, **changes: object) -> AutoregressiveModel:
+    """A small model with weights large enough that every feature shows in its samples."""
+    name = "gated-pixelcnn" if kind.startswith("gated-pixelcnn") else "pixelcnn"
+    model = models.build(name, **(CONFIGS[kind] | changes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=parameter[0].numel() ** -0.5)
+    return model
+
+
+def labels_for(model: AutoregressiveModel, n: int) -> Tensor | None:
+    return None if model.classes is None else torch.arange(n) % model.classes
+
+
+def random_values(model: AutoregressiveModel, n: int, H: int, W: int) -> Tensor:
+    return torch.randint(model.levels, (n, model.in_channels, H, W))
+
+
+def influence(model: AutoregressiveModel, H: int, W: int, tries: int = 8) -> Tensor:
+    """Which value shows in whose parameters: bool (H·W·C, H·W·C), [i, j] true if value j changes the parameters of i.
+
+    Values are numbered in the order they are drawn in: by row, column, colour. "Changes" means to the last bit, in any
+    of several random images. The model should be wide: where every ReLU of a pixel is shut, nothing shows.
+    """
+    model = model.double().eval()
+    C, size = model.in_channels, model.in_channels * H * W
+    x = torch.randn(tries, 1, C, H, W, dtype=torch.float64).repeat(1, size, 1, 1, 1)
+    disturbed = x.clone()
+    for j, (r, c, k) in enumerate(itertools.product(range(H), range(W), range(C))):
+        disturbed[:, j, k, r, c] += 1
+    labels = None if model.classes is None else torch.zeros(tries * size, dtype=torch.int64)
+    with torch.no_grad():
+        changed = model(disturbed.flatten(0, 1), labels) != model(x.flatten(0, 1), labels)
+    changed = changed.view(tries, size, C, -1, H, W).any(dim=3).any(dim=0)  # [j, colour, row, column of i]
+    return changed.permute(2, 3, 1, 0).reshape(size, size)
+
+
+def before(size: int) -> Tensor:
+    """[i, j] true where value j is drawn before value i."""
+    return torch.ones(size, size, dtype=torch.bool).tril(-1)
+
+
+def assert_normalised(model: AutoregressiveModel, H: int, W: int) -> None:
+    """The probabilities of all images of one size add up to one, to float32 rounding, when computed in float64."""
+    shape = (model.in_channels, H, W)
+    every = torch.tensor(list(itertools.product(range(model.levels), repeat=model.in_channels * H * W)))
+    every = every.view(-1, *shape)
+    labels = labels_for(model, 1)
+    labels = labels if labels is None else labels.expand(len(every))
+    total = model.double().log_prob(every, labels).exp().sum().float()
+    one = torch.ones(())
+    assert_parity(total, eager=one, exact=one.double())
+
+
+def assert_gradients(model: AutoregressiveModel, H: int, W: int) -> None:
+    """The gradient of log_prob to every parameter agrees with finite differences in float64."""
+    model = model.double()
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    values, labels = random_values(model, 2, H, W), labels_for(model, 2)
+
+    def log_prob(*parameters: Tensor) -> Tensor:
+        state = dict(zip(names, parameters, strict=True))
+        return torch.func.functional_call(
+            _LogProb(model), {f"model.{k}": v for k, v in state.items()}, (values, labels)
+        )
+
+    assert torch.autograd.gradcheck(log_prob, parameters)
+
+
+class _LogProb(torch.nn.Module):
+    def __init__(self, model: AutoregressiveModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, values: Tensor, labels: Tensor | None) -> Tensor:
+        return self.model.log_prob(values, labels)
