@@ -44,7 +44,7 @@ def lines(run: Run) -> list[dict]:
 
 
 def test_learns_and_reports(tmp_path: Path) -> None:
-    run, data, seen = Run.create(tmp_path / "run", {"a": 1}), tiny.images(), []
+    run, data, seen = Run(tmp_path / "run").create({"a": 1}), tiny.images(), []
     trained = trainer(run, dataclasses.replace(RECIPE, epochs=12))
     before = evaluate(trained.model, tiny.nats, data)
     trained.fit(data, data, seen.append)
@@ -91,7 +91,7 @@ def test_recipes_that_cannot_be(field: str, value: float) -> None:
 def test_resumed_is_unbroken(tmp_path: Path, stop: int) -> None:
     """Stopped after any step, in the middle of an epoch or not, and resumed: the same weights and metrics, exactly."""
     data = tiny.images()
-    unbroken = trainer(Run.create(tmp_path / "unbroken", {}))
+    unbroken = trainer(Run(tmp_path / "unbroken").create({}))
     unbroken.fit(data, data)
 
     def interrupted(model: nn.Module, values: Tensor, labels: Tensor | None) -> Tensor:
@@ -99,7 +99,7 @@ def test_resumed_is_unbroken(tmp_path: Path, stop: int) -> None:
             raise KeyboardInterrupt
         return tiny.nats(model, values, labels)
 
-    run = Run.create(tmp_path / "stopped", {})
+    run = Run(tmp_path / "stopped").create({})
     stopped = trainer(run, nats=interrupted)
     try:
         stopped.fit(data, data)
@@ -117,7 +117,7 @@ def test_resumed_is_unbroken(tmp_path: Path, stop: int) -> None:
 
 
 def test_going_back_to_the_best_epoch_lists_no_epoch_twice(tmp_path: Path) -> None:
-    data, run = tiny.images(), Run.create(tmp_path / "run", {})
+    data, run = tiny.images(), Run(tmp_path / "run").create({})
     trainer(run).fit(data, data)
     with open(tmp_path / "run/metrics.jsonl", "a") as file:
         file.write('{"epoch": 5, "st')  # killed while writing
@@ -144,7 +144,7 @@ training.fit(tiny.images(), tiny.images())
 
 
 def test_killed_at_random_moments_and_resumed_is_unbroken(tmp_path: Path) -> None:
-    data, run = tiny.images(), Run.create(tmp_path / "run", {})
+    data, run = tiny.images(), Run(tmp_path / "run").create({})
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     for delay in torch.rand(2).tolist():
         command = [sys.executable, "-c", CHILD, str(run.folder)]
@@ -158,7 +158,7 @@ def test_killed_at_random_moments_and_resumed_is_unbroken(tmp_path: Path) -> Non
         resumed.resume()
     assert resumed.position.epoch < 60, "the kills came too late to test anything"
     resumed.fit(data, data)
-    unbroken = trainer(Run.create(tmp_path / "unbroken", {}), recipe)
+    unbroken = trainer(Run(tmp_path / "unbroken").create({}), recipe)
     unbroken.fit(data, data)
     assert all(torch.equal(tensor, weights(unbroken)[key]) for key, tensor in weights(resumed).items())
     assert lines(run) == lines(unbroken.run)
@@ -173,7 +173,7 @@ def test_non_finite_numbers_stop_with_a_diagnosis(tmp_path: Path, where: str) ->
             return nats * math.nan if where == "loss" else nats + (model.code.sum() - model.code.sum()).sqrt()
         return nats
 
-    run, data = Run.create(tmp_path / "run", {}), tiny.images()
+    run, data = Run(tmp_path / "run").create({}), tiny.images()
     training = trainer(run, nats=failing)
     with pytest.raises(NonFiniteError, match=r"step 7 \(epoch 2\): loss .* last finite loss was .* nats in step 6"):
         training.fit(data, data)
@@ -184,8 +184,8 @@ def test_non_finite_numbers_stop_with_a_diagnosis(tmp_path: Path, where: str) ->
 
 def test_a_run_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=f"{tmp_path}: expected a new or empty folder; use --resume"):
-        Run.create(tmp_path, {})
+    with pytest.raises(FileExistsError, match=f"{tmp_path}: expected a new or empty folder; --resume"):
+        Run(tmp_path).create({})
     with pytest.raises(FileNotFoundError, match=r"expected the folder of a run, with a config\.json"):
         Run(tmp_path).config()
     (tmp_path / "config.json").write_text("{")
@@ -194,7 +194,7 @@ def test_a_run_is_not_written_over(tmp_path: Path) -> None:
 
 
 def test_resuming_another_model_names_the_weight(tmp_path: Path) -> None:
-    run, data = Run.create(tmp_path / "run", {}), tiny.images()
+    run, data = Run(tmp_path / "run").create({}), tiny.images()
     trainer(run).fit(data, data)
     other = Trainer(tiny.Tiny(hidden=7), tiny.nats, RECIPE, run)
     message = r"last\.safetensors: holds another model: expected model\.code \(1, 7\), got \(1, 6\)"

@@ -3,7 +3,7 @@
 from .checkpoint import Checkpoint, CheckpointError
 from .likelihood import Likelihood, evaluate, nats_per_image
 from .loop import NonFiniteError, Recipe, Trainer
-from .run import Run
+from .run import Run, load_model
 
 __all__ = [
     "Checkpoint",
@@ -14,5 +14,6 @@ __all__ = [
     "Run",
     "Trainer",
     "evaluate",
+    "load_model",
     "nats_per_image",
 ]

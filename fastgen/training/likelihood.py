@@ -37,8 +37,8 @@ class Likelihood:
 
 
 def nats_per_image(model: Any, values: Tensor, labels: Tensor | None) -> Tensor:
-    """−``model.log_prob``: the objective of every model that has an exact likelihood."""
-    return -model.log_prob(values, labels)
+    """−``model.log_prob``, of labels too where the model has classes: the objective of every exact likelihood."""
+    return -model.log_prob(values, labels if model.classes is not None else None)
 
 
 @torch.no_grad()

@@ -1,9 +1,11 @@
 """The folder of a training run.
 
-config.json                  everything that defines the run
-metrics.jsonl                one line per epoch
-samples/epoch-0001.png
-checkpoints/                 see fastgen.training.checkpoint
+    config.json               what defines the run: model, data, recipe
+    metrics.jsonl             one line per epoch
+    samples/epoch-0001.png    one picture per epoch
+    checkpoints/              see fastgen.training.checkpoint
+
+A folder is a run if it holds a config.json.
 """
 
 import json
@@ -11,32 +13,41 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from .. import models
 from .._files import remove_temporaries, write_atomic
+from ..models import AutoregressiveModel
+from .checkpoint import load
 
 
 class Run:
-    """A run's folder; nothing is read or written until asked for."""
+    """A run's folder; it need not exist yet."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.checkpoints = self.folder / "checkpoints"
         self.samples = self.folder / "samples"
 
-    @classmethod
-    def create(cls, folder: str | Path, config: dict[str, Any]) -> "Run":
+    def check_new(self) -> None:
+        """Raise FileExistsError if the folder holds something."""
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise FileExistsError(f"{self.folder}: expected a new or empty folder; --resume continues the run in it")
+
+    def create(self, config: dict[str, Any]) -> "Run":
         """Start a run in a new or empty folder.
 
         Raises:
             FileExistsError: the folder holds something.
         """
-        run = cls(folder)
-        if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
-            raise FileExistsError(
-                f"{run.folder}: expected a new or empty folder; use --resume to continue the run in it"
-            )
-        run.samples.mkdir(parents=True)
-        write_atomic(run.folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
-        return run
+        self.check_new()
+        self.samples.mkdir(parents=True)
+        self.write_config(config)
+        return self
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write config.json."""
+        write_atomic(self.folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
 
     def config(self) -> dict[str, Any]:
         """Read config.json.
@@ -71,3 +82,22 @@ class Run:
         lines = [json.dumps(record) + "\n" for record in self.metrics() if record["epoch"] <= epoch]
         write_atomic(self.folder / "metrics.jsonl", "".join(lines).encode())
         remove_temporaries(self.folder)
+
+
+def load_model(folder: str | Path, name: str = "best", device: torch.device | str = "cpu") -> AutoregressiveModel:
+    """Build the model of a run with the averaged weights of one of its checkpoints, in eval mode.
+
+    Args:
+        folder: of the run.
+        name: "best" or "last".
+        device: where to put it.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        CheckpointError: the checkpoint cannot be read, or is another model's.
+    """
+    run = Run(folder)
+    about = run.config()["model"]
+    model = models.build(about["name"], **about["config"])
+    load(run.checkpoints, name).restore(model, "ema")
+    return model.to(device).eval()

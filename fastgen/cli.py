@@ -1,0 +1,49 @@
+"""fastgen: classic generative models of images.
+
+    fastgen demo               train on embedded digits, draw, complete: one picture, in less than three minutes
+    fastgen train MODEL        train pixelcnn or gated-pixelcnn on a data set or on images of your own
+    fastgen sample RUN         draw images, or complete half-hidden ones
+    fastgen evaluate RUN       exact likelihood of images that were not trained on
+    fastgen info               versions, devices, and which kernel runs where
+
+Each command explains its options with --help.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from ._extras import MissingExtraError, require
+from .training import CheckpointError, NonFiniteError
+
+COMMANDS = ("demo", "train", "sample", "evaluate", "info")
+
+EXPECTED = (CheckpointError, MissingExtraError, NonFiniteError, OSError, ValueError)
+"""Errors whose message is all that a user needs."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0; 2 for an error that its message explains; 130 for Ctrl-C."""
+    command, *rest = [*(sys.argv[1:] if arguments is None else arguments), "--help"]
+    if command in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    try:
+        _run(command, rest[:-1])
+    except EXPECTED as error:
+        print(f"fastgen: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"fastgen: interrupted{str(stop) and '; '}{stop}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(command: str, arguments: list[str]) -> None:
+    if command not in COMMANDS:
+        raise ValueError(f"command: expected {', '.join(COMMANDS)}, got {command!r}")
+    if command == "info":
+        importlib.import_module("fastgen._info").main()
+        return
+    require("tyro")
+    print(importlib.import_module(f"fastgen.commands.{command}").main(arguments))

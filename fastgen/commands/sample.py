@@ -1,0 +1,148 @@
+"""``fastgen sample``: draw images from a run, or complete half-hidden ones."""
+
+import io
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+from .. import pictures, sampling
+from .._extras import require
+from .._files import write_atomic
+from .._philox import uniforms
+from ..data.formats import read_npz
+from ..models import AutoregressiveModel
+from ..sampling import Sampler
+from ..training import Run, load_model
+from . import load_images, parse, pick_device
+
+HALVES = ("top-half", "bottom-half", "left-half", "right-half")
+BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Draw images from a run with the cached sampler."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    n: int = 64
+    """How many images."""
+    seed: int = 0
+    """Image i depends on the seed and i alone."""
+    temperature: float = 1.0
+    """Divides the logits: below 1 gives likelier images."""
+    labels: tuple[int, ...] = ()
+    """Classes to draw, in turn, from a conditional model; default: all of them."""
+    complete: str | None = None
+    """Complete images: given the top-half, bottom-half, left-half or right-half of held-out ones; or FILE.npz with
+    ``known``, values (N, C, H, W) or (H, W), and ``known_mask``, bool, true where they are given."""
+    out: Path = Path("samples.png")
+    """Picture to write."""
+    npz: Path | None = None
+    """Also write the values, and the labels if any, as an .npz."""
+    columns: int | None = None
+    """Images in a row of the picture."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Weights to draw from."""
+    data_root: str | None = None
+    """Folder of the data set's files, for held-out images; default: the run's, else FASTGEN_DATA."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1; auto is CUDA where there is one."""
+
+
+def main(arguments: list[str]) -> str:
+    """Draw as the arguments say."""
+    options = parse(Sample, "sample", arguments)
+    model = load_model(options.run, options.checkpoint, pick_device(options.device))
+    shape: tuple[int, int, int] = tuple(Run(options.run).config()["data"]["shape"])
+    given = None if options.complete is None else _given(options, model, shape)
+    n = options.n if given is None else len(given.values)
+    labels = _labels(options.labels, n, model.classes) if given is None or given.labels is None else given.labels
+    sampler = sampling.compile(model, shape)
+    started = time.perf_counter()
+    values = torch.cat([_draw(sampler, options, first, n, labels, given) for first in range(0, n, BATCH)]).cpu()
+    seconds = time.perf_counter() - started
+
+    rows = [pictures.to_rgb(values, model.levels)]
+    if given is not None:
+        known = pictures.to_rgb(given.values, model.levels)
+        rows = [*([known] if given.whole else []), pictures.hide(known, given.mask[:, 0]), *rows]
+    columns = options.columns or (model.classes if labels is not None and not options.labels else None)
+    columns = min(columns or math.ceil(n**0.5), n)
+    pictures.save(pictures.grid(pictures.in_turn(rows, columns), columns), options.out)
+    if options.npz is not None:
+        arrays = {"x": values.numpy().astype(np.uint8), "levels": np.array(model.levels)}
+        buffer = io.BytesIO()
+        if labels is not None:
+            arrays["y"] = labels.numpy()
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        write_atomic(options.npz, buffer.getvalue())
+    return f"{n} images in {seconds:.2f} s, {n / seconds:.1f} images/s, with the cached sampler: {options.out}"
+
+
+class Given(NamedTuple):
+    """Images to complete: values (N, C, H, W); mask, true where they are given; whole if the rest is known too."""
+
+    values: Tensor
+    mask: Tensor
+    labels: Tensor | None
+    whole: bool
+
+
+def _given(options: Sample, model: AutoregressiveModel, shape: tuple[int, int, int]) -> Given:
+    if options.complete in HALVES:
+        images = load_images(Run(options.run), root=options.data_root).subset(options.n, options.seed)
+        _, height, width = shape
+        parts = {
+            "top-half": (slice(height // 2), slice(None)),
+            "bottom-half": (slice(height // 2, None), slice(None)),
+            "left-half": (slice(None), slice(width // 2)),
+            "right-half": (slice(None), slice(width // 2, None)),
+        }
+        mask = torch.zeros(images.values.shape, dtype=torch.bool)
+        rows, columns = parts[options.complete]
+        mask[..., rows, columns] = True
+        return Given(images.values, mask, images.labels if model.classes is not None else None, whole=True)
+    path = Path(str(options.complete))
+    if path.suffix != ".npz":
+        raise ValueError(f"complete: expected {', '.join(HALVES)} or an .npz, got {path}")
+    arrays = read_npz(path)
+    if not {"known", "known_mask"} <= arrays.keys() or arrays["known_mask"].dtype != bool:
+        raise ValueError(f"{path}: expected known, and known_mask of bool, got {', '.join(arrays)}")
+    known, mask = torch.from_numpy(arrays["known"]), torch.from_numpy(arrays["known_mask"])
+    size = (len(known) if known.dim() == 4 else options.n, *shape)
+    try:
+        return Given(known.expand(size), mask.expand(size), None, whole=False)
+    except RuntimeError as error:
+        got = f"{tuple(known.shape)} and {tuple(mask.shape)}"
+        raise ValueError(f"{path}: expected known and known_mask that fit images {size}, got {got}") from error
+
+
+def _labels(wanted: tuple[int, ...], n: int, classes: int | None) -> Tensor | None:
+    """``n`` labels: those wanted, or else all classes, in turn."""
+    if classes is None:
+        if wanted:
+            raise ValueError("labels: expected none, since the model has no classes, got some")
+        return None
+    return torch.tensor(wanted or range(classes)).repeat(n)[:n]
+
+
+def _draw(sampler: Sampler, options: Sample, first: int, n: int, labels: Tensor | None, given: Given | None) -> Tensor:
+    """Images ``first`` to ``first + BATCH`` of ``n``."""
+    part = slice(first, min(first + BATCH, n))
+    with require("tqdm").tqdm(total=sampler.shape[1], desc="rows", leave=False, disable=None) as bar:
+        return sampler.sample(
+            uniforms=uniforms(options.seed, part.stop - part.start, sampler.shape, first=first),
+            temperature=options.temperature,
+            labels=labels if labels is None else labels[part],
+            known=given if given is None else given.values[part],
+            known_mask=given if given is None else given.mask[part],
+            progress=lambda rows, _: bar.update(rows - bar.n),
+        )

@@ -1,0 +1,181 @@
+"""``fastgen train``: options, and what happens around the loop."""
+
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import torch
+import tyro
+
+from .. import models, pictures, sampling
+from .._extras import require
+from .._version import __version__
+from ..data import NAMES, Dataset, load_for_training
+from ..training import Recipe, Run, Trainer, nats_per_image
+from . import parse, pick_device
+
+FREE_ON_RESUME = ("data_root", "epochs", "save_every", "samples", "device", "run", "resume", "checkpoint")
+"""Options that a resumed run may change: all others would make it another run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Recipe):
+    """Options of every model."""
+
+    data: str = "digits"
+    """digits, mnist, fashion-mnist, binarized-mnist, cifar10; or a folder of images, an .npy or an .npz."""
+    data_root: str | None = None
+    """Folder of the named data sets' files, as torchvision lays them out; default: FASTGEN_DATA."""
+    levels: int | None = None
+    """Quantise the images to fewer levels."""
+    limit: int | None = None
+    """Train on so many images, drawn from all."""
+    held_out: Literal["valid", "test"] = "valid"
+    """Images to evaluate on after each epoch: the data's validation split, or else a tenth of the training images, so
+    that the test split stays unseen; or the test split itself."""
+    run: str | None = None
+    """Folder of the run; default: runs/MODEL-DATA."""
+    resume: bool = False
+    """Continue the run in its folder, from its last checkpoint."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Checkpoint to resume from."""
+    samples: int = 36
+    """Images to draw after each epoch; 0 draws none."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1; auto is CUDA where there is one."""
+
+    def model_config(self, data: Dataset) -> dict[str, Any]:
+        """Arguments of the model's constructor."""
+        generic = {field.name for field in fields(Train)}
+        channels, height, width = data.shape
+        config = {"in_channels": channels, "levels": data.levels, "image_size": [height, width]}
+        return config | {name: value for name, value in asdict(self).items() if name not in generic}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPixelCNN(Train):
+    """PixelCNN, van den Oord et al. 2016, arXiv:1601.06759."""
+
+    channels: int = 64
+    """Width h of the residual blocks; their stream has 2h."""
+    layers: int = 7
+    """Residual blocks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainGatedPixelCNN(Train):
+    """Gated PixelCNN, van den Oord et al. 2016, arXiv:1606.05328."""
+
+    channels: int = 128
+    """Width of each stack."""
+    layers: int = 15
+    """Gated layers after the first."""
+    kernel_size: int = 3
+    """Of the gated layers."""
+    conditional: bool = False
+    """Condition on the images' labels."""
+
+    def model_config(self, data: Dataset) -> dict[str, Any]:
+        config = super().model_config(data)
+        if config.pop("conditional") and data.classes is None:
+            raise ValueError(f"conditional: expected data with labels, got {data.name}, which has none")
+        return config | {"classes": data.classes if self.conditional else None}
+
+
+MODELS: dict[str, type[Train]] = {"pixelcnn": TrainPixelCNN, "gated-pixelcnn": TrainGatedPixelCNN}
+
+
+def main(arguments: list[str]) -> str:
+    """Train as the arguments say."""
+    name, options, run = _read(arguments)
+    device = pick_device(options.device)
+    train, held_out = load_for_training(
+        options.data, root=options.data_root, levels=options.levels, watch=options.held_out
+    )
+    if options.limit is not None:
+        train = train.subset(options.limit)
+    torch.manual_seed(options.seed)
+    model = models.build(name, **options.model_config(train)).to(device)
+    config = {
+        "fastgen": __version__,
+        "model": {"name": name, "config": model.config},
+        "data": {"shape": list(train.shape), "levels": train.levels, "train": len(train), "held_out": len(held_out)},
+        "options": asdict(options),
+    }
+    trainer = Trainer(model, nats_per_image, options, run)
+    if options.resume:
+        if config["data"] != run.config()["data"]:
+            raise ValueError(f"data: expected {run.config()['data']}, as when the run began, got {config['data']}")
+        trainer.resume(options.checkpoint)
+        run.write_config(config)
+    else:
+        run.create(config)
+
+    say = require("tqdm").tqdm.write
+    say(f"{name}, {sum(p.numel() for p in model.parameters()):,} parameters, on {_describe(device)}")
+    say(f"{train.name}: {len(train):,} images to train on, {len(held_out):,} held out, {train.levels} levels")
+
+    def on_epoch(record: dict[str, Any]) -> None:
+        say(
+            f"epoch {record['epoch']:3}/{options.epochs}   train {record['train_nats']:.2f}   held out"
+            f" {record['held_out_nats']:.2f} ± {record['held_out_nats_error']:.2f} nats"
+            f" = {record['held_out_bits_per_dim']:.4f} bits/dim   {record['seconds']:.1f} s"
+        )
+        if options.samples:
+            _draw(trainer.ema, train, options, run.samples / f"epoch-{record['epoch']:04}.png")
+
+    try:
+        trainer.fit(train, held_out, on_epoch)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(_how_to_continue(name, run)) from stop
+    return f"{run.folder}: best held-out {trainer.position.best:.2f} nats; fastgen sample {run.folder} draws from it"
+
+
+def _read(arguments: list[str]) -> tuple[str, Train, Run]:
+    """The model's name, the options, and the run; options that a resumed run was started with are its defaults."""
+    subcommands: Any = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in MODELS.items())
+    options: Train = parse(Union[subcommands], "train", arguments)  # noqa: UP007 - built from a table
+    name = arguments[0]
+    data = Path(options.data).stem if options.data not in NAMES else options.data
+    run = Run(options.run or f"runs/{name}-{data}")
+    if not options.resume:
+        run.check_new()
+        return name, replace(options, data=_absolute(options.data)), run
+    config = run.config()
+    if config["model"]["name"] != name:
+        raise ValueError(f"model: expected {config['model']['name']}, which the run in {run.folder} is of, got {name}")
+    started = MODELS[name](**config["options"])
+    options = parse(MODELS[name], f"train {name}", arguments[1:], default=replace(started, resume=False))
+    options = replace(options, data=_absolute(options.data))
+    for field in fields(started):
+        before, now = getattr(started, field.name), getattr(options, field.name)
+        if now != before and field.name not in FREE_ON_RESUME:
+            raise ValueError(f"{field.name}: expected {before}, as when the run in {run.folder} began, got {now}")
+    return name, options, run
+
+
+def _absolute(data: str) -> str:
+    return data if data in NAMES else str(Path(data).resolve())
+
+
+def _describe(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device}, {torch.get_num_threads()} threads"
+
+
+def _draw(model: Any, data: Dataset, options: Train, path: Path) -> None:
+    classes = model.classes
+    labels = None if classes is None else torch.arange(options.samples) % classes
+    values = sampling.compile(model, data.shape).sample(options.samples, seed=options.seed, labels=labels)
+    columns = classes if classes is not None and classes <= 16 else math.ceil(options.samples**0.5)
+    pictures.save(pictures.grid(pictures.to_rgb(values, data.levels), columns), path)
+
+
+def _how_to_continue(name: str, run: Run) -> str:
+    done = run.metrics()
+    if not (run.checkpoints / "last.safetensors").exists():
+        return f"nothing was saved in {run.folder} yet"
+    saved = f"{run.folder} holds epoch {done[-1]['epoch']}" if done else f"{run.folder} holds a part of epoch 1"
+    return f"{saved}; continue with: fastgen train {name} --run {run.folder} --resume"
