@@ -46,9 +46,9 @@ Tensor gated_activation_backward_cpu(const Tensor& grad_y_any, const Tensor& x_a
   STD_TORCH_CHECK(grad_y.numel() == shape.N * shape.run && grad_y.scalar_type() == x.scalar_type(),
                   "grad_y: expected the shape and dtype of the result");
   Tensor grad_x = torch::stable::new_empty(x, shape_of(x));
-  FG_DISPATCH_FLOATING(x, "gated_activation_backward",
-                       backward<scalar_t>(shape, data<scalar_t>(grad_y), data<scalar_t>(x),
-                                          mutable_data<scalar_t>(grad_x)));
+  FG_DISPATCH_FLOATING(
+      x, "gated_activation_backward",
+      backward<scalar_t>(shape, data<scalar_t>(grad_y), data<scalar_t>(x), mutable_data<scalar_t>(grad_x)));
   return grad_x;
 }
 

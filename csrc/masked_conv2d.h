@@ -16,11 +16,11 @@ FG_HD int64_t result_channels(Activation activation, int64_t O) {
 
 // Which taps a mask leaves alive. Raster order: everything before the centre; the centre itself by colour.
 struct TapMask {
-  int64_t O, I, KH, KW;     // weight
-  bool sees_itself;         // mask "B"
-  bool halves;              // gate: each half of O is divided into colours on its own
+  int64_t O, I, KH, KW;  // weight
+  bool sees_itself;      // mask "B"
+  bool halves;           // gate: each half of O is divided into colours on its own
   int64_t color_groups;
-  bool interleaved;         // colour of channel c: c mod groups, else by thirds
+  bool interleaved;  // colour of channel c: c mod groups, else by thirds
 
   FG_HD int64_t color(int64_t channel, int64_t channels) const {
     return interleaved ? channel % color_groups : channel * color_groups / channels;
@@ -54,23 +54,35 @@ struct Crop {
 
 struct Identity {
   template <typename T>
-  static FG_HD T forward(T p) { return p; }
+  static FG_HD T forward(T p) {
+    return p;
+  }
   template <typename T>
-  static FG_HD T backward(T grad_y, T) { return grad_y; }
+  static FG_HD T backward(T grad_y, T) {
+    return grad_y;
+  }
 };
 
 struct Relu {
   template <typename T>
-  static FG_HD T forward(T p) { return p < T(0) ? T(0) : p; }  // NaN passes through, as in torch
+  static FG_HD T forward(T p) {
+    return p < T(0) ? T(0) : p;
+  }  // NaN passes through, as in torch
   template <typename T>
-  static FG_HD T backward(T grad_y, T p) { return p > T(0) ? grad_y : T(0); }
+  static FG_HD T backward(T grad_y, T p) {
+    return p > T(0) ? grad_y : T(0);
+  }
 };
 
 struct Elu {
   template <typename T>
-  static FG_HD T forward(T p) { return p > T(0) ? p : expm1(p); }
+  static FG_HD T forward(T p) {
+    return p > T(0) ? p : expm1(p);
+  }
   template <typename T>
-  static FG_HD T backward(T grad_y, T p) { return p > T(0) ? grad_y : grad_y * exp(p); }
+  static FG_HD T backward(T grad_y, T p) {
+    return p > T(0) ? grad_y : grad_y * exp(p);
+  }
 };
 
 // concat_elu: channel c becomes elu(p), channel O + c becomes elu(−p).

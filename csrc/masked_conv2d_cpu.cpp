@@ -78,13 +78,17 @@ void epilogue(Activation activation, Rows rows, const storage_t<T>* pre, const s
     const int64_t one = row * rows.run + first, two = one + row * rows.run;  // `two`: where a row has two runs
     const auto rest = [&](int64_t at) { return residual ? residual + at : nullptr; };
     switch (activation) {
-      case Activation::kNone: return activate_run<Identity, T>(count, pre + one, rest(one), y + one);
-      case Activation::kRelu: return activate_run<Relu, T>(count, pre + one, rest(one), y + one);
-      case Activation::kElu: return activate_run<Elu, T>(count, pre + one, rest(one), y + one);
+      case Activation::kNone:
+        return activate_run<Identity, T>(count, pre + one, rest(one), y + one);
+      case Activation::kRelu:
+        return activate_run<Relu, T>(count, pre + one, rest(one), y + one);
+      case Activation::kElu:
+        return activate_run<Elu, T>(count, pre + one, rest(one), y + one);
       case Activation::kConcatElu:
         activate_run<Elu, T>(count, pre + one, rest(two), y + two);
         return negated_elu_run<T>(count, pre + one, rest(two + rows.run), y + two + rows.run);
-      case Activation::kGated: return gate_run<T>(count, pre + two, pre + two + rows.run, rest(one), y + one);
+      case Activation::kGated:
+        return gate_run<T>(count, pre + two, pre + two + rows.run, rest(one), y + one);
     }
   });
 }
@@ -95,9 +99,12 @@ void epilogue_backward(Activation activation, Rows rows, const storage_t<T>* gra
   parallel_over_runs(rows.count, rows.run, [&](int64_t row, int64_t first, int64_t count) {
     const int64_t one = row * rows.run + first, two = one + row * rows.run;
     switch (activation) {
-      case Activation::kNone: return;  // the gradient passes as it is
-      case Activation::kRelu: return activate_backward_run<Relu, T>(count, grad_y + one, pre + one, grad_pre + one);
-      case Activation::kElu: return activate_backward_run<Elu, T>(count, grad_y + one, pre + one, grad_pre + one);
+      case Activation::kNone:
+        return;  // the gradient passes as it is
+      case Activation::kRelu:
+        return activate_backward_run<Relu, T>(count, grad_y + one, pre + one, grad_pre + one);
+      case Activation::kElu:
+        return activate_backward_run<Elu, T>(count, grad_y + one, pre + one, grad_pre + one);
       case Activation::kConcatElu:
         return concat_elu_backward_run<T>(count, grad_y + two, grad_y + two + rows.run, pre + one, grad_pre + one);
       case Activation::kGated:
@@ -115,28 +122,28 @@ struct CpuKernels {
   static Tensor crop_weight(const Tensor& weight, const TapMask& taps, const Crop& crop) {
     const std::vector<int64_t> sizes = {taps.O, taps.I, crop.KH, crop.KW};
     Tensor cropped = torch::stable::new_empty(weight, sizes);
-    FG_DISPATCH_FLOATING(weight, "masked_conv2d", fastgen::crop_weight<scalar_t>(taps, crop, data<scalar_t>(weight),
-                                                                                mutable_data<scalar_t>(cropped)));
+    FG_DISPATCH_FLOATING(
+        weight, "masked_conv2d",
+        fastgen::crop_weight<scalar_t>(taps, crop, data<scalar_t>(weight), mutable_data<scalar_t>(cropped)));
     return cropped;
   }
 
   static Tensor uncrop_weight(const Tensor& cropped, const TapMask& taps, const Crop& crop) {
     const std::vector<int64_t> sizes = {taps.O, taps.I, taps.KH, taps.KW};
     Tensor weight = torch::stable::new_empty(cropped, sizes);
-    FG_DISPATCH_FLOATING(cropped, "masked_conv2d_backward",
-                         fastgen::uncrop_weight<scalar_t>(taps, crop, data<scalar_t>(cropped),
-                                                          mutable_data<scalar_t>(weight)));
+    FG_DISPATCH_FLOATING(
+        cropped, "masked_conv2d_backward",
+        fastgen::uncrop_weight<scalar_t>(taps, crop, data<scalar_t>(cropped), mutable_data<scalar_t>(weight)));
     return weight;
   }
 
-  static void epilogue(const Tensor& pre, const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
+  static void epilogue(const Tensor& pre, bool, const std::optional<Tensor>&, const std::optional<Tensor>& residual,
                        Activation activation, bool channels_last, Tensor& y) {
-    STD_TORCH_CHECK(!bias, "masked_conv2d: the convolution adds the bias");
     const Rows rows(activation == Activation::kGated ? y : pre, channels_last);
-    FG_DISPATCH_FLOATING(pre, "masked_conv2d",
-                         fastgen::epilogue<scalar_t>(activation, rows, data<scalar_t>(pre),
-                                                     residual ? data<scalar_t>(*residual) : nullptr,
-                                                     mutable_data<scalar_t>(y)));
+    FG_DISPATCH_FLOATING(
+        pre, "masked_conv2d",
+        fastgen::epilogue<scalar_t>(activation, rows, data<scalar_t>(pre),
+                                    residual ? data<scalar_t>(*residual) : nullptr, mutable_data<scalar_t>(y)));
   }
 
   static void epilogue_backward(const Tensor& grad_y, const Tensor& pre, Activation activation, bool channels_last,
@@ -150,17 +157,15 @@ struct CpuKernels {
 
 std::tuple<Tensor, Tensor> masked_conv2d_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
                                              std::optional<Tensor> residual, std::string mask, std::string activation,
-                                             int64_t color_groups, std::string groups_order,
-                                             bool save_preactivation) {
+                                             int64_t color_groups, std::string groups_order, bool save_preactivation) {
   const MaskedConv2dOptions options(weight, mask, activation, color_groups, groups_order);
   return masked_conv2d_on<CpuKernels>(x, weight, bias, residual, options, save_preactivation);
 }
 
 std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward_cpu(const Tensor& grad_y, const Tensor& preactivation,
-                                                              const Tensor& x, const Tensor& weight,
-                                                              std::string mask, std::string activation,
-                                                              int64_t color_groups, std::string groups_order,
-                                                              std::vector<bool> output_mask) {
+                                                              const Tensor& x, const Tensor& weight, std::string mask,
+                                                              std::string activation, int64_t color_groups,
+                                                              std::string groups_order, std::vector<bool> output_mask) {
   const MaskedConv2dOptions options(weight, mask, activation, color_groups, groups_order);
   return masked_conv2d_backward_on<CpuKernels>(grad_y, preactivation, x, weight, options, output_mask);
 }

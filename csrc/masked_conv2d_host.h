@@ -1,4 +1,5 @@
-// masked_conv2d, the part that CPU and CUDA share: crop the weight to its live taps, let torch convolve, run our epilogue.
+// masked_conv2d, the part that CPU and CUDA share: crop the weight to its live taps, let torch convolve, run our
+// epilogue.
 #pragma once
 
 #include <array>
@@ -15,8 +16,8 @@ struct MaskedConv2dOptions {
 
   MaskedConv2dOptions(const Tensor& weight, const std::string& mask, const std::string& name, int64_t color_groups,
                       const std::string& groups_order)
-      : taps{weight.size(0), weight.size(1), weight.size(2), weight.size(3), mask == "B",
-             name == "gated", color_groups, groups_order == "interleaved"},
+      : taps{weight.size(0), weight.size(1),  weight.size(2), weight.size(3),
+             mask == "B",    name == "gated", color_groups,   groups_order == "interleaved"},
         activation(name == "relu"         ? Activation::kRelu
                    : name == "elu"        ? Activation::kElu
                    : name == "concat_elu" ? Activation::kConcatElu
@@ -36,8 +37,8 @@ inline std::vector<Tensor> call_aten(const char* name, StableIValue* stack, size
 inline Tensor convolve(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   using torch::stable::detail::from;
   const std::vector<int64_t> one = {1, 1}, zero = {0, 0};
-  StableIValue stack[] = {from(x),    from(weight), from(bias), from(one),       from(zero),
-                          from(one),  from(false),  from(zero), from(int64_t(1))};
+  StableIValue stack[] = {from(x),   from(weight), from(bias), from(one),       from(zero),
+                          from(one), from(false),  from(zero), from(int64_t(1))};
   return call_aten("aten::convolution", stack, 1)[0];
 }
 
@@ -48,8 +49,16 @@ inline std::vector<Tensor> convolve_backward(const Tensor& grad_pre, const Tenso
   const std::vector<int64_t> one = {1, 1}, zero = {0, 0};
   const std::optional<std::vector<int64_t>> bias_sizes = std::vector<int64_t>{weight.size(0)};
   const std::array<bool, 3> mask = {wanted[0], wanted[1], wanted[2]};
-  StableIValue stack[] = {from(grad_pre), from(x),     from(weight), from(bias_sizes),  from(one), from(zero), from(one),
-                          from(false),    from(zero),  from(int64_t(1)),
+  StableIValue stack[] = {from(grad_pre),
+                          from(x),
+                          from(weight),
+                          from(bias_sizes),
+                          from(one),
+                          from(zero),
+                          from(one),
+                          from(false),
+                          from(zero),
+                          from(int64_t(1)),
                           from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask.data(), mask.size()))};
   return call_aten("aten::convolution_backward", stack, 3);
 }
@@ -96,8 +105,8 @@ inline Tensor pad_image(const Tensor& x, const Crop& crop) {
 
 template <class Kernels>
 std::tuple<Tensor, Tensor> masked_conv2d_on(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-                                            const std::optional<Tensor>& residual,
-                                            const MaskedConv2dOptions& options, bool save_preactivation) {
+                                            const std::optional<Tensor>& residual, const MaskedConv2dOptions& options,
+                                            bool save_preactivation) {
   STD_TORCH_CHECK(x.dim() == 4 && weight.dim() == 4 && x.size(1) == options.taps.I, "x: expected (N, I, H, W)");
   STD_TORCH_CHECK(x.scalar_type() == weight.scalar_type(), "weight: expected the dtype of x");
   const bool channels_last = is_channels_last(x);
@@ -112,15 +121,16 @@ std::tuple<Tensor, Tensor> masked_conv2d_on(const Tensor& x, const Tensor& weigh
   const Crop crop(options.taps);
   const Tensor cropped = Kernels::crop_weight(as_contiguous(weight), options.taps, crop);
   const bool conv_adds_bias = Kernels::kConvolutionAddsBias || (plain && !residual);
-  const Tensor conv = in_layout(
-      convolve(pad_image(x, crop), cropped, conv_adds_bias ? bias : std::nullopt), channels_last);
+  Tensor conv = in_layout(convolve(pad_image(x, crop), cropped, conv_adds_bias ? bias : std::nullopt), channels_last);
   if (plain && !residual) return {conv, empty_1d(x, 0)};
 
   Tensor y = empty_in_layout(x, sizes, channels_last);
-  Tensor pre = save_preactivation && !plain ? conv : empty_1d(x, 0);  // the epilogue adds the bias in place
-  const std::optional<Tensor> rest = residual ? std::optional(in_layout(*residual, channels_last)) : std::nullopt;
-  Kernels::epilogue(conv, conv_adds_bias ? std::nullopt : bias, rest, options.activation, channels_last, y);
-  return {y, pre};
+  const bool keep_pre = save_preactivation && !plain;
+  std::optional<Tensor> rest, late_bias;
+  if (residual) rest = in_layout(*residual, channels_last);
+  if (bias && !conv_adds_bias) late_bias = as_contiguous(*bias);
+  Kernels::epilogue(conv, keep_pre, late_bias, rest, options.activation, channels_last, y);
+  return {y, keep_pre ? conv : empty_1d(x, 0)};
 }
 
 template <class Kernels>

@@ -76,7 +76,7 @@ FG_HD float vector_expm1(float x) {
   return (e.scale - 1.0f) + e.scale * e.expm1;
 }
 
-FG_HD float vector_log(float x) {  // x > 0, not subnormal
+FG_HD float vector_log(float x) {                        // x > 0, not subnormal
   const uint32_t bits = float_to_bits(x) - 0x3f3504f3u;  // mantissa range [√½, √2)
   const float n = float(int32_t(bits) >> 23);
   const float m = bits_to_float((bits & 0x007fffffu) + 0x3f3504f3u) - 1.0f;

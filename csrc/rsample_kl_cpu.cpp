@@ -5,8 +5,8 @@
 namespace fastgen {
 namespace {
 
-constexpr int64_t kTile = 1024;   // elements whose noise is made at once
-constexpr int64_t kLanes = 16;    // partial sums of a row, added in a fixed order on every instruction set
+constexpr int64_t kTile = 1024;  // elements whose noise is made at once
+constexpr int64_t kLanes = 16;   // partial sums of a row, added in a fixed order on every instruction set
 constexpr int64_t kGrainTiles = 6;
 
 // A tile is several whole rows where they are short, or a part of one row where it is long.
@@ -37,9 +37,8 @@ FG_VECTOR_CLONES void make_noise(int64_t first_block, int64_t blocks, PhiloxKey 
 
 template <typename T>
 FG_VECTOR_CLONES void forward_elements(int64_t count, const storage_t<T>* __restrict mu,
-                                       const storage_t<T>* __restrict logvar,
-                                       const accumulation_t<T>* __restrict noise, storage_t<T>* __restrict z,
-                                       accumulation_t<T>* __restrict kl) {
+                                       const storage_t<T>* __restrict logvar, const accumulation_t<T>* __restrict noise,
+                                       storage_t<T>* __restrict z, accumulation_t<T>* __restrict kl) {
   using S = Storage<T>;
   for (int64_t i = 0; i < count; ++i) {
     accumulation_t<T> sample;
@@ -49,9 +48,8 @@ FG_VECTOR_CLONES void forward_elements(int64_t count, const storage_t<T>* __rest
 }
 
 template <typename T>
-FG_VECTOR_CLONES void backward_elements(int64_t count, const storage_t<T>* __restrict grad_z,
-                                        accumulation_t<T> grad_kl, const storage_t<T>* __restrict mu,
-                                        const storage_t<T>* __restrict logvar,
+FG_VECTOR_CLONES void backward_elements(int64_t count, const storage_t<T>* __restrict grad_z, accumulation_t<T> grad_kl,
+                                        const storage_t<T>* __restrict mu, const storage_t<T>* __restrict logvar,
                                         const accumulation_t<T>* __restrict noise, storage_t<T>* __restrict grad_mu,
                                         storage_t<T>* __restrict grad_logvar) {
   using S = Storage<T>;
@@ -121,7 +119,7 @@ void backward(const Tiling& tiling, int64_t seed, const storage_t<T>* grad_z, co
       for (int64_t at = begin; at < end;) {
         const int64_t n = at / tiling.row, count = std::min((n + 1) * tiling.row, end) - at;
         backward_elements<T>(count, grad_z + at, grad_kl[n], mu + at, logvar + at, noise + (at - begin), grad_mu + at,
-                          grad_logvar + at);
+                             grad_logvar + at);
         at += count;
       }
     }
@@ -148,8 +146,7 @@ std::tuple<Tensor, Tensor> rsample_kl_cpu(const Tensor& mu_any, const Tensor& lo
 }
 
 std::tuple<Tensor, Tensor> rsample_kl_backward_cpu(const Tensor& grad_z_any, const Tensor& grad_kl_any,
-                                                   const Tensor& mu_any, const Tensor& logvar_any,
-                                                   const Tensor& seed) {
+                                                   const Tensor& mu_any, const Tensor& logvar_any, const Tensor& seed) {
   check_same_shape(mu_any, logvar_any, "mu, logvar");
   check_same_shape(grad_z_any, mu_any, "grad_z, mu");
   const Tiling tiling = tiling_of(mu_any);
@@ -160,11 +157,11 @@ std::tuple<Tensor, Tensor> rsample_kl_backward_cpu(const Tensor& grad_z_any, con
   const std::vector<int64_t> sizes = shape_of(mu);
   Tensor grad_mu = torch::stable::new_empty(mu, sizes), grad_logvar = torch::stable::new_empty(mu, sizes);
   if (mu.numel() == 0) return {grad_mu, grad_logvar};
-  FG_DISPATCH_FLOATING(mu, "rsample_kl_backward",
-                       backward<scalar_t>(tiling, host_seed(seed), data<scalar_t>(grad_z),
-                                          data<accumulation_t<scalar_t>>(grad_kl), data<scalar_t>(mu),
-                                          data<scalar_t>(logvar), mutable_data<scalar_t>(grad_mu),
-                                          mutable_data<scalar_t>(grad_logvar)));
+  FG_DISPATCH_FLOATING(
+      mu, "rsample_kl_backward",
+      backward<scalar_t>(tiling, host_seed(seed), data<scalar_t>(grad_z), data<accumulation_t<scalar_t>>(grad_kl),
+                         data<scalar_t>(mu), data<scalar_t>(logvar), mutable_data<scalar_t>(grad_mu),
+                         mutable_data<scalar_t>(grad_logvar)));
   return {grad_mu, grad_logvar};
 }
 

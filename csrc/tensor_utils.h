@@ -19,7 +19,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 // Run `...`, one call, with scalar_t bound to the tensor's floating-point type.
-#define FG_DISPATCH_FLOATING(tensor, name, ...)                                                                  \
+#define FG_DISPATCH_FLOATING(tensor, name, ...)                                                              \
   THO_DISPATCH_V2((tensor).scalar_type(), name, AT_WRAP([&] { __VA_ARGS__; }), AT_EXPAND(AT_FLOATING_TYPES), \
                   torch::headeronly::ScalarType::Half, torch::headeronly::ScalarType::BFloat16)
 

@@ -1,0 +1,76 @@
+"""`fastgen info`: versions, devices, and for every op which kernel would run where, from which file, or why not."""
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import _extension
+from ._registry import NAMESPACE, OPS
+from ._version import __version__
+
+#: Dispatch key → the library whose kernels claim it.
+LIBRARIES = {"CPU": "_core", "CUDA": "_cuda"}
+
+
+def build() -> dict[str, Any]:
+    """What setup.py built: compiler, nvcc and its targets; empty where nothing was built."""
+    path = Path(__file__).with_name("_build.json")
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def kernels() -> dict[str, dict[str, str]]:
+    """Op → dispatch key → the file whose kernel torch's dispatcher would run, or "reference: <why>"."""
+    return {op: {key: _kernel(op, key, source) for key, source in sources.items()} for op, sources in OPS.items()}
+
+
+def _kernel(op: str, key: str, source: str) -> str:
+    if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", key):
+        return source
+    return f"reference: {_missing(LIBRARIES[key])}"
+
+
+def _missing(library: str) -> str:
+    reason = _extension.MISSING.get(library, "not in this build")
+    cuda = build().get("cuda")
+    return cuda if library == "_cuda" and isinstance(cuda, str) else reason
+
+
+def _devices() -> list[str]:
+    lines = [f"cpu: {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"]
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            found = torch.cuda.get_device_properties(index)
+            memory = found.total_memory / 2**30
+            lines.append(f"cuda:{index}: {found.name}, sm_{found.major}{found.minor}, {memory:.0f} GiB")
+    elif torch.version.cuda is None:
+        lines.append("cuda: none; this torch was built without CUDA")
+    else:
+        lines.append(f"cuda: none; torch has CUDA {torch.version.cuda} but finds no device")
+    return lines
+
+
+def report() -> str:
+    """The text that `fastgen info` prints."""
+    built = build()
+    cuda = built.get("cuda", "not built")
+    lines = [
+        f"fastgen {__version__}, torch {torch.__version__}, Python {platform.python_version()}, {platform.platform()}",
+        f"compiled with {built.get('compiler', 'nothing: run `pip install .` with a C++ compiler')}; CUDA kernels: "
+        + (cuda if isinstance(cuda, str) else f"nvcc {cuda['nvcc']} for {cuda['archs']}"),
+        *_devices(),
+        "",
+    ]
+    table = [("op", *LIBRARIES)]
+    table += [(op, *(by_key.get(key, "reference") for key in LIBRARIES)) for op, by_key in kernels().items()]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    if not torch.cuda.is_available():
+        lines.append("\nNo CUDA device here: the CUDA column says what would run on one.")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    print(report())
