@@ -3,11 +3,15 @@
 import itertools
 
 import torch
-from parity import assert_parity
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from fastgen import models
+from fastgen.distributions import Categorical
 from fastgen.models import AutoregressiveModel
+from fastgen.nn import MaskedConv2d
+from fastgen.sampling.cached import Feature, Plan
+from parity import assert_parity
 
 CONFIGS = {
     "pixelcnn": {"channels": 4, "layers": 2},
@@ -90,10 +94,56 @@ def assert_gradients(model: AutoregressiveModel, H: int, W: int) -> None:
     assert torch.autograd.gradcheck(log_prob, parameters)
 
 
-class _LogProb(torch.nn.Module):
+class _LogProb(nn.Module):
     def __init__(self, model: AutoregressiveModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, values: Tensor, labels: Tensor | None) -> Tensor:
         return self.model.log_prob(values, labels)
+
+
+class PlainTorch(nn.Module):
+    """A causal model in somebody else's style, with a distribution it does not name and noise while training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2 * 3, 3, padding=1)
+        self.dropout = nn.Dropout(0.5)
+        self.register_buffer("mask", torch.zeros(6, 2, 3, 3))
+        self.mask[:, :, 0] = 1
+        self.mask[:, :, 1, 0] = 1
+        self.mask[3:, :1, 1, 1] = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(F.conv2d(x, self.conv.weight * self.mask, self.conv.bias, padding=1))
+
+
+class TwoBranches(nn.Module):
+    """Describes itself to the plan, with what fastgen's models do not need: kernels of different sizes on one feature,
+    a convolution straight on a convolution in the vertical stack, layers without a bias, a gate inside a layer.
+    """
+
+    in_channels, distribution = 2, Categorical(3)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.above = nn.ModuleList(nn.Conv2d(2, 2, (2, k), padding=(0, k // 2), bias=k == 3) for k in (3, 5))
+        self.wide = MaskedConv2d(2, 8, 5, "A", activation="gated")
+        self.narrow = MaskedConv2d(2, 4, 3, "A", bias=False, activation="relu")
+        self.residual = MaskedConv2d(4, 4, 3, "B", bias=False)
+        self.output = MaskedConv2d(4, 6, 1, "B")
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.residual(self.narrow(x), residual=self.wide(x))
+        v = F.pad(x, (0, 0, 1, -1))
+        for conv in self.above:
+            v = conv(F.pad(v, (0, 0, 1, 0)))
+        return self.output(h + torch.cat((v, v), dim=1))
+
+    def incremental(self, plan: Plan, x: Feature, labels: Tensor | None = None) -> Feature:
+        wide, narrow = plan.masked(self.wide, x), plan.masked(self.narrow, x)
+        h = plan.masked(self.residual, narrow, residual=wide)
+        v = plan.rows(self.above[0].weight, x, self.above[0].bias)
+        v = plan.rows(self.above[1].weight.repeat(2, 1, 1, 1), v, None)
+        return plan.masked(self.output, plan.add(h, v))

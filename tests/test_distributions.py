@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from parity import assert_parity
 from torch import Tensor
 
 from fastgen.distributions import Bernoulli, Categorical
+from parity import assert_parity
 
 DISTRIBUTIONS = [Bernoulli(), Categorical(2), Categorical(7), Categorical(256)]
 N, H, W = 5, 3, 2
@@ -99,6 +99,13 @@ def test_the_ends_of_the_interval(distribution):
     lowest, highest = torch.zeros(1, 1, 1, 1), torch.full((1, 1, 1, 1), 1 - 2.0**-24)
     drawn = {distribution.draw(params, lowest).item(), distribution.draw(params, highest).item()}
     assert drawn == {0, distribution.levels - 1}
+
+
+def test_rounding_never_draws_past_the_last_level():
+    params = torch.randn(100, 256, 1, 1)
+    highest = torch.full((100, 1, 1, 1), 1 - 2.0**-24)
+    assert (params.softmax(dim=1).cumsum(dim=1)[:, -1:] < highest).any()  # some of them do end too low
+    assert Categorical(256).draw(params, highest).max() <= 255
 
 
 def test_a_level_without_probability_is_never_drawn():

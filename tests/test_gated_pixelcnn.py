@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+
 from autoregressive import (
     CONFIGS,
     assert_gradients,
@@ -14,7 +15,6 @@ from autoregressive import (
     labels_for,
     random_values,
 )
-
 from fastgen import models
 from fastgen.models import GatedPixelCNN
 

@@ -6,11 +6,11 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from autoregressive import CONFIGS, assert_gradients, assert_normalised, before, build, influence, random_values
-from parity import assert_parity
 
+from autoregressive import CONFIGS, assert_gradients, assert_normalised, before, build, influence, random_values
 from fastgen import models
 from fastgen.models import PixelCNN
+from parity import assert_parity
 
 KINDS = [kind for kind in CONFIGS if kind.startswith("pixelcnn")]
 

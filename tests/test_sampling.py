@@ -4,15 +4,14 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
-from autoregressive import CONFIGS, build, labels_for, random_values
-from conftest import DEVICES
-from parity import assert_parity
-from torch import Tensor, nn
+from torch import nn
 
+from autoregressive import CONFIGS, PlainTorch, TwoBranches, build, labels_for, random_values
+from conftest import DEVICES
 from fastgen import sampling
 from fastgen.distributions import Bernoulli, Categorical
 from fastgen.sampling import NaiveSampler
+from parity import assert_parity
 
 SIZES = [(1, 1), (1, 5), (5, 1), (4, 6), (7, 3)]
 N = 3
@@ -123,24 +122,19 @@ def test_progress_counts_rows():
     assert rows == [(1, 3), (2, 3), (3, 3)]
 
 
-class _Noisy(nn.Module):
-    """A causal model in somebody else's style, with a distribution it does not name and noise while training."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 2 * 3, 3, padding=1)
-        self.dropout = nn.Dropout(0.5)
-        self.register_buffer("mask", torch.zeros(6, 2, 3, 3))
-        self.mask[:, :, 0] = 1
-        self.mask[:, :, 1, 0] = 1
-        self.mask[3:, :1, 1, 1] = 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(F.conv2d(x, self.conv.weight * self.mask, self.conv.bias, padding=1))
+@pytest.mark.parametrize(("H", "W"), SIZES)
+def test_a_model_of_ones_own_can_be_cached(H, W):
+    model = TwoBranches().double()
+    cached, naive = _samplers(model, H, W)
+    values = torch.randint(3, (N, 2, H, W))
+    with torch.no_grad():
+        exact = model(model.distribution.to_input(values).double())
+    assert_parity(cached.forced(values).float(), exact.float(), exact)
+    assert torch.equal(cached.sample(N, seed=1), naive.sample(N, seed=1))
 
 
 def test_naive_takes_any_model():
-    model = _Noisy().double()
+    model = PlainTorch().double()
     sampler = NaiveSampler(model, (2, 4, 5), Categorical(3), to_input=lambda values: values * 0.5)
     values = torch.randint(3, (N, 2, 4, 5))
     seen = sampler.forced(values)
@@ -208,10 +202,18 @@ MASK = torch.ones(4, 5, dtype=torch.bool)
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: sampling.compile(_Noisy(), (2, 4, 4)), TypeError, "model: expected .* got _Noisy; .*NaiveSampler"),
+        (
+            lambda: sampling.compile(PlainTorch(), (2, 4, 4)),
+            TypeError,
+            "model: expected .* got PlainTorch; .*NaiveSampler",
+        ),
         (lambda: sampling.compile(build("pixelcnn"), (3, 4, 4)), ValueError, "shape: expected 1 channels to fit"),
         (lambda: sampling.compile(build("pixelcnn"), (4, 4)), ValueError, "shape: expected three positive integers"),
-        (lambda: NaiveSampler(_Noisy(), (2, 4, 4)), TypeError, "distribution: expected one, since _Noisy names none"),
+        (
+            lambda: NaiveSampler(PlainTorch(), (2, 4, 4)),
+            TypeError,
+            "distribution: expected one, since PlainTorch names none",
+        ),
         (lambda: SAMPLER.sample(0), ValueError, "n: expected a positive integer, got 0"),
         (
             lambda: SAMPLER.sample(3, uniforms=U),

@@ -181,7 +181,7 @@ class Plan:
         return self._step(y, lambda c: [partial(torch.clamp_min, x.at(c), 0, out=y.at(c))])
 
     def add(self, a: Feature, b: Feature) -> Feature:
-        y = self._feature(a.channels, a.clock)
+        y = self._feature(a.channels, "row" if a.clock == b.clock == "row" else "pixel")
         return self._step(y, lambda c: [partial(torch.add, a.at(c), b.at(c), out=y.at(c))])
 
     def bind(self, params: Feature) -> None:
