@@ -81,7 +81,7 @@ class AutoregressiveModel(nn.Module):
 
     def bits_per_dim(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
         """Exact negative log-likelihood, (N,) bits per value: −log_prob / (C·H·W·ln 2)."""
-        return -self.log_prob(values, labels) / (values[0].numel() * math.log(2))
+        return -self.log_prob(values, labels) / (math.prod(values.shape[1:]) * math.log(2))
 
     def sample(
         self,
