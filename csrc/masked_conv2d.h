@@ -1,4 +1,4 @@
-// masked_conv2d: y = activation(Σ_live taps x · w + bias) + residual                   arXiv:1601.06759 §3.3, fig. 2
+// masked_conv2d: y = activation(Σ_live taps x · w + bias) + residual                   arXiv:1601.06759 §3.4, fig. 2
 // Which taps are live, what is left of the kernel without the dead ones, and the epilogue's formulas; for CPU and CUDA.
 // No torch headers.
 #pragma once

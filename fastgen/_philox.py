@@ -35,7 +35,7 @@ def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: Tensor) -> 
 
 
 def _words(seed: Tensor, first: int, count: int, stream: Tensor | int = 0) -> Tensor:
-    """Words ``first`` to ``first + count`` of each stream, four to a counter; int64 (..., count) for ``stream`` (..., 1)."""
+    """Words ``first`` to ``first + count`` of each stream, four to a counter; int64, streams (..., 1) → (..., count)."""
     start = first // 4
     block = torch.arange(start, (first + count + 3) // 4, dtype=torch.int64, device=seed.device)
     stream = torch.as_tensor(stream, dtype=torch.int64, device=seed.device)

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+DEVICES = ["cpu"] + [pytest.param("cuda", marks=pytest.mark.gpu)] * torch.cuda.is_available()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not torch.cuda.is_available():
-        for item in items:
-            if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device; torch.cuda.is_available() is false"))
+def pytest_report_header() -> str:
+    where = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else "none here: the tests of CUDA kernels need one"
+    )
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, CUDA device: {where}"
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,8 @@ def assert_parity(actual: Tensor, eager: Tensor, exact: Tensor) -> None:
     """Hold ``actual`` to the accuracy of eager torch.
 
     The error of every element against ``exact`` may be at most twice the largest error that ``eager`` makes, plus one
-    rounding of the largest value (sixteen in float64, where ``exact`` is no better than ``eager``). A NaN where ``exact`` has none fails.
+    rounding of the largest value (sixteen in float64, where ``exact`` is no better than ``eager``). A NaN where
+    ``exact`` has none fails.
 
     Args:
         actual: what is tested.

@@ -10,7 +10,7 @@ from ..ops._masked_conv2d_checks import check_channels, check_options
 
 
 class MaskedConv2d(nn.Conv2d):
-    """Masked convolution with bias, activation and residual in one op (arXiv:1601.06759, section 3.3).
+    """Masked convolution with bias, activation and residual in one op (arXiv:1601.06759, section 3.4).
 
     Parameters, initialisation and state_dict are those of ``nn.Conv2d(in_channels, out_channels, kernel_size)``, so a
     checkpoint of a masked ``nn.Conv2d`` loads. Stride is 1 and the padding keeps the image size.
@@ -62,9 +62,8 @@ class MaskedConv2d(nn.Conv2d):
 
     def live_weight(self) -> Tensor:
         """The weight with its dead taps set to zero; shape (out_channels, in_channels, KH, KW)."""
-        return self.weight * masked_conv2d_mask(
-            self.weight, self.mask, self.activation, self.color_groups, self.groups_order
-        )
+        taps = masked_conv2d_mask(self.weight, self.mask, self.activation, self.color_groups, self.groups_order)
+        return self.weight.masked_fill(taps == 0, 0)
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, mask={self.mask!r}"

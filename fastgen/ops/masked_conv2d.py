@@ -1,4 +1,4 @@
-"""Masked convolution, fused with bias, activation or gate, and residual (arXiv:1601.06759, section 3.3)."""
+"""Masked convolution, fused with bias, activation or gate, and residual (arXiv:1601.06759, section 3.4)."""
 
 from typing import Any, Literal
 
@@ -37,6 +37,11 @@ def masked_conv2d_mask(
 
 def _color_group(channel: Tensor, channels: int, groups: int, order: str) -> Tensor:
     return channel % groups if order == "interleaved" else channel * groups // max(channels, 1)
+
+
+def _live(weight: Tensor, mask: Tensor) -> Tensor:
+    """``weight`` with zeros in its dead taps, whatever stood there: a dead NaN has no influence."""
+    return weight.masked_fill(mask == 0, 0)
 
 
 def _activate(pre: Tensor, activation: str) -> Tensor:
@@ -82,7 +87,7 @@ def masked_conv2d_reference(
     groups_order: str,
     save_preactivation: bool,
 ) -> tuple[Tensor, Tensor]:
-    live = weight * masked_conv2d_mask(weight, mask, activation, color_groups, groups_order)
+    live = _live(weight, masked_conv2d_mask(weight, mask, activation, color_groups, groups_order))
     pre = F.conv2d(x, live, bias, padding=(weight.shape[2] // 2, weight.shape[3] // 2))
     y = _activate(pre, activation)
     if residual is not None:
@@ -106,14 +111,14 @@ def masked_conv2d_backward_reference(
     live_taps = masked_conv2d_mask(weight, mask, activation, color_groups, groups_order)
     padding = [weight.shape[2] // 2, weight.shape[3] // 2]
     grads = torch.ops.aten.convolution_backward.default(
-        _activate_backward(grad_y, preactivation, activation), x, weight * live_taps, [weight.shape[0]],
+        _activate_backward(grad_y, preactivation, activation), x, _live(weight, live_taps), [weight.shape[0]],
         [1, 1], padding, [1, 1], False, [0, 0], 1, output_mask,
     )  # fmt: skip
     grad_x, grad_weight, grad_bias = (x.new_empty(0) if grad is None else grad for grad in grads)
     if output_mask[0]:
         grad_x = grad_x.contiguous(memory_format=_layout(x))
     if output_mask[1]:
-        grad_weight = (grad_weight * live_taps).contiguous()
+        grad_weight = _live(grad_weight, live_taps).contiguous()
     return grad_x, grad_weight, grad_bias
 
 
@@ -148,7 +153,8 @@ def _backward(ctx: Any, grad_y: Tensor | None, grad_preactivation: None) -> tupl
     needs = list(ctx.needs_input_grad[:3])
     grads = torch.ops.fastgen.masked_conv2d_backward.default(grad_y, preactivation, x, weight, *ctx.options, needs)
     grad_x, grad_weight, grad_bias = (grad if need else None for grad, need in zip(grads, needs, strict=True))
-    return grad_x, grad_weight, grad_bias, grad_y, None, None, None, None, None
+    grad_residual = grad_y if ctx.needs_input_grad[3] else None
+    return grad_x, grad_weight, grad_bias, grad_residual, None, None, None, None, None
 
 
 define_op(
@@ -216,7 +222,7 @@ def masked_conv2d(
 
     Gradients: first order, to x, weight, bias and residual; double backward raises.
 
-    Source: van den Oord et al. 2016, arXiv:1601.06759, section 3.3; the gate: arXiv:1606.05328, eq. 2; concat_elu:
+    Source: van den Oord et al. 2016, arXiv:1601.06759, section 3.4; the gate: arXiv:1606.05328, eq. 2; concat_elu:
     Shang et al. 2016, arXiv:1603.05201, as in PixelCNN++, arXiv:1701.05517.
     """
     check_masked_conv2d(x, weight, bias, mask, activation, residual, color_groups, groups_order)

@@ -1,0 +1,78 @@
+"""The checks that every op's test file makes, in the same order, on its own inputs."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from parity import assert_parity, assert_same_layout
+
+
+def exact(args: Any) -> Any:
+    """The same arguments with floating-point tensors in float64."""
+    return tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, args)
+
+
+def assert_op_parity(op: Callable[..., Any], reference: Callable[..., Any], *args: Any) -> None:
+    """Every result of ``op`` is as accurate as ``reference``, and laid out as the op's fake kernel says."""
+    results, eager, truth = (_tuple(f(*a)) for f, a in ((op, args), (reference, args), (reference, exact(args))))
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fakes = _tuple(op(*tree_map_only(Tensor, mode.from_tensor, args)))
+    assert len(results) == len(truth)
+    for result, one_eager, one_truth, fake in zip(results, eager, truth, fakes, strict=True):
+        assert_parity(result, one_eager, one_truth)
+        assert_same_layout(result, fake)
+
+
+def _tuple(value: Any) -> tuple[Tensor, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def assert_gradients(function: Callable[..., Any], eager: Callable[..., Any], *inputs: Tensor) -> None:
+    """Every gradient of ``function`` is as accurate as autograd's of ``eager``, for random upstream gradients."""
+    upstream = [torch.randn_like(result) for result in _tuple(function(*inputs))]
+
+    def gradients(f: Callable[..., Any], double: bool) -> tuple[Tensor, ...]:
+        cast: Callable[[Tensor], Tensor] = Tensor.double if double else (lambda t: t)
+        leaves = [cast(t.detach()).requires_grad_() for t in inputs]
+        results = _tuple(f(*leaves))
+        return torch.autograd.grad(results, leaves, [g.to(r.dtype) for g, r in zip(upstream, results, strict=True)])
+
+    for ours, plain, truth in zip(
+        gradients(function, False), gradients(eager, False), gradients(eager, True), strict=True
+    ):
+        assert_parity(ours, plain, truth)
+
+
+def assert_opcheck(op: Any, *argument_sets: tuple[Any, ...]) -> None:
+    """Torch's own checks of schema, autograd registration, fake kernel and tracing, for every set of arguments."""
+    for args in argument_sets:
+        torch.library.opcheck(op, args)
+
+
+def assert_compiles(function: Callable[..., Any], *inputs: Tensor) -> None:
+    """``torch.compile(fullgraph=True)`` gives the same values and gradients; no code is generated, the op is opaque."""
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    leaves = [t.detach().requires_grad_() for t in inputs]
+    for one, two in zip(_tuple(compiled(*leaves)), _tuple(function(*leaves)), strict=True):
+        assert torch.equal(one, two)
+    loss = [sum(r.square().sum() for r in _tuple(f(*leaves))) for f in (compiled, function)]
+    for one, two in zip(*(torch.autograd.grad(value, leaves) for value in loss), strict=True):
+        assert torch.equal(one, two)
+
+
+def assert_no_double_backward(function: Callable[..., Any], x: Tensor, name: str) -> None:
+    x = x.detach().requires_grad_()
+    (grad,) = torch.autograd.grad(_tuple(function(x))[0].square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=f"{name}: double backward is not supported"):
+        grad.sum().backward()
+
+
+def assert_raises(cases: Iterable[tuple[Callable[[], Any], type[Exception], str]]) -> None:
+    """Each call raises its error with its message."""
+    for call, error, message in cases:
+        with pytest.raises(error, match=message):
+            call()

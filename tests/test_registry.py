@@ -1,0 +1,89 @@
+"""The op path itself: files by stem, kernels where the table says, ceilings on length."""
+
+import importlib
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastgen
+from fastgen import _info
+from fastgen._registry import OPS
+
+ROOT = Path(__file__).parent.parent
+STEMS = sorted({op.removesuffix("_backward") for op in OPS})
+CEILINGS = {"fastgen/ops/*.py": 250, "fastgen/models/*.py": 300, "csrc/*": 400, "tests/test_*.py": 300}
+
+
+@pytest.mark.parametrize("op", sorted(OPS))
+def test_dispatcher_agrees_with_the_table(op: str) -> None:
+    """``KERNELS`` of the op's module is what torch's dispatcher would run, from the file it states."""
+    stem = op.removesuffix("_backward")
+    module = importlib.import_module(f"fastgen.ops.{stem}")
+    assert OPS[op] is module.KERNELS
+    for key, source in module.KERNELS.items():
+        assert (ROOT / source).exists()
+        if key == "CUDA" and isinstance(_info.build()["cuda"], str):
+            continue  # this build has no CUDA kernels, and says why
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastgen::{op}", key)
+        if source.startswith("csrc/"):
+            assert source in str(torch.library.get_kernel(f"fastgen::{op}", key))
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastgen::{op}", "CompositeExplicitAutograd")
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_an_op_is_one_stem(stem: str) -> None:
+    for path in (f"csrc/{stem}.h", f"fastgen/ops/{stem}.py", f"tests/test_{stem}.py"):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("pattern", CEILINGS)
+def test_files_can_be_read_in_one_sitting(pattern: str) -> None:
+    lengths = {path.name: len(path.read_text().splitlines()) for path in ROOT.glob(pattern) if path.is_file()}
+    assert lengths
+    assert {name: n for name, n in lengths.items() if n > CEILINGS[pattern]} == {}
+
+
+def test_kernels_are_loaded() -> None:
+    assert "_core" not in fastgen._extension.MISSING
+
+
+def test_without_kernels_everything_runs_and_says_so(tmp_path: Path) -> None:
+    """A copy of the package without its compiled libraries: same API, a warning, an error where CI asks for one."""
+    package = tmp_path / "fastgen"
+    for source in (ROOT / "fastgen").rglob("*.py"):
+        target = package / source.relative_to(ROOT / "fastgen")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(source.read_text())
+    code = (
+        "import warnings; warnings.simplefilter('error'); import torch\n"
+        "try:\n    import fastgen\nexcept (UserWarning, ImportError) as e:\n    print(type(e).__name__, e)\n"
+    )
+    draw = (
+        "import fastgen, torch; z, kl = fastgen.ops.rsample_kl(torch.ones(2, 3), torch.ones(2, 3), 7); print(z.sum())"
+    )
+
+    def run(script: str, **environment: str) -> str:
+        env = {"PYTHONPATH": str(tmp_path), "PATH": "", **environment}
+        return subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert "UserWarning fastgen runs from its plain-torch reference, without compiled kernels: _core.so was not" in run(
+        code
+    )
+    assert "ImportError fastgen runs from its" in run(code, FASTGEN_REQUIRE_KERNELS="1")
+    with warnings.catch_warnings():
+        z, _ = fastgen.ops.rsample_kl(torch.ones(2, 3), torch.ones(2, 3), 7)
+    assert run(draw).strip() == str(z.sum())
+
+
+def test_info_names_every_op_and_the_file_of_its_kernel() -> None:
+    report = _info.report()
+    for op, sources in OPS.items():
+        (line,) = [line for line in report.splitlines() if line.split(" ")[0] == op]
+        assert sources["CPU"] in line
+    assert torch.__version__ in report
