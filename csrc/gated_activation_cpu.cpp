@@ -35,7 +35,7 @@ Tensor gated_activation_cpu(const Tensor& x_any) {
   const Tensor x = as_contiguous(x_any);
   std::vector<int64_t> sizes = shape_of(x);
   sizes[1] /= 2;
-  Tensor y = torch::stable::new_empty(x, sizes);
+  Tensor y = empty(x, sizes);
   FG_DISPATCH_FLOATING(x, "gated_activation", forward<scalar_t>(shape, data<scalar_t>(x), mutable_data<scalar_t>(y)));
   return y;
 }
@@ -45,7 +45,7 @@ Tensor gated_activation_backward_cpu(const Tensor& grad_y_any, const Tensor& x_a
   const Tensor x = as_contiguous(x_any), grad_y = as_contiguous(grad_y_any);
   STD_TORCH_CHECK(grad_y.numel() == shape.N * shape.run && grad_y.scalar_type() == x.scalar_type(),
                   "grad_y: expected the shape and dtype of the result");
-  Tensor grad_x = torch::stable::new_empty(x, shape_of(x));
+  Tensor grad_x = empty(x, shape_of(x));
   FG_DISPATCH_FLOATING(
       x, "gated_activation_backward",
       backward<scalar_t>(shape, data<scalar_t>(grad_y), data<scalar_t>(x), mutable_data<scalar_t>(grad_x)));

@@ -44,7 +44,7 @@ Tensor gated_activation_cuda(const Tensor& x_any) {
   const Tensor x = as_contiguous(x_any);
   std::vector<int64_t> sizes = shape_of(x);
   sizes[1] /= 2;
-  Tensor y = torch::stable::new_empty(x, sizes);
+  Tensor y = empty(x, sizes);
   if (y.numel() == 0) return y;
   FG_DISPATCH_FLOATING_CUDA(x, "gated_activation",
                             forward(scope.stream, shape, data<cuda_t>(x), mutable_data<cuda_t>(y)));
@@ -58,7 +58,7 @@ Tensor gated_activation_backward_cuda(const Tensor& grad_y_any, const Tensor& x_
   const Tensor x = as_contiguous(x_any), grad_y = as_contiguous(grad_y_any);
   STD_TORCH_CHECK(grad_y.numel() == shape.N * shape.run && grad_y.scalar_type() == x.scalar_type(),
                   "grad_y: expected the shape and dtype of the result");
-  Tensor grad_x = torch::stable::new_empty(x, shape_of(x));
+  Tensor grad_x = empty(x, shape_of(x));
   if (grad_x.numel() == 0) return grad_x;
   FG_DISPATCH_FLOATING_CUDA(
       x, "gated_activation_backward",

@@ -121,7 +121,7 @@ struct CpuKernels {
 
   static Tensor crop_weight(const Tensor& weight, const TapMask& taps, const Crop& crop) {
     const std::vector<int64_t> sizes = {taps.O, taps.I, crop.KH, crop.KW};
-    Tensor cropped = torch::stable::new_empty(weight, sizes);
+    Tensor cropped = empty(weight, sizes);
     FG_DISPATCH_FLOATING(
         weight, "masked_conv2d",
         fastgen::crop_weight<scalar_t>(taps, crop, data<scalar_t>(weight), mutable_data<scalar_t>(cropped)));
@@ -130,7 +130,7 @@ struct CpuKernels {
 
   static Tensor uncrop_weight(const Tensor& cropped, const TapMask& taps, const Crop& crop) {
     const std::vector<int64_t> sizes = {taps.O, taps.I, taps.KH, taps.KW};
-    Tensor weight = torch::stable::new_empty(cropped, sizes);
+    Tensor weight = empty(cropped, sizes);
     FG_DISPATCH_FLOATING(
         cropped, "masked_conv2d_backward",
         fastgen::uncrop_weight<scalar_t>(taps, crop, data<scalar_t>(cropped), mutable_data<scalar_t>(weight)));

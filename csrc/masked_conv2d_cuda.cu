@@ -84,7 +84,7 @@ struct CudaKernels {
   static Tensor crop_weight(const Tensor& weight, const TapMask& taps, const Crop& crop) {
     const CudaScope scope(weight);
     const std::vector<int64_t> sizes = {taps.O, taps.I, crop.KH, crop.KW};
-    Tensor cropped = torch::stable::new_empty(weight, sizes);
+    Tensor cropped = empty(weight, sizes);
     FG_DISPATCH_FLOATING_CUDA(
         weight, "masked_conv2d",
         fastgen::crop(scope.stream, taps, crop, data<cuda_t>(weight), mutable_data<cuda_t>(cropped)));
@@ -95,7 +95,7 @@ struct CudaKernels {
   static Tensor uncrop_weight(const Tensor& cropped, const TapMask& taps, const Crop& crop) {
     const CudaScope scope(cropped);
     const std::vector<int64_t> sizes = {taps.O, taps.I, taps.KH, taps.KW};
-    Tensor weight = torch::stable::new_empty(cropped, sizes);
+    Tensor weight = empty(cropped, sizes);
     FG_DISPATCH_FLOATING_CUDA(
         cropped, "masked_conv2d_backward",
         fastgen::uncrop(scope.stream, taps, crop, data<cuda_t>(cropped), mutable_data<cuda_t>(weight)));

@@ -85,14 +85,10 @@ inline Tensor in_layout(const Tensor& tensor, bool channels_last) {
 }
 
 inline Tensor empty_in_layout(const Tensor& like, const std::vector<int64_t>& sizes, bool channels_last) {
-  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              memory_format(channels_last));
+  return empty(like, sizes, like.scalar_type(), channels_last);
 }
 
-inline Tensor empty_1d(const Tensor& like, int64_t size) {
-  const std::vector<int64_t> sizes = {size};
-  return torch::stable::new_empty(like, sizes);
-}
+inline Tensor nothing(const Tensor& like) { return empty(like, {0}); }  // stands for a result that was not asked for
 
 // The image with zeros above, left and right, so that no convolution has to pad.
 inline Tensor pad_image(const Tensor& x, const Crop& crop) {
@@ -115,14 +111,14 @@ std::tuple<Tensor, Tensor> masked_conv2d_on(const Tensor& x, const Tensor& weigh
   const std::vector<int64_t> sizes = {N, result_channels(options.activation, O), H, W};
   STD_TORCH_CHECK(!residual || shape_of(*residual) == sizes, "residual: expected the shape of the result");
   if (N * O * H * W == 0) {
-    Tensor pre = save_preactivation && !plain ? empty_in_layout(x, {N, O, H, W}, channels_last) : empty_1d(x, 0);
+    Tensor pre = save_preactivation && !plain ? empty_in_layout(x, {N, O, H, W}, channels_last) : nothing(x);
     return {empty_in_layout(x, sizes, channels_last), pre};
   }
   const Crop crop(options.taps);
   const Tensor cropped = Kernels::crop_weight(as_contiguous(weight), options.taps, crop);
   const bool conv_adds_bias = Kernels::kConvolutionAddsBias || (plain && !residual);
   Tensor conv = in_layout(convolve(pad_image(x, crop), cropped, conv_adds_bias ? bias : std::nullopt), channels_last);
-  if (plain && !residual) return {conv, empty_1d(x, 0)};
+  if (plain && !residual) return {conv, nothing(x)};
 
   Tensor y = empty_in_layout(x, sizes, channels_last);
   const bool keep_pre = save_preactivation && !plain;
@@ -130,7 +126,7 @@ std::tuple<Tensor, Tensor> masked_conv2d_on(const Tensor& x, const Tensor& weigh
   if (residual) rest = in_layout(*residual, channels_last);
   if (bias && !conv_adds_bias) late_bias = as_contiguous(*bias);
   Kernels::epilogue(conv, keep_pre, late_bias, rest, options.activation, channels_last, y);
-  return {y, keep_pre ? conv : empty_1d(x, 0)};
+  return {y, keep_pre ? conv : nothing(x)};
 }
 
 template <class Kernels>
@@ -142,7 +138,7 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward_on(const Tensor& grad_
   const int64_t N = x.size(0), O = options.taps.O, I = options.taps.I, H = x.size(2), W = x.size(3);
   const std::vector<int64_t> sizes = {N, result_channels(options.activation, O), H, W}, pre_sizes = {N, O, H, W};
   STD_TORCH_CHECK(shape_of(grad_y_any) == sizes, "grad_y: expected the shape of the result");
-  Tensor grad_x = empty_1d(x, 0), grad_weight = empty_1d(x, 0), grad_bias = empty_1d(x, 0);
+  Tensor grad_x = nothing(x), grad_weight = nothing(x), grad_bias = nothing(x);
   if (N * O * I * H * W == 0) {
     const std::vector<int64_t> bias_sizes = {O};
     if (wanted[0]) torch::stable::zero_(grad_x = empty_in_layout(x, shape_of(x), channels_last));

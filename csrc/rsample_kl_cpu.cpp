@@ -29,7 +29,7 @@ struct Tiling {
   }
 };
 
-// noise[i] is that of element first + i; whole Philox blocks, so up to three more are written on either side.
+// Normals of whole Philox blocks, four each.
 template <typename T>
 FG_VECTOR_CLONES void make_noise(int64_t first_block, int64_t blocks, PhiloxKey key, T* __restrict noise) {
   for (int64_t i = 0; i < blocks; ++i) normal_block(first_block + i, key, noise + 4 * i);
@@ -48,38 +48,48 @@ FG_VECTOR_CLONES void forward_elements(int64_t count, const storage_t<T>* __rest
 }
 
 template <typename T>
-FG_VECTOR_CLONES void backward_elements(int64_t count, const storage_t<T>* __restrict grad_z, accumulation_t<T> grad_kl,
-                                        const storage_t<T>* __restrict mu, const storage_t<T>* __restrict logvar,
+FG_VECTOR_CLONES void backward_elements(int64_t count, const storage_t<T>* __restrict grad_z,
+                                        const accumulation_t<T>* __restrict grad_kl, const storage_t<T>* __restrict mu,
+                                        const storage_t<T>* __restrict logvar,
                                         const accumulation_t<T>* __restrict noise, storage_t<T>* __restrict grad_mu,
                                         storage_t<T>* __restrict grad_logvar) {
   using S = Storage<T>;
   for (int64_t i = 0; i < count; ++i) {
     accumulation_t<T> dmu, dlogvar;
-    rsample_kl_backward(S::load(grad_z[i]), grad_kl, S::load(mu[i]), S::load(logvar[i]), noise[i], &dmu, &dlogvar);
+    rsample_kl_backward(S::load(grad_z[i]), grad_kl[i], S::load(mu[i]), S::load(logvar[i]), noise[i], &dmu, &dlogvar);
     grad_mu[i] = S::store(dmu);
     grad_logvar[i] = S::store(dlogvar);
   }
 }
 
+// sums[r] = sum of the r-th `row` values: sixteen partial sums, then a tree; the same order on every instruction set.
 template <typename acc_t>
-FG_VECTOR_CLONES acc_t sum_in_order(int64_t count, const acc_t* values) {
-  acc_t lanes[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes)
-    for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += values[i + lane];
-  for (int64_t lane = 0; i < count; ++i, ++lane) lanes[lane] += values[i];
-  for (int64_t width = kLanes / 2; width > 0; width /= 2)
-    for (int64_t lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
-  return lanes[0];
+FG_VECTOR_CLONES void sum_rows(int64_t rows, int64_t row, const acc_t* __restrict values, acc_t* __restrict sums) {
+  for (int64_t r = 0; r < rows; ++r, values += row) {
+    acc_t lanes[kLanes] = {};
+    int64_t i = 0;
+    for (; i + kLanes <= row; i += kLanes)
+      for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += values[i + lane];
+    for (int64_t lane = 0; i < row; ++i, ++lane) lanes[lane] += values[i];
+    for (int64_t width = kLanes / 2; width > 0; width /= 2)
+      for (int64_t lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+    sums[r] = lanes[0];
+  }
 }
 
-// Noise of elements [begin, end), by way of the aligned Philox blocks that cover them.
+// Noise of the elements [begin, end), by way of the aligned Philox blocks that cover them; some more are made, so that
+// no remainder is left to scalar code.
 template <typename acc_t>
-const acc_t* tile_noise(int64_t begin, int64_t end, PhiloxKey key, acc_t* buffer) {
-  const int64_t first_block = begin / 4;
-  make_noise(first_block, ceil_div(end, 4) - first_block, key, buffer);
-  return buffer + (begin - 4 * first_block);
-}
+struct NoiseTile {
+  static constexpr int64_t kBlocks = 16;  // made at once
+  acc_t buffer[kTile + 4 * kBlocks + 4];
+
+  const acc_t* fill(int64_t begin, int64_t end, PhiloxKey key) {
+    const int64_t first = begin / 4, blocks = ceil_div(end, 4) - first;
+    make_noise(first, ceil_div(blocks, kBlocks) * kBlocks, key, buffer);
+    return buffer + (begin - 4 * first);
+  }
+};
 
 template <typename T>
 void forward(const Tiling& tiling, int64_t seed, const storage_t<T>* mu, const storage_t<T>* logvar, storage_t<T>* z,
@@ -88,40 +98,40 @@ void forward(const Tiling& tiling, int64_t seed, const storage_t<T>* mu, const s
   const PhiloxKey key(seed);
   std::vector<acc_t> partial(tiling.tiles_per_row > 1 ? tiling.count : 0);
   torch::stable::parallel_for(0, tiling.count, kGrainTiles, [&](int64_t first, int64_t last) {
-    acc_t noise_buffer[kTile + 8], kl_terms[kTile];
+    NoiseTile<acc_t> noise_tile;
+    acc_t kl_terms[kTile];
     for (int64_t tile = first; tile < last; ++tile) {
       const int64_t begin = tiling.begin(tile), end = tiling.end(tile);
-      const acc_t* noise = tile_noise(begin, end, key, noise_buffer);
+      const acc_t* noise = noise_tile.fill(begin, end, key);
       forward_elements<T>(end - begin, mu + begin, logvar + begin, noise, z + begin, kl_terms);
-      if (tiling.tiles_per_row > 1) {
-        partial[tile] = sum_in_order(end - begin, kl_terms);
-      } else {
-        for (int64_t at = begin; at < end; at += tiling.row)
-          kl[at / tiling.row] = sum_in_order(tiling.row, kl_terms + (at - begin));
-      }
+      if (tiling.tiles_per_row > 1)
+        sum_rows(1, end - begin, kl_terms, &partial[tile]);
+      else
+        sum_rows((end - begin) / tiling.row, tiling.row, kl_terms, kl + begin / tiling.row);
     }
   });
-  if (tiling.tiles_per_row > 1)
-    for (int64_t n = 0; n < tiling.N; ++n)
-      kl[n] = sum_in_order(tiling.tiles_per_row, partial.data() + n * tiling.tiles_per_row);
+  if (tiling.tiles_per_row > 1) sum_rows(tiling.N, tiling.tiles_per_row, partial.data(), kl);
 }
 
 template <typename T>
 void backward(const Tiling& tiling, int64_t seed, const storage_t<T>* grad_z, const accumulation_t<T>* grad_kl,
-              const storage_t<T>* mu, const storage_t<T>* logvar, storage_t<T>* grad_mu, storage_t<T>* grad_logvar) {
+              int64_t grad_kl_stride, const storage_t<T>* mu, const storage_t<T>* logvar, storage_t<T>* grad_mu,
+              storage_t<T>* grad_logvar) {
   using acc_t = accumulation_t<T>;
   const PhiloxKey key(seed);
   torch::stable::parallel_for(0, tiling.count, kGrainTiles, [&](int64_t first, int64_t last) {
-    acc_t noise_buffer[kTile + 8];
+    NoiseTile<acc_t> noise_tile;
+    acc_t row_grad[kTile];  // grad_kl of each element's row: short rows would be loops too short to vectorise
     for (int64_t tile = first; tile < last; ++tile) {
       const int64_t begin = tiling.begin(tile), end = tiling.end(tile);
-      const acc_t* noise = tile_noise(begin, end, key, noise_buffer);
+      const acc_t* noise = noise_tile.fill(begin, end, key);
       for (int64_t at = begin; at < end;) {
-        const int64_t n = at / tiling.row, count = std::min((n + 1) * tiling.row, end) - at;
-        backward_elements<T>(count, grad_z + at, grad_kl[n], mu + at, logvar + at, noise + (at - begin), grad_mu + at,
-                             grad_logvar + at);
-        at += count;
+        const int64_t n = at / tiling.row, next = std::min((n + 1) * tiling.row, end);
+        std::fill(row_grad + (at - begin), row_grad + (next - begin), grad_kl[n * grad_kl_stride]);
+        at = next;
       }
+      backward_elements<T>(end - begin, grad_z + begin, row_grad, mu + begin, logvar + begin, noise, grad_mu + begin,
+                           grad_logvar + begin);
     }
   });
 }
@@ -136,31 +146,31 @@ std::tuple<Tensor, Tensor> rsample_kl_cpu(const Tensor& mu_any, const Tensor& lo
   const Tiling tiling = tiling_of(mu_any);
   const Tensor mu = as_contiguous(mu_any), logvar = as_contiguous(logvar_any);
   const std::vector<int64_t> sizes = shape_of(mu), kl_sizes = {tiling.N};
-  Tensor z = torch::stable::new_empty(mu, sizes);
+  Tensor z = empty(mu, sizes);
   if (mu.numel() == 0) return {z, torch::stable::new_zeros(mu, kl_sizes, accumulation_dtype(mu.scalar_type()))};
-  Tensor kl = torch::stable::new_empty(mu, kl_sizes, accumulation_dtype(mu.scalar_type()));
+  Tensor kl = empty(mu, kl_sizes, accumulation_dtype(mu.scalar_type()));
   FG_DISPATCH_FLOATING(mu, "rsample_kl",
                        forward<scalar_t>(tiling, host_seed(seed), data<scalar_t>(mu), data<scalar_t>(logvar),
                                          mutable_data<scalar_t>(z), mutable_data<accumulation_t<scalar_t>>(kl)));
   return {z, kl};
 }
 
-std::tuple<Tensor, Tensor> rsample_kl_backward_cpu(const Tensor& grad_z_any, const Tensor& grad_kl_any,
+std::tuple<Tensor, Tensor> rsample_kl_backward_cpu(const Tensor& grad_z_any, const Tensor& grad_kl,
                                                    const Tensor& mu_any, const Tensor& logvar_any, const Tensor& seed) {
   check_same_shape(mu_any, logvar_any, "mu, logvar");
   check_same_shape(grad_z_any, mu_any, "grad_z, mu");
   const Tiling tiling = tiling_of(mu_any);
   const Tensor mu = as_contiguous(mu_any), logvar = as_contiguous(logvar_any);
-  const Tensor grad_z = as_contiguous(grad_z_any), grad_kl = as_contiguous(grad_kl_any);
+  const Tensor grad_z = as_contiguous(grad_z_any);
   STD_TORCH_CHECK(grad_kl.numel() == tiling.N && grad_kl.scalar_type() == accumulation_dtype(mu.scalar_type()),
                   "grad_kl: expected the shape and dtype of kl");
   const std::vector<int64_t> sizes = shape_of(mu);
-  Tensor grad_mu = torch::stable::new_empty(mu, sizes), grad_logvar = torch::stable::new_empty(mu, sizes);
+  Tensor grad_mu = empty(mu, sizes), grad_logvar = empty(mu, sizes);
   if (mu.numel() == 0) return {grad_mu, grad_logvar};
   FG_DISPATCH_FLOATING(
       mu, "rsample_kl_backward",
       backward<scalar_t>(tiling, host_seed(seed), data<scalar_t>(grad_z), data<accumulation_t<scalar_t>>(grad_kl),
-                         data<scalar_t>(mu), data<scalar_t>(logvar), mutable_data<scalar_t>(grad_mu),
+                         grad_kl.stride(0), data<scalar_t>(mu), data<scalar_t>(logvar), mutable_data<scalar_t>(grad_mu),
                          mutable_data<scalar_t>(grad_logvar)));
   return {grad_mu, grad_logvar};
 }

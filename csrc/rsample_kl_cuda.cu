@@ -20,11 +20,11 @@ void forward(cudaStream_t stream, int64_t N, int64_t R, const T* mu, const T* lo
 }
 
 template <typename T>
-void backward(cudaStream_t stream, int64_t N, int64_t R, const T* grad_z, const compute_t<T>* grad_kl, const T* mu,
-              const T* logvar, const int64_t* seed, T* grad_mu, T* grad_logvar) {
+void backward(cudaStream_t stream, int64_t N, int64_t R, const T* grad_z, const compute_t<T>* grad_kl,
+              int64_t grad_kl_stride, const T* mu, const T* logvar, const int64_t* seed, T* grad_mu, T* grad_logvar) {
   const bool vector = aligned_for<4>(grad_z, mu, logvar, grad_mu, grad_logvar);
   rsample_kl_backward_kernel<T><<<grid_of(ceil_div(N * R, 4 * kRsampleThreads)), kRsampleThreads, 0, stream>>>(
-      N * R, R, vector, grad_z, grad_kl, mu, logvar, seed, grad_mu, grad_logvar);
+      N * R, R, vector, grad_z, grad_kl, grad_kl_stride, mu, logvar, seed, grad_mu, grad_logvar);
 }
 
 void check_latent(const Tensor& mu, const Tensor& logvar, const Tensor& seed) {
@@ -39,9 +39,9 @@ std::tuple<Tensor, Tensor> rsample_kl_cuda(const Tensor& mu_any, const Tensor& l
   const CudaScope scope(mu_any);
   const Tensor mu = as_contiguous(mu_any), logvar = as_contiguous(logvar_any);
   const std::vector<int64_t> sizes = shape_of(mu), kl_sizes = {mu.size(0)};
-  Tensor z = torch::stable::new_empty(mu, sizes);
+  Tensor z = empty(mu, sizes);
   if (mu.numel() == 0) return {z, torch::stable::new_zeros(mu, kl_sizes, accumulation_dtype(mu.scalar_type()))};
-  Tensor kl = torch::stable::new_empty(mu, kl_sizes, accumulation_dtype(mu.scalar_type()));
+  Tensor kl = empty(mu, kl_sizes, accumulation_dtype(mu.scalar_type()));
   FG_DISPATCH_FLOATING_CUDA(
       mu, "rsample_kl",
       forward(scope.stream, mu.size(0), product(sizes, 1), data<cuda_t>(mu), data<cuda_t>(logvar),
@@ -50,24 +50,24 @@ std::tuple<Tensor, Tensor> rsample_kl_cuda(const Tensor& mu_any, const Tensor& l
   return {z, kl};
 }
 
-std::tuple<Tensor, Tensor> rsample_kl_backward_cuda(const Tensor& grad_z_any, const Tensor& grad_kl_any,
+std::tuple<Tensor, Tensor> rsample_kl_backward_cuda(const Tensor& grad_z_any, const Tensor& grad_kl,
                                                     const Tensor& mu_any, const Tensor& logvar_any,
                                                     const Tensor& seed) {
   check_latent(mu_any, logvar_any, seed);
   check_same_shape(grad_z_any, mu_any, "grad_z, mu");
   const CudaScope scope(mu_any);
   const Tensor mu = as_contiguous(mu_any), logvar = as_contiguous(logvar_any);
-  const Tensor grad_z = as_contiguous(grad_z_any), grad_kl = as_contiguous(grad_kl_any);
+  const Tensor grad_z = as_contiguous(grad_z_any);
   STD_TORCH_CHECK(grad_kl.numel() == mu.size(0) && grad_kl.scalar_type() == accumulation_dtype(mu.scalar_type()),
                   "grad_kl: expected the shape and dtype of kl");
   const std::vector<int64_t> sizes = shape_of(mu);
-  Tensor grad_mu = torch::stable::new_empty(mu, sizes), grad_logvar = torch::stable::new_empty(mu, sizes);
+  Tensor grad_mu = empty(mu, sizes), grad_logvar = empty(mu, sizes);
   if (mu.numel() == 0) return {grad_mu, grad_logvar};
   FG_DISPATCH_FLOATING_CUDA(
       mu, "rsample_kl_backward",
       backward(scope.stream, mu.size(0), product(sizes, 1), data<cuda_t>(grad_z), data<compute_t<cuda_t>>(grad_kl),
-               data<cuda_t>(mu), data<cuda_t>(logvar), seed.const_data_ptr<int64_t>(), mutable_data<cuda_t>(grad_mu),
-               mutable_data<cuda_t>(grad_logvar)));
+               grad_kl.stride(0), data<cuda_t>(mu), data<cuda_t>(logvar), seed.const_data_ptr<int64_t>(),
+               mutable_data<cuda_t>(grad_mu), mutable_data<cuda_t>(grad_logvar)));
   check_launch("rsample_kl_backward_kernel");
   return {grad_mu, grad_logvar};
 }

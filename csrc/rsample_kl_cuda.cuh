@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kRsampleThreads)
 
 // rsample_kl_backward_kernel: gradients of mu and logvar
 // Math     dμ = dz + dKL·μ, dλ = ½ (dz·ε·exp(½λ) + dKL·expm1(λ)), 0 where log σ² was clamped; ε drawn again
-// Shapes   grad_z, mu, logvar, grad_mu, grad_logvar (N, R), grad_kl (N), seed (1), contiguous; 64-bit offsets
+// Shapes   grad_z, mu, logvar, grad_mu, grad_logvar (N, R) contiguous, grad_kl (N) strided, seed (1); 64-bit offsets
 // Traffic  3 reads, 2 writes per element: memory bound, 20 B per element in f32
 // Launch   grid ⌈N·R / 1024⌉, block 256, 4 elements a thread
 // Numerics f32 inside for half types, one rounding at the store
@@ -90,9 +90,9 @@ __global__ void __launch_bounds__(kRsampleThreads)
 template <typename T>
 __global__ void __launch_bounds__(kRsampleThreads)
     rsample_kl_backward_kernel(int64_t total, int64_t R, bool vector, const T* __restrict__ grad_z,
-                               const compute_t<T>* __restrict__ grad_kl, const T* __restrict__ mu,
-                               const T* __restrict__ logvar, const int64_t* __restrict__ seed, T* __restrict__ grad_mu,
-                               T* __restrict__ grad_logvar) {
+                               const compute_t<T>* __restrict__ grad_kl, int64_t grad_kl_stride,
+                               const T* __restrict__ mu, const T* __restrict__ logvar, const int64_t* __restrict__ seed,
+                               T* __restrict__ grad_mu, T* __restrict__ grad_logvar) {
   using acc_t = compute_t<T>;
   const int64_t block = int64_t(blockIdx.x) * kRsampleThreads + threadIdx.x, first = block * 4;
   if (first >= total) return;
@@ -105,8 +105,8 @@ __global__ void __launch_bounds__(kRsampleThreads)
   for (int v = 0; v < 4; ++v) {
     const int64_t element = first + v < total ? first + v : total - 1;
     acc_t dmu, dlogvar;
-    rsample_kl_backward(acc_t(gz.at[v]), grad_kl[element / R], acc_t(m.at[v]), acc_t(lv.at[v]), noise[v], &dmu,
-                        &dlogvar);
+    rsample_kl_backward(acc_t(gz.at[v]), grad_kl[element / R * grad_kl_stride], acc_t(m.at[v]), acc_t(lv.at[v]),
+                        noise[v], &dmu, &dlogvar);
     out_mu.at[v] = T(dmu);
     out_logvar.at[v] = T(dlogvar);
   }

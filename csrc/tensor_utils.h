@@ -78,10 +78,44 @@ inline int64_t product(const std::vector<int64_t>& sizes, size_t first = 0) {
   return result;
 }
 
+// Uninitialised memory on the device of `like`. A direct call: through the dispatcher it would cost more than a small
+// op.
+inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype,
+                    bool channels_last = false) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  const auto place = [&](size_t dim) {
+    strides[dim] = stride;
+    stride *= std::max<int64_t>(sizes[dim], 1);
+  };
+  if (channels_last) {
+    for (size_t dim : {1, 3, 2, 0}) place(dim);
+  } else {
+    for (size_t dim = sizes.size(); dim-- > 0;) place(dim);
+  }
+  int32_t device_type;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+                               torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type,
+                               like.get_device_index(), &handle));
+  return Tensor(handle);
+}
+
+inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes) {
+  return empty(like, sizes, like.scalar_type());
+}
+
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+inline bool same_shape(const Tensor& a, const Tensor& b) {
+  const auto one = a.sizes(), two = b.sizes();
+  return std::equal(one.begin(), one.end(), two.begin(), two.end());
+}
+
 inline void check_same_shape(const Tensor& a, const Tensor& b, const char* names) {
-  STD_TORCH_CHECK(shape_of(a) == shape_of(b), names, ": expected one shape");
+  STD_TORCH_CHECK(same_shape(a, b), names, ": expected one shape");
   STD_TORCH_CHECK(a.scalar_type() == b.scalar_type(), names, ": expected one dtype");
 }
 

@@ -35,12 +35,12 @@ def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: Tensor) -> 
 
 
 def _words(seed: Tensor, first: int, count: int, stream: Tensor | int = 0) -> Tensor:
-    """Words ``first`` to ``first + count`` of each stream, four to a counter; int64, streams (..., 1) → (..., count)."""
+    """Words ``first`` to ``first + count`` of each stream, four to a counter: streams (..., 1) → int64 (..., count)."""
     start = first // 4
     block = torch.arange(start, (first + count + 3) // 4, dtype=torch.int64, device=seed.device)
     stream = torch.as_tensor(stream, dtype=torch.int64, device=seed.device)
-    words = philox4x32((block & _LOW, block >> 32, stream & _LOW, stream >> 32), seed)
-    words = torch.stack(torch.broadcast_tensors(*words), dim=-1).flatten(-2)
+    blocks = philox4x32((block & _LOW, block >> 32, stream & _LOW, stream >> 32), seed)
+    words = torch.stack(torch.broadcast_tensors(*blocks), dim=-1).flatten(-2)
     return words[..., first - 4 * start : first - 4 * start + count]
 
 

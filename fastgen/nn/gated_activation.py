@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ..ops import gated_activation
+from ..ops.gated_activation import gated_activation
 
 
 class GatedActivation(nn.Module):

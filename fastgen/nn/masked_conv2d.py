@@ -5,8 +5,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..ops import masked_conv2d, masked_conv2d_mask
 from ..ops._masked_conv2d_checks import check_channels, check_options
+from ..ops.masked_conv2d import masked_conv2d, masked_conv2d_mask
 
 
 class MaskedConv2d(nn.Conv2d):
@@ -54,7 +54,7 @@ class MaskedConv2d(nn.Conv2d):
         self.color_groups = color_groups
         self.groups_order = groups_order
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         return masked_conv2d(
             x, self.weight, self.bias, self.mask, self.activation, residual,
             color_groups=self.color_groups, groups_order=self.groups_order,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..ops import rsample_kl
+from ..ops.rsample_kl import rsample_kl
 
 
 class GaussianRSample(nn.Module):
