@@ -16,7 +16,14 @@ from collections.abc import Sequence
 from ._extras import MissingExtraError, require
 from .training import CheckpointError, NonFiniteError
 
-COMMANDS = ("demo", "train", "sample", "evaluate", "info")
+COMMANDS = {
+    "demo": "fastgen.demo",
+    "train": "fastgen.commands.train",
+    "sample": "fastgen.commands.sample",
+    "evaluate": "fastgen.commands.evaluate",
+    "info": "fastgen._info",
+}
+"""The module of each command; its ``main`` takes the arguments, and returns what to print."""
 
 EXPECTED = (CheckpointError, MissingExtraError, NonFiniteError, OSError, ValueError)
 """Errors whose message is all that a user needs."""
@@ -42,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(command: str, arguments: list[str]) -> None:
     if command not in COMMANDS:
         raise ValueError(f"command: expected {', '.join(COMMANDS)}, got {command!r}")
-    if command == "info":
-        importlib.import_module("fastgen._info").main()
+    if command == "info":  # needs no extra
+        importlib.import_module(COMMANDS[command]).main()
         return
     require("tyro")
-    print(importlib.import_module(f"fastgen.commands.{command}").main(arguments))
+    print(importlib.import_module(COMMANDS[command]).main(arguments))

@@ -12,7 +12,7 @@ from .. import models, pictures, sampling
 from .._extras import require
 from .._version import __version__
 from ..data import NAMES, Dataset, load_for_training
-from ..training import Recipe, Run, Trainer, nats_per_image
+from ..training import Recipe, Record, Run, Trainer, checkpoint, describe, nats_per_image
 from . import parse, pick_device
 
 FREE_ON_RESUME = ("data_root", "epochs", "save_every", "samples", "device", "run", "resume", "checkpoint")
@@ -116,12 +116,8 @@ def main(arguments: list[str]) -> str:
     say(f"{name}, {sum(p.numel() for p in model.parameters()):,} parameters, on {_describe(device)}")
     say(f"{train.name}: {len(train):,} images to train on, {len(held_out):,} held out, {train.levels} levels")
 
-    def on_epoch(record: dict[str, Any]) -> None:
-        say(
-            f"epoch {record['epoch']:3}/{options.epochs}   train {record['train_nats']:.2f}   held out"
-            f" {record['held_out_nats']:.2f} ± {record['held_out_nats_error']:.2f} nats"
-            f" = {record['held_out_bits_per_dim']:.4f} bits/dim   {record['seconds']:.1f} s"
-        )
+    def on_epoch(record: Record) -> None:
+        say(describe(record, options.epochs))
         if options.samples:
             _draw(trainer.ema, train, options, run.samples / f"epoch-{record['epoch']:04}.png")
 
@@ -174,8 +170,8 @@ def _draw(model: Any, data: Dataset, options: Train, path: Path) -> None:
 
 
 def _how_to_continue(name: str, run: Run) -> str:
-    done = run.metrics()
     if not (run.checkpoints / "last.safetensors").exists():
         return f"nothing was saved in {run.folder} yet"
-    saved = f"{run.folder} holds epoch {done[-1]['epoch']}" if done else f"{run.folder} holds a part of epoch 1"
-    return f"{saved}; continue with: fastgen train {name} --run {run.folder} --resume"
+    here = checkpoint.load(run.checkpoints, with_state=True).state["position"]
+    saved = f"epoch {here['epoch']}" + (f" and {here['batch']} batches of the next" if here["batch"] else "")
+    return f"{run.folder} holds {saved}; continue with: fastgen train {name} --run {run.folder} --resume"

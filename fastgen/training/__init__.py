@@ -3,7 +3,7 @@
 from .checkpoint import Checkpoint, CheckpointError
 from .likelihood import Likelihood, evaluate, nats_per_image
 from .loop import NonFiniteError, Recipe, Trainer
-from .run import Run, load_model
+from .run import Record, Run, describe, load_model
 
 __all__ = [
     "Checkpoint",
@@ -11,8 +11,10 @@ __all__ = [
     "Likelihood",
     "NonFiniteError",
     "Recipe",
+    "Record",
     "Run",
     "Trainer",
+    "describe",
     "evaluate",
     "load_model",
     "nats_per_image",

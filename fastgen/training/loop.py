@@ -21,12 +21,9 @@ from .._extras import require
 from ..data import Dataset
 from . import checkpoint
 from .likelihood import Nats, evaluate
-from .run import Run
+from .run import Record, Run
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
-
-Record = dict[str, Any]
-"""A line of metrics.jsonl."""
 
 SYNC_EVERY = 25
 """Steps between looks at the losses on a device that runs ahead of Python; on the CPU every step is looked at."""
@@ -46,6 +43,8 @@ class Recipe:
     """Images in a step."""
     lr: float = 1e-3
     """Learning rate of Adam."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW), for data that is soon learnt by heart."""
     warmup: int = 0
     """Steps over which the learning rate rises to its value."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -64,6 +63,7 @@ class Recipe:
             "epochs": (self.epochs >= 0, "0 or more"),
             "batch_size": (self.batch_size >= 1, "1 or more"),
             "lr": (0 < self.lr < math.inf, "a positive number"),
+            "weight_decay": (self.weight_decay >= 0, "0 or more"),
             "warmup": (self.warmup >= 0, "0 or more"),
             "ema": (0 <= self.ema < 1, "0 or more, below 1"),
             "clip": (self.clip >= 0, "0 or more"),
@@ -112,13 +112,13 @@ class Trainer:
         self.recipe = recipe
         self.run = run
         self.position = Position()
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.average = AveragedModel(model, multi_avg_fn=self._average)
         self._watched: list[tuple[int, int, Tensor]] = []  # (step, images, [nats, gradient norm]) not yet looked at
         self._last_look = "there was no finite loss before it"
 
     @property
-    def ema(self) -> nn.Module:
+    def ema(self) -> Any:
         """The model with averaged weights."""
         return self.average.module
 

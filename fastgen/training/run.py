@@ -20,6 +20,9 @@ from .._files import remove_temporaries, write_atomic
 from ..models import AutoregressiveModel
 from .checkpoint import load
 
+Record = dict[str, Any]
+"""A line of metrics.jsonl."""
+
 
 class Run:
     """A run's folder; it need not exist yet."""
@@ -64,13 +67,13 @@ class Run:
         except ValueError as error:
             raise ValueError(f"{path}: corrupted: {error}") from error
 
-    def metrics(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[Record]:
         """Read the lines of metrics.jsonl, but for a last one that a killed process left unfinished."""
         path = self.folder / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
-    def add_metrics(self, record: dict[str, Any]) -> None:
+    def add_metrics(self, record: Record) -> None:
         """Append a line to metrics.jsonl, down to the disk."""
         with open(self.folder / "metrics.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
@@ -82,6 +85,15 @@ class Run:
         lines = [json.dumps(record) + "\n" for record in self.metrics() if record["epoch"] <= epoch]
         write_atomic(self.folder / "metrics.jsonl", "".join(lines).encode())
         remove_temporaries(self.folder)
+
+
+def describe(record: Record, epochs: int) -> str:
+    """A line of metrics.jsonl for people."""
+    return (
+        f"epoch {record['epoch']:{len(str(epochs))}}/{epochs}   train {record['train_nats']:.2f}   held out"
+        f" {record['held_out_nats']:.2f} ± {record['held_out_nats_error']:.2f} nats"
+        f" = {record['held_out_bits_per_dim']:.4f} bits/dim   {record['seconds']:.1f} s"
+    )
 
 
 def load_model(folder: str | Path, name: str = "best", device: torch.device | str = "cpu") -> AutoregressiveModel:

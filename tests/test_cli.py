@@ -1,0 +1,242 @@
+"""The command line from end to end on real digits; every mistake is one line on stderr and exit code 2."""
+
+import errno
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastgen.cli import main
+from fastgen.data import load
+from fastgen.sampling import NaiveSampler
+from fastgen.training import load_model
+
+for package in ("tyro", "tqdm", "safetensors", "sklearn"):
+    pytest.importorskip(package, reason=f"{package} comes with fastgen[train]")
+Image = pytest.importorskip("PIL.Image", reason="pillow comes with fastgen[train]")
+
+SMALL = ["--limit", "64", "--batch-size", "16", "--channels", "4", "--layers", "1", "--samples", "20"]
+TRAIN = ["train", "gated-pixelcnn", "--conditional", *SMALL]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs; tests that change it take a copy."""
+    run = tmp_path_factory.mktemp("cli") / "run"
+    assert main([*TRAIN, "--epochs", "2", "--run", str(run)]) == 0
+    return run
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    """Run a command that must fail with one line on stderr; return that line."""
+    assert main([str(argument) for argument in arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("fastgen: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def epochs(run: Path) -> list[int]:
+    return [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_train_leaves_a_whole_run(trained: Path) -> None:
+    config = json.loads((trained / "config.json").read_text())
+    model = {"channels": 4, "layers": 1, "kernel_size": 3, "classes": 10}
+    assert config["model"]["config"] == {"in_channels": 1, "levels": 17, "image_size": [8, 8], **model}
+    assert config["data"] == {"shape": [1, 8, 8], "levels": 17, "train": 64, "held_out": 150}
+    assert epochs(trained) == [1, 2]
+    for epoch in (1, 2):
+        with Image.open(trained / f"samples/epoch-000{epoch}.png") as picture:
+            assert picture.size == (10 * (64 + 2) + 2, 2 * (64 + 2) + 2)
+    kinds = sorted(path.suffix for path in (trained / "checkpoints").iterdir())
+    assert kinds.count(".safetensors") == 2
+    assert set(kinds) == {".pt", ".safetensors"}
+
+
+def test_resumed_is_unbroken(run: Path, tmp_path: Path) -> None:
+    assert main([*TRAIN, "--epochs", "3", "--run", str(tmp_path / "unbroken")]) == 0
+    assert main(["train", "gated-pixelcnn", "--run", str(run), "--resume", "--epochs", "3"]) == 0
+    assert epochs(run) == [1, 2, 3]
+    one, other = (load_model(folder, "last").state_dict() for folder in (run, tmp_path / "unbroken"))
+    assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+    assert json.loads((run / "config.json").read_text())["options"]["epochs"] == 3
+
+
+def test_what_train_refuses(run: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    resume = ["train", "gated-pixelcnn", "--run", run, "--resume"]
+    assert "expected a new or empty folder; --resume continues" in refused(capsys, *TRAIN, "--run", run)
+    assert "lr: expected 0.001, as when the run in" in refused(capsys, *resume, "--lr", "0.1")
+    assert "model: expected gated-pixelcnn" in refused(capsys, "train", "pixelcnn", "--run", run, "--resume")
+    assert "expected the folder of a run" in refused(capsys, *resume[:3], tmp_path / "none", "--resume")
+    assert "which is not there" in refused(capsys, *TRAIN, "--data", tmp_path / "x.npy", "--run", tmp_path / "new")
+    assert "expected data with labels" in refused(capsys, *TRAIN, "--data", array(tmp_path), "--run", tmp_path / "new")
+    assert "device: expected auto, cpu or" in refused(capsys, *TRAIN, "--device", "cuda:99", "--run", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def array(folder: Path, size: int = 8) -> Path:
+    """An .npy of images of 8 bits."""
+    path = folder / f"images{size}.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (20, size, size), dtype=np.uint8))
+    return path
+
+
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_evaluate_is_exact(trained: Path, capsys: pytest.CaptureFixture, checkpoint: str) -> None:
+    assert main(["evaluate", str(trained), "--json", "--checkpoint", checkpoint]) == 0
+    found = json.loads(capsys.readouterr().out)
+    test = load("digits", split="test")
+    with torch.no_grad():
+        nats = -load_model(trained, checkpoint).log_prob(test.values.long(), test.labels).double()
+    assert (found["images"], found["dims"], found["split"]) == (297, 64, "test")
+    assert found["nats"] == pytest.approx(nats.mean().item(), rel=1e-6)
+    assert found["nats_error"] == pytest.approx((nats.var() / 297).sqrt().item(), rel=1e-6)
+    assert found["bits_per_dim"] == pytest.approx(found["nats"] / 64 / math.log(2))
+    assert main(["evaluate", str(trained), "--split", "valid", "--limit", "7"]) == 0
+    assert "7 images: " in capsys.readouterr().out
+
+
+def test_what_evaluate_refuses(trained: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    message = refused(capsys, "evaluate", trained, "--data", array(tmp_path, size=9))
+    assert "data: expected 1x8x8 images of 17 levels" in message
+    assert "images9.npy has 1x9x9 images of 256 levels" in message
+    (tmp_path / "empty").mkdir()
+    assert "got none" in refused(capsys, "evaluate", trained, "--data", tmp_path / "empty")
+    assert "expected the folder of a run" in refused(capsys, "evaluate", tmp_path)
+    assert "labels: expected" in refused(capsys, "evaluate", trained, "--data", array(tmp_path))
+
+
+def test_damaged_checkpoint_is_named_and_so_is_the_good_one(run: Path, capsys: pytest.CaptureFixture) -> None:
+    last = run / "checkpoints/last.safetensors"
+    last.write_bytes(last.read_bytes()[:-100])
+    for command in (["evaluate"], ["sample"]):
+        message = refused(capsys, *command, run, "--checkpoint", "last")
+        assert f"{last}: corrupted or truncated" in message
+        assert "good in this folder: best.safetensors" in message
+    resume = ["train", "gated-pixelcnn", "--run", str(run), "--resume", "--epochs", "3"]
+    assert "good in this folder: best.safetensors" in refused(capsys, *resume)
+    assert main([*resume, "--checkpoint", "best"]) == 0
+    assert epochs(run) == [1, 2, 3]
+
+
+def test_sample_is_what_the_model_draws(trained: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    out, npz = tmp_path / "s.png", tmp_path / "s.npz"
+    options = ["--n", "5", "--seed", "3", "--labels", "7", "1", "--temperature", "0.5", "--columns", "5"]
+    assert main(["sample", str(trained), *options, "--out", str(out), "--npz", str(npz)]) == 0
+    assert "images/s" in capsys.readouterr().out
+    drawn, labels = load(npz), torch.tensor([7, 1, 7, 1, 7])
+    assert drawn.levels == 17
+    naive = NaiveSampler(load_model(trained), (1, 8, 8)).sample(seed=3, labels=labels, temperature=0.5)
+    with np.load(npz) as arrays:
+        assert (arrays["x"] == naive.numpy()).all()
+        assert (arrays["y"] == labels.numpy()).all()
+    with Image.open(out) as picture:
+        pixels = np.asarray(picture)
+    assert pixels.shape == (68, 5 * 66 + 2, 3)
+    assert pixels[2 + 4, 2 + 4, 0] == round(naive[0, 0, 0, 0].item() * 255 / 16)
+
+
+def test_completions_keep_what_is_given(trained: Path, tmp_path: Path) -> None:
+    npz, held_out = tmp_path / "c.npz", load("digits", split="test").subset(6)
+    halves = {
+        "top-half": np.s_[:, :, :4], "bottom-half": np.s_[:, :, 4:],
+        "left-half": np.s_[..., :4], "right-half": np.s_[..., 4:],
+    }  # fmt: skip
+    for half, part in halves.items():
+        arguments = ["--complete", half, "--n", "6", "--out", str(tmp_path / "c.png"), "--npz", str(npz)]
+        assert main(["sample", str(trained), *arguments]) == 0
+        with np.load(npz) as arrays:
+            assert (arrays["x"][part] == held_out.values.numpy()[part]).all()
+            assert (arrays["x"] != held_out.values.numpy()).any()
+    mask = np.eye(8, dtype=bool)
+    np.savez(tmp_path / "given.npz", known=np.full((8, 8), 16), known_mask=mask)
+    arguments = ["--complete", str(tmp_path / "given.npz"), "--n", "3", "--out", str(tmp_path / "c.png")]
+    assert main(["sample", str(trained), *arguments, "--npz", str(npz)]) == 0
+    with np.load(npz) as arrays:
+        assert arrays["x"].shape == (3, 1, 8, 8)
+        assert (arrays["x"][..., mask] == 16).all()
+
+
+def test_what_sample_refuses(trained: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    np.savez(tmp_path / "wide.npz", known=np.zeros((9, 9), int), known_mask=np.ones((9, 9), bool))
+    message = refused(capsys, "sample", trained, "--complete", tmp_path / "wide.npz")
+    assert "expected known and known_mask that fit images (64, 1, 8, 8), got (9, 9) and (9, 9)" in message
+    assert "expected top-half" in refused(capsys, "sample", trained, "--complete", "middle")
+    assert "temperature: expected" in refused(capsys, "sample", trained, "--temperature", "0")
+    assert "labels: expected" in refused(capsys, "sample", trained, "--labels", "10")
+    assert "No such file or directory" in refused(capsys, "sample", trained, "--out", tmp_path / "no/where.png")
+
+
+def test_ctrl_c_while_saving(
+    run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    original, resume = os.replace, ["train", "gated-pixelcnn", "--run", str(run), "--resume", "--epochs", "4"]
+
+    def interrupted(source: Path, target: Path) -> None:
+        if Path(target).name == "last.safetensors":
+            signal.raise_signal(signal.SIGINT)
+        original(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        assert main(resume) == 130
+    message = capsys.readouterr().err
+    assert f"{run} holds epoch 2; continue with: fastgen train gated-pixelcnn --run {run} --resume" in message
+    assert not list(run.rglob("*.tmp"))
+    assert main(resume) == 0
+    assert epochs(run) == [1, 2, 3, 4]
+
+
+def test_full_disk(run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    resume = ["train", "gated-pixelcnn", "--run", str(run), "--resume", "--epochs", "3"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert "No space left on device" in refused(capsys, *resume)
+    assert main(resume) == 0
+    assert epochs(run) == [1, 2, 3]
+
+
+def test_help_info_and_mistakes(capsys: pytest.CaptureFixture) -> None:
+    for arguments in ([], ["--help"]):
+        assert main(arguments) == 0
+        assert "fastgen evaluate RUN" in capsys.readouterr().out
+    assert "command: expected demo, train, sample, evaluate, info, got 'draw'" in refused(capsys, "draw")
+    for mistake in (["--nonsense"], ["--epochs", "-1"], ["--schedule", "linear"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", "pixelcnn", *mistake])
+        assert stopped.value.code == 2
+        assert mistake[0] in capsys.readouterr().err.replace("epochs: expected 0 or more, got -1", "--epochs")
+
+
+WITHOUT_EXTRAS = """
+import sys
+sys.modules |= dict.fromkeys(["tyro", "tqdm", "safetensors", "PIL", "sklearn", "torchvision"])
+from fastgen.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("command", "code"), [("info", 0), ("demo", 2)])
+def test_without_extras(command: str, code: int) -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS, command], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    if code:
+        assert 'tyro is not installed; it comes with the extra "train": pip install "fastgen[train]"' in done.stderr
+        assert "Traceback" not in done.stderr
