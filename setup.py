@@ -29,6 +29,8 @@ class CMakeBuild(build_ext):
             options.append(f"-D{name}={value.replace(',', ';').replace(' ', '')}" if value else f"-U{name}")
         build = Path(self.build_temp).resolve()
         target = ROOT / "fastgen" if self.inplace or self.editable_mode else Path(self.build_lib).resolve() / "fastgen"
+        tools = Path(sys.executable).parent  # cmake and ninja from pip stand beside this Python
+        environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', '')}"}
         jobs = [f"-j{os.environ['MAX_JOBS']}"] if os.environ.get("MAX_JOBS") else []
         for command in (
             ["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(build), *options],
@@ -36,7 +38,7 @@ class CMakeBuild(build_ext):
             ["cmake", "--install", str(build), "--prefix", str(target)],
         ):
             try:
-                subprocess.run(command, check=True)
+                subprocess.run(command, check=True, env=environment)
             except FileNotFoundError:
                 sys.exit("cmake and ninja are needed to build fastgen: pip install cmake ninja")
             except subprocess.CalledProcessError as error:

@@ -10,11 +10,7 @@ ratio is the one of arithmetic, H·W; a ratio can pass it only where the arithme
 
 import argparse
 import copy
-import json
-import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen import __version__, models, sampling
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-from parity import assert_parity  # noqa: E402
+from fastgen import models, sampling
+from harness import assert_parity, write
 
 
 def check_parity(name: str) -> None:
@@ -98,27 +91,6 @@ def measure(name: str, batch: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def environment() -> dict[str, Any]:
-    def git(*args: str) -> str:
-        done = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    cpuinfo = Path("/proc/cpuinfo")
-    names = (
-        [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
-    )
-    return {
-        "fastgen": __version__,
-        "commit": (git("rev-parse", "--short", "HEAD") or "unknown")
-        + ("+changes" if git("status", "--porcelain") else ""),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cpu": names[0].split(":")[1].strip() if names else platform.processor(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(models.NAMES), default=["gated-pixelcnn", "pixelcnn"])
@@ -131,11 +103,7 @@ def main() -> None:
     for name in options.models:
         check_parity(name)
     cases = [measure(name, batch, options.repeats) for name in options.models for batch in options.batches]
-    report = json.dumps({"benchmark": "sampling", "environment": environment(), "cases": cases}, indent=2)
-    print(report)
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(report + "\n")
+    write("sampling", cases, options.output)
 
 
 if __name__ == "__main__":
