@@ -1,0 +1,66 @@
+"""The build: one list of sources, and libraries that any torch from 2.11 on can load."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LIBRARIES = [path for path in (ROOT / "fastgen" / f"{name}.so" for name in ("_core", "_cuda")) if path.exists()]
+
+
+def test_every_source_is_listed_once() -> None:
+    listed = re.findall(r"csrc/\w+\.(?:cpp|cu)\b", (ROOT / "CMakeLists.txt").read_text())
+    assert sorted(listed) == sorted(
+        f"csrc/{path.name}" for path in (ROOT / "csrc").glob("*.c[pu]*") if path.suffix != ".cuh"
+    )
+
+
+def test_kernel_headers_are_torch_free() -> None:
+    """What CPU, CUDA and tests share includes no torch header, however deep."""
+    torch_side = {"tensor_utils.h", "cuda_utils.cuh", "masked_conv2d_host.h", "gated_activation_cpu.h"}
+    headers = {path.name: path.read_text() for path in (ROOT / "csrc").glob("*.h")}
+    headers |= {path.name: path.read_text() for path in (ROOT / "csrc").glob("*.cuh")}
+    assert torch_side < headers.keys()
+    for name in headers.keys() - torch_side:
+        included = set(re.findall(r'#include [<"]([^>"]+)[>"]', headers[name]))
+        assert not included & torch_side, name
+        assert not any(path.startswith(("torch", "ATen", "c10")) for path in included), name
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm, which comes with binutils")
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda path: path.name)
+def test_library_uses_the_stable_abi_only(library: Path) -> None:
+    """No C++ symbol of torch and nothing of Python or the CUDA runtime is left to resolve at load time."""
+    listing = subprocess.run(
+        ["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=True
+    ).stdout
+    symbols = [line.split()[-1].split("@")[0] for line in listing.splitlines()]
+    of_torch = [name for name in symbols if "torch" in name]
+    assert of_torch
+    assert all(name.startswith(("aoti_torch_", "torch_")) for name in of_torch)
+    assert not [name for name in symbols if re.match(r"_ZN?K?\d*(2at|3c10|5torch)|Py[A-Z_]|cuda[A-Z]", name)]
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake on PATH")
+def test_insisting_on_cuda_without_nvcc_is_an_error(tmp_path: Path) -> None:
+    command = [
+        "cmake",
+        "-S",
+        str(ROOT),
+        "-B",
+        str(tmp_path),
+        "-DFASTGEN_CUDA=1",
+        f"-DPython3_EXECUTABLE={sys.executable}",
+    ]
+    tools = {
+        str(Path(path).parent) for path in (shutil.which(name) for name in ("cmake", "c++", "make", "ninja")) if path
+    }
+    if any((Path(folder) / "nvcc").exists() for folder in tools) or Path("/usr/local/cuda").exists():
+        pytest.skip("nvcc stands beside the compiler here, so it cannot be hidden")
+    done = subprocess.run(command, env={"PATH": ":".join(sorted(tools))}, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "FASTGEN_CUDA=1, but no working nvcc was found" in done.stderr
