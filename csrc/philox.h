@@ -11,6 +11,10 @@ namespace fastgen {
 struct PhiloxKey {
   uint32_t low, high;
   FG_HD explicit PhiloxKey(int64_t seed) : low(uint32_t(uint64_t(seed))), high(uint32_t(uint64_t(seed) >> 32)) {}
+  FG_HD void advance() {  // to the key of the next round
+    low += 0x9E3779B9u;
+    high += 0xBB67AE85u;
+  }
 };
 
 struct PhiloxWords {
@@ -18,27 +22,14 @@ struct PhiloxWords {
 };
 
 FG_HD PhiloxWords philox4x32(PhiloxWords c, PhiloxKey key) {
-  // On the CPU words live in 64-bit lanes whose high halves are left dirty: one multiplication gives both halves of a
-  // product and nothing is repacked between rounds. CUDA has mul.hi and keeps 32 bits.
-#if defined(__CUDA_ARCH__)
-  using lane = uint32_t;
-#else
-  using lane = uint64_t;
-#endif
-  lane x = c.x, y = c.y, z = c.z, w = c.w;
 #if defined(__CUDA_ARCH__)
 #pragma unroll
 #endif
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t a = uint64_t(0xD2511F53u) * uint32_t(x), b = uint64_t(0xCD9E8D57u) * uint32_t(z);
-    x = lane(b >> 32) ^ y ^ key.low;
-    z = lane(a >> 32) ^ w ^ key.high;
-    y = lane(b);
-    w = lane(a);
-    key.low += 0x9E3779B9u;
-    key.high += 0xBB67AE85u;
+  for (int round = 0; round < 10; ++round, key.advance()) {
+    const uint64_t a = uint64_t(0xD2511F53u) * c.x, b = uint64_t(0xCD9E8D57u) * c.z;
+    c = {uint32_t(b >> 32) ^ c.y ^ key.low, uint32_t(b), uint32_t(a >> 32) ^ c.w ^ key.high, uint32_t(a)};
   }
-  return {uint32_t(x), uint32_t(y), uint32_t(z), uint32_t(w)};
+  return c;
 }
 
 // Box and Muller: two words → two standard normals. The words become (0, 1] and [-1, 1) exactly as in the reference.

@@ -1,4 +1,5 @@
 // rsample_kl on the CPU: noise into a buffer that stays in L1, then one vector loop over the elements.
+#include "philox_cpu.h"
 #include "rsample_kl.h"
 #include "tensor_utils.h"
 
@@ -28,12 +29,6 @@ struct Tiling {
                              : std::min((tile + 1) * rows_per_tile, N) * row;
   }
 };
-
-// Normals of whole Philox blocks, four each.
-template <typename T>
-FG_VECTOR_CLONES void make_noise(int64_t first_block, int64_t blocks, PhiloxKey key, T* __restrict noise) {
-  for (int64_t i = 0; i < blocks; ++i) normal_block(first_block + i, key, noise + 4 * i);
-}
 
 template <typename T>
 FG_VECTOR_CLONES void forward_elements(int64_t count, const storage_t<T>* __restrict mu,
@@ -77,19 +72,16 @@ FG_VECTOR_CLONES void sum_rows(int64_t rows, int64_t row, const acc_t* __restric
   }
 }
 
-// Noise of the elements [begin, end), by way of the aligned Philox blocks that cover them; some more are made, so that
-// no remainder is left to scalar code.
-template <typename acc_t>
-struct NoiseTile {
-  static constexpr int64_t kBlocks = 16;  // made at once
-  acc_t buffer[kTile + 4 * kBlocks + 4];
-
-  const acc_t* fill(int64_t begin, int64_t end, PhiloxKey key) {
-    const int64_t first = begin / 4, blocks = ceil_div(end, 4) - first;
-    make_noise(first, ceil_div(blocks, kBlocks) * kBlocks, key, buffer);
-    return buffer + (begin - 4 * first);
-  }
-};
+// Start loading a tile; it arrives while the noise is made.
+template <typename... T>
+void prefetch_tile(int64_t begin, int64_t end, const T*... tensors) {
+  constexpr int64_t kLine = 64;
+  const auto one = [&](const auto* tensor) {
+    const char* last = reinterpret_cast<const char*>(tensor + end);
+    for (const char* at = reinterpret_cast<const char*>(tensor + begin); at < last; at += kLine) __builtin_prefetch(at);
+  };
+  (one(tensors), ...);
+}
 
 template <typename T>
 void forward(const Tiling& tiling, int64_t seed, const storage_t<T>* mu, const storage_t<T>* logvar, storage_t<T>* z,
@@ -98,11 +90,12 @@ void forward(const Tiling& tiling, int64_t seed, const storage_t<T>* mu, const s
   const PhiloxKey key(seed);
   std::vector<acc_t> partial(tiling.tiles_per_row > 1 ? tiling.count : 0);
   torch::stable::parallel_for(0, tiling.count, kGrainTiles, [&](int64_t first, int64_t last) {
-    NoiseTile<acc_t> noise_tile;
+    NormalsBuffer<acc_t, kTile> normals;
     acc_t kl_terms[kTile];
     for (int64_t tile = first; tile < last; ++tile) {
       const int64_t begin = tiling.begin(tile), end = tiling.end(tile);
-      const acc_t* noise = noise_tile.fill(begin, end, key);
+      prefetch_tile(begin, end, mu, logvar, z);
+      const acc_t* noise = normals.fill(begin, end, key);
       forward_elements<T>(end - begin, mu + begin, logvar + begin, noise, z + begin, kl_terms);
       if (tiling.tiles_per_row > 1)
         sum_rows(1, end - begin, kl_terms, &partial[tile]);
@@ -120,11 +113,12 @@ void backward(const Tiling& tiling, int64_t seed, const storage_t<T>* grad_z, co
   using acc_t = accumulation_t<T>;
   const PhiloxKey key(seed);
   torch::stable::parallel_for(0, tiling.count, kGrainTiles, [&](int64_t first, int64_t last) {
-    NoiseTile<acc_t> noise_tile;
+    NormalsBuffer<acc_t, kTile> normals;
     acc_t row_grad[kTile];  // grad_kl of each element's row: short rows would be loops too short to vectorise
     for (int64_t tile = first; tile < last; ++tile) {
       const int64_t begin = tiling.begin(tile), end = tiling.end(tile);
-      const acc_t* noise = noise_tile.fill(begin, end, key);
+      prefetch_tile(begin, end, grad_z, mu, logvar, grad_mu, grad_logvar);
+      const acc_t* noise = normals.fill(begin, end, key);
       for (int64_t at = begin; at < end;) {
         const int64_t n = at / tiling.row, next = std::min((n + 1) * tiling.row, end);
         std::fill(row_grad + (at - begin), row_grad + (next - begin), grad_kl[n * grad_kl_stride]);
