@@ -36,7 +36,7 @@ def draw_page(results: Results) -> Page:
     """Real digits, drawn ones, the numbers; completions and nearest training images."""
     side = COLUMNS * CELL + GAP
     left, middle, right = MARGIN, MARGIN + side + BETWEEN, MARGIN + 2 * (side + BETWEEN)
-    top = 164
+    top = 180
     bottom = top + side + 76
     page = Page(right + ASIDE + MARGIN, bottom + 5 * CELL + GAP + 48)
     page.text(left, 40, "Real digits, and digits drawn pixel by pixel", 40)
@@ -52,7 +52,7 @@ def draw_page(results: Results) -> Page:
     completed = [_ink(images, results.levels, drawn_from=4) for images in results.completed]
     blank = _ink(results.given * 0, results.levels, drawn_from=4)
     blank[:, :4] = whole[:, :4]
-    panel(left, bottom, "Given the top half: three completions, the truth", blank, *completed, whole)
+    panel(left, bottom, "Top half given: three completions, the truth", blank, *completed, whole)
     drawn = results.drawn[:: len(results.drawn) // COLUMNS]
     rows = (_ink(images, results.levels) for images in (drawn, *results.neighbours))
     panel(middle, bottom, "Drawn, then the nearest training images", *rows)
@@ -66,13 +66,12 @@ def _numbers(page: Page, x: int, y: int, results: Results) -> None:
     y = _bars(page, x, y, "Held-out bits per dimension", results.bits, ".3f", errors)
     page.text(x, y, "exact likelihood; class labels are not told", 16, FAINT)
     y = _bars(page, x, y + 92, "Images drawn per second", results.images_per_second, ",.0f", {})
-    same = "the same images" if results.same == count else f"{results.same} of {count} images the same"
-    page.text(x, y, f"{count} at a time; from the same uniforms, {same}", 16, FAINT)
+    same = "the same images" if results.same == count else f"{results.same} of {count} the same"
+    page.text(x, y, f"{count} at a time; same uniforms, {same}", 16, FAINT)
     y += 92
-    page.text(x, y - 34, "Bayes' rule", 21)
-    page.text(x, y - 6, f"{results.accuracy:.1%}", 44, ACCENT)
-    page.text(x, y + 52, "of held-out digits have their label as likeliest class,", 16, FAINT)
-    page.text(x, y + 74, "though no classifier was trained", 16, FAINT)
+    page.text(x, y - 34, "Class by Bayes' rule", 21)
+    page.text(x, y - 4, f"{results.accuracy:.1%} right", 40, ACCENT)
+    page.text(x, y + 50, "on held-out digits; no classifier was trained", 16, FAINT)
 
 
 def _bars(page: Page, x: int, y: int, title: str, values: dict[str, float], form: str, errors: dict[str, str]) -> int:

@@ -43,7 +43,7 @@ def test_one_command_one_picture(
     )
     assert uniform == pytest.approx(math.log2(17), abs=5e-4)
     assert learnt < independent < uniform
-    assert "100 of 100 are the same image" in said
+    assert "100 of 100 images are the same" in said
     with Image.open(tmp_path / "demo.png") as picture:
         assert min(picture.size) > 600
         assert len(picture.getcolors(maxcolors=1 << 24)) > 17
