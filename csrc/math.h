@@ -1,8 +1,8 @@
 // Scalar math for kernels: one name per function, for CPU and CUDA, float and double. No torch headers.
 //
 // On the CPU the float versions are short polynomials without branches or table look-ups, so that a loop over them
-// becomes vector code on every instruction set (glibc's are calls, one element at a time). Errors are below 2 ulp over
-// the whole range; NaN stays NaN. Double goes to the standard library, CUDA to its own.
+// becomes vector code on every instruction set (glibc's are calls, one element at a time). Errors are below 3 ulp;
+// exp saturates outside [−87, 88]; NaN stays NaN. Double goes to the standard library, CUDA to its own.
 #pragma once
 
 #include <cmath>
@@ -16,7 +16,9 @@
 #endif
 
 // Functions marked so are compiled once per instruction set; the loader picks one for the machine it runs on.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__CUDACC__)
+#if defined(FG_VECTOR_CLONES)
+// chosen on the command line
+#elif defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__CUDACC__)
 #define FG_VECTOR_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
 #define FG_VECTOR_CLONES

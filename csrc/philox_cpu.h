@@ -7,10 +7,7 @@
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
 #include <immintrin.h>
-#define FG_TARGET(isa) __attribute__((target(isa)))  // the loader picks the best version of a function
-#define FG_X86_VERSIONS 1
-#else
-#define FG_TARGET(isa)
+#define FG_X86 1
 #endif
 
 namespace fastgen {
@@ -19,9 +16,8 @@ constexpr int64_t kPhiloxBatch = 32;  // blocks that philox_words makes at once
 
 // Words of blocks [first, first + count), count a multiple of kPhiloxBatch. Block b has pairs 2b and 2b + 1: word x
 // with angle y, and word z with angle w; so radius[b] holds x below z, and angle[b] holds y below w.
-FG_TARGET("default")
-inline void philox_words(int64_t first, int64_t count, PhiloxKey key, uint64_t* __restrict radius,
-                         uint64_t* __restrict angle) {
+inline void philox_words_portable(int64_t first, int64_t count, PhiloxKey key, uint64_t* __restrict radius,
+                                  uint64_t* __restrict angle) {
   for (int64_t i = 0; i < count; ++i) {
     const uint64_t block = uint64_t(first + i);
     const PhiloxWords words = philox4x32({uint32_t(block), uint32_t(block >> 32), 0, 0}, key);
@@ -30,13 +26,12 @@ inline void philox_words(int64_t first, int64_t count, PhiloxKey key, uint64_t* 
   }
 }
 
-#if defined(FG_X86_VERSIONS)
+#if defined(FG_X86)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 warns about its own _mm512_undefined_epi32
 
-FG_TARGET("avx2")
-inline void philox_words(int64_t first, int64_t count, PhiloxKey key, uint64_t* __restrict radius,
-                         uint64_t* __restrict angle) {
+__attribute__((target("avx2"))) inline void philox_words_avx2(int64_t first, int64_t count, PhiloxKey key,
+                                                              uint64_t* __restrict radius, uint64_t* __restrict angle) {
   constexpr int kVectors = 4, kLanes = 4;  // independent chains hide the latency of the ten rounds
   const __m256i m0 = _mm256_set1_epi64x(0xD2511F53), m1 = _mm256_set1_epi64x(0xCD9E8D57);
   for (int64_t i = 0; i < count; i += kVectors * kLanes) {
@@ -66,9 +61,9 @@ inline void philox_words(int64_t first, int64_t count, PhiloxKey key, uint64_t* 
   }
 }
 
-FG_TARGET("avx512f")
-inline void philox_words(int64_t first, int64_t count, PhiloxKey key, uint64_t* __restrict radius,
-                         uint64_t* __restrict angle) {
+__attribute__((target("avx512f"))) inline void philox_words_avx512(int64_t first, int64_t count, PhiloxKey key,
+                                                                   uint64_t* __restrict radius,
+                                                                   uint64_t* __restrict angle) {
   constexpr int kVectors = 4, kLanes = 8, kXor3 = 0x96;
   const __m512i m0 = _mm512_set1_epi64(0xD2511F53), m1 = _mm512_set1_epi64(0xCD9E8D57);
   for (int64_t i = 0; i < count; i += kVectors * kLanes) {
@@ -100,6 +95,17 @@ inline void philox_words(int64_t first, int64_t count, PhiloxKey key, uint64_t* 
 
 #pragma GCC diagnostic pop
 #endif
+
+inline void philox_words(int64_t first, int64_t count, PhiloxKey key, uint64_t* radius, uint64_t* angle) {
+#if defined(FG_X86)
+  static const auto best = __builtin_cpu_supports("avx512f") ? philox_words_avx512
+                           : __builtin_cpu_supports("avx2")  ? philox_words_avx2
+                                                             : philox_words_portable;
+  best(first, count, key, radius, angle);
+#else
+  philox_words_portable(first, count, key, radius, angle);
+#endif
+}
 
 // out[2i], out[2i + 1]: the normals of pair i.
 template <typename T>
