@@ -5,16 +5,14 @@
 Floor: 4 copies of the result (2 reads and 1 write forward, 3 reads and 2 writes backward), with nothing computed.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fastgen.ops import gated_activation
 from fastgen.ops.gated_activation import gated_activation_reference
-from harness import assert_parity, compare, gradients, write
+from harness import assert_parity, compare, gradients, start, write
 
 SHAPES = ((16, 256, 28, 28), (64, 256, 28, 28), (16, 256, 1, 1))
 
@@ -24,12 +22,7 @@ def step(gate: Callable[[Tensor], Tensor], x: Tensor, grad_y: Tensor) -> Callabl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    output = start(__doc__)
     cases = []
     for shape in SHAPES:
         x = torch.randn(shape, requires_grad=True)
@@ -44,7 +37,7 @@ def main() -> None:
         }
         case = "gated_activation, forward + backward"
         cases.append(compare(case, shape, x.dtype, contenders, floor_copies=4, elements=grad_y.numel()))
-    write("gated_activation", cases, options.output)
+    write("gated_activation", cases, output)
 
 
 if __name__ == "__main__":

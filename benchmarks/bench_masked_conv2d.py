@@ -7,16 +7,14 @@ memory traffic alone, 6 copies of the image (forward 2 reads and 1 write, backwa
 which bounds these shapes on a CPU, comes on top.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastgen.ops import masked_conv2d, masked_conv2d_mask
-from harness import assert_parity, compare, gradients, write
+from harness import assert_parity, compare, gradients, start, write
 
 # N, I, O, H, kernel, mask, activation
 CASES = (
@@ -39,12 +37,7 @@ def activate(p: Tensor, activation: str) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    output = start(__doc__)
     cases = []
     for N, I, O, H, k, mask, activation in CASES:
         channels = O // 2 if activation == "gated" else O
@@ -81,7 +74,7 @@ def main() -> None:
         name = f"masked_conv2d {k}x{k} {mask}, {I} to {O}, {activation}, forward + backward"
         result = compare(name, sizes[0], torch.float32, contenders, floor_copies=6, elements=N * channels * H * H)
         cases.append(result)
-    write("masked_conv2d", cases, options.output)
+    write("masked_conv2d", cases, output)
 
 
 if __name__ == "__main__":

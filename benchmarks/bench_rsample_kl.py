@@ -6,16 +6,14 @@ Each contender draws its own noise, as in training. Floor: 4 copies of a tensor 
 and 2 writes backward, 8 transfers in all), with nothing computed.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fastgen.ops import rsample_kl
 from fastgen.ops.rsample_kl import rsample_kl_reference
-from harness import assert_parity, compare, gradients, write
+from harness import assert_parity, compare, gradients, start, write
 
 SHAPES = ((128, 20), (4096, 128), (64, 256, 8, 8))
 Sample = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -57,12 +55,7 @@ def check_parity(mu: Tensor, logvar: Tensor, grad_z: Tensor) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    output = start(__doc__)
     cases = []
     for shape in SHAPES:
         mu, logvar = torch.randn(shape, requires_grad=True), (0.3 * torch.randn(shape)).requires_grad_()
@@ -78,7 +71,7 @@ def main() -> None:
         contenders = {name: step(sample, mu, logvar, grad_z) for name, sample in samplers.items()}
         case = "rsample_kl, forward + backward"
         cases.append(compare(case, shape, mu.dtype, contenders, floor_copies=4, elements=mu.numel()))
-    write("rsample_kl", cases, options.output)
+    write("rsample_kl", cases, output)
 
 
 if __name__ == "__main__":

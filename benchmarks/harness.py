@@ -4,6 +4,7 @@ A case is measured only after its parity check passed in the same process. Conte
 that a busy machine disturbs all of them alike; what counts is the ratio of medians within one run.
 """
 
+import argparse
 import json
 import platform
 import statistics
@@ -24,7 +25,18 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from parity import assert_parity  # noqa: E402
 
-__all__ = ["ROOT", "assert_parity", "compare", "environment", "write"]
+__all__ = ["ROOT", "assert_parity", "compare", "gradients", "start", "write"]
+
+
+def start(description: str | None) -> Path | None:
+    """Parse --threads and --output, set threads and seed; return where the results go."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, help="write the JSON here, not to the terminal")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    return options.output
 
 
 def environment() -> dict[str, Any]:

@@ -7,18 +7,9 @@
 
 #include <cstdint>
 
-namespace fastgen {
+#include "math.h"
 
-template <typename T>
-struct Compute {
-  using type = float;
-};
-template <>
-struct Compute<double> {
-  using type = double;
-};
-template <typename T>
-using compute_t = typename Compute<T>::type;
+namespace fastgen {
 
 // V elements moved as one transaction.
 template <typename T, int V>

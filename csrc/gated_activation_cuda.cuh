@@ -18,7 +18,7 @@ constexpr int kGateThreads = 256;
 template <typename T, int V>
 __global__ void __launch_bounds__(kGateThreads)
     gated_activation_kernel(int64_t total, int64_t run, const T* __restrict__ x, T* __restrict__ y) {
-  using acc_t = compute_t<T>;
+  using acc_t = accumulation_t<T>;
   const int64_t i = (int64_t(blockIdx.x) * kGateThreads + threadIdx.x) * V;  // first output of this thread
   if (i >= total) return;
   const int64_t a = i + i / run * run;  // its place in x: every earlier row has a second run
@@ -40,7 +40,7 @@ template <typename T, int V>
 __global__ void __launch_bounds__(kGateThreads)
     gated_activation_backward_kernel(int64_t total, int64_t run, const T* __restrict__ grad_y, const T* __restrict__ x,
                                      T* __restrict__ grad_x) {
-  using acc_t = compute_t<T>;
+  using acc_t = accumulation_t<T>;
   const int64_t i = (int64_t(blockIdx.x) * kGateThreads + threadIdx.x) * V;
   if (i >= total) return;
   const int64_t a = i + i / run * run;

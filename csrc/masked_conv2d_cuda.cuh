@@ -52,7 +52,7 @@ template <Activation kind, typename T>
 __global__ void __launch_bounds__(kEpilogueThreads)
     epilogue_kernel(EpilogueShape shape, bool keep_pre, const T* __restrict__ bias, const T* __restrict__ residual,
                     T* __restrict__ pre, T* __restrict__ y) {
-  using acc_t = compute_t<T>;
+  using acc_t = accumulation_t<T>;
   const int64_t one = int64_t(blockIdx.x) * kEpilogueThreads + threadIdx.x;
   if (one >= shape.total) return;
   const int64_t in_run = one % shape.run, two = one + one / shape.run * shape.run, channel = in_run / shape.S;
@@ -87,7 +87,7 @@ template <Activation kind, typename T>
 __global__ void __launch_bounds__(kEpilogueThreads)
     epilogue_backward_kernel(EpilogueShape shape, const T* __restrict__ grad_y, const T* __restrict__ pre,
                              T* __restrict__ grad_pre) {
-  using acc_t = compute_t<T>;
+  using acc_t = accumulation_t<T>;
   const int64_t one = int64_t(blockIdx.x) * kEpilogueThreads + threadIdx.x;
   if (one >= shape.total) return;
   const int64_t two = one + one / shape.run * shape.run;

@@ -26,6 +26,18 @@
 
 namespace fastgen {
 
+// The type that a kernel computes in: float for the half types.
+template <typename T>
+struct Accumulation {
+  using type = float;
+};
+template <>
+struct Accumulation<double> {
+  using type = double;
+};
+template <typename T>
+using accumulation_t = typename Accumulation<T>::type;
+
 FG_HD float bits_to_float(uint32_t bits) {
   float value;
   memcpy(&value, &bits, sizeof value);

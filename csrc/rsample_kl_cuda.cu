@@ -9,7 +9,7 @@ constexpr int64_t kWarpRow = 512;  // rows up to here are one warp's work
 
 template <typename T>
 void forward(cudaStream_t stream, int64_t N, int64_t R, const T* mu, const T* logvar, const int64_t* seed, T* z,
-             compute_t<T>* kl) {
+             accumulation_t<T>* kl) {
   const bool vector = aligned_for<4>(mu, logvar, z);
   if (R <= kWarpRow)
     rsample_kl_kernel<T, 32><<<grid_of(ceil_div(N * 32, kRsampleThreads)), kRsampleThreads, 0, stream>>>(
@@ -20,7 +20,7 @@ void forward(cudaStream_t stream, int64_t N, int64_t R, const T* mu, const T* lo
 }
 
 template <typename T>
-void backward(cudaStream_t stream, int64_t N, int64_t R, const T* grad_z, const compute_t<T>* grad_kl,
+void backward(cudaStream_t stream, int64_t N, int64_t R, const T* grad_z, const accumulation_t<T>* grad_kl,
               int64_t grad_kl_stride, const T* mu, const T* logvar, const int64_t* seed, T* grad_mu, T* grad_logvar) {
   const bool vector = aligned_for<4>(grad_z, mu, logvar, grad_mu, grad_logvar);
   rsample_kl_backward_kernel<T><<<grid_of(ceil_div(N * R, 4 * kRsampleThreads)), kRsampleThreads, 0, stream>>>(
@@ -45,7 +45,7 @@ std::tuple<Tensor, Tensor> rsample_kl_cuda(const Tensor& mu_any, const Tensor& l
   FG_DISPATCH_FLOATING_CUDA(
       mu, "rsample_kl",
       forward(scope.stream, mu.size(0), product(sizes, 1), data<cuda_t>(mu), data<cuda_t>(logvar),
-              seed.const_data_ptr<int64_t>(), mutable_data<cuda_t>(z), mutable_data<compute_t<cuda_t>>(kl)));
+              seed.const_data_ptr<int64_t>(), mutable_data<cuda_t>(z), mutable_data<accumulation_t<cuda_t>>(kl)));
   check_launch("rsample_kl_kernel");
   return {z, kl};
 }
@@ -65,7 +65,7 @@ std::tuple<Tensor, Tensor> rsample_kl_backward_cuda(const Tensor& grad_z_any, co
   if (mu.numel() == 0) return {grad_mu, grad_logvar};
   FG_DISPATCH_FLOATING_CUDA(
       mu, "rsample_kl_backward",
-      backward(scope.stream, mu.size(0), product(sizes, 1), data<cuda_t>(grad_z), data<compute_t<cuda_t>>(grad_kl),
+      backward(scope.stream, mu.size(0), product(sizes, 1), data<cuda_t>(grad_z), data<accumulation_t<cuda_t>>(grad_kl),
                grad_kl.stride(0), data<cuda_t>(mu), data<cuda_t>(logvar), seed.const_data_ptr<int64_t>(),
                mutable_data<cuda_t>(grad_mu), mutable_data<cuda_t>(grad_logvar)));
   check_launch("rsample_kl_backward_kernel");

@@ -39,8 +39,8 @@ __device__ __forceinline__ void store_block(T* __restrict__ values, int64_t firs
 template <typename T, int kRowThreads>
 __global__ void __launch_bounds__(kRsampleThreads)
     rsample_kl_kernel(int64_t N, int64_t R, bool vector, const T* __restrict__ mu, const T* __restrict__ logvar,
-                      const int64_t* __restrict__ seed, T* __restrict__ z, compute_t<T>* __restrict__ kl) {
-  using acc_t = compute_t<T>;
+                      const int64_t* __restrict__ seed, T* __restrict__ z, accumulation_t<T>* __restrict__ kl) {
+  using acc_t = accumulation_t<T>;
   constexpr int kRows = kRsampleThreads / kRowThreads, kWarps = kRowThreads / 32;
   const int64_t n = int64_t(blockIdx.x) * kRows + threadIdx.x / kRowThreads;
   const int lane = threadIdx.x % kRowThreads;
@@ -90,10 +90,10 @@ __global__ void __launch_bounds__(kRsampleThreads)
 template <typename T>
 __global__ void __launch_bounds__(kRsampleThreads)
     rsample_kl_backward_kernel(int64_t total, int64_t R, bool vector, const T* __restrict__ grad_z,
-                               const compute_t<T>* __restrict__ grad_kl, int64_t grad_kl_stride,
+                               const accumulation_t<T>* __restrict__ grad_kl, int64_t grad_kl_stride,
                                const T* __restrict__ mu, const T* __restrict__ logvar, const int64_t* __restrict__ seed,
                                T* __restrict__ grad_mu, T* __restrict__ grad_logvar) {
-  using acc_t = compute_t<T>;
+  using acc_t = accumulation_t<T>;
   const int64_t block = int64_t(blockIdx.x) * kRsampleThreads + threadIdx.x, first = block * 4;
   if (first >= total) return;
   const auto gz = load_block(grad_z, first, 0, total, vector), m = load_block(mu, first, 0, total, vector),

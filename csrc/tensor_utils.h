@@ -23,18 +23,6 @@ using torch::stable::Tensor;
   THO_DISPATCH_V2((tensor).scalar_type(), name, AT_WRAP([&] { __VA_ARGS__; }), AT_EXPAND(AT_FLOATING_TYPES), \
                   torch::headeronly::ScalarType::Half, torch::headeronly::ScalarType::BFloat16)
 
-// The type that a kernel computes in: float for the half types.
-template <typename T>
-struct Accumulation {
-  using type = float;
-};
-template <>
-struct Accumulation<double> {
-  using type = double;
-};
-template <typename T>
-using accumulation_t = typename Accumulation<T>::type;
-
 // How a CPU loop reads and writes a tensor of scalar_t: half types as bit patterns, which compilers can vectorise.
 template <typename T>
 struct Storage {

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from fastgen import _files
 from fastgen.training import CheckpointError
 from fastgen.training import checkpoint as checkpoints

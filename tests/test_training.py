@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from torch import Tensor, nn
 
+import tiny
 from fastgen.training import CheckpointError, NonFiniteError, Recipe, Run, Trainer, evaluate
 from fastgen.training import checkpoint as checkpoints
 
