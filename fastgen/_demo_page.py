@@ -19,10 +19,11 @@ class Results:
     """What the demo found. Images are values (N, 1, 8, 8)."""
 
     training: str
+    conditions: str  # of every number: machine, versions, seed
     bits: dict[str, float]  # held-out bits/dim by name, the model's last
     bits_error: float  # standard error of the model's
     accuracy: float
-    images_per_second: dict[str, float]
+    images_per_cpu_second: dict[str, float]
     same: int  # of the drawn images, how many both samplers draw
     levels: int
     real: Tensor  # ten of each class
@@ -57,6 +58,7 @@ def draw_page(results: Results) -> Page:
     rows = (_ink(images, results.levels) for images in (drawn, *results.neighbours))
     panel(middle, bottom, "Drawn, then the nearest training images", *rows)
     _numbers(page, right, top, results)
+    page.text(right, bottom + 5 * CELL, results.conditions, 14, FAINT, anchor="ls")
     return page
 
 
@@ -65,8 +67,8 @@ def _numbers(page: Page, x: int, y: int, results: Results) -> None:
     errors = {model: f" ± {results.bits_error:.3f}"}
     y = _bars(page, x, y, "Held-out bits per dimension", results.bits, ".3f", errors)
     page.text(x, y, "exact likelihood; class labels are not told", 16, FAINT)
-    y = _bars(page, x, y + 92, "Images drawn per second", results.images_per_second, ",.0f", {})
-    same = "the same images" if results.same == count else f"{results.same} of {count} the same"
+    y = _bars(page, x, y + 92, "Images drawn per CPU-second", results.images_per_cpu_second, ",.0f", {})
+    same = "same images" if results.same == count else f"{results.same} of {count} the same"
     page.text(x, y, f"{count} at a time; same uniforms, {same}", 16, FAINT)
     y += 92
     page.text(x, y - 34, "Class by Bayes' rule", 21)

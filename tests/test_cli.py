@@ -117,6 +117,8 @@ def test_what_evaluate_refuses(trained: Path, capsys: pytest.CaptureFixture, tmp
     (tmp_path / "empty").mkdir()
     assert "got none" in refused(capsys, "evaluate", trained, "--data", tmp_path / "empty")
     assert "expected the folder of a run" in refused(capsys, "evaluate", tmp_path)
+    assert "n: expected 1 or more images, got -1" in refused(capsys, "evaluate", trained, "--limit", "-1")
+    assert "size: expected 1 or more images" in refused(capsys, "evaluate", trained, "--batch-size", "0")
     assert "labels: expected" in refused(capsys, "evaluate", trained, "--data", array(tmp_path))
 
 
@@ -176,6 +178,7 @@ def test_what_sample_refuses(trained: Path, capsys: pytest.CaptureFixture, tmp_p
     message = refused(capsys, "sample", trained, "--complete", tmp_path / "wide.npz")
     assert "expected known and known_mask that fit images (64, 1, 8, 8), got (9, 9) and (9, 9)" in message
     assert "expected top-half" in refused(capsys, "sample", trained, "--complete", "middle")
+    assert "n: expected 1 or more, got 0" in refused(capsys, "sample", trained, "--n", "0")
     assert "temperature: expected" in refused(capsys, "sample", trained, "--temperature", "0")
     assert "labels: expected" in refused(capsys, "sample", trained, "--labels", "10")
     assert "No such file or directory" in refused(capsys, "sample", trained, "--out", tmp_path / "no/where.png")

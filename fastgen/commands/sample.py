@@ -5,7 +5,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -60,6 +60,8 @@ class Sample:
 def main(arguments: list[str]) -> str:
     """Draw as the arguments say."""
     options = parse(Sample, "sample", arguments)
+    if options.n < 1:
+        raise ValueError(f"n: expected 1 or more, got {options.n}")
     model = load_model(options.run, options.checkpoint, pick_device(options.device))
     shape: tuple[int, int, int] = tuple(Run(options.run).config()["data"]["shape"])
     given = None if options.complete is None else _given(options, model, shape)
@@ -78,11 +80,11 @@ def main(arguments: list[str]) -> str:
     columns = min(columns or math.ceil(n**0.5), n)
     pictures.save(pictures.grid(pictures.in_turn(rows, columns), columns), options.out)
     if options.npz is not None:
-        arrays = {"x": values.numpy().astype(np.uint8), "levels": np.array(model.levels)}
+        arrays: dict[str, Any] = {"x": values.numpy().astype(np.uint8), "levels": np.array(model.levels)}
         buffer = io.BytesIO()
         if labels is not None:
             arrays["y"] = labels.numpy()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        np.savez_compressed(buffer, **arrays)
         write_atomic(options.npz, buffer.getvalue())
     return f"{n} images in {seconds:.2f} s, {n / seconds:.1f} images/s, with the cached sampler: {options.out}"
 

@@ -118,7 +118,7 @@ def main(arguments: list[str]) -> str:
 
     def on_epoch(record: Record) -> None:
         say(describe(record, options.epochs))
-        if options.samples:
+        if options.samples > 0:
             _draw(trainer.ema, train, options, run.samples / f"epoch-{record['epoch']:04}.png")
 
     try:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Images and, where there are any, their labels.
 
@@ -73,6 +73,8 @@ class Dataset:
 
         Drawn, not cut off the front: files may be sorted (the binarised MNIST test set is sorted by digit).
         """
+        if n < 1:
+            raise ValueError(f"n: expected 1 or more images, got {n}")
         return self if n >= len(self) else self.pick(_permutation(len(self), seed)[:n])
 
     def hold_out(self, fraction: float = 0.1, seed: int = 0) -> tuple["Dataset", "Dataset"]:
@@ -97,6 +99,8 @@ class Dataset:
             device: where to put them.
             order: indices of the images to yield; all of them in file order by default.
         """
+        if size < 1:
+            raise ValueError(f"size: expected 1 or more images in a batch, got {size}")
         for part in torch.as_tensor(np.arange(len(self)) if order is None else order).split(size):
             values = self.values[part].to(device, torch.int64, non_blocking=True)
             yield values, None if self.labels is None else self.labels[part].to(device, non_blocking=True)

@@ -30,7 +30,7 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be written, cannot be read, or belongs to another model."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
     """What ``load`` read from ``path``: state dicts by role ("model", "ema"), and the rest if it was asked for."""
 
