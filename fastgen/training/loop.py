@@ -127,8 +127,10 @@ class Trainer:
 
         Raises:
             CheckpointError: it cannot be read, or holds another model.
+            ValueError: there is no run.
         """
-        assert self.run is not None
+        if self.run is None:
+            raise ValueError("run: expected the run to resume, got None")
         loaded = checkpoint.load(self.run.checkpoints, name, with_state=True)
         loaded.restore(self.model, "model")
         loaded.restore(self.ema, "ema")
@@ -174,7 +176,7 @@ class Trainer:
                 on_epoch(record)
             if self.run is not None:
                 self.run.add_metrics(record)
-                self._save(("last", "best") if is_best else ("last",))
+                self._save(self.run, ("last", "best") if is_best else ("last",))
 
     def _train_epoch(self, train: Dataset) -> None:
         here, recipe = self.position, self.recipe
@@ -191,14 +193,14 @@ class Trainer:
             for values, labels in train.batches(recipe.batch_size, device, left):
                 self._step(values, labels, batches * recipe.epochs)
                 ends = here.batch == batches
-                saves = self.run is not None and recipe.save_every and here.step % recipe.save_every == 0 and not ends
+                saves = self.run and recipe.save_every and here.step % recipe.save_every == 0 and not ends
                 if device.type == "cpu" or len(self._watched) == SYNC_EVERY or saves or ends:
                     bar.set_postfix(nats=f"{self._look():.2f}", refresh=False)
                     now = time.perf_counter()
                     here.seconds, started = here.seconds + now - started, now
                 bar.update()
-                if saves:
-                    self._save(("last",))
+                if self.run and saves:
+                    self._save(self.run, ("last",))
 
     def _step(self, values: Tensor, labels: Tensor | None, steps: int) -> None:
         here, recipe = self.position, self.recipe
@@ -230,8 +232,7 @@ class Trainer:
     def _average(self, average: Tensors, current: Tensors, updates: Tensor | int) -> None:
         get_ema_multi_avg_fn(self.recipe.ema_at(self.position.step))(average, current, updates)
 
-    def _save(self, names: tuple[str, ...]) -> None:
-        assert self.run is not None
+    def _save(self, run: Run, names: tuple[str, ...]) -> None:
         state = {
             "position": asdict(self.position),
             "averaged": int(self.average.n_averaged),
@@ -239,7 +240,7 @@ class Trainer:
             "random": _random_state(),
         }
         weights = {"model": self.model.state_dict(), "ema": self.ema.state_dict()}
-        checkpoint.save(self.run.checkpoints, names, weights, state)
+        checkpoint.save(run.checkpoints, names, weights, state)
 
 
 def _random_state() -> dict[str, Any]:
