@@ -31,12 +31,12 @@ EXPECTED = (CheckpointError, MissingExtraError, NonFiniteError, OSError, ValueEr
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0; 2 for an error that its message explains; 130 for Ctrl-C."""
-    command, *rest = [*(sys.argv[1:] if arguments is None else arguments), "--help"]
-    if command in ("-h", "--help"):
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return 0
     try:
-        _run(command, rest[:-1])
+        _run(arguments[0], arguments[1:])
     except EXPECTED as error:
         print(f"fastgen: {error}", file=sys.stderr)
         return 2

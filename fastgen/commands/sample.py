@@ -41,7 +41,7 @@ class Sample:
     labels: tuple[int, ...] = ()
     """Classes to draw, in turn, from a conditional model; default: all of them."""
     complete: str | None = None
-    """Complete images: given the top-half, bottom-half, left-half or right-half of held-out ones; or FILE.npz with
+    """Complete images (knowing their labels, where the model has classes): given the top-half, bottom-half, left-half or right-half of held-out ones; or FILE.npz with
     ``known``, values (N, C, H, W) or (H, W), and ``known_mask``, bool, true where they are given."""
     out: Path = Path("samples.png")
     """Picture to write."""
@@ -66,7 +66,8 @@ def main(arguments: list[str]) -> str:
     shape: tuple[int, int, int] = tuple(Run(options.run).config()["data"]["shape"])
     given = None if options.complete is None else _given(options, model, shape)
     n = options.n if given is None else len(given.values)
-    labels = _labels(options.labels, n, model.classes) if given is None or given.labels is None else given.labels
+    labels = given.labels if given is not None and not options.labels else None
+    labels = _labels(options.labels, n, model.classes) if labels is None else labels
     sampler = sampling.compile(model, shape)
     started = time.perf_counter()
     values = torch.cat([_draw(sampler, options, first, n, labels, given) for first in range(0, n, BATCH)]).cpu()
