@@ -41,8 +41,8 @@ class Sample:
     labels: tuple[int, ...] = ()
     """Classes to draw, in turn, from a conditional model; default: all of them."""
     complete: str | None = None
-    """Complete images: given the top-half, bottom-half, left-half or right-half of held-out ones, and their labels where
-    the model has classes; or FILE.npz with ``known``, values (N, C, H, W) or (H, W), and ``known_mask``, bool, true where
+    """Complete images: given the top-half, bottom-half, left-half or right-half of held-out ones, and their labels
+    where the model has classes; or FILE.npz with known, values (N, C, H, W) or (H, W), and known_mask, bool, true where
     they are given."""
     out: Path = Path("samples.png")
     """Picture to write."""
