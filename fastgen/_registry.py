@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map_only
 
 NAMESPACE = "fastgen"
 
 #: Every op defined so far: its name, and which source file serves which dispatch key.
 OPS: dict[str, Mapping[str, str]] = {}
+
+_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")  # what is registered through it lives as long as it
 
 
 def define_op(
@@ -45,8 +48,39 @@ def define_op(
     torch.library.define(qualified, schema[len(name) :])
     torch.library.register_kernel(qualified, None, _returning_contiguous(reference) if contiguous else reference)
     torch.library.register_fake(qualified, fake)
-    torch.library.register_autograd(qualified, backward or _not_differentiable(qualified), setup_context=setup_context)
+    op = getattr(getattr(torch.ops, NAMESPACE), name).default
+    _LIBRARY.impl(name, _autograd_kernel(op, setup_context, backward or _not_differentiable(qualified)), "Autograd")
     OPS[name] = kernels
+
+
+def _autograd_kernel(
+    op: Callable[..., Any], setup_context: Callable[..., None] | None, backward: Callable[..., Any]
+) -> Callable[..., Any]:
+    """What ``torch.library.register_autograd`` would register, without its share of the cost of a small op."""
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            output = op(*args)
+        if setup_context is not None:
+            setup_context(ctx, args, output)
+        return output
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    function: Any = type(str(op).replace(".default", "").replace(".", "_"), (torch.autograd.Function,), members)
+
+    def kernel(*args: Any) -> Any:
+        if forward_ad._current_level >= 0 and any(_has_tangent(arg) for arg in args):
+            raise RuntimeError(f"{op}: forward-mode differentiation is not supported")
+        if torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
+            return function.apply(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+
+    return kernel
+
+
+def _has_tangent(arg: Any) -> bool:
+    return isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None
 
 
 def _returning_contiguous(reference: Callable[..., Any]) -> Callable[..., Any]:

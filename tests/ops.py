@@ -71,6 +71,13 @@ def assert_no_double_backward(function: Callable[..., Any], x: Tensor, name: str
         grad.sum().backward()
 
 
+def assert_no_forward_mode(function: Callable[..., Any], x: Tensor) -> None:
+    with pytest.raises(RuntimeError, match="forward-mode differentiation is not supported"):
+        torch.func.jvp(function, (x,), (torch.ones_like(x),))
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward-mode"):
+        function(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+
+
 def assert_raises(cases: Iterable[tuple[Callable[[], Any], type[Exception], str]]) -> None:
     """Each call raises its error with its message."""
     for call, error, message in cases:

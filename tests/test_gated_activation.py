@@ -11,6 +11,7 @@ from ops import (
     assert_compiles,
     assert_gradients,
     assert_no_double_backward,
+    assert_no_forward_mode,
     assert_op_parity,
     assert_opcheck,
     assert_raises,
@@ -52,8 +53,9 @@ def test_compile(device: str) -> None:
     assert_compiles(gated_activation, torch.randn(2, 6, 4, 5, device=device))
 
 
-def test_double_backward_raises() -> None:
+def test_unsupported_derivatives_raise() -> None:
     assert_no_double_backward(gated_activation, torch.randn(2, 6), "gated_activation_backward")
+    assert_no_forward_mode(gated_activation, torch.randn(2, 6))
 
 
 def test_errors() -> None:

@@ -15,6 +15,7 @@ from ops import (
     assert_compiles,
     assert_gradients,
     assert_no_double_backward,
+    assert_no_forward_mode,
     assert_op_parity,
     assert_opcheck,
     assert_raises,
@@ -125,9 +126,23 @@ def test_compile(device: str) -> None:
         )
 
 
-def test_double_backward_raises() -> None:
+def test_each_input_may_be_the_only_one_with_a_gradient() -> None:
+    inputs = arguments((2, 3, 6, 4, 5, 3, 3), "elu", torch.float64, "cpu")
+    together = torch.autograd.grad(
+        masked_conv2d(*(leaves := [t.clone().requires_grad_() for t in inputs])[:3], "B", "elu", leaves[3]).sum(),
+        leaves,
+    )
+    for i, expected in enumerate(together):
+        x, weight, bias, residual = (t.requires_grad_(i == j) for j, t in enumerate(t.clone() for t in inputs))
+        y = masked_conv2d(x, weight, bias, "B", "elu", residual)
+        (grad,) = torch.autograd.grad(y.sum(), [(x, weight, bias, residual)[i]])
+        assert torch.equal(grad, expected)
+
+
+def test_unsupported_derivatives_raise() -> None:
     weight = torch.randn(4, 2, 3, 3)
     assert_no_double_backward(lambda x: masked_conv2d(x, weight), torch.randn(1, 2, 4, 4), "masked_conv2d_backward")
+    assert_no_forward_mode(lambda x: masked_conv2d(x, weight), torch.randn(1, 2, 4, 4))
 
 
 def test_errors() -> None:

@@ -14,6 +14,7 @@ from ops import (
     assert_compiles,
     assert_gradients,
     assert_no_double_backward,
+    assert_no_forward_mode,
     assert_op_parity,
     assert_opcheck,
     assert_raises,
@@ -72,8 +73,9 @@ def test_compile(device: str) -> None:
     assert_compiles(lambda m, v: rsample_kl(m, v, seed), mu, logvar)
 
 
-def test_double_backward_raises() -> None:
+def test_unsupported_derivatives_raise() -> None:
     assert_no_double_backward(lambda m: rsample_kl(m, torch.zeros(3, 4), 1), torch.randn(3, 4), "rsample_kl_backward")
+    assert_no_forward_mode(lambda m: rsample_kl(m, torch.zeros(3, 4), 1), torch.randn(3, 4))
 
 
 def test_errors() -> None:

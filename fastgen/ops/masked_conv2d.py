@@ -151,9 +151,11 @@ def _backward(ctx: Any, grad_y: Tensor | None, grad_preactivation: None) -> tupl
         return (None,) * 9
     x, weight, preactivation = ctx.saved_tensors
     needs = list(ctx.needs_input_grad[:3])
+    grad_residual = grad_y if ctx.needs_input_grad[3] else None
+    if not any(needs):  # nothing was kept for them either
+        return None, None, None, grad_residual, None, None, None, None, None
     grads = torch.ops.fastgen.masked_conv2d_backward.default(grad_y, preactivation, x, weight, *ctx.options, needs)
     grad_x, grad_weight, grad_bias = (grad if need else None for grad, need in zip(grads, needs, strict=True))
-    grad_residual = grad_y if ctx.needs_input_grad[3] else None
     return grad_x, grad_weight, grad_bias, grad_residual, None, None, None, None, None
 
 
