@@ -27,31 +27,31 @@ class CMakeBuild(build_ext):
                 sys.exit(f"FASTGEN_CUDA: expected 0 or 1, got {value!r}")
             # An unset variable returns a cached build folder to the default of CMakeLists.txt.
             options.append(f"-D{name}={value.replace(',', ';').replace(' ', '')}" if value else f"-U{name}")
-        build = Path(self.build_temp).resolve()
-        target = ROOT / "fastgen" if self.inplace or self.editable_mode else Path(self.build_lib).resolve() / "fastgen"
-        tools = Path(sys.executable).parent  # cmake and ninja from pip stand beside this Python
-        environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', '')}"}
         jobs = [f"-j{os.environ['MAX_JOBS']}"] if os.environ.get("MAX_JOBS") else []
-        for command in (
-            ["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(build), *options],
-            ["cmake", "--build", str(build), *jobs],
-            ["cmake", "--install", str(build), "--prefix", str(target)],
-        ):
-            try:
-                subprocess.run(command, check=True, env=environment)
-            except FileNotFoundError:
-                sys.exit("cmake and ninja are needed to build fastgen: pip install cmake ninja")
-            except subprocess.CalledProcessError as error:
-                sys.exit(f"building fastgen's kernels failed (exit code {error.returncode}): {' '.join(command)}")
+        run_cmake("-G", "Ninja", "-S", ROOT, "-B", self.build_temp, *options)
+        run_cmake("--build", self.build_temp, *jobs)
+        run_cmake("--install", self.build_temp, "--prefix", Path(self.build_lib).resolve() / "fastgen")
 
-    def copy_extensions_to_source(self) -> None:
-        """The install step above has already put them there."""
+    def copy_extensions_to_source(self) -> None:  # editable installs, and build_ext --inplace
+        run_cmake("--install", self.build_temp, "--prefix", ROOT / "fastgen")
 
     def get_output_mapping(self) -> dict[str, str]:
         return {}
 
     def get_outputs(self) -> list[str]:
         return []
+
+
+def run_cmake(*arguments: object) -> None:
+    command = ["cmake", *map(str, arguments)]
+    tools = Path(sys.executable).parent  # cmake and ninja from pip stand beside this Python
+    environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', '')}"}
+    try:
+        subprocess.run(command, check=True, env=environment)
+    except FileNotFoundError:
+        sys.exit("cmake and ninja are needed to build fastgen: pip install cmake ninja")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"building fastgen's kernels failed (exit code {error.returncode}): {' '.join(command)}")
 
 
 class AnyPython3(bdist_wheel):
