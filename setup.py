@@ -26,7 +26,8 @@ class CMakeBuild(build_ext):
             if name == "FASTGEN_CUDA" and value not in ("", "0", "1"):
                 sys.exit(f"FASTGEN_CUDA: expected 0 or 1, got {value!r}")
             # An unset variable returns a cached build folder to the default of CMakeLists.txt.
-            options.append(f"-D{name}={value.replace(',', ';').replace(' ', '')}" if value else f"-U{name}")
+            entries = ";".join(value.replace(",", " ").replace(";", " ").split())
+            options.append(f"-D{name}={entries}" if value else f"-U{name}")
         jobs = [f"-j{os.environ['MAX_JOBS']}"] if os.environ.get("MAX_JOBS") else []
         run_cmake("-G", "Ninja", "-S", ROOT, "-B", self.build_temp, *options)
         run_cmake("--build", self.build_temp, *jobs)
