@@ -48,6 +48,9 @@ struct CudaScope {
 
 inline void check_launch(const char* kernel) {
   const cudaError_t error = cudaGetLastError();
+  STD_TORCH_CHECK(
+      error != cudaErrorNoKernelImageForDevice, kernel,
+      ": not built for this GPU; rebuild with its target in FASTGEN_CUDA_ARCHS (`fastgen info` lists both)");
   STD_TORCH_CHECK(error == cudaSuccess, kernel, ": launch failed: ", cudaGetErrorString(error));
 }
 

@@ -66,22 +66,21 @@ inline int64_t product(const std::vector<int64_t>& sizes, size_t first = 0) {
   return result;
 }
 
-// Uninitialised memory on the device of `like`, by a direct call: through the dispatcher's boxed path it would cost more
-// than a small op. In torch's deterministic mode it is filled with NaN, which tests rely on.
+// Uninitialised memory on the device of `like`, by a direct call: through the dispatcher's boxed path it would cost
+// more than a small op. In torch's deterministic mode it is filled with NaN, which tests rely on.
 inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype,
                     bool channels_last = false) {
   int32_t code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   const std::vector<int64_t> memory =  // the order in which it lies
       channels_last ? std::vector<int64_t>{sizes[0], sizes[2], sizes[3], sizes[1]} : sizes;
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_empty(like.get(), memory.data(), static_cast<int64_t>(memory.size()),
-                                                          &code, nullptr, nullptr, 0, nullptr, &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_empty(
+      like.get(), memory.data(), static_cast<int64_t>(memory.size()), &code, nullptr, nullptr, 0, nullptr, &handle));
   const Tensor flat(handle);
   if (!channels_last) return flat;
   const int64_t C = std::max<int64_t>(sizes[1], 1), H = std::max<int64_t>(sizes[2], 1),
                 W = std::max<int64_t>(sizes[3], 1), strides[] = {H * W * C, 1, W * C, C};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch__reinterpret_tensor(flat.get(), 4, sizes.data(), strides, 0, &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(flat.get(), 4, sizes.data(), strides, 0, &handle));
   return Tensor(handle);
 }
 

@@ -44,12 +44,23 @@ def _devices() -> list[str]:
         for index in range(torch.cuda.device_count()):
             found = torch.cuda.get_device_properties(index)
             memory = found.total_memory / 2**30
-            lines.append(f"cuda:{index}: {found.name}, sm_{found.major}{found.minor}, {memory:.0f} GiB")
+            built = "" if _built_for(found.major, found.minor) else "; no kernel here was built for it"
+            lines.append(f"cuda:{index}: {found.name}, sm_{found.major}{found.minor}, {memory:.0f} GiB{built}")
     elif torch.version.cuda is None:
         lines.append("cuda: none; this torch was built without CUDA")
     else:
         lines.append(f"cuda: none; torch has CUDA {torch.version.cuda} but finds no device")
     return lines
+
+
+def _built_for(major: int, minor: int) -> bool:
+    """Whether a target of the build runs on this compute capability: the same major version, or PTX of an older one."""
+    cuda = build().get("cuda")
+    for target in cuda["archs"].split() if isinstance(cuda, dict) else ():
+        number = int("".join(c for c in target.removesuffix("+PTX") if c.isdigit()))
+        if number <= 10 * major + minor and (number // 10 == major or target.endswith("+PTX")):
+            return True
+    return False
 
 
 def report() -> str:

@@ -62,6 +62,20 @@ def normals(seed: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     return torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=1).flatten()[:count]
 
 
+def seed_tensor(seed: int, device: torch.device | str | None) -> Tensor:
+    """A 64-bit integer, signed or unsigned, as an int64 tensor of one element.
+
+    Raises:
+        TypeError: ``seed`` is not an integer.
+        ValueError: it has more than 64 bits.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed: expected an integer, got {seed!r}")
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed: expected a 64-bit integer, got {seed}")
+    return torch.tensor(seed if seed < 2**63 else seed - 2**64, dtype=torch.int64, device=device)
+
+
 def uniforms(
     seed: int | Tensor, n: int, shape: tuple[int, ...], *, first: int = 0, device: torch.device | str | None = None
 ) -> Tensor:
@@ -77,7 +91,7 @@ def uniforms(
     Returns:
         float32 (n, *shape) in [0, 1), multiples of 2⁻²⁴.
     """
-    seed = torch.as_tensor(seed, dtype=torch.int64, device=device).reshape(())
+    seed = seed.reshape(()) if isinstance(seed, Tensor) else seed_tensor(seed, device)
     image = torch.arange(first, first + n, dtype=torch.int64, device=seed.device)[:, None]
     words = _words(seed, 0, math.prod(shape), stream=image + 1)  # stream 0 is the latents' noise
     return ((words >> 8).to(torch.float32) * 2.0**-24).view(n, *shape)

@@ -145,9 +145,9 @@ def check_values(values: Tensor, levels: int, name: str = "values") -> None:
 
 
 def check_temperature(temperature: float) -> None:
-    """Raise unless ``temperature`` is positive and finite."""
-    if not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature: expected a positive number, got {temperature}")
+    """Raise unless ``temperature`` is one that logits can be divided by."""
+    if not 1e-6 <= temperature < float("inf"):
+        raise ValueError(f"temperature: expected a number of at least 1e-6, got {temperature}")
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

@@ -193,7 +193,7 @@ def test_errors() -> None:
                 TypeError,
                 "weight: expected the dtype of x, torch.float32, got torch.float64",
             ),
-            (lambda: masked_conv2d(x.int(), w), TypeError, "x: expected a floating-point tensor, got torch.int32"),
+            (lambda: masked_conv2d(x.int(), w), TypeError, "x: expected float32, .* got torch.int32"),
             (lambda: MaskedConv2d(1, 1, 4), ValueError, r"kernel_size: expected odd sizes, got \(4, 4\)"),
         ]
     )
@@ -258,3 +258,15 @@ def test_module_is_a_conv2d_with_a_mask() -> None:
     gated = MaskedConv2d(3, 6, (1, 3), activation="gated", color_groups=3)
     assert gated(x, residual=x).shape == x.shape
     assert "mask='B', activation='gated', color_groups=3" in repr(gated)
+
+
+def test_autocast_casts_as_conv2d_does() -> None:
+    x, weight, bias, residual = (
+        t.requires_grad_() for t in arguments((2, 3, 6, 4, 5, 3, 3), "relu", torch.float32, "cpu")
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        y = masked_conv2d(x, weight, bias, "B", "relu", residual)
+    halves = [t.detach().bfloat16() for t in (x, weight, bias, residual)]
+    assert torch.equal(y, masked_conv2d(*halves[:3], "B", "relu", halves[3]))
+    (grad,) = torch.autograd.grad(y.float().sum(), weight)
+    assert grad.dtype == torch.float32

@@ -81,6 +81,14 @@ def test_without_kernels_everything_runs_and_says_so(tmp_path: Path) -> None:
     assert run(draw).strip() == str(z.sum())
 
 
+def test_info_knows_which_gpus_the_build_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_info, "build", lambda: {"cuda": {"nvcc": "13.0", "archs": "80 90a 120+PTX"}})
+    served = {(8, 0): True, (8, 9): True, (9, 0): True, (12, 0): True, (13, 0): True, (7, 5): False, (10, 0): False}
+    assert {capability: _info._built_for(*capability) for capability in served} == served
+    monkeypatch.setattr(_info, "build", lambda: {"cuda": "not built: FASTGEN_CUDA=0"})
+    assert not _info._built_for(9, 0)
+
+
 def test_info_names_every_op_and_the_file_of_its_kernel() -> None:
     report = _info.report()
     for op, sources in OPS.items():

@@ -92,12 +92,18 @@ def test_errors() -> None:
                 ValueError,
                 r"logvar: expected the shape of mu, \(2, 3\), got \(2, 2\)",
             ),
-            (lambda: rsample_kl(x, x.double(), one), TypeError, "expected one floating-point dtype, got torch.float32"),
+            (
+                lambda: rsample_kl(x, x.double(), one),
+                TypeError,
+                "logvar: expected the dtype of mu, torch.float32, got torch.float64",
+            ),
             (
                 lambda: rsample_kl(x.int(), x.int(), one),
                 TypeError,
-                "expected one floating-point dtype, got torch.int32",
+                "mu: expected float32, .* got torch.int32",
             ),
+            (lambda: rsample_kl(x, x, 1.5), TypeError, "seed: expected an integer, got 1.5"),
+            (lambda: rsample_kl(x, x, 2**64), ValueError, "seed: expected a 64-bit integer"),
             (lambda: rsample_kl(x, x, torch.tensor([1.0])), TypeError, "seed: expected int64, got torch.float32"),
             (
                 lambda: rsample_kl(x, x, torch.tensor([1, 2])),
@@ -204,3 +210,17 @@ def test_module_follows_manual_seed() -> None:
     torch.manual_seed(1)
     assert torch.equal(one, module(mu, logvar)[0])
     assert not torch.equal(one, two)
+
+
+def test_autocast_takes_mixed_dtypes() -> None:
+    mu, logvar = torch.randn(3, 4, dtype=torch.bfloat16), torch.randn(3, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        z, kl = rsample_kl(mu, logvar, 1)
+    expected = rsample_kl(mu.float(), logvar, 1)
+    assert torch.equal(z, expected[0])
+    assert torch.equal(kl, expected[1])
+
+
+def test_unsigned_and_signed_seed_are_one() -> None:
+    x = torch.zeros(2, 3)
+    assert torch.equal(rsample_kl(x, x, 2**64 - 5)[0], rsample_kl(x, x, -5)[0])

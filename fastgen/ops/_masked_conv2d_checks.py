@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from ._dtypes import check_floating
+
 MASKS = ("A", "B")
 ACTIVATIONS = ("none", "relu", "elu", "concat_elu", "gated")
 GROUPS_ORDERS = ("contiguous", "interleaved")
@@ -59,8 +61,7 @@ def check_masked_conv2d(
         expected = (x.shape[0], channels, *x.shape[2:])
         if residual.shape != expected:
             raise ValueError(f"residual: expected the shape of the result, {expected}, got {tuple(residual.shape)}")
-    if not x.is_floating_point():
-        raise TypeError(f"x: expected a floating-point tensor, got {x.dtype}")
+    check_floating("x", x)
     for name, tensor in (("weight", weight), ("bias", bias), ("residual", residual)):
         if tensor is not None and tensor.dtype != x.dtype:
             raise TypeError(f"{name}: expected the dtype of x, {x.dtype}, got {tensor.dtype}")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .._registry import define_op
+from ._dtypes import check_floating
 
 KERNELS = {"CPU": "csrc/gated_activation_cpu.cpp", "CUDA": "csrc/gated_activation_cuda.cu"}
 
@@ -72,7 +73,7 @@ def gated_activation(x: Tensor) -> Tensor:
 
     Raises:
         ValueError: ``x`` has fewer than two dimensions or an odd number of channels.
-        TypeError: ``x`` is not floating point.
+        TypeError: ``x`` has another dtype.
 
     Gradients: first order; double backward raises.
 
@@ -80,6 +81,5 @@ def gated_activation(x: Tensor) -> Tensor:
     """
     if x.dim() < 2 or x.shape[1] % 2:
         raise ValueError(f"x: expected shape (N, 2C, *), got {tuple(x.shape)}")
-    if not x.is_floating_point():
-        raise TypeError(f"x: expected a floating-point tensor, got {x.dtype}")
+    check_floating("x", x)
     return torch.ops.fastgen.gated_activation.default(x)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._registry import define_op
+from ._dtypes import autocast_dtype
 from ._masked_conv2d_checks import check_masked_conv2d
 
 KERNELS = {"CPU": "csrc/masked_conv2d_cpu.cpp", "CUDA": "csrc/masked_conv2d_cuda.cu"}
@@ -195,8 +196,8 @@ def masked_conv2d(
 
     y = activation(Σ_live taps x · weight + bias) + residual
 
-    Only live taps are computed: those before the centre in raster order, and the centre itself for mask "B". The
-    gradient of a dead tap is exactly zero.
+    Only rows with live taps are computed: those before the centre in raster order, and the centre itself for mask "B".
+    Dead taps of the centre's row count as zeros, whatever stands in the weight; their gradient is exactly zero.
 
     Equivalent to::
 
@@ -220,13 +221,18 @@ def masked_conv2d(
 
     Raises:
         ValueError: a shape, ``mask``, ``activation`` or ``groups_order`` does not fit; says which, expected and got.
-        TypeError: dtypes differ or are not floating point.
+        TypeError: dtypes differ or are others. Under autocast all are cast, as nn.Conv2d casts them.
 
     Gradients: first order, to x, weight, bias and residual; double backward raises.
 
     Source: van den Oord et al. 2016, arXiv:1601.06759, section 3.4; the gate: arXiv:1606.05328, eq. 2; concat_elu:
     Shang et al. 2016, arXiv:1603.05201, as in PixelCNN++, arXiv:1701.05517.
     """
+    dtype = autocast_dtype(x)
+    if dtype is not None:  # as nn.Conv2d does
+        x, weight = x.to(dtype), weight.to(dtype)
+        bias = bias if bias is None else bias.to(dtype)
+        residual = residual if residual is None else residual.to(dtype)
     check_masked_conv2d(x, weight, bias, mask, activation, residual, color_groups, groups_order)
     differentiated = torch.is_grad_enabled() and (
         x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)

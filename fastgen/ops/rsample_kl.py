@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import _philox
 from .._registry import define_op
+from ._dtypes import autocast_dtype, check_floating
 
 KERNELS = {"CPU": "csrc/rsample_kl_cpu.cpp", "CUDA": "csrc/rsample_kl_cuda.cu"}
 
@@ -99,7 +100,7 @@ def rsample_kl(mu: Tensor, logvar: Tensor, seed: Tensor | int) -> tuple[Tensor, 
 
     Raises:
         ValueError: shapes or devices differ, ``mu`` is a scalar, or ``seed`` has more than one element.
-        TypeError: dtypes differ or are not floating point, or ``seed`` is not int64.
+        TypeError: dtypes differ (under autocast the wider one is taken) or are others, or ``seed`` is not int64.
 
     Gradients: first order; double backward raises.
 
@@ -109,10 +110,14 @@ def rsample_kl(mu: Tensor, logvar: Tensor, seed: Tensor | int) -> tuple[Tensor, 
         raise ValueError("mu: expected shape (N, *), got a scalar")
     if mu.shape != logvar.shape:
         raise ValueError(f"logvar: expected the shape of mu, {tuple(mu.shape)}, got {tuple(logvar.shape)}")
-    if not mu.is_floating_point() or mu.dtype != logvar.dtype:
-        raise TypeError(f"mu, logvar: expected one floating-point dtype, got {mu.dtype} and {logvar.dtype}")
+    if mu.dtype != logvar.dtype and autocast_dtype(mu) is not None:
+        wider = torch.promote_types(mu.dtype, logvar.dtype)
+        mu, logvar = mu.to(wider), logvar.to(wider)
+    if mu.dtype != logvar.dtype:
+        raise TypeError(f"logvar: expected the dtype of mu, {mu.dtype}, got {logvar.dtype}")
+    check_floating("mu", mu)
     if not isinstance(seed, Tensor):
-        seed = torch.tensor(seed, dtype=torch.int64, device=mu.device)
+        seed = _philox.seed_tensor(seed, mu.device)
     if seed.dtype != torch.int64:
         raise TypeError(f"seed: expected int64, got {seed.dtype}")
     if seed.numel() != 1:
