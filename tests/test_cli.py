@@ -68,12 +68,14 @@ def test_train_leaves_a_whole_run(trained: Path) -> None:
 
 
 def test_resumed_is_unbroken(run: Path, tmp_path: Path) -> None:
+    shutil.rmtree(run / "samples")
     assert main([*TRAIN, "--epochs", "3", "--run", str(tmp_path / "unbroken")]) == 0
     assert main(["train", "gated-pixelcnn", "--run", str(run), "--resume", "--epochs", "3"]) == 0
     assert epochs(run) == [1, 2, 3]
     one, other = (load_model(folder, "last").state_dict() for folder in (run, tmp_path / "unbroken"))
     assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
     assert json.loads((run / "config.json").read_text())["options"]["epochs"] == 3
+    assert [path.name for path in (run / "samples").iterdir()] == ["epoch-0003.png"]
 
 
 def test_what_train_refuses(run: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:

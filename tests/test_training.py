@@ -116,6 +116,24 @@ def test_resumed_is_unbroken(tmp_path: Path, stop: int) -> None:
     assert all(torch.equal(tensor, wanted.weights["ema"][key]) for key, tensor in best.weights["ema"].items())
 
 
+def test_an_epoch_is_kept_whatever_on_epoch_does(tmp_path: Path) -> None:
+    def failing(record: dict) -> None:
+        if record["epoch"] == 2:
+            raise OSError("no picture")
+
+    data, run = tiny.images(), Run(tmp_path / "run").create({})
+    with pytest.raises(OSError, match="no picture"):
+        trainer(run).fit(data, data, failing)
+    resumed = trainer(run)
+    resumed.resume()
+    assert resumed.position.epoch == 2
+    resumed.fit(data, data)
+    unbroken = trainer(Run(tmp_path / "unbroken").create({}))
+    unbroken.fit(data, data)
+    assert lines(run) == lines(unbroken.run)
+    assert all(torch.equal(tensor, weights(unbroken)[key]) for key, tensor in weights(resumed).items())
+
+
 def test_going_back_to_the_best_epoch_lists_no_epoch_twice(tmp_path: Path) -> None:
     data, run = tiny.images(), Run(tmp_path / "run").create({})
     trainer(run).fit(data, data)

@@ -166,6 +166,7 @@ def _draw(model: Any, data: Dataset, options: Train, path: Path) -> None:
     labels = None if classes is None else torch.arange(options.samples) % classes
     values = sampling.compile(model, data.shape).sample(options.samples, seed=options.seed, labels=labels)
     columns = classes if classes is not None and classes <= 16 else math.ceil(options.samples**0.5)
+    path.parent.mkdir(parents=True, exist_ok=True)
     pictures.save(pictures.grid(pictures.to_rgb(values, data.levels), columns), path)
 
 

@@ -146,7 +146,8 @@ class Trainer:
         Args:
             train: images to train on.
             held_out: images to evaluate on; the best epoch is chosen by them.
-            on_epoch: called with what metrics.jsonl is about to list, before the checkpoint is written.
+            on_epoch: called with what metrics.jsonl lists, when the checkpoint is written: whatever happens in it,
+                the epoch is kept. A resumed run does not call it again.
 
         Raises:
             NonFiniteError: says in which step, and what came before it; the checkpoints are those from before it.
@@ -172,11 +173,11 @@ class Trainer:
             is_best = held.nats < here.best
             here.epoch, here.batch, here.best = here.epoch + 1, 0, min(here.best, held.nats)
             here.nats, here.images, here.seconds = 0.0, 0, 0.0
-            if on_epoch is not None:
-                on_epoch(record)
-            if self.run is not None:
+            if self.run is not None:  # metrics first: resuming forgets a line too many, and cannot make up a lost one
                 self.run.add_metrics(record)
                 self._save(self.run, ("last", "best") if is_best else ("last",))
+            if on_epoch is not None:
+                on_epoch(record)
 
     def _train_epoch(self, train: Dataset) -> None:
         here, recipe = self.position, self.recipe

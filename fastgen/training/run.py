@@ -44,7 +44,7 @@ class Run:
             FileExistsError: the folder holds something.
         """
         self.check_new()
-        self.samples.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.write_config(config)
         return self
 
