@@ -202,10 +202,11 @@ class Plan:
         for call in self._row:
             call()
 
-    def pixel(self, c: int) -> Tensor:
+    def pixel(self, c: int, k: int) -> Tensor:
         for call in self._pixel[c]:
             call()
-        return self._params[c]
+        params = self._params[c]
+        return params.chunk(self.image.channels, dim=1)[k]
 
     def reveal(self, c: int, x: Tensor) -> None:
         self._image[c].copy_(x)

@@ -27,8 +27,8 @@ class _FullForward:
     def row(self, r: int) -> None:
         self.r = r
 
-    def pixel(self, c: int) -> Tensor:
-        return self.model(self.x, *self.labels)[:, :, self.r, c]
+    def pixel(self, c: int, k: int) -> Tensor:
+        return self.model(self.x, *self.labels)[:, :, self.r, c].chunk(self.x.shape[1], dim=1)[k]
 
     def reveal(self, c: int, x: Tensor) -> None:
         self.x[:, :, self.r, c] = x

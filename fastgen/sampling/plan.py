@@ -2,17 +2,17 @@
 
 The walk goes through the image pixel by pixel in raster order and, within a pixel, colour by colour::
 
-    for r in range(H):
+    for r in range(-top, H):
         every row instruction that is due, for all its columns
-        for c in range(W + tail):
+        for c in range(-left, W + tail):
             for k in range(C):
                 every pixel instruction of colour k that is due
-                if c < W: draw colour k of pixel (r, c), and write its input into the image buffer
+                if r ≥ 0 and 0 ≤ c < W: draw colour k of pixel (r, c), and write its input into the image buffer
 
 An instruction is due in row r where ``r = rows.at + u·rows.every`` for a u in [0, rows.count), likewise in column c for
 a v of ``columns``. It computes one position of its buffer, or with the row clock all ``columns.count`` of them::
 
-    accumulator = bias + Σ concat(sources) @ weight          or     accumulator = what ``source`` holds
+    accumulator = bias + concat(sources) @ weight        or        accumulator = what its one source holds
     for step in steps: accumulator = step(accumulator)
     out = accumulator
 
@@ -111,7 +111,7 @@ class Instruction:
     Attributes:
         color: k, of a pixel instruction: run before colour k of the pixel is drawn.
         sources: what is multiplied with ``weight``, side by side. Without a weight: the one source that is loaded.
-        weight: (sum of the sources' channels, O), or None.
+        weight: (K, O), K the sum of the sources' channels, 0 if only the bias is left; or None.
         bias: (O,), or None.
         out: where the accumulator goes; its channels are as many as the last step leaves.
         name: of the layer, for people.
@@ -167,6 +167,16 @@ class Plan:
         return max(0, max(last, default=0) - self.shape[2] + 1)
 
     @property
+    def left(self) -> int:
+        """Columns before the image's first, for what depends on padding alone and is wanted early; mostly 0."""
+        return -min([0, *(i.columns.at for i in self.instructions if i.clock == "pixel")])
+
+    @property
+    def top(self) -> int:
+        """Rows above the image's first, likewise."""
+        return -min([0, *(i.rows.at for i in self.instructions)])
+
+    @property
     def steps(self) -> int:
         """Draws that have to wait for one another, per colour."""
         _, H, W = self.shape
@@ -178,13 +188,13 @@ class Plan:
         Codes are int64, each record preceded by nothing: sizes stand before lists. Constants are one vector of the
         weights' dtype, each constant starting at a multiple of 16; codes hold their offsets, −1 for none::
 
-            C, H, W, slope (−1: raster), tail
+            C, H, W, slope (−1: raster), tail, left, top
             number of buffers, then each: kind (0 image, 1 map, 2 constant, 3 given), rows, columns, channels, keep, data
             number of params, then each: Ref
             number of instructions, then each:
                 clock (0 row, 1 pixel), color, rows: count every at, columns: count every at
                 out: Ref
-                K, O (both 0 without a weight), weight, bias
+                K, O (both 0 without a weight; K alone 0 where only the bias is left), weight, bias
                 number of sources, then each: Ref
                 number of steps, then each: op (index into STEPS), function (−1, or index into STEPS),
                     parameters (offset), has operand (0, 1), Ref (zeros if none), vector (offset)
@@ -192,7 +202,8 @@ class Plan:
         """
         pool = _Pool()
         kinds = ("image", "map", "constant", "given")
-        codes = [*self.shape, -1 if self.slope is None else self.slope, self.tail, len(self.buffers)]
+        codes = [*self.shape, -1 if self.slope is None else self.slope, self.tail, self.left, self.top]
+        codes += [len(self.buffers)]
         for b in self.buffers:
             codes += [kinds.index(b.kind), b.rows, b.columns, b.channels, b.keep, pool.offset(b.data)]
         codes.append(len(self.params))

@@ -20,8 +20,8 @@ class Engine(Protocol):
     def row(self, r: int) -> None:
         """Row ``r`` begins: everything above it is revealed."""
 
-    def pixel(self, c: int) -> Tensor:
-        """Parameters (N, P) at column ``c`` of the current row."""
+    def pixel(self, c: int, k: int) -> Tensor:
+        """Parameters (N, P / C) of colour ``k`` at column ``c`` of the current row."""
 
     def reveal(self, c: int, x: Tensor) -> None:
         """Input (N, C) at column ``c``. Colours not chosen yet hold a placeholder, which no parameter may depend on."""
@@ -139,20 +139,21 @@ class Sampler:
     def _walk(self, n: int, labels: Tensor | None, choose: Choose, progress: Progress | None) -> Tensor:
         """Values (N, C, H, W), each what ``choose(its parameters, colour, row, column)`` answers."""
         C, H, W = self.shape
-        part = self.distribution.param_channels(C) // C
         device, _ = self._like()
         values = torch.zeros((n, C, H, W), dtype=torch.int64, device=device)  # not in inference mode: users train on it
-        with _evaluating(self.model), torch.inference_mode():
+        with evaluating(self.model), torch.inference_mode():
             engine = self._engine(n, labels if labels is None else labels.to(device))
             for r in range(H):
                 engine.row(r)
+                finite = True
                 for c in range(W):
                     pixel = values[:, :, r : r + 1, c : c + 1]
                     for k in range(C):
-                        params = engine.pixel(c)
-                        pixel[:, k, 0, 0] = choose(params[:, k * part : (k + 1) * part], k, r, c)
+                        params = engine.pixel(c, k)
+                        finite = finite and bool(params.isfinite().all())
+                        pixel[:, k, 0, 0] = choose(params, k, r, c)
                         engine.reveal(c, self.to_input(pixel)[:, :, 0, 0])
-                if not params.isfinite().all():
+                if not finite:
                     raise ValueError(f"model: expected finite parameters, got inf or nan in row {r}")
                 if progress is not None:
                     progress(r + 1, H)
@@ -218,7 +219,7 @@ def _batch_size(n: int | None, **tensors: Tensor | None) -> int:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Every submodule in eval mode, and afterwards each in the mode it was in."""
     modes = {module: module.training for module in model.modules()}
     model.eval()

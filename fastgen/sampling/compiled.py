@@ -1,0 +1,169 @@
+"""The compiled sampler: trace, analyse, plan, execute."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from ..distributions import check_values
+from .analyse import analyse
+from .builder import Arrangement
+from .emit import emit
+from .plan import Plan
+from .reference import ReferenceWalk
+from .rings import finish
+from .sampler import Sampler, evaluating
+from .schedule import schedule
+from .trace import BATCH, Constant, Output, Trace, UnsupportedModelError, trace
+
+
+@dataclass
+class Program:
+    """A plan, and how what it is given comes from the labels."""
+
+    plan: Plan
+    trace: Trace
+    given: list[Arrangement]
+
+
+def build_plan(model: nn.Module, shape: tuple[int, int, int], params: int, labelled: bool) -> Program:
+    """Trace, analyse and plan ``model`` for images (C, H, W) and P parameter channels.
+
+    Raises:
+        UnsupportedModelError: the model is not causal, or does something that cannot be planned.
+    """
+    dtype, device = like(model)
+    x = torch.zeros((BATCH, *shape), dtype=dtype, device=device)
+    labels = torch.zeros(BATCH, dtype=torch.int64, device=device) if labelled else None
+    with evaluating(model):
+        traced = trace(model, x, labels)
+    analysis = analyse(traced, shape, params, dtype, device)
+    plan = finish(emit(schedule(analysis.graph, params), shape, dtype, device))
+    return Program(plan, traced, analysis.given)
+
+
+def like(model: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """Dtype and device of a model's inputs."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype, parameter.device
+    return torch.get_default_dtype(), torch.device("cpu")
+
+
+class CompiledSampler(Sampler):
+    """Computes each feature once, of any causal model.
+
+    See :class:`~fastgen.sampling.sampler.Sampler` for arguments and methods.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        shape: tuple[int, int, int],
+        distribution: Any = None,
+        to_input: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__(model, shape, distribution, to_input)
+        self._programs: dict[bool, Program] = {}
+        self._weights = ()
+        self._program(labelled=needs_labels(model))
+
+    def refresh(self) -> None:
+        """Compile anew, from the model's present weights. Done by itself whenever they have changed."""
+        labelled = list(self._programs)
+        self._programs = {}
+        for each in labelled:
+            self._program(each)
+
+    @property
+    def plan(self) -> Plan:
+        """How the model is evaluated."""
+        return next(iter(self._programs.values())).plan
+
+    def _program(self, labelled: bool) -> Program:
+        if labelled not in self._programs:
+            params = self.distribution.param_channels(self.shape[0])
+            self._programs[labelled] = build_plan(self.model, self.shape, params, labelled)
+            self._weights = fingerprint(self.model)
+        return self._programs[labelled]
+
+    def _engine(self, n: int, labels: Tensor | None) -> ReferenceWalk:
+        if fingerprint(self.model) != self._weights:
+            self.refresh()
+        classes = getattr(self.model, "classes", None)
+        if labels is not None:
+            if classes is not None:
+                check_values(labels, classes, "labels")
+            labels = labels.to(torch.int64)
+        try:
+            program = self._program(labels is not None)
+        except (ValueError, TypeError):
+            dtype, device = like(self.model)
+            x = torch.zeros((n, *self.shape), dtype=dtype, device=device)
+            self.model(x) if labels is None else self.model(x, labels)  # a model may know better what is wrong
+            raise
+        given = [] if labels is None else evaluate_given(program, labels)
+        dtype, device = like(self.model)
+        return ReferenceWalk(program.plan, n, given, dtype, device)
+
+
+def needs_labels(model: nn.Module) -> bool:
+    """Whether the model cannot be called without labels."""
+    if getattr(model, "classes", None) is not None:
+        return True
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(model.forward).parameters.values()
+    return sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters) > 1
+
+
+def fingerprint(model: nn.Module) -> tuple[tuple[int, int, int], ...]:
+    """What tells that a parameter or buffer was replaced, changed, or changed behind autograd's back (``.data``)."""
+    return tuple(
+        (tensor.data_ptr(), tensor._version, checksum(tensor))
+        for tensor in (*model.parameters(), *model.buffers())
+    )
+
+
+def checksum(tensor: Tensor) -> int:
+    """The sum of a tensor's bits, as 32-bit integers."""
+    tensor = tensor.detach().contiguous()
+    width = {1: torch.int8, 2: torch.int16}.get(tensor.element_size(), torch.int32)
+    return int(tensor.view(-1).view(width).sum(dtype=torch.int64))
+
+
+def evaluate_given(program: Program, labels: Tensor) -> list[Tensor]:
+    """What the plan is given, (N, rows, columns, channels) each: the traced ops on the labels, on these labels.
+
+    They run in batches of the traced size, so that sizes which were recorded with them fit.
+    """
+    if not program.given:
+        return []
+    n = len(labels)
+    padded = torch.cat((labels, labels[:1].expand(-n % BATCH)))
+    batches = [_replay(program, part) for part in padded.split(BATCH)]
+    return [torch.cat(parts)[:n] for parts in zip(*batches, strict=True)]
+
+
+def _replay(program: Program, labels: Tensor) -> list[Tensor]:
+    results: dict[int, list[Tensor]] = {id(program.trace.labels): [labels]}
+
+    def resolve(argument: Any) -> Any:
+        if isinstance(argument, Output):
+            return results[id(argument.node)][argument.index]
+        return argument.tensor if isinstance(argument, Constant) else argument
+
+    for node in program.trace.nodes:
+        if node.on_image or node.op in ("labels", "aten._local_scalar_dense"):
+            continue
+        args, kwargs = tree_map(resolve, node.args), tree_map(resolve, node.kwargs)
+        if node.function._schema.is_mutable:
+            args = (args[0].clone(), *args[1:])
+        result = node.function(*args, **kwargs)
+        results[id(node)] = [result] if isinstance(result, Tensor) else list(result)
+    return [arrangement(results[id(arrangement.output.node)][arrangement.output.index]) for arrangement in program.given]
