@@ -15,6 +15,7 @@ from ..distributions import check_values
 from .analyse import analyse
 from .builder import Arrangement
 from .emit import emit
+from .fuse import fuse
 from .plan import Plan
 from .reference import ReferenceWalk
 from .rings import finish
@@ -44,7 +45,7 @@ def build_plan(model: nn.Module, shape: tuple[int, int, int], params: int, label
     with evaluating(model):
         traced = trace(model, x, labels)
     analysis = analyse(traced, shape, params, dtype, device)
-    plan = finish(emit(schedule(analysis.graph, params), shape, dtype, device))
+    plan = finish(fuse(emit(schedule(analysis.graph, params), shape, dtype, device)))
     return Program(plan, traced, analysis.given)
 
 

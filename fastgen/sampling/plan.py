@@ -43,7 +43,7 @@ Clock = Literal["row", "pixel"]
 Kind = Literal["image", "map", "constant", "given"]
 
 
-@dataclass
+@dataclass(eq=False)
 class Buffer:
     """A feature map: (rows, columns) positions of ``channels`` numbers, of which the last ``keep`` rows are kept.
 
@@ -104,7 +104,7 @@ class Step:
     function: str = ""
 
 
-@dataclass
+@dataclass(eq=False)
 class Instruction:
     """See the module's docstring.
 
