@@ -83,6 +83,7 @@ def analyse(
                 values[id(node), index] = value
     result = values.get((id(trace.result.node), trace.result.index))
     assert isinstance(result, Value)
+    result = result.settled()
     if result.shape != (BATCH, params, H, W) or [result.kind(d) for d in range(4)] != ["n", "c", "r", "s"]:
         raise UnsupportedModelError(
             f"model: expected parameters of shape (N, {params}, {H}, {W}), got (N, {str(result.shape[1:])[1:]}"

@@ -60,6 +60,7 @@ class Builder:
     def pointwise(self, op: str, *operands: Argument, parameters: tuple[float, ...] = ()) -> Value:
         """A step of the plan on one or two tensors, which broadcast against each other."""
         shape = torch.broadcast_shapes(*(tuple(operand.shape) for operand in operands))
+        operands = tuple(each.settled() if isinstance(each, Value) else each for each in operands)
         values = [operand.expand(shape) for operand in operands if isinstance(operand, Value)]
         like = values[0].merged()
         if any(not same_positions(like, value) for value in values):
@@ -268,6 +269,7 @@ class Builder:
 
     def cat(self, values: Sequence[Argument], dim: int) -> Value:
         """Side by side; along rows and columns as a sum of padded values."""
+        values = [value.settled() if isinstance(value, Value) else value for value in values]
         like = next(value for value in values if isinstance(value, Value)).merged()
         dim %= len(like.dims)
         kind = like.kind(dim)

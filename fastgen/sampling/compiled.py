@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from .analyse import analyse
 from .builder import Arrangement
 from .emit import emit
 from .fuse import fuse
+from .native import NativePlan, usable
 from .plan import Plan
 from .reference import ReferenceWalk
 from .rings import finish
@@ -31,6 +32,7 @@ class Program:
     plan: Plan
     trace: Trace
     given: list[Arrangement]
+    native: NativePlan | None = None
 
 
 def build_plan(model: nn.Module, shape: tuple[int, int, int], params: int, labelled: bool) -> Program:
@@ -61,6 +63,10 @@ class CompiledSampler(Sampler):
     """Computes each feature once, of any causal model.
 
     See :class:`~fastgen.sampling.sampler.Sampler` for arguments and methods.
+
+    Args:
+        executor: "native", compiled code where there is some for the model's device and dtype and the distribution; or
+            "reference", plain torch everywhere.
     """
 
     def __init__(
@@ -69,8 +75,13 @@ class CompiledSampler(Sampler):
         shape: tuple[int, int, int],
         distribution: Any = None,
         to_input: Callable[[Tensor], Tensor] | None = None,
+        *,
+        executor: Literal["native", "reference"] = "native",
     ) -> None:
         super().__init__(model, shape, distribution, to_input)
+        if executor not in ("native", "reference"):
+            raise ValueError(f"executor: expected 'native' or 'reference', got {executor!r}")
+        self._native = executor == "native"
         self._programs: dict[bool, Program] = {}
         self._weights = ()
         self._program(labelled=needs_labels(model))
@@ -90,11 +101,15 @@ class CompiledSampler(Sampler):
     def _program(self, labelled: bool) -> Program:
         if labelled not in self._programs:
             params = self.distribution.param_channels(self.shape[0])
-            self._programs[labelled] = build_plan(self.model, self.shape, params, labelled)
+            program = build_plan(self.model, self.shape, params, labelled)
+            if self._native and usable(program.plan, self.distribution, *like(self.model)):
+                program.native = NativePlan(program.plan)
+            self._programs[labelled] = program
             self._weights = fingerprint(self.model)
         return self._programs[labelled]
 
-    def _engine(self, n: int, labels: Tensor | None) -> ReferenceWalk:
+    def _prepared(self, n: int, labels: Tensor | None) -> tuple[Program, list[Tensor]]:
+        """The program for labels or none, of the model's present weights, and what its plan is given."""
         if fingerprint(self.model) != self._weights:
             self.refresh()
         classes = getattr(self.model, "classes", None)
@@ -109,9 +124,32 @@ class CompiledSampler(Sampler):
             x = torch.zeros((n, *self.shape), dtype=dtype, device=device)
             self.model(x) if labels is None else self.model(x, labels)  # a model may know better what is wrong
             raise
-        given = [] if labels is None else evaluate_given(program, labels)
-        dtype, device = like(self.model)
-        return ReferenceWalk(program.plan, n, given, dtype, device)
+        with torch.no_grad():
+            return program, [] if labels is None else evaluate_given(program, labels)
+
+    def _engine(self, n: int, labels: Tensor | None) -> ReferenceWalk:
+        program, given = self._prepared(n, labels)
+        return ReferenceWalk(program.plan, n, given, *like(self.model))
+
+    def _draw(
+        self, n: int, labels: Tensor | None, uniforms: Tensor, temperature: float, known: tuple[Tensor, Tensor] | None
+    ) -> Iterator[Tensor]:
+        program, given = self._prepared(n, labels)
+        if program.native is None:
+            return super()._draw(n, labels, uniforms, temperature, known)
+        return program.native.rows(uniforms, self._table(), given, temperature, known)
+
+    def _see(self, values: Tensor, labels: Tensor | None) -> Tensor:
+        program, given = self._prepared(len(values), labels)
+        if program.native is None:
+            return super()._see(values, labels)
+        return program.native.see(values, self._table(), given)
+
+    def _table(self) -> Tensor:
+        """What the model reads for every value of every colour, (C, levels)."""
+        C, levels = self.shape[0], self.distribution.levels
+        values = torch.arange(levels)[:, None].expand(levels, C)[:, :, None, None]
+        return self.to_input(values)[:, :, 0, 0].t().to(torch.float32).contiguous()
 
 
 def needs_labels(model: nn.Module) -> bool:

@@ -218,6 +218,7 @@ def _convolution(
 ) -> Value:  # fmt: skip
     if not isinstance(weight, Tensor) or not isinstance(bias, Tensor | None):
         raise UnsupportedModelError("a convolution with weights that depend on the image or the labels")
+    x = x.settled()
     if [x.kind(d) for d in range(len(x.dims))] != ["n", "c", "r", "s"]:
         raise UnsupportedModelError("a convolution over something other than rows and columns of (N, C, H, W)")
     geometry = {"stride": stride, "padding": padding, "dilation": dilation}

@@ -86,6 +86,19 @@ class Value:
         kinds = "".join(kind for kind, _ in self.dims[dim])
         return "c" if kinds and set(kinds) == {"c"} else kinds
 
+    def settled(self) -> Value:
+        """With atoms of size 1, which a view may have left anywhere, where (N, C, H, W) or (N, H, W, C) has them."""
+        kinds = [self.kind(dim) for dim in range(len(self.dims))]
+        if len(kinds) != 4 or kinds in (["n", "c", "r", "s"], ["n", "r", "s", "c"]) or 1 not in self.shape:
+            return self
+        value = self.merged()
+        for order in ("ncrs", "nrsc"):
+            sizes = {"n": value.shape[0], "c": value.part.size, "r": value.rows, "s": value.columns}
+            dims: Dims = [((kind, sizes[kind]),) for kind in order]
+            if [_long(dim) for dim in dims] == [_long(dim) for dim in value.dims]:
+                return replace(value, dims=dims, part=value.part.reshape(-1), channel=value.channel.reshape(-1))
+        return self
+
     # ---- views
 
     def view(self, shape: tuple[int, ...] | list[int]) -> Value:
@@ -138,8 +151,11 @@ class Value:
         for index, dim in enumerate(self.dims):
             if self.kind(index) == "c":
                 dim = (("c", _size(dim)),)
-            elif sum(kind == "c" for kind, _ in dim) and len(dim) > 1:
-                raise UnsupportedModelError(f"channels and positions flattened into one dimension, of {self.shape}")
+            elif any(kind == "c" for kind, _ in dim) and len(dim) > 1:
+                if 1 < _size(tuple(atom for atom in dim if atom[0] == "c")) < _size(dim):
+                    raise UnsupportedModelError(f"channels and positions flattened into one dimension, of {self.shape}")
+                c = tuple(atom for atom in dim if atom[0] == "c")
+                dim = (("c", _size(c)), *(atom for atom in dim if atom[0] != "c"))
             sizes += [size for kind, size in dim if kind == "c"]
             dims.append(dim)
         return replace(self, dims=dims, part=self.part.reshape(sizes), channel=self.channel.reshape(sizes))
@@ -185,7 +201,7 @@ class Value:
 
     def slice(self, dim: int, start: int, step: int, count: int) -> Value:
         """``count`` of a dimension's elements; a negative start, or an end beyond the last, pads with zeros."""
-        value = self.merged()
+        value = self.settled().merged()
         kind = value.kind(dim)
         if (start, step, count) == (0, 1, value.shape[dim]):
             return value
@@ -225,6 +241,10 @@ def cat_channels(values: list[Value], dim: int) -> Value:
     dims[dim] = (("c", sum(value.shape[dim] for value in values)),)
     channel = np.concatenate([value.channel for value in values], axis)
     return replace(first, dims=dims, parts=parts, part=np.concatenate(part, axis), channel=channel)
+
+
+def _long(dim: tuple[Atom, ...]) -> tuple[Atom, ...]:
+    return tuple(atom for atom in dim if atom[1] > 1)
 
 
 def _size(dim: tuple[Atom, ...]) -> int:
