@@ -32,7 +32,10 @@ inline int64_t draw_bernoulli(float logit, double uniform, float temperature) {
 template <typename T>
 FG_VECTOR_CLONES void softmax_numerators(int64_t levels, const T* __restrict logits, T temperature, T highest,
                                          T* __restrict numerators) {
-  for (int64_t l = 0; l < levels; ++l) numerators[l] = exp(logits[l] / temperature - highest);
+  for (int64_t l = 0; l < levels; ++l) {
+    const T x = logits[l] / temperature - highest;
+    numerators[l] = x < T(-104) ? T(0) : exp(x);  // so small is zero in float: never drawn, even with u = 0
+  }
 }
 
 inline int64_t draw_categorical(int64_t levels, const float* logits, double uniform, float temperature,
@@ -73,8 +76,7 @@ class SamplerChunk {
     for (size_t at = 0; at < memory_.size(); ++at) {
       const PlanBuffer& b = plan_.buffers[at];
       if (b.kind == PlanKind::kConstant) fill(at, plan_.constants + b.data);
-      if (b.kind == PlanKind::kGiven)
-        fill(at, batch_.given[given++] + first_ * b.rows * b.columns * b.channels);
+      if (b.kind == PlanKind::kGiven) fill(at, batch_.given[given++] + first_ * b.rows * b.columns * b.channels);
     }
   }
 
@@ -82,7 +84,7 @@ class SamplerChunk {
   int64_t step(int64_t t) {
     bad_row_ = -1;
     if (plan_.slope < 0)
-      row(t);
+      row(t - plan_.top);
     else
       wave(t);
     return bad_row_;
@@ -103,6 +105,8 @@ class SamplerChunk {
                     memory_[at] + ((r * b.width() + b.left + c) * images + image) * b.channels);
   }
 
+  // ---- the walk; it may begin above and left of the image, and end right of it, where nothing is drawn
+
   void row(int64_t r) {
     for (const PlanInstruction& i : plan_.instructions) {
       const int64_t u = i.pixel_clock ? -1 : i.rows.index(r);
@@ -111,7 +115,7 @@ class SamplerChunk {
       for (int64_t v = 0; v < i.columns.count; ++v) positions_.push_back({u, v});
       run(i);
     }
-    for (int64_t c = 0; c < plan_.W + plan_.tail; ++c)
+    for (int64_t c = -plan_.left; c < plan_.W + plan_.tail; ++c)
       for (int64_t k = 0; k < plan_.C; ++k) {
         for (const PlanInstruction& i : plan_.instructions) {
           if (!i.pixel_clock || i.color != k) continue;
@@ -120,29 +124,28 @@ class SamplerChunk {
           positions_.assign(1, {u, v});
           run(i);
         }
-        if (c < plan_.W) draw(k, r, c);
+        if (r >= 0 && c >= 0 && c < plan_.W) draw(k, r, c);
       }
   }
 
-  void wave(int64_t t) {
+  void wave(int64_t t) {  // all (r, c) with (c + left) + slope·(r + top) = t
+    const int64_t past = t - (plan_.left + plan_.W + plan_.tail) + 1;
+    const int64_t first = past <= 0 || plan_.slope == 0 ? 0 : (past + plan_.slope - 1) / plan_.slope;
+    const int64_t last = plan_.slope == 0 ? plan_.H + plan_.top : std::min(plan_.H + plan_.top, t / plan_.slope + 1);
+    const auto column = [&](int64_t r) { return t - plan_.slope * (r + plan_.top) - plan_.left; };
     for (int64_t k = 0; k < plan_.C; ++k) {
       for (const PlanInstruction& i : plan_.instructions) {
-        if (i.color != k) continue;
+        if (!i.pixel_clock || i.color != k) continue;
         positions_.clear();
-        for (int64_t r = first_row(t); r < plan_.H && t - plan_.slope * r >= 0; ++r) {
-          const int64_t u = i.rows.index(r), v = i.columns.index(t - plan_.slope * r);
+        for (int64_t r = first - plan_.top; r < last - plan_.top; ++r) {
+          const int64_t u = i.rows.index(r), v = i.columns.index(column(r));
           if (u >= 0 && v >= 0) positions_.push_back({u, v});
         }
         if (!positions_.empty()) run(i);
       }
-      for (int64_t r = first_row(t); r < plan_.H && t - plan_.slope * r >= 0; ++r)
-        if (t - plan_.slope * r < plan_.W) draw(k, r, t - plan_.slope * r);
+      for (int64_t r = std::max<int64_t>(0, first - plan_.top); r < last - plan_.top; ++r)
+        if (column(r) >= 0 && column(r) < plan_.W) draw(k, r, column(r));
     }
-  }
-
-  int64_t first_row(int64_t t) const {  // the first that step t has not left behind
-    const int64_t past = t - plan_.W - plan_.tail + 1;
-    return past <= 0 || plan_.slope == 0 ? 0 : (past + plan_.slope - 1) / plan_.slope;
   }
 
   // ---- addresses
@@ -157,8 +160,7 @@ class SamplerChunk {
     const PlanBuffer& b = plan_.buffers[size_t(ref.buffer)];
     const int64_t row = p.u * ref.row_step + ref.row, column = p.v * ref.column_step + ref.column;
     const int64_t slot = row < 0 || row >= b.rows ? b.keep : b.keep == 1 ? 0 : row % b.keep;
-    return memory_[size_t(ref.buffer)] +
-           (slot * b.width() + b.left + column) * b.images(n_) * b.channels + ref.channel;
+    return memory_[size_t(ref.buffer)] + (slot * b.width() + b.left + column) * b.images(n_) * b.channels + ref.channel;
   }
 
   // One address for each position, and the step from image to image.
@@ -237,7 +239,8 @@ class SamplerChunk {
           *x++ = sources_[run].row(position_[m], image_[m]);
     block_.addends.resize(i.addends);
     for (size_t a = 0; a < i.addends; ++a)
-      for (int64_t m = 0; m < block_.rows; ++m) block_.addends[a][size_t(m)] = operands_[a].row(position_[m], image_[m]);
+      for (int64_t m = 0; m < block_.rows; ++m)
+        block_.addends[a][size_t(m)] = operands_[a].row(position_[m], image_[m]);
     block_.has_residual = i.has_residual;
     if (i.has_residual)
       for (int64_t m = 0; m < block_.rows; ++m)
@@ -251,7 +254,6 @@ class SamplerChunk {
     for (int64_t m = 0; m < block_.rows; ++m) {
       float* x = block_.y[size_t(m)];
       int64_t channels = i.fused_channels;
-      if (!i.product() && i.bias >= 0) apply_binary(SamplerOp::kAdd, channels, plan_.constants + i.bias, x);
       for (size_t s = i.fused; s < i.steps.size(); ++s) {
         const PlanStep& step = i.steps[s];
         const float* parameters = step.parameters < 0 ? nullptr : plan_.constants + step.parameters;
@@ -273,8 +275,7 @@ class SamplerChunk {
   }
 
   const float* operand(const PlanStep& step, size_t s, int64_t m, int64_t channels) {
-    const float* from =
-        step.has_operand ? operands_[s].row(position_[m], image_[m]) : plan_.constants + step.vector;
+    const float* from = step.has_operand ? operands_[s].row(position_[m], image_[m]) : plan_.constants + step.vector;
     if (step.function < 0) return from;
     transformed_.assign(from, from + channels);
     apply_unary(SamplerOp(step.function), nullptr, channels, transformed_.data());

@@ -1,4 +1,5 @@
-// sample on the CPU: images split over threads, each thread walks the whole plan for its own; no barrier between layers.
+// sample on the CPU: images split over threads, each thread walks the whole plan for its own; no barrier between
+// layers.
 #include "sample.h"
 #include "tensor_utils.h"
 

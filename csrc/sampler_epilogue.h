@@ -41,13 +41,13 @@ inline int64_t sampler_channels(SamplerActivation activation, int64_t N) {
 constexpr int64_t kTileColumns = 64;  // the most that a tile has
 alignas(64) inline const float kTileZeros[kTileColumns] = {};
 
-// A tile of sums and the rows of memory that it meets. Columns [first, first + count) of `columns`; a gate's tile holds as
-// many of its second half from width/2 on, and that half lies `columns` further in bias, addend and residual.
+// A tile of sums and the rows of memory that it meets. Columns [first, first + count) of `columns`; a gate's tile holds
+// as many of its second half from width/2 on, and that half lies `columns` further in bias, addend and residual.
 struct SamplerTile {
   int rows, width;
   int64_t first, count, columns;
-  float* sums;              // (rows, width)
-  const float* bias;        // or null
+  float* sums;                   // (rows, width)
+  const float* bias;             // or null
   const float* const* addend;    // one pointer a row, or null
   const float* const* residual;  // one pointer a row, or null
   float* const* y;

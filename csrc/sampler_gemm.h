@@ -1,5 +1,6 @@
-// sampler_gemm: y[m] = activation(Σ_k x[m, k]·W[k] + bias + addends[m]) + residuals[m], one thread, M from 1 to thousands
-// Shapes   W (K, N); the K inputs of a row are runs of floats anywhere, so that the taps of a convolution are read where
+// sampler_gemm: y[m] = activation(Σ_k x[m, k]·W[k] + bias + addends[m]) + residuals[m], one thread, M from 1 to
+// thousands Shapes   W (K, N); the K inputs of a row are runs of floats anywhere, so that the taps of a convolution are
+// read where
 //          they lie; packed W: panels of (K, panel), the panel as wide as the registers
 // Traffic  W once per 60 rows from the last cache it fits; x from the first
 // Numerics f32; k in one order whatever M, so that an image's bits do not depend on the images beside it
@@ -62,25 +63,25 @@ struct GemmIsa {
 };
 
 // A class whose tiles are compiled for `target`; the generic body is inlined into each.
-#define FG_GEMM_ISA(Class, target, Lanes, Rows, Vectors)                                                            \
-  struct Class {                                                                                                    \
-    template <int R, int V>                                                                                         \
+#define FG_GEMM_ISA(Class, target, Lanes, Rows, Vectors)                                                             \
+  struct Class {                                                                                                     \
+    template <int R, int V>                                                                                          \
     target static void tile(int64_t runs, const int64_t* lengths, const float* const* x, const float* w, float* s) { \
-      sampler_gemm_tile<Lanes, R, V>(runs, lengths, x, w, s);                                                       \
-    }                                                                                                               \
-    template <int R, int V>                                                                                         \
-    static void fill(GemmIsa* isa) {                                                                                \
-      isa->tile[R][V] = tile<R, V>;                                                                                 \
-      if constexpr (V > 1)                                                                                          \
-        fill<R, V - 1>(isa);                                                                                        \
-      else if constexpr (R > 1)                                                                                     \
-        fill<R - 1, Vectors>(isa);                                                                                  \
-    }                                                                                                               \
-    static GemmIsa make(const char* name) {                                                                         \
-      GemmIsa isa{name, Lanes, Rows, Vectors, {}};                                                                  \
-      fill<Rows, Vectors>(&isa);                                                                                    \
-      return isa;                                                                                                   \
-    }                                                                                                               \
+      sampler_gemm_tile<Lanes, R, V>(runs, lengths, x, w, s);                                                        \
+    }                                                                                                                \
+    template <int R, int V>                                                                                          \
+    static void fill(GemmIsa* isa) {                                                                                 \
+      isa->tile[R][V] = tile<R, V>;                                                                                  \
+      if constexpr (V > 1)                                                                                           \
+        fill<R, V - 1>(isa);                                                                                         \
+      else if constexpr (R > 1)                                                                                      \
+        fill<R - 1, Vectors>(isa);                                                                                   \
+    }                                                                                                                \
+    static GemmIsa make(const char* name) {                                                                          \
+      GemmIsa isa{name, Lanes, Rows, Vectors, {}};                                                                   \
+      fill<Rows, Vectors>(&isa);                                                                                     \
+      return isa;                                                                                                    \
+    }                                                                                                                \
   }
 
 FG_GEMM_ISA(PortableGemm, , 4, 4, 2);
@@ -131,8 +132,7 @@ struct GemmLayout {
       const int64_t half = int64_t(lanes) * vectors_of(p) / (gate ? 2 : 1);
       for (int64_t k = 0; k < K; ++k)
         for (int part = 0; part < (gate ? 2 : 1); ++part)
-          for (int64_t j = 0; j < half; ++j)
-            *packed++ = j < count(p) ? w[k * N + part * columns + first(p) + j] : 0.0f;
+          for (int64_t j = 0; j < half; ++j) *packed++ = j < count(p) ? w[k * N + part * columns + first(p) + j] : 0.0f;
     }
   }
 };
@@ -168,7 +168,7 @@ inline void sampler_gemm(const GemmIsa& isa, const GemmLayout& layout, const flo
     tile.count = layout.count(p);
     for (int64_t m = 0; m < block.rows; m += isa.rows) {
       tile.rows = int(std::min<int64_t>(isa.rows, block.rows - m));
-      isa.tile[tile.rows][vectors](runs, block.lengths.data(), &block.x[size_t(runs * m)], packed + layout.offset(p),
+      isa.tile[tile.rows][vectors](runs, block.lengths.data(), block.x.data() + runs * m, packed + layout.offset(p),
                                    sums);
       for (size_t a = 1; a < block.addends.size(); ++a) add_to_tile(tile, &block.addends[a][size_t(m)], layout.gate);
       tile.addend = block.addends.empty() ? nullptr : &block.addends[0][size_t(m)];

@@ -1,5 +1,6 @@
 // A sampling plan, decoded: the codes of Plan.encode (fastgen/sampling/plan.py), checked so that no address that they
-// lead to lies outside of its buffer; where the buffers lie; and which steps a matrix product takes along. No torch headers.
+// lead to lies outside of its buffer; where the buffers lie; and which steps a matrix product takes along. No torch
+// headers.
 #pragma once
 
 #include <stdexcept>
@@ -9,6 +10,8 @@
 #include "sampler_steps.h"
 
 namespace fastgen {
+
+constexpr int64_t kLimit = int64_t(1) << 31;  // of every size and position
 
 struct PlanRef {
   int64_t buffer, channel, channels, row, column, row_step, column_step;
@@ -26,16 +29,17 @@ struct PlanAxis {
 
 enum class PlanKind : int64_t { kImage, kMap, kConstant, kGiven };
 
-// Memory of n images: (keep + 1 rows, left + columns + right, n, channels); the last row stays zero, and so do the
-// margins: what lies outside of the map. A constant map is laid out for one image and read by all.
+// Memory of n images: (rows, left + columns + right, n, channels), a ring of `keep` rows. The margins stay zero, and so
+// does one row more, where someone reads outside of the map. A constant map is laid out for one image and read by all.
 struct PlanBuffer {
   PlanKind kind;
   int64_t rows, columns, channels, keep, data;
   int64_t left = 0, right = 0;
+  bool zero_row = false;
 
   int64_t width() const { return left + columns + right; }
   int64_t images(int64_t n) const { return kind == PlanKind::kConstant ? 1 : n; }
-  int64_t size(int64_t n) const { return ((keep + 1) * width() * images(n) * channels + 15) / 16 * 16; }
+  int64_t size(int64_t n) const { return ((keep + zero_row) * width() * images(n) * channels + 15) / 16 * 16; }
 };
 
 struct PlanStep {
@@ -63,7 +67,7 @@ struct PlanInstruction {
   int64_t fused_channels = 0;  // that the product leaves
   int64_t scratch = 0;         // the most channels on the way
 
-  bool product() const { return weight >= 0; }
+  bool product() const { return O > 0; }
 };
 
 inline void plan_check(bool ok, const char* message) {
@@ -72,7 +76,9 @@ inline void plan_check(bool ok, const char* message) {
 
 class SamplerPlan {
  public:
-  int64_t C, H, W, slope, tail, P = 0, packed_size = 0;
+  int64_t C, H, W, slope;   // slope −1: raster
+  int64_t tail, left, top;  // columns and rows that the walk goes on, and begins, outside of the image
+  int64_t P = 0, packed_size = 0;
   const float* constants;
   std::vector<PlanBuffer> buffers;
   std::vector<PlanRef> params;
@@ -81,8 +87,9 @@ class SamplerPlan {
 
   SamplerPlan(const int64_t* codes, int64_t size, const float* constants, int64_t constants_size, const GemmIsa& isa)
       : constants(constants), isa(isa), next_(codes), end_(codes + size), constants_size_(constants_size) {
-    C = positive(), H = positive(), W = positive(), slope = read(), tail = read();
-    plan_check(slope >= -1 && tail >= 0, "expected a slope and a tail");
+    C = positive(), H = positive(), W = positive(), slope = read(), tail = read(), left = read(), top = read();
+    for (const int64_t value : {slope + 1, tail, left, top})
+      plan_check(value >= 0 && value < kLimit, "expected a slope and a walk beyond the image");
     for (int64_t left = count(); left > 0; --left) buffers.push_back(buffer());
     plan_check(!buffers.empty() && buffers[0].kind == PlanKind::kImage && buffers[0].rows == H &&
                    buffers[0].columns == W && buffers[0].channels == C,
@@ -90,14 +97,14 @@ class SamplerPlan {
     for (int64_t left = count(); left > 0; --left) params.push_back(ref());
     plan_check(int64_t(params.size()) == C, "expected parameters of every colour");
     for (const PlanRef& param : params) {
-      reserve(param, {W, 1, 0});
+      reserve(param, {H, 1, 0}, {W, 1, 0});
       P += param.channels;
     }
     for (int64_t left = count(); left > 0; --left) instruction();
     plan_check(next_ == end_, "expected no more codes");
   }
 
-  int64_t steps() const { return slope < 0 ? H : W + tail + slope * (H - 1); }
+  int64_t steps() const { return slope < 0 ? top + H : left + W + tail + slope * (top + H - 1); }
 
   GemmLayout layout(const PlanInstruction& i) const {
     return {isa, i.K, i.O, i.activation == SamplerActivation::kGate};
@@ -111,7 +118,7 @@ class SamplerPlan {
 
   void pack(float* packed) const {
     for (const PlanInstruction& i : instructions)
-      if (i.product()) layout(i).pack(constants + i.weight, packed + i.packed);
+      if (i.K > 0) layout(i).pack(constants + i.weight, packed + i.packed);
   }
 
  private:
@@ -124,7 +131,7 @@ class SamplerPlan {
   }
   int64_t positive() {
     const int64_t value = read();
-    plan_check(value > 0 && value < (int64_t(1) << 31), "expected a positive size");
+    plan_check(value > 0 && value < kLimit, "expected a positive size");
     return value;
   }
   int64_t count() {
@@ -154,21 +161,25 @@ class SamplerPlan {
     plan_check(r.channel >= 0 && r.channels > 0 && r.channels <= buffers[size_t(r.buffer)].channels - r.channel,
                "expected channels of the buffer");
     for (const int64_t value : {r.row, r.column, r.row_step, r.column_step})
-      plan_check(value > -(int64_t(1) << 31) && value < (int64_t(1) << 31), "expected a position");
+      plan_check(value > -kLimit && value < kLimit, "expected a position");
     return r;
   }
 
   PlanAxis axis() { return {positive(), positive(), read()}; }
 
-  // Margins that hold every column that `r` reads; rows are checked one by one, at run time.
-  void reserve(const PlanRef& r, const PlanAxis& columns) {
+  // Margins that hold every column that `r` reads, and a row of zeros where it reads rows outside of the map.
+  void reserve(const PlanRef& r, const PlanAxis& rows, const PlanAxis& columns) {
     PlanBuffer& b = buffers[size_t(r.buffer)];
+    for (const int64_t u : {int64_t(0), rows.count - 1}) {
+      const int64_t row = u * r.row_step + r.row;
+      b.zero_row |= row < 0 || row >= b.rows;
+    }
     for (const int64_t v : {int64_t(0), columns.count - 1}) {
       const int64_t column = v * r.column_step + r.column;
       b.left = std::max(b.left, -column);
       b.right = std::max(b.right, column - b.columns + 1);
     }
-    plan_check(b.width() < (int64_t(1) << 31), "expected columns near the buffer");
+    plan_check(b.width() < kLimit, "expected columns near the buffer");
   }
 
   void check_inside(const PlanRef& r, const PlanAxis& rows, const PlanAxis& columns) {
@@ -190,18 +201,18 @@ class SamplerPlan {
     plan_check(i.color >= 0 && i.color < C, "expected a colour");
     i.rows = axis(), i.columns = axis(), i.out = ref();
     i.K = read(), i.O = read();
-    plan_check(i.K >= 0 && i.O >= 0 && i.K < (int64_t(1) << 31) && i.O < (int64_t(1) << 31), "expected a weight's size");
+    plan_check(i.K >= 0 && i.O >= 0 && i.K < kLimit && i.O < kLimit, "expected a weight's size");
     i.weight = constant(i.K * i.O), i.bias = constant(i.O);
     int64_t K = 0;
     for (int64_t left = count(); left > 0; --left) {
       i.sources.push_back(ref());
-      reserve(i.sources.back(), i.columns);
+      reserve(i.sources.back(), i.rows, i.columns);
       K += i.sources.back().channels;
     }
     if (i.product())
-      plan_check(K == i.K && i.K > 0 && i.O > 0, "expected sources of the weight's size");
+      plan_check(K == i.K && (K == 0 || i.weight >= 0), "expected sources of the weight's size");
     else
-      plan_check(i.sources.size() == 1, "expected one source");
+      plan_check(i.sources.size() == 1 && i.bias < 0, "expected one source");
     int64_t channels = i.product() ? i.O : K;
     i.scratch = channels;
     for (int64_t left = count(); left > 0; --left) {
@@ -218,15 +229,16 @@ class SamplerPlan {
   PlanStep step(const PlanInstruction& i, int64_t channels) {
     const int64_t op = read(), function = read();
     plan_check(op >= 0 && op < int64_t(SamplerOp::kCount), "expected a step");
-    plan_check(function == -1 || (function >= 0 && is_unary(SamplerOp(function)) && !parameter_count(SamplerOp(function))),
-               "expected a function without parameters");
+    plan_check(
+        function == -1 || (function >= 0 && is_unary(SamplerOp(function)) && !parameter_count(SamplerOp(function))),
+        "expected a function without parameters");
     PlanStep s{SamplerOp(op), function, constant(parameter_count(SamplerOp(op))), false, {}, -1};
     const int64_t has_operand = read();
     plan_check(has_operand == 0 || has_operand == 1, "expected an operand or none");
     s.has_operand = has_operand == 1;
     if (s.has_operand) {
       s.operand = ref();
-      reserve(s.operand, i.columns);
+      reserve(s.operand, i.rows, i.columns);
     } else {
       for (int field = 0; field < 7; ++field) read();
     }
@@ -239,7 +251,8 @@ class SamplerPlan {
       plan_check(s.op != SamplerOp::kGate || channels % 2 == 0, "expected an even number of channels at a gate");
       if (s.op == SamplerOp::kNorm) {
         const float groups = constants[s.parameters];
-        plan_check(groups >= 1 && groups <= float(channels) && channels % int64_t(groups) == 0, "expected equal groups");
+        plan_check(groups >= 1 && groups <= float(channels) && channels % int64_t(groups) == 0,
+                   "expected equal groups");
       }
     }
     return s;
@@ -249,7 +262,8 @@ class SamplerPlan {
     i.fused_channels = i.product() ? i.O : i.sources[0].channels;
     if (!i.product()) return;
     const auto adds = [&](size_t s) {
-      return s < i.steps.size() && i.steps[s].op == SamplerOp::kAdd && i.steps[s].has_operand && i.steps[s].function < 0;
+      return s < i.steps.size() && i.steps[s].op == SamplerOp::kAdd && i.steps[s].has_operand &&
+             i.steps[s].function < 0;
     };
     while (adds(i.addends)) ++i.addends;
     i.fused = i.addends;

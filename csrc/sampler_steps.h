@@ -1,4 +1,5 @@
-// The steps of a sampling plan on accumulators in memory: what no epilogue of a matrix product covers. No torch headers.
+// The steps of a sampling plan on accumulators in memory: what no epilogue of a matrix product covers. No torch
+// headers.
 #pragma once
 
 #include "sampler_epilogue.h"
@@ -6,10 +7,37 @@
 namespace fastgen {
 
 enum class SamplerOp : int64_t {  // STEPS of fastgen/sampling/plan.py, in its order
-  kRelu, kTanh, kSigmoid, kSilu, kGelu, kGeluTanh, kExp, kLog, kNeg, kAbs, kSqrt, kRsqrt, kReciprocal, kSin, kCos, kElu,
-  kLeakyRelu, kPow, kClamp, kSoftplus,
-  kAdd, kSub, kRsub, kMul, kDiv, kRdiv, kMax, kMin,
-  kGate, kConcatElu, kNorm,
+  kRelu,
+  kTanh,
+  kSigmoid,
+  kSilu,
+  kGelu,
+  kGeluTanh,
+  kExp,
+  kLog,
+  kNeg,
+  kAbs,
+  kSqrt,
+  kRsqrt,
+  kReciprocal,
+  kSin,
+  kCos,
+  kElu,
+  kLeakyRelu,
+  kPow,
+  kClamp,
+  kSoftplus,
+  kAdd,
+  kSub,
+  kRsub,
+  kMul,
+  kDiv,
+  kRdiv,
+  kMax,
+  kMin,
+  kGate,
+  kConcatElu,
+  kNorm,
   kCount
 };
 
@@ -49,7 +77,8 @@ FG_VECTOR_CLONES void binary_run(int64_t count, float* __restrict x, const float
   for (int64_t i = 0; i < count; ++i) x[i] = f(x[i], operand[i]);
 }
 
-// `p` are the operation's parameters; exp, log and the like are the library's, which are right at the ends of the range.
+// `p` are the operation's parameters; exp, log and the like are the library's, which are right at the ends of the
+// range.
 inline void apply_unary(SamplerOp op, const float* p, int64_t count, float* x) {
   const auto run = [&](auto f) { unary_run(count, x, f); };
   switch (op) {

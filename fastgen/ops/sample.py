@@ -1,4 +1,4 @@
-"""Sampling by plan: the compiled executor of :mod:`fastgen.sampling.plan`, one call for any number of rows of a batch."""
+"""The compiled executor of sampling plans (:mod:`fastgen.sampling.plan`): any number of rows of a batch in one call."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ KERNELS = {"CPU": "csrc/sample_cpu.cpp"}
 #: Images that one thread takes along at once: enough for matrix products at full speed, few enough for its cache.
 CHUNK = 64
 
-# The plan itself is what every executor shares, and the reference (fastgen.sampling) executes plans, not codes. So these
-# ops have no kernel but the compiled ones; whoever calls them asks `available` first.
+# What executors share is the plan; the reference (fastgen.sampling.reference) executes plans, not codes. So these ops
+# have no kernel but the compiled ones, and whoever calls them asks `available` first.
 torch.library.define("fastgen::sample_pack", "(Tensor codes, Tensor constants, str isa) -> Tensor")
 torch.library.define("fastgen::sample_state", "(Tensor codes, Tensor constants, int images, int chunk) -> Tensor")
 torch.library.define(
     "fastgen::sample",
     "(Tensor codes, Tensor constants, Tensor packed, Tensor(a!) state, Tensor[] given, Tensor uniforms, Tensor table, "
-    "Tensor known, Tensor keep, float temperature, Tensor(b!) values, Tensor(c!) params, int chunk, int first, int last)"
-    " -> int",
+    "Tensor known, Tensor keep, float temperature, Tensor(b!) values, Tensor(c!) params, int chunk, int first, "
+    "int last) -> int",
 )
 
 
@@ -64,7 +64,7 @@ class Walk:
     Attributes:
         values: int64 (N, C, H, W), zero where nothing is drawn yet.
         params: float32 (N, P, H, W), or empty.
-        steps: of the walk: rows, or wavefronts of a plan that has them.
+        steps: of the walk: rows, those that it begins above the image too, or wavefronts of a plan that has them.
         done: how many of them are behind.
     """
 
@@ -80,12 +80,12 @@ class Walk:
         params: int = 0,
         threads: int | None = None,
     ) -> None:
-        C, H, W, slope, tail = plan.codes[:5].tolist()
+        C, H, W, slope, tail, left, top = plan.codes[:7].tolist()
         N = uniforms.shape[0]
         if uniforms.shape != (N, C, H, W):
             raise ValueError(f"uniforms: expected shape (N, {C}, {H}, {W}), got {tuple(uniforms.shape)}")
         self.plan = plan
-        self.steps = H if slope < 0 else W + tail + slope * (H - 1)
+        self.steps = top + H if slope < 0 else left + W + tail + slope * (top + H - 1)
         self.done = 0
         self.values = torch.zeros(uniforms.shape, dtype=torch.int64)
         self.params = torch.zeros((N, params, H, W) if params else 0)
