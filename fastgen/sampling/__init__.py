@@ -6,11 +6,22 @@ from typing import Any
 from torch import Tensor, nn
 
 from .compiled import CompiledSampler
+from .explain import explain
 from .naive import NaiveSampler
 from .sampler import Sampler
 from .trace import UnsupportedModelError
+from .verify import Report, verify
 
-__all__ = ["CompiledSampler", "NaiveSampler", "Sampler", "UnsupportedModelError", "compile"]
+__all__ = [
+    "CompiledSampler",
+    "NaiveSampler",
+    "Report",
+    "Sampler",
+    "UnsupportedModelError",
+    "compile",
+    "explain",
+    "verify",
+]
 
 
 def compile(

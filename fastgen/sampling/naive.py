@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .sampler import Engine, Sampler
+from .sampler import Engine, Sampler, evaluating
 
 
 class NaiveSampler(Sampler):
@@ -11,6 +11,14 @@ class NaiveSampler(Sampler):
 
     See :class:`~fastgen.sampling.sampler.Sampler` for arguments and methods.
     """
+
+    def forward(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+        """One full forward: parameters (N, P, H, W) for ``values``, int64 (N, C, H, W)."""
+        device, dtype = self._like()
+        x = self.to_input(values.to(device)).to(dtype)
+        labels = self._on_device(labels)
+        with evaluating(self.model), torch.no_grad():
+            return self.model(x) if labels is None else self.model(x, labels)
 
     def _engine(self, n: int, labels: Tensor | None) -> Engine:
         device, dtype = self._like()
