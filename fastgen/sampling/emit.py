@@ -149,14 +149,14 @@ class _Emitter:
         begins = graph.split(group.time)[0]
         early, late = [], []
         for tap in operation.taps:
-            term = self._term(tap.read, tap.channels, tap.weight[:, chosen])
-            if term is None:
-                continue
-            times = schedule.times.get(tap.read.map)
-            live = tap.channels[tap.weight[:, chosen].ne(0).any(dim=1).cpu().numpy()]
+            weight = tap.weight[:, chosen]
+            live = weight.ne(0).any(dim=1).cpu().numpy()
             down = operation.offset(tap.read)[0]
-            complete = times is None or schedule.complete(int(times[live].max())) + down <= begins
-            (early if complete else late).append(term)
+            complete = schedule.complete_rows(tap.read.map)[tap.channels] + down <= begins
+            for which, terms in ((live & complete, early), (live & ~complete, late)):
+                if which.any():
+                    rows = torch.from_numpy(np.flatnonzero(which)).to(weight.device)
+                    terms.append(self._term(tap.read, tap.channels[which], weight[rows]))
         if schedule.is_row(group.time) or not late or not early:
             self._product(operation, group.time, out, early + late, bias)
             return
@@ -174,16 +174,13 @@ class _Emitter:
         weight = torch.cat([weight for _, weight in terms]) if terms else torch.zeros(0, out.channels, **self.like)
         self._instruction(operation, time, out, [ref for ref, _ in terms], weight, bias, steps)
 
-    def _term(self, read: Read, channels: np.ndarray, weight: Tensor) -> tuple[Ref, Tensor] | None:
-        """The channels that count, as one range of the buffer, and their weights, with zeros in between."""
-        live = np.flatnonzero(weight.ne(0).any(dim=1).cpu().numpy())
-        if len(live) == 0:
-            return None
+    def _term(self, read: Read, channels: np.ndarray, weight: Tensor) -> tuple[Ref, Tensor]:
+        """Channels, as one range of the buffer, and their weights, with zeros in between."""
         self._source(read.map)
-        places = self._places[read.map][channels[live]]
+        places = self._places[read.map][channels]
         first, last = int(places.min()), int(places.max())
         packed = weight.new_zeros((last - first + 1, weight.shape[1]))
-        packed[torch.from_numpy(places - first).to(weight.device)] = weight[torch.from_numpy(live).to(weight.device)]
+        packed[torch.from_numpy(places - first).to(weight.device)] = weight
         return self._ref(read, first, last - first + 1), packed
 
     def _pointwise(self, operation: Pointwise, group: _Group) -> None:

@@ -39,9 +39,14 @@ class Schedule:
 
     def complete(self, time: int) -> int:
         """The row that has to begin for all that is computed at ``time`` in one row to be there."""
-        if time <= NEVER // 2:
-            return NEVER // SPAN // self.graph.colors
         return self.graph.split(time)[0] + (not self.is_row(time))
+
+    def complete_rows(self, m: Map) -> np.ndarray:
+        """The same for each channel of a map; constants are there before any row."""
+        if m not in self.times:
+            return np.full(m.channels, -SPAN)
+        times, which = np.unique(self.times[m], return_inverse=True)
+        return np.array([self.complete(int(time)) for time in times])[which]
 
 
 def schedule(graph: Graph, params: int) -> Schedule:
