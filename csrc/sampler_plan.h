@@ -74,6 +74,12 @@ inline void plan_check(bool ok, const char* message) {
   if (!ok) throw std::runtime_error(std::string("plan: ") + message);
 }
 
+// The product, which stays far from overflow even times the images of a batch.
+inline int64_t plan_volume(int64_t a, int64_t b, int64_t c = 1) {
+  plan_check(double(a) * double(b) * double(c) < 1e12, "expected sizes that fit in memory");
+  return a * b * c;
+}
+
 class SamplerPlan {
  public:
   int64_t C, H, W, slope;   // slope −1: raster
@@ -149,7 +155,7 @@ class SamplerPlan {
     const int64_t kind = read();
     plan_check(kind >= 0 && kind <= int64_t(PlanKind::kGiven), "expected a kind of buffer");
     PlanBuffer b{PlanKind(kind), positive(), positive(), positive(), positive(), -1};
-    b.data = constant(b.rows * b.columns * b.channels);
+    b.data = constant(plan_volume(b.rows, b.columns, b.channels));
     plan_check((b.kind == PlanKind::kConstant) == (b.data >= 0), "expected data of constant buffers");
     if (b.kind == PlanKind::kConstant || b.kind == PlanKind::kGiven) b.keep = b.rows;
     return b;
@@ -165,7 +171,11 @@ class SamplerPlan {
     return r;
   }
 
-  PlanAxis axis() { return {positive(), positive(), read()}; }
+  PlanAxis axis() {
+    const PlanAxis a{positive(), positive(), read()};
+    plan_check(a.at > -kLimit && a.at < kLimit, "expected a time");
+    return a;
+  }
 
   // Margins that hold every column that `r` reads, and a row of zeros where it reads rows outside of the map.
   void reserve(const PlanRef& r, const PlanAxis& rows, const PlanAxis& columns) {
@@ -179,7 +189,7 @@ class SamplerPlan {
       b.left = std::max(b.left, -column);
       b.right = std::max(b.right, column - b.columns + 1);
     }
-    plan_check(b.width() < kLimit, "expected columns near the buffer");
+    plan_volume(b.keep + 1, b.width(), b.channels);
   }
 
   void check_inside(const PlanRef& r, const PlanAxis& rows, const PlanAxis& columns) {
@@ -202,7 +212,7 @@ class SamplerPlan {
     i.rows = axis(), i.columns = axis(), i.out = ref();
     i.K = read(), i.O = read();
     plan_check(i.K >= 0 && i.O >= 0 && i.K < kLimit && i.O < kLimit, "expected a weight's size");
-    i.weight = constant(i.K * i.O), i.bias = constant(i.O);
+    i.weight = constant(plan_volume(i.K, i.O)), i.bias = constant(i.O);
     int64_t K = 0;
     for (int64_t left = count(); left > 0; --left) {
       i.sources.push_back(ref());
