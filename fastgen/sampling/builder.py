@@ -37,12 +37,15 @@ class Arrangement:
     dims: tuple[tuple[tuple[str, int], ...], ...]
     uniform: bool
     crop: tuple[Read, int, int] | None = None
+    order: tuple[int, ...] | None = None
 
     def __call__(self, tensor: Tensor) -> Tensor:
         arranged = arrange(tensor, list(self.dims))
+        if self.uniform:
+            arranged = arranged[:, :1, :1]
         if self.crop is not None:
-            return cropped(arranged, *self.crop)
-        return arranged[:, :1, :1] if self.uniform else arranged
+            arranged = cropped(arranged, *self.crop)
+        return arranged if self.order is None else arranged[..., list(self.order)]
 
 
 class Builder:

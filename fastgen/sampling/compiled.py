@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -47,8 +47,9 @@ def build_plan(model: nn.Module, shape: tuple[int, int, int], params: int, label
     with evaluating(model):
         traced = trace(model, x, labels)
     analysis = analyse(traced, shape, params, dtype, device)
-    plan = finish(fuse(emit(schedule(analysis.graph, params), shape, dtype, device)))
-    return Program(plan, traced, analysis.given)
+    plan, orders = emit(schedule(analysis.graph, params), shape, dtype, device)
+    given = [replace(analysis.given[index], order=tuple(order.tolist())) for index, order in orders.items()]
+    return Program(finish(fuse(plan)), traced, given)
 
 
 def like(model: nn.Module) -> tuple[torch.dtype, torch.device]:

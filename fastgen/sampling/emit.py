@@ -1,5 +1,8 @@
 """From a scheduled graph to a plan: channels in the order of their times, and instructions for each time.
 
+Among channels of one time those come first that are needed first. So what belongs to one colour lies side by side, even
+in maps that are computed for all colours at once.
+
 A convolution at the pixel's own time is divided: what it owes to complete rows becomes a matrix product for the whole
 row, what it owes to its own row another one for the pixel, which adds the first.
 """
@@ -18,9 +21,16 @@ from .plan import Axis, Buffer, Instruction, Plan, Ref, Step
 from .schedule import Schedule, row_start
 
 
-def emit(schedule: Schedule, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Plan:
-    """The plan, with one instruction for each operation and time, not yet fused."""
-    return _Emitter(schedule, shape, dtype, device).plan
+def emit(
+    schedule: Schedule, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+) -> tuple[Plan, dict[int, np.ndarray]]:
+    """The plan, with one instruction for each operation and time, not yet fused.
+
+    Also, in the order of the plan's given buffers: which of what comes with the labels each is, and in which order it
+    has its channels.
+    """
+    emitter = _Emitter(schedule, shape, dtype, device)
+    return emitter.plan, emitter.given_orders
 
 
 @dataclass
@@ -41,6 +51,7 @@ class _Emitter:
         self.like = {"dtype": dtype, "device": device}
         self.plan = Plan(shape)
         self._buffers: dict[Map, int] = {}
+        self.given_orders: dict[int, np.ndarray] = {}
         self._places: dict[Map, np.ndarray] = {}  # channel of a map → channel of its buffer, −1 for none
         image = self.graph.image
         self._buffer(image, np.arange(image.channels), np.arange(image.channels))
@@ -77,7 +88,8 @@ class _Emitter:
             return []
         times = self.schedule.times[out]
         if out not in self._buffers:
-            order = np.lexsort((*reversed(self._order(operation, needed)), times[needed]))
+            deadlines = self.schedule.deadlines[out][needed]
+            order = np.lexsort((*reversed(self._order(operation, needed)), deadlines, times[needed]))
             self._buffer(out, needed, order)
         place = self._places[out]
         groups = []
@@ -107,8 +119,10 @@ class _Emitter:
     def _source(self, m: Map) -> int:
         """The buffer of what is read; constants get theirs when they are read first."""
         if m not in self._buffers:
-            every = np.arange(m.channels)
-            self._buffer(m, every, every)
+            order = np.argsort(self.schedule.deadlines[m], kind="stable")
+            self._buffer(m, np.arange(m.channels), order)
+            if m.kind == "given":
+                self.given_orders[m.given] = order
         return self._buffers[m]
 
     def _ref(self, read: Read, channel: int, channels: int) -> Ref:
