@@ -21,7 +21,7 @@ from .plan import Plan
 from .reference import ReferenceWalk
 from .rings import finish
 from .sampler import Sampler, evaluating
-from .schedule import schedule
+from .schedule import schedule, wavefront
 from .trace import BATCH, Constant, Output, Trace, UnsupportedModelError, trace
 
 
@@ -35,7 +35,9 @@ class Program:
     native: NativePlan | None = None
 
 
-def build_plan(model: nn.Module, shape: tuple[int, int, int], params: int, labelled: bool) -> Program:
+def build_plan(
+    model: nn.Module, shape: tuple[int, int, int], params: int, labelled: bool, slanted: bool = True
+) -> Program:
     """Trace, analyse and plan ``model`` for images (C, H, W) and P parameter channels.
 
     Raises:
@@ -47,7 +49,8 @@ def build_plan(model: nn.Module, shape: tuple[int, int, int], params: int, label
     with evaluating(model):
         traced = trace(model, x, labels)
     analysis = analyse(traced, shape, params, dtype, device)
-    plan, orders = emit(schedule(analysis.graph, params), shape, dtype, device)
+    front = wavefront(analysis.graph, params, shape[1:]) if slanted else None
+    plan, orders = emit(front or schedule(analysis.graph, params), shape, dtype, device)
     given = [replace(analysis.given[index], order=tuple(order.tolist())) for index, order in orders.items()]
     return Program(finish(fuse(plan)), traced, given)
 

@@ -49,7 +49,7 @@ class _Emitter:
         self.schedule = schedule
         self.graph: Graph = schedule.graph
         self.like = {"dtype": dtype, "device": device}
-        self.plan = Plan(shape)
+        self.plan = Plan(shape, slope=schedule.graph.slope)
         self._buffers: dict[Map, int] = {}
         self.given_orders: dict[int, np.ndarray] = {}
         self._places: dict[Map, np.ndarray] = {}  # channel of a map → channel of its buffer, −1 for none
@@ -171,7 +171,7 @@ class _Emitter:
                 if which.any():
                     rows = torch.from_numpy(np.flatnonzero(which)).to(weight.device)
                     terms.append(self._term(tap.read, tap.channels[which], weight[rows]))
-        if schedule.is_row(group.time) or not late or not early:
+        if schedule.is_row(group.time) or graph.slope is not None or not late or not early:
             self._product(operation, group.time, out, early + late, bias)
             return
         partial = Buffer("map", operation.counts[0], operation.counts[1], len(group.channels), 1, None, operation.path)

@@ -126,11 +126,15 @@ class Pointwise(Operation):
 
 @dataclass
 class Graph:
-    """Operations in the order of their evaluation; ``params`` has the parameters' channels, one part for each colour."""
+    """Operations in the order of their evaluation; ``params`` has the parameters' channels, one part for each colour.
+
+    ``slope``: None to count in raster order. Otherwise along the wavefront: a row is worth that many columns.
+    """
 
     image: Map
     operations: list[Linear | Pointwise] = field(default_factory=list)
     params: Map | None = None
+    slope: int | None = None
 
     @property
     def colors(self) -> int:
@@ -138,11 +142,13 @@ class Graph:
 
     def shift(self, offset: tuple[int, int]) -> int:
         """What an offset in pixels adds to a reach."""
-        return (offset[0] * SPAN + offset[1]) * self.colors
+        return (offset[0] * (SPAN if self.slope is None else self.slope) + offset[1]) * self.colors
 
     def split(self, reach: int) -> tuple[int, int, int]:
-        """A reach as (rows, columns, colour)."""
+        """A reach as (rows, columns, colour); along the wavefront all in columns."""
         pixels, color = divmod(int(reach), self.colors)
+        if self.slope is not None:
+            return 0, pixels, color
         rows = (pixels + SPAN // 2) // SPAN
         return rows, pixels - rows * SPAN, color
 

@@ -1,5 +1,8 @@
 """Naive sampling: one full forward per pixel and colour. Slow, and right for every causal model: the oracle."""
 
+import itertools
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -30,13 +33,16 @@ class _FullForward:
         self.model = model
         self.x = x
         self.labels = () if labels is None else (labels,)
-        self.r = 0
+        self.at = (0, 0)
 
-    def row(self, r: int) -> None:
-        self.r = r
+    def pixels(self) -> Iterator[tuple[int, int]]:
+        for self.at in itertools.product(range(self.x.shape[2]), range(self.x.shape[3])):
+            yield self.at
 
-    def pixel(self, c: int, k: int) -> Tensor:
-        return self.model(self.x, *self.labels)[:, :, self.r, c].chunk(self.x.shape[1], dim=1)[k]
+    def params(self, k: int) -> Tensor:
+        r, c = self.at
+        return self.model(self.x, *self.labels)[:, :, r, c].chunk(self.x.shape[1], dim=1)[k]
 
-    def reveal(self, c: int, x: Tensor) -> None:
-        self.x[:, :, self.r, c] = x
+    def reveal(self, x: Tensor) -> None:
+        r, c = self.at
+        self.x[:, :, r, c] = x

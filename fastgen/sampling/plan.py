@@ -20,6 +20,7 @@ Where it reads and writes is affine in (u, v), see :class:`Ref`. Positions outsi
 convolution's padding. Every buffer has its channels innermost and keeps only the ``keep`` last rows.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -175,6 +176,13 @@ class Plan:
     def top(self) -> int:
         """Rows above the image's first, likewise."""
         return -min([0, *(i.rows.at for i in self.instructions)])
+
+    def walk(self) -> Iterator[tuple[int, int]]:
+        """All (r, c) in their order, those before and beyond the image too."""
+        _, H, W = self.shape
+        pixels = itertools.product(range(-self.top, H), range(-self.left, W + self.tail))
+        slope = self.slope
+        return pixels if slope is None else iter(sorted(pixels, key=lambda at: at[1] + slope * at[0]))
 
     @property
     def steps(self) -> int:

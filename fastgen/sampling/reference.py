@@ -36,7 +36,7 @@ class ReferenceWalk:
 
     def __init__(self, plan: Plan, n: int, given: list[Tensor], dtype: torch.dtype, device: torch.device) -> None:
         self.plan = plan
-        self.r = 0
+        self.at = (0, 0)
         self._ticks = _Ticks(plan)
         self._margins = _margins(plan)
         like = {"dtype": dtype, "device": device}
@@ -51,39 +51,29 @@ class ReferenceWalk:
                 self._rows.append(list(F.pad(data, (0, 0, left, right)).expand(n, -1, -1, -1).unbind(1)))
         self._zeros = [torch.zeros_like(rows[0]) for rows in self._rows]
 
-    def row(self, r: int) -> None:
-        if r > 0:
-            self._ticks_from(self.plan.shape[2])  # what lags behind in the row above
-        for before in range(-self.plan.top, 0) if r == 0 else ():
-            self._begin(before)
-            self._ticks_from(0)
-        self._begin(r)
+    def pixels(self) -> Iterator[tuple[int, int]]:
+        C, H, W = self.plan.shape
+        for r, c in self.plan.walk():
+            self.at = r, c
+            if self.plan.slope is None and c == -self.plan.left:
+                for instruction, u in self._ticks.row(r):
+                    self._store(instruction.out, u, None, self._compute(instruction, u, None))
+            if r >= 0 and 0 <= c < W:
+                yield r, c
+            else:
+                for color in range(C):
+                    self._tick(color)
 
-    def pixel(self, c: int, color: int) -> Tensor:
-        """Parameters (N, P / C) of one colour of the pixel in column ``c``."""
-        self._tick(c, color)
-        ref = self.plan.params[color]
-        return self._read(ref, self.r, c)
+    def params(self, k: int) -> Tensor:
+        self._tick(k)
+        return self._read(self.plan.params[k], *self.at)
 
-    def reveal(self, c: int, x: Tensor) -> None:
-        left, _ = self._margins[0]
-        self._slot(0, self.r)[:, left + c] = x
+    def reveal(self, x: Tensor) -> None:
+        r, c = self.at
+        self._slot(0, r)[:, self._margins[0][0] + c] = x
 
-    def _begin(self, r: int) -> None:
-        self.r = r
-        for instruction, u in self._ticks.row(r):
-            self._store(instruction.out, u, None, self._compute(instruction, u, None))
-        for c in range(-self.plan.left, 0):
-            for color in range(self.plan.shape[0]):
-                self._tick(c, color)
-
-    def _ticks_from(self, first: int) -> None:
-        for c in range(first, self.plan.shape[2] + self.plan.tail):
-            for color in range(self.plan.shape[0]):
-                self._tick(c, color)
-
-    def _tick(self, c: int, color: int) -> None:
-        for instruction, u, v in self._ticks.pixel(self.r, c, color):
+    def _tick(self, color: int) -> None:
+        for instruction, u, v in self._ticks.pixel(*self.at, color):
             self._store(instruction.out, u, v, self._compute(instruction, u, v))
 
     # ---- one instruction at row u and column v, or at all columns (None)

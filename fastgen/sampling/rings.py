@@ -40,9 +40,11 @@ def _prune(plan: Plan) -> None:
 
 def _keep(plan: Plan, index: int) -> int:
     """How many rows lie between the newest row that is written and the oldest that is still read."""
-    _, H, _ = plan.shape
+    _, H, W = plan.shape
     rows = plan.buffers[index].rows
     everything = Axis(H)
+    if plan.slope is not None:
+        return _keep_along_front(plan, index)
     written = [(i.rows, i.out) for i in plan.instructions if i.out.buffer == index]
     read = [(i.rows, ref) for i in plan.instructions for ref in i.refs() if ref.buffer == index]
     read += [(everything, ref) for ref in plan.params if ref.buffer == index]
@@ -53,6 +55,28 @@ def _keep(plan: Plan, index: int) -> int:
         newest = max([newest, *_rows(written, r, rows)])
         oldest = min(_rows(read, r, rows), default=newest)
         keep = max(keep, newest - oldest + 1)
+    return keep
+
+
+def _keep_along_front(plan: Plan, index: int) -> int:
+    """Along a wavefront: how many rows are between their first write and their last read at once."""
+    _, H, W = plan.shape
+    assert plan.slope is not None
+    rows = plan.buffers[index].rows
+    first, last = [1 << 60] * rows, [-1 << 60] * rows
+    accesses = [(i.rows, i.columns, i.out) for i in plan.instructions if i.out.buffer == index]
+    accesses += [(i.rows, i.columns, ref) for i in plan.instructions for ref in i.refs() if ref.buffer == index]
+    accesses += [(Axis(H), Axis(W), ref) for ref in plan.params if ref.buffer == index]
+    if index == 0:
+        accesses.append((Axis(H), Axis(W), Ref(0, 0, plan.buffers[0].channels)))
+    for r in range(-plan.top, H):
+        for vertical, across, ref in accesses:
+            for row in _rows([(vertical, ref)], r, rows):
+                first[row] = min(first[row], across.at + plan.slope * r)
+                last[row] = max(last[row], across.at + (across.count - 1) * across.every + plan.slope * r)
+    keep = 1
+    while any(first[row + keep] <= last[row] for row in range(rows - keep)):
+        keep += 1
     return keep
 
 

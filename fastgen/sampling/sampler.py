@@ -17,14 +17,14 @@ Choose = Callable[[Tensor, int, int, int], Tensor]
 class Engine(Protocol):
     """Evaluates a model along the walk, from what was revealed to it and nothing else."""
 
-    def row(self, r: int) -> None:
-        """Row ``r`` begins: everything above it is revealed."""
+    def pixels(self) -> Iterator[tuple[int, int]]:
+        """The walk: every pixel (r, c), in an order in which rows are finished from the top."""
 
-    def pixel(self, c: int, k: int) -> Tensor:
-        """Parameters (N, P / C) of colour ``k`` at column ``c`` of the current row."""
+    def params(self, k: int) -> Tensor:
+        """Parameters (N, P / C) of colour ``k`` of the pixel that the walk is at."""
 
-    def reveal(self, c: int, x: Tensor) -> None:
-        """Input (N, C) at column ``c``. Colours not chosen yet hold a placeholder, which no parameter may depend on."""
+    def reveal(self, x: Tensor) -> None:
+        """The pixel's input (N, C). Colours not chosen yet hold a placeholder, which no parameter may depend on."""
 
 
 class Sampler:
@@ -183,23 +183,30 @@ class Sampler:
         values = torch.zeros((n, C, H, W), dtype=torch.int64, device=self._like()[0])  # users train on it
         with evaluating(self.model), torch.inference_mode():
             engine = self._engine(n, labels)
-        for r in range(H):
+        pixels = engine.pixels()
+        for _ in range(H):
             with evaluating(self.model), torch.inference_mode():
-                self._walk_row(engine, r, values, choose)
+                self._finish_row(engine, pixels, values, choose)
             yield values
 
-    def _walk_row(self, engine: Engine, r: int, values: Tensor, choose: Choose) -> None:
-        engine.row(r)
-        finite = []
-        for c in range(values.shape[3]):
+    def _finish_row(
+        self, engine: Engine, pixels: Iterator[tuple[int, int]], values: Tensor, choose: Choose
+    ) -> None:
+        """Walk on until one more row is finished."""
+        rows, finite = [], []
+        for r, c in pixels:
             pixel = values[:, :, r : r + 1, c : c + 1]
             for k in range(values.shape[1]):
-                params = engine.pixel(c, k)
+                params = engine.params(k)
+                rows.append(r)
                 finite.append(params.isfinite().all())
                 pixel[:, k, 0, 0] = choose(params, k, r, c)
-                engine.reveal(c, self.to_input(pixel)[:, :, 0, 0])
+                engine.reveal(self.to_input(pixel)[:, :, 0, 0])
+            if c == values.shape[3] - 1:
+                break
         if not torch.stack(finite).all():
-            raise ValueError(f"model: expected finite parameters, got inf or nan in row {r}")
+            row = min(r for r, fine in zip(rows, finite, strict=True) if not fine)
+            raise ValueError(f"model: expected finite parameters, got inf or nan in row {row}")
 
     def _like(self) -> tuple[torch.device, torch.dtype]:
         """Device and dtype of the model's inputs."""

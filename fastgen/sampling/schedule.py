@@ -6,11 +6,14 @@ just before colour k of its own pixel is drawn. "When row 1 below begins" is (1,
 Two passes. Backward: the *deadline* of a channel, so that everything that reads it can be in time. Forward: the
 earliest *time*, and from there later to the next beginning of a row wherever the deadline allows it, since a row at
 once is one matrix product.
+
+Where every row above is needed only up to some column to the right, pixels on a slanted front, all with one
+column + slope·row, do not need each other. Then a row counts for ``slope`` columns, and nothing waits for whole rows.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,15 +21,21 @@ from .graph import NEVER, SPAN, Graph, Linear, Map, Pointwise
 
 #: The deadline of what nobody reads.
 UNUSED = 1 << 60
+#: How many times fewer steps a wavefront has to take than the raster walk to be used.
+WORTHWHILE = 3
 
 
 @dataclass
 class Schedule:
-    """Times and deadlines, int64 (channels,) for each map."""
+    """Times and deadlines, int64 (channels,) for each map.
+
+    ``in_time``: whether every parameter is there when it is drawn from, as it is in raster order.
+    """
 
     graph: Graph
     times: dict[Map, np.ndarray]
     deadlines: dict[Map, np.ndarray]
+    in_time: bool = True
 
     def needed(self, m: Map) -> np.ndarray:
         """Which channels anybody reads."""
@@ -35,16 +44,16 @@ class Schedule:
 
     def is_row(self, time: int) -> bool:
         """Whether a time is the beginning of a row."""
-        return self.graph.split(time)[1] < -SPAN // 8
+        return self.graph.slope is None and self.graph.split(time)[1] < -SPAN // 8
 
     def complete(self, time: int) -> int:
         """The row that has to begin for all that is computed at ``time`` in one row to be there."""
         return self.graph.split(time)[0] + (not self.is_row(time))
 
     def complete_rows(self, m: Map) -> np.ndarray:
-        """The same for each channel of a map; constants are there before any row."""
-        if m not in self.times:
-            return np.full(m.channels, -SPAN)
+        """The same for each channel of a map; constants are there before any row. Along the wavefront, no row is."""
+        if m not in self.times or self.graph.slope is not None:
+            return np.full(m.channels, -SPAN if self.graph.slope is None else SPAN)
         times, which = np.unique(self.times[m], return_inverse=True)
         return np.array([self.complete(int(time)) for time in times])[which]
 
@@ -57,10 +66,11 @@ def schedule(graph: Graph, params: int) -> Schedule:
     result = Schedule(graph, {graph.image: graph.image.reach + 1}, deadlines)
     for operation in graph.operations:
         out = operation.out
+        time = _arrival(result, operation)
         if out is graph.params:
+            result.in_time = bool((time <= color).all())
             result.times[out] = color.copy()
             continue
-        time = _arrival(result, operation)
         if out in result.times:
             time = np.maximum(time, result.times[out])
         deadline = deadlines.get(out, np.full(out.channels, UNUSED))
@@ -70,6 +80,18 @@ def schedule(graph: Graph, params: int) -> Schedule:
         settled = [_settle(result, int(t), int(d)) for t, d in pairs.T]
         result.times[out] = np.array(settled, dtype=np.int64)[which.reshape(-1)]
     return result
+
+
+def wavefront(graph: Graph, params: int, size: tuple[int, int]) -> Schedule | None:
+    """The schedule along the steepest front on which pixels do not need each other; None if it saves too little."""
+    H, W = size
+    for slope in range(1, W):
+        if (W + slope * (H - 1)) * WORTHWHILE > H * W:
+            return None
+        candidate = schedule(replace(graph, slope=slope), params)
+        if candidate.in_time:
+            return candidate
+    return None
 
 
 def row_start(graph: Graph, row: int) -> int:
@@ -127,6 +149,8 @@ def _arrival(schedule: Schedule, operation: Linear | Pointwise) -> np.ndarray:
 def _settle(schedule: Schedule, time: int, deadline: int) -> int:
     """The beginning of a row between ``time`` and ``deadline`` if there is one, else a pixel."""
     graph = schedule.graph
+    if graph.slope is not None:
+        return max(time, min(0, deadline))
     row = schedule.complete(time) if time > NEVER // 2 else min(0, graph.split(deadline)[0])
     for candidate in (max(row, 0), row):
         if row_start(graph, candidate) <= deadline:
