@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-#include "sampler_plan.h"
+#include "sampler_layout.h"
 
 namespace fastgen {
 
@@ -56,14 +56,17 @@ inline int64_t draw_categorical(int64_t levels, const float* logits, double unif
 
 class SamplerChunk {
  public:
-  // Images [first, first + images) of the batch; `state`, plan.state_size(images) floats, lives as long as the walk.
-  SamplerChunk(const SamplerPlan& plan, const float* packed, const SampleBatch& batch, float* state, int64_t first,
-               int64_t images)
-      : plan_(plan), packed_(packed), batch_(batch), first_(first), n_(images) {
-    for (const PlanBuffer& b : plan.buffers) {
-      memory_.push_back(state);
-      state += b.size(n_);
-    }
+  // Images [first, first + images) of the batch; `state`, layout.state_size(images) floats, lives as long as the walk.
+  SamplerChunk(const SamplerPlan& plan, const SamplerLayout& layout, const float* packed, const SampleBatch& batch,
+               float* state, int64_t first, int64_t images)
+      : plan_(plan),
+        layout_(layout),
+        packed_(packed),
+        batch_(batch),
+        state_(state),
+        memory_(layout.addresses(state, images)),
+        first_(first),
+        n_(images) {
     int64_t levels = 0;
     for (const PlanRef& param : plan.params) levels = std::max(levels, param.channels);
     numerators_.resize(size_t(levels));
@@ -71,7 +74,7 @@ class SamplerChunk {
 
   // Everything zero, and the maps that are known beforehand.
   void start() {
-    std::fill(memory_[0], memory_[0] + plan_.state_size(n_), 0.0f);
+    std::fill_n(state_, layout_.state_size(n_), 0.0f);
     size_t given = 0;
     for (size_t at = 0; at < memory_.size(); ++at) {
       const PlanBuffer& b = plan_.buffers[at];
@@ -97,12 +100,12 @@ class SamplerChunk {
 
   void fill(size_t at, const float* data) {  // data (images, rows, columns, channels)
     const PlanBuffer& b = plan_.buffers[at];
-    const int64_t images = b.images(n_);
+    const int64_t images = layout_.images(at, n_);
     for (int64_t image = 0; image < images; ++image)
       for (int64_t r = 0; r < b.rows; ++r)
         for (int64_t c = 0; c < b.columns; ++c, data += b.channels)
           std::copy(data, data + b.channels,
-                    memory_[at] + ((r * b.width() + b.left + c) * images + image) * b.channels);
+                    memory_[at] + ((r * layout_.width(at) + layout_.column(at, c)) * images + image) * b.channels);
   }
 
   // ---- the walk; it may begin above and left of the image, and end right of it, where nothing is drawn
@@ -160,7 +163,9 @@ class SamplerChunk {
     const PlanBuffer& b = plan_.buffers[size_t(ref.buffer)];
     const int64_t row = p.u * ref.row_step + ref.row, column = p.v * ref.column_step + ref.column;
     const int64_t slot = row < 0 || row >= b.rows ? b.keep : b.keep == 1 ? 0 : row % b.keep;
-    return memory_[size_t(ref.buffer)] + (slot * b.width() + b.left + column) * b.images(n_) * b.channels + ref.channel;
+    const size_t at = size_t(ref.buffer);
+    return memory_[at] + (slot * layout_.width(at) + layout_.column(at, column)) * layout_.images(at, n_) * b.channels +
+           ref.channel;
   }
 
   // One address for each position, and the step from image to image.
@@ -310,11 +315,13 @@ class SamplerChunk {
   }
 
   const SamplerPlan& plan_;
+  const SamplerLayout& layout_;
   const float* packed_;
   const SampleBatch& batch_;
+  float* state_;
+  std::vector<float*> memory_;  // of each buffer
   const int64_t first_, n_;
   int64_t bad_row_ = -1;
-  std::vector<float*> memory_;
   std::vector<Position> positions_;
   std::vector<Operand> sources_, operands_;
   Operand out_;

@@ -64,7 +64,8 @@ Tensor sample_pack_cpu(const Tensor& codes, const Tensor& constants, std::string
 Tensor sample_state_cpu(const Tensor& codes, const Tensor& constants, int64_t images, int64_t chunk) {
   STD_TORCH_CHECK(images >= 0 && chunk > 0, "images, chunk: expected at least 0 and 1");
   const SamplerPlan plan = decode(codes, constants, gemm_isas()[0]);
-  const std::vector<int64_t> sizes = {ceil_div(images, chunk) * plan.state_size(chunk)};
+  const SamplerLayout layout(plan);
+  const std::vector<int64_t> sizes = {ceil_div(images, chunk) * layout.state_size(chunk)};
   return torch::stable::new_empty(constants, sizes);
 }
 
@@ -74,6 +75,7 @@ int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& p
                    int64_t last) {
   const SamplerPlan plan = decode(codes, constants, isa_of(packed));
   check(packed, ScalarType::Float, {kPackedHeader + plan.packed_size}, "packed");
+  const SamplerLayout layout(plan);
   const int64_t N = values.size(0);
   const std::vector<int64_t> shape = {N, plan.C, plan.H, plan.W};
   check(values, ScalarType::Long, shape, "values");
@@ -83,7 +85,7 @@ int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& p
   for (const PlanRef& param : plan.params)
     STD_TORCH_CHECK(table.size(1) >= std::max<int64_t>(2, param.channels), "table: expected an entry for each level");
   STD_TORCH_CHECK(chunk > 0 && 0 <= first && first <= last && last <= plan.steps(), "first, last: expected steps");
-  check(state, ScalarType::Float, {ceil_div(N, chunk) * plan.state_size(chunk)}, "state");
+  check(state, ScalarType::Float, {ceil_div(N, chunk) * layout.state_size(chunk)}, "state");
 
   SampleBatch batch{};
   for (const PlanBuffer& b : plan.buffers) {
@@ -114,8 +116,8 @@ int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& p
   torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t j = begin; j < end; ++j) {
       const int64_t image = j * chunk;
-      SamplerChunk run(plan, data<float>(packed) + kPackedHeader, batch,
-                       mutable_data<float>(state) + j * plan.state_size(chunk), image, std::min(chunk, N - image));
+      SamplerChunk run(plan, layout, data<float>(packed) + kPackedHeader, batch,
+                       mutable_data<float>(state) + j * layout.state_size(chunk), image, std::min(chunk, N - image));
       if (first == 0) run.start();
       for (int64_t t = first; t < last && bad_rows[size_t(j)] < 0; ++t) bad_rows[size_t(j)] = run.step(t);
     }

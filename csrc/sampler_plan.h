@@ -1,5 +1,5 @@
 // A sampling plan, decoded: the codes of Plan.encode (fastgen/sampling/plan.py), checked so that no address that they
-// lead to lies outside of its buffer; where the buffers lie; and which steps a matrix product takes along. No torch
+// lead to lies outside of its buffer, and with the steps that a matrix product takes along. No torch
 // headers.
 #pragma once
 
@@ -29,17 +29,13 @@ struct PlanAxis {
 
 enum class PlanKind : int64_t { kImage, kMap, kConstant, kGiven };
 
-// Memory of n images: (rows, left + columns + right, n, channels), a ring of `keep` rows. The margins stay zero, and so
-// does one row more, where someone reads outside of the map. A constant map is laid out for one image and read by all.
+// A map, and what lies outside of it and is read nevertheless, as zeros: columns left and right, and rows. Buffers of
+// the kinds constant and given keep all rows.
 struct PlanBuffer {
   PlanKind kind;
   int64_t rows, columns, channels, keep, data;
   int64_t left = 0, right = 0;
   bool zero_row = false;
-
-  int64_t width() const { return left + columns + right; }
-  int64_t images(int64_t n) const { return kind == PlanKind::kConstant ? 1 : n; }
-  int64_t size(int64_t n) const { return ((keep + zero_row) * width() * images(n) * channels + 15) / 16 * 16; }
 };
 
 struct PlanStep {
@@ -116,12 +112,6 @@ class SamplerPlan {
     return {isa, i.K, i.O, i.activation == SamplerActivation::kGate};
   }
 
-  int64_t state_size(int64_t images) const {
-    int64_t size = 0;
-    for (const PlanBuffer& b : buffers) size += b.size(images);
-    return size;
-  }
-
   void pack(float* packed) const {
     for (const PlanInstruction& i : instructions)
       if (i.K > 0) layout(i).pack(constants + i.weight, packed + i.packed);
@@ -189,7 +179,7 @@ class SamplerPlan {
       b.left = std::max(b.left, -column);
       b.right = std::max(b.right, column - b.columns + 1);
     }
-    plan_volume(b.keep + 1, b.width(), b.channels);
+    plan_volume(b.keep + 1, b.left + b.columns + b.right, b.channels);
   }
 
   void check_inside(const PlanRef& r, const PlanAxis& rows, const PlanAxis& columns) {

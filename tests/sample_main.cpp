@@ -26,6 +26,7 @@ int main() {
   const std::vector<float> table = read_vector<float>(), given = read_vector<float>();
   for (const GemmIsa& isa : gemm_isas()) {
     const SamplerPlan plan(codes.data(), int64_t(codes.size()), constants.data(), int64_t(constants.size()), isa);
+    const SamplerLayout layout(plan);
     std::vector<float> packed(static_cast<size_t>(plan.packed_size));
     plan.pack(packed.data());
     const int64_t N = int64_t(uniforms.size()) / (plan.C * plan.H * plan.W), chunk = (N + 1) / 2;
@@ -41,9 +42,9 @@ int main() {
     batch.values = values.data();
     batch.params = params.data();
     for (int64_t first = 0; first < N; first += chunk) {
-      std::vector<float> state(static_cast<size_t>(plan.state_size(chunk)));  // no slack: every address is checked
+      std::vector<float> state(static_cast<size_t>(layout.state_size(chunk)));  // no slack: every address is checked
       for (int64_t t = 0; t < plan.steps(); ++t) {
-        SamplerChunk run(plan, packed.data(), batch, state.data(), first, std::min(chunk, N - first));
+        SamplerChunk run(plan, layout, packed.data(), batch, state.data(), first, std::min(chunk, N - first));
         if (t == 0) run.start();
         if (run.step(t) >= 0) return 2;
       }

@@ -30,18 +30,16 @@ def check(plan: Plan, n: int = 3, given: tuple[Tensor, ...] = (), isa: str = "")
 
 def reference(plan: Plan, inputs: Tensor, given: tuple[Tensor, ...]) -> Tensor:
     """The parameters that the reference executor sees on its way through the images."""
-    C, H, W = plan.shape
     walk = ReferenceWalk(plan, len(inputs), list(given), torch.float32, torch.device("cpu"))
-    seen = []
+    seen = torch.empty(len(inputs), sum(p.channels for p in plan.params), *plan.shape[1:])
+    of_color = seen.unflatten(1, (plan.shape[0], -1))
     image = torch.zeros_like(inputs)
-    for r in range(H):
-        walk.row(r)
-        for c in range(W):
-            for k in range(C):
-                seen.append(walk.pixel(c, k).clone())
-                image[:, k, r, c] = inputs[:, k, r, c]
-                walk.reveal(c, image[:, :, r, c])
-    return torch.stack(seen, -1).unflatten(-1, (H, W, C)).movedim(-1, 1).flatten(1, 2)
+    for r, c in walk.pixels():
+        for k in range(plan.shape[0]):
+            of_color[:, k, :, r, c] = walk.params(k)
+            image[:, k, r, c] = inputs[:, k, r, c]
+            walk.reveal(image[:, :, r, c])
+    return seen
 
 
 def operand_step(op: str, operand: str, channels: int) -> Step:
