@@ -70,30 +70,41 @@ class SamplerLayout {
 
   // Whether whatever is read of the buffer was written in the same row of the raster walk.
   bool within_row(size_t b) const {
-    const std::vector<Access>& accesses = accesses_[b];
-    if (plan_.slope >= 0 || plan_.buffers[b].kind != PlanKind::kMap || accesses.empty()) return false;
-    for (const Access& a : accesses)
-      if (a.ref.row_step != 1 || a.rows.every != accesses[0].rows.every || a.row_phase() != accesses[0].row_phase())
-        return false;
+    if (plan_.slope >= 0 || !one_pace(b)) return false;
+    for (const Access& a : accesses_[b])
+      if (a.row_phase() != accesses_[b][0].row_phase()) return false;
     return true;
   }
 
-  // Columns from the newest back to the oldest that is read, if only pixels read and write; 0: keep them all.
-  int64_t ring_of(size_t b) const {
-    if (!within_row(b)) return 0;
+  // Whether all accesses go down its rows one by one and equally often.
+  bool one_pace(size_t b) const {
     const std::vector<Access>& accesses = accesses_[b];
-    const int64_t every = accesses[0].columns.every;
-    int64_t newest = INT64_MIN, oldest = INT64_MAX;
-    for (const Access& a : accesses) {
-      if (!a.pixel_clock || a.ref.column_step != 1 || a.columns.every != every) return 0;
-      if (a.write)
-        newest = std::max(newest, a.column_phase());
-      else
-        oldest = std::min(oldest, a.column_phase());
-    }
+    if (plan_.buffers[b].kind != PlanKind::kMap || accesses.empty()) return false;
     for (const Access& a : accesses)
-      if (!a.write && a.column_phase() > newest) return 0;  // reads ahead of what is written
-    if (newest == INT64_MIN || oldest == INT64_MAX) return 0;
+      if (a.ref.row_step != 1 || a.rows.every != accesses[0].rows.every) return false;
+    return true;
+  }
+
+  // Columns from the newest back to the oldest that is read, if only pixels read and write; 0: keep them all. On a
+  // wavefront a row is slope columns ahead of the row below it.
+  int64_t ring_of(size_t b) const {
+    if (plan_.slope < 0 ? !within_row(b) : !one_pace(b)) return 0;
+    const std::vector<Access>& accesses = accesses_[b];
+    const int64_t every = accesses[0].columns.every, slope = std::max<int64_t>(0, plan_.slope);
+    int64_t newest = INT64_MIN, oldest = INT64_MAX;
+    bool ahead = false;  // something is read that is not written yet
+    for (const bool write : {true, false})
+      for (const Access& a : accesses) {
+        if (a.write != write) continue;
+        if (!a.pixel_clock || a.ref.column_step != 1 || a.columns.every != every) return 0;
+        const int64_t phase = a.column_phase() + slope * a.row_phase();
+        if (write)
+          newest = std::max(newest, phase);
+        else
+          oldest = std::min(oldest, phase);
+        ahead |= !write && phase > newest;
+      }
+    if (ahead || newest == INT64_MIN || oldest == INT64_MAX) return 0;
     const int64_t ring = (newest - oldest) / every + 1;
     return ring + 1 < plan_.buffers[b].columns ? ring : 0;
   }
