@@ -29,6 +29,7 @@ def compile(
     shape: tuple[int, int, int],
     distribution: Any = None,
     to_input: Callable[[Tensor], Tensor] | None = None,
+    **options: Any,
 ) -> CompiledSampler:
     """The fast sampler of ``model`` for images of one shape: same uniforms, same images as :class:`NaiveSampler`'s.
 
@@ -39,10 +40,11 @@ def compile(
         shape: (C, H, W) of one image.
         distribution: of a pixel value, see :mod:`fastgen.distributions`; by default ``model.distribution``.
         to_input: values → inputs, elementwise; by default ``distribution.to_input``.
+        options: of :class:`CompiledSampler`.
 
     Raises:
         UnsupportedModelError: the model is not causal, or does something that cannot be planned; says where.
         ValueError: ``shape`` does not fit ``model``.
         TypeError: no distribution is known.
     """
-    return CompiledSampler(model, shape, distribution, to_input)
+    return CompiledSampler(model, shape, distribution, to_input, **options)

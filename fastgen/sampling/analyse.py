@@ -85,9 +85,8 @@ def analyse(
     assert isinstance(result, Value)
     result = result.settled()
     if result.shape != (BATCH, params, H, W) or [result.kind(d) for d in range(4)] != ["n", "c", "r", "s"]:
-        raise UnsupportedModelError(
-            f"model: expected parameters of shape (N, {params}, {H}, {W}), got (N, {str(result.shape[1:])[1:]}"
-        )
+        got = ", ".join(map(str, result.shape[1:]))
+        raise UnsupportedModelError(f"model: expected parameters of shape (N, {params}, {H}, {W}), got (N, {got})")
     builder.path = "model"
     copied = builder.pointwise("", result)
     graph.params = copied.parts[0].read.map

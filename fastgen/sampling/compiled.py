@@ -21,7 +21,8 @@ from .plan import Plan
 from .reference import ReferenceWalk
 from .rings import finish
 from .sampler import Sampler, evaluating
-from .schedule import schedule, wavefront
+from .schedule import schedule
+from .schedule import wavefront as slanted_schedule
 from .trace import BATCH, Constant, Output, Trace, UnsupportedModelError, trace
 
 
@@ -36,7 +37,7 @@ class Program:
 
 
 def build_plan(
-    model: nn.Module, shape: tuple[int, int, int], params: int, labelled: bool, slanted: bool = True
+    model: nn.Module, shape: tuple[int, int, int], params: int, labelled: bool, wavefront: bool = True
 ) -> Program:
     """Trace, analyse and plan ``model`` for images (C, H, W) and P parameter channels.
 
@@ -49,7 +50,7 @@ def build_plan(
     with evaluating(model):
         traced = trace(model, x, labels)
     analysis = analyse(traced, shape, params, dtype, device)
-    front = wavefront(analysis.graph, params, shape[1:]) if slanted else None
+    front = slanted_schedule(analysis.graph, params, shape[1:]) if wavefront else None
     plan, orders = emit(front or schedule(analysis.graph, params), shape, dtype, device)
     given = [replace(analysis.given[index], order=tuple(order.tolist())) for index, order in orders.items()]
     return Program(finish(fuse(plan)), traced, given)
@@ -69,6 +70,7 @@ class CompiledSampler(Sampler):
     See :class:`~fastgen.sampling.sampler.Sampler` for arguments and methods.
 
     Args:
+        wavefront: whether pixels on a slanted front may be drawn together, where that is exact and takes far fewer steps.
         executor: "native", compiled code where there is some for the model's device and dtype and the distribution; or
             "reference", plain torch everywhere.
     """
@@ -80,12 +82,14 @@ class CompiledSampler(Sampler):
         distribution: Any = None,
         to_input: Callable[[Tensor], Tensor] | None = None,
         *,
+        wavefront: bool = True,
         executor: Literal["native", "reference"] = "native",
     ) -> None:
         super().__init__(model, shape, distribution, to_input)
         if executor not in ("native", "reference"):
             raise ValueError(f"executor: expected 'native' or 'reference', got {executor!r}")
         self._native = executor == "native"
+        self._wavefront = wavefront
         self._programs: dict[bool, Program] = {}
         self._weights = ()
         self._program(labelled=needs_labels(model))
@@ -105,7 +109,7 @@ class CompiledSampler(Sampler):
     def _program(self, labelled: bool) -> Program:
         if labelled not in self._programs:
             params = self.distribution.param_channels(self.shape[0])
-            program = build_plan(self.model, self.shape, params, labelled)
+            program = build_plan(self.model, self.shape, params, labelled, self._wavefront)
             if self._native and usable(program.plan, self.distribution, *like(self.model)):
                 program.native = NativePlan(program.plan)
             self._programs[labelled] = program

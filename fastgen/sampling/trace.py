@@ -130,6 +130,8 @@ class _Recorder(TorchDispatchMode):
         found = [output for output in map(self.find, tensors) if output is not None]
         mutated = self._mutated(func, args, kwargs)
         name = _name(func)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise UnsupportedModelError(f"{self._path()}: {name} draws random numbers")
         if not found or name in _VALUELESS:
             self._before_change(mutated)
             result = func(*args, **kwargs)
@@ -140,8 +142,6 @@ class _Recorder(TorchDispatchMode):
         on_image = any(output.node.on_image for output in found)
         if on_image and name == "aten._local_scalar_dense":
             raise UnsupportedModelError(f"{self._path()}: reads a number that depends on the image (.item() or if)")
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            raise UnsupportedModelError(f"{self._path()}: {name} draws random numbers")
         node = Node(name, func, *self._arguments(args, kwargs), self._path(), on_image)
         self._before_change(mutated)
         before = [self._whole(tensor) for tensor in mutated]
