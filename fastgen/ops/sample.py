@@ -7,7 +7,8 @@ from torch import Tensor
 
 KERNELS = {"CPU": "csrc/sample_cpu.cpp"}
 
-#: Images that one thread takes along at once: enough for matrix products at full speed, few enough for its cache.
+#: Pixels that one thread takes along at once, as a rule of as many images: enough for matrix products at full speed, few
+#: enough for its cache.
 CHUNK = 64
 
 # What executors share is the plan; the reference (fastgen.sampling.reference) executes plans, not codes. So these ops
@@ -90,7 +91,9 @@ class Walk:
         self.values = torch.zeros(uniforms.shape, dtype=torch.int64)
         self.params = torch.zeros((N, params, H, W) if params else 0)
         threads = threads or torch.get_num_threads()
-        chunks = max(1, threads * -(-N // (threads * CHUNK)))  # as many for each thread, none larger than CHUNK
+        front = 1 if slope <= 0 else min(H, -(-W // slope))  # pixels of an image that are drawn together
+        largest = max(1, CHUNK // front)
+        chunks = max(1, threads * -(-N // (threads * largest)))  # as many for each thread
         self._chunk = max(1, -(-N // chunks))
         self._state = torch.ops.fastgen.sample_state.default(plan.codes, plan.constants, N, self._chunk)
         self._inputs = (
