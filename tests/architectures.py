@@ -48,7 +48,7 @@ class Shifted(nn.Module):
         self.left = nn.Conv2d(inputs, outputs, (1, 2))
 
     def forward(self, x: Tensor) -> Tensor:
-        H, W = x.shape[2:]
+        H = x.shape[2]
         above = self.above(F.pad(x, (1, 1, 2, 0)))[:, :, :H]
         if self.own:
             return above + self.left(F.pad(x, (1, 0, 0, 0)))
@@ -73,7 +73,7 @@ class TwoStacks(nn.Module):
         self.own = mask == "B"
 
     def forward(self, v: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        H, W = h.shape[2:]
+        H = h.shape[2]
         v = self.vertical(v)[:, :, :H]
         left = F.pad(h, (1, 0, 0, 0)) if self.own else F.pad(h, (2, 0, 0, 0))[..., :-1]
         h = self.horizontal(left) + self.link(F.pad(v, (0, 0, 1, 0))[:, :, :-1])
@@ -115,7 +115,9 @@ class Block(nn.Module):
             layer = Shifted(inputs, outputs, mask, recipe["style"])
         else:
             layer = nn.Conv2d(inputs, outputs, 1)
-        self.layer = nn.utils.parametrizations.weight_norm(layer) if recipe["norm"] == "weight" and kind == "1x1" else layer
+        self.layer = (
+            nn.utils.parametrizations.weight_norm(layer) if recipe["norm"] == "weight" and kind == "1x1" else layer
+        )
         wide = outputs * (2 if recipe["activation"] == "concat_elu" else 1)
         self.norm = {
             "batch": lambda: nn.BatchNorm2d(wide), "layer": lambda: ChannelNorm(wide, False),

@@ -256,7 +256,13 @@ def test_explain_lists_every_instruction():
     assert text == sampling.explain(build("gated-pixelcnn"), (1, 6, 5))
     lines = text.splitlines()
     assert sum(line.lstrip()[:1].isdigit() for line in lines) == len(sampler.plan.instructions)
-    for words in ("stack.0.vertical", "b0[-1, -3…+3]", "gate", "steps             30 pixel by pixel", "30× fewer FLOPs"):
+    for words in (
+        "stack.0.vertical",
+        "b0[-1, -3…+3]",
+        "gate",
+        "steps             30 pixel by pixel",
+        "30× fewer FLOPs",
+    ):
         assert words in text
     with pytest.raises(TypeError, match=r"shape: expected \(C, H, W\), got None"):
         sampling.explain(build("pixelcnn"))
@@ -267,7 +273,9 @@ def test_the_plans_flops_are_one_forwards():
     model = build("gated-pixelcnn", channels=8)
     sampler = sampling.compile(model, (1, 6, 5))
     weights = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 4)
-    dead = sum(m.weight.numel() - m.live_weight().ne(0).sum().item() for m in model.modules() if isinstance(m, MaskedConv2d))
+    dead = sum(
+        m.weight.numel() - m.live_weight().ne(0).sum().item() for m in model.modules() if isinstance(m, MaskedConv2d)
+    )
     unread = sum(p.numel() for p in model.stack[-1].out.parameters() if p.dim() == 0)
     flops = sum(cost(sampler.plan, i).flops for i in sampler.plan.instructions)
     assert flops == 2 * (weights - dead - unread) * 30

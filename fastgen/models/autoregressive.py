@@ -98,7 +98,8 @@ class AutoregressiveModel(nn.Module):
     ) -> Tensor:
         """Draw images with the compiled sampler: ``size`` (H, W), by default ``image_size``.
 
-        It is compiled once for each size, and again when weights have changed. The other arguments, the result and the errors are those of :meth:`fastgen.sampling.Sampler.sample`.
+        It is compiled once for each size, and again when weights have changed. The other arguments, the result and the
+        errors are those of :meth:`fastgen.sampling.Sampler.sample`.
         """
         size = self.image_size if size is None else _pair("size", size)
         if size is None:

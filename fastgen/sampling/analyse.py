@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from . import ops
@@ -25,30 +24,6 @@ class Analysis:
     given: list[Arrangement]
 
 
-class ImageBuilder(Builder):
-    """A builder that also knows the op it is at: its name, and the shape of its first result."""
-
-    op = ""
-    shape: tuple[int, ...] = ()
-
-    def __init__(self, graph: Graph, n: int, dtype: torch.dtype, device: torch.device) -> None:
-        super().__init__(graph, n)
-        self.dtype = dtype
-        self.device = device
-
-    def scalar(self, number: float) -> Tensor:
-        return torch.tensor(float(number), dtype=self.dtype, device=self.device)
-
-    def scaled(self, operand: Any, factor: float, multiply: Any) -> Any:
-        return multiply(self, operand, factor) if isinstance(operand, Value) else self._scaled_fixed(operand, factor)
-
-    @staticmethod
-    def _scaled_fixed(operand: Any, factor: float) -> Any:
-        if isinstance(operand, Given):
-            raise UnsupportedModelError("a multiple of what depends on the labels, inside of a sum")
-        return operand * factor
-
-
 def analyse(
     trace: Trace, shape: tuple[int, int, int], params: int, dtype: torch.dtype, device: torch.device
 ) -> Analysis:
@@ -58,13 +33,15 @@ def analyse(
         trace: of the model.
         shape: (C, H, W) of an image.
         params: P, channels of the distribution's parameters, one part for each colour.
+        dtype: of the model's inputs.
+        device: likewise.
 
     Raises:
         UnsupportedModelError: an op that cannot be planned, a result of another shape, or a model that is not causal.
     """
-    C, H, W = shape
+    _, H, W = shape
     graph = Graph(image_map(shape))
-    builder = ImageBuilder(graph, BATCH, dtype, device)
+    builder = Builder(graph, BATCH, dtype, device)
     values: dict[tuple[int, int], Argument] = {(id(trace.image), 0): Value.of(graph.image, BATCH)}
 
     def resolve(argument: Any) -> Any:
@@ -95,7 +72,7 @@ def analyse(
     return Analysis(graph, builder.given)
 
 
-def _apply(builder: ImageBuilder, node: Node, resolve: Any) -> list[Argument]:
+def _apply(builder: Builder, node: Node, resolve: Any) -> list[Argument]:
     handler = ops.HANDLERS.get(node.op)
     if handler is None:
         reason = f": {ops.REFUSED[node.op]}" if node.op in ops.REFUSED else ""
@@ -110,6 +87,7 @@ def _apply(builder: ImageBuilder, node: Node, resolve: Any) -> list[Argument]:
 
 
 # ---- causality
+
 
 def check_causal(graph: Graph, params: int) -> None:
     """Raise unless every parameter of a colour depends on earlier values only."""

@@ -49,12 +49,22 @@ class Arrangement:
 
 
 class Builder:
-    """Collects operations in ``graph``; ``path`` is the module that is being read."""
+    """Collects operations in ``graph``.
 
-    def __init__(self, graph: Graph, n: int) -> None:
+    Attributes:
+        n: images in the traced batch.
+        dtype, device: of what is computed.
+        path, op, shape: where the reading is: the module, the op, and the shape of its first result.
+    """
+
+    def __init__(self, graph: Graph, n: int, dtype: torch.dtype, device: torch.device) -> None:
         self.graph = graph
         self.n = n
+        self.dtype = dtype
+        self.device = device
         self.path = ""
+        self.op = ""
+        self.shape: tuple[int, ...] = ()
         self.given: list[Arrangement] = []
         self._copies: dict[tuple[Part, int], Part] = {}
 
@@ -70,9 +80,7 @@ class Builder:
             raise UnsupportedModelError("operands whose rows, columns or channels lie along different dimensions")
         rows, columns = like.rows, like.columns
         read = [
-            self.operand(operand.expand(shape))
-            if isinstance(operand, Value)
-            else self._fixed_operand(operand, like)
+            self.operand(operand.expand(shape)) if isinstance(operand, Value) else self._fixed_operand(operand, like)
             for operand in operands
         ]
         channels = int(np.prod(like.part.shape, dtype=np.int64))
@@ -84,7 +92,10 @@ class Builder:
         """The map as a value with the dimensions of ``like``."""
         size = like.part.shape
         return replace(
-            like, parts=[Part.of(out)], part=np.zeros(size, dtype=np.int64), channel=np.arange(out.channels).reshape(size)
+            like,
+            parts=[Part.of(out)],
+            part=np.zeros(size, dtype=np.int64),
+            channel=np.arange(out.channels).reshape(size),
         )
 
     def operand(self, value: Value) -> Operand:
@@ -104,6 +115,9 @@ class Builder:
         return Operand([part.read for part in value.parts], value.part.reshape(-1), value.channel.reshape(-1))
 
     # ---- what does not depend on the image
+
+    def scalar(self, number: float) -> Tensor:
+        return torch.tensor(float(number), dtype=self.dtype, device=self.device)
 
     def constant(self, tensor: Tensor, like: Value) -> Tensor:
         """A constant, broadcast to the dimensions of ``like``, as (rows, columns, channels)."""
@@ -187,7 +201,9 @@ class Builder:
         O, _, KH, KW = weight.shape
         down, across = value.stride
         if down % stride[0] or across % stride[1]:
-            raise UnsupportedModelError(f"a transposed convolution to more than the image's {self.graph.image.rows} rows")
+            raise UnsupportedModelError(
+                f"a transposed convolution to more than the image's {self.graph.image.rows} rows"
+            )
         out = empty_map(*size, O, (down // stride[0], across // stride[1]), self.path)
         for row in range(min(stride[0], size[0])):
             for column in range(min(stride[1], size[1])):
@@ -236,7 +252,10 @@ class Builder:
                 return False
             return offset + step * last >= 0 and offset + step * first < size
 
-        vertical, horizontal = (read.row_step, read.row, read.map.rows), (read.column_step, read.column, read.map.columns)
+        vertical, horizontal = (
+            (read.row_step, read.row, read.map.rows),
+            (read.column_step, read.column, read.map.columns),
+        )
         spills = (
             live(top, min(bottom, part.rows[0] - 1), *vertical)
             or live(max(top, part.rows[1]), bottom, *vertical)
@@ -281,7 +300,9 @@ class Builder:
             wanted = like.slice(dim, 0, 1, value.shape[dim]) if kind else like
             sized.append(self.as_value(value, wanted).merged())
         if kind in ("c", ""):
-            sized = [value if value.kind(dim) == "c" else value.expand(value.shape) for value in map(as_channels(dim), sized)]
+            sized = [
+                value if value.kind(dim) == "c" else value.expand(value.shape) for value in map(as_channels(dim), sized)
+            ]
             return cat_channels(sized, dim)
         total, start, padded = sum(value.shape[dim] for value in values), 0, []
         for value, placed in zip(values, sized, strict=True):

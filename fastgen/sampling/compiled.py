@@ -23,7 +23,7 @@ from .rings import finish
 from .sampler import Sampler, evaluating
 from .schedule import schedule
 from .schedule import wavefront as slanted_schedule
-from .trace import BATCH, Constant, Output, Trace, UnsupportedModelError, trace
+from .trace import BATCH, Constant, Output, Trace, trace
 
 
 @dataclass
@@ -70,7 +70,7 @@ class CompiledSampler(Sampler):
     See :class:`~fastgen.sampling.sampler.Sampler` for arguments and methods.
 
     Args:
-        wavefront: whether pixels on a slanted front may be drawn together, where that is exact and takes far fewer steps.
+        wavefront: whether to draw pixels on a slanted front together, where that is exact and takes far fewer steps.
         executor: "native", compiled code where there is some for the model's device and dtype and the distribution; or
             "reference", plain torch everywhere.
     """
@@ -91,7 +91,7 @@ class CompiledSampler(Sampler):
         self._native = executor == "native"
         self._wavefront = wavefront
         self._programs: dict[bool, Program] = {}
-        self._weights = ()
+        self._weights: tuple[tuple[int, int, int], ...] = ()
         self._program(labelled=needs_labels(model))
 
     def refresh(self) -> None:
@@ -172,8 +172,7 @@ def needs_labels(model: nn.Module) -> bool:
 def fingerprint(model: nn.Module) -> tuple[tuple[int, int, int], ...]:
     """What tells that a parameter or buffer was replaced, changed, or changed behind autograd's back (``.data``)."""
     return tuple(
-        (tensor.data_ptr(), tensor._version, checksum(tensor))
-        for tensor in (*model.parameters(), *model.buffers())
+        (tensor.data_ptr(), tensor._version, checksum(tensor)) for tensor in (*model.parameters(), *model.buffers())
     )
 
 
@@ -213,4 +212,6 @@ def _replay(program: Program, labels: Tensor) -> list[Tensor]:
             args = (args[0].clone(), *args[1:])
         result = node.function(*args, **kwargs)
         results[id(node)] = [result] if isinstance(result, Tensor) else list(result)
-    return [arrangement(results[id(arrangement.output.node)][arrangement.output.index]) for arrangement in program.given]
+    return [
+        arrangement(results[id(arrangement.output.node)][arrangement.output.index]) for arrangement in program.given
+    ]

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +50,7 @@ class _Emitter:
     ) -> None:
         self.schedule = schedule
         self.graph: Graph = schedule.graph
-        self.like = {"dtype": dtype, "device": device}
+        self.like: dict[str, Any] = {"dtype": dtype, "device": device}
         self.plan = Plan(shape, slope=schedule.graph.slope)
         self._buffers: dict[Map, int] = {}
         self.given_orders: dict[int, np.ndarray] = {}
@@ -73,7 +75,9 @@ class _Emitter:
         """A buffer for ``channels`` of a map, in the given order."""
         place = np.full(m.channels, -1)
         place[channels[order]] = np.arange(len(channels))
-        data = None if m.data is None else m.data[:, :, torch.from_numpy(channels[order]).to(m.data.device)].contiguous()
+        data = (
+            None if m.data is None else m.data[:, :, torch.from_numpy(channels[order]).to(m.data.device)].contiguous()
+        )
         if data is not None:
             data = data.to(**self.like)
         self._buffers[m] = len(self.plan.buffers)
@@ -161,7 +165,8 @@ class _Emitter:
         bias = None if operation.bias is None else operation.bias[chosen]
         out = self._out(operation, group.first, len(group.channels))
         begins = graph.split(group.time)[0]
-        early, late = [], []
+        early: list[tuple[Ref, Tensor]] = []
+        late: list[tuple[Ref, Tensor]] = []
         for tap in operation.taps:
             weight = tap.weight[:, chosen]
             live = weight.ne(0).any(dim=1).cpu().numpy()
@@ -207,7 +212,7 @@ class _Emitter:
             together = (np.diff(read) == 0) & ((np.diff(place) == 1) | (read[1:] < 0))
             breaks[1:] |= ~together
         starts = [0, *np.flatnonzero(breaks).tolist(), len(group.channels)]
-        for start, end in zip(starts[:-1], starts[1:], strict=True):
+        for start, end in pairwise(starts):
             if end > start:
                 self._run(operation, group, start, end)
 
@@ -237,4 +242,3 @@ class _Emitter:
             self._instruction(operation, group.time, out, [head], steps=steps)
         else:
             self._instruction(operation, group.time, out, [], head.new_zeros(0, len(head)), head, steps)
-

@@ -32,7 +32,9 @@ def explain(
 
     Args:
         model: as :func:`fastgen.sampling.compile` takes it, or a compiled sampler.
-        shape, distribution, to_input: see there; not needed with a sampler.
+        shape: (C, H, W) of one image; not needed with a sampler, as the others.
+        distribution: see there.
+        to_input: see there.
 
     Raises:
         UnsupportedModelError: the model cannot be compiled; says why.
@@ -48,7 +50,7 @@ def explain(
 
 def cost(plan: Plan, instruction: Instruction) -> Cost:
     """What an instruction costs over one image."""
-    _, H, W = plan.shape
+    H = plan.shape[1]
     rows = sum(0 <= _due(instruction.rows, r) < instruction.rows.count for r in range(-plan.top, H))
     columns = instruction.columns.count
     runs, positions = (rows, columns) if instruction.clock == "row" else (rows * columns, 1)
@@ -90,10 +92,11 @@ def totals(plan: Plan) -> list[str]:
         for b in plan.buffers
         if b.kind in ("map", "image")
     )
+    in_rows = sum(c.flops for c in costs["row"]) / max(flops, 1)
     walk = "pixel by pixel" if plan.slope is None else f"along the wavefront column + {plan.slope}·row"
     return [
         f"steps             {plan.steps} {walk}" + (f", {C} colours each" if C > 1 else ""),
-        f"FLOPs an image    {flops / 1e9:.3f} GFLOP, {sum(c.flops for c in costs['row']) / max(flops, 1):.0%} in whole rows",
+        f"FLOPs an image    {flops / 1e9:.3f} GFLOP, {in_rows:.0%} in whole rows",
         f"weights           {_bytes(sum(c.weight_bytes for c in costs['row']))} read once a row, "
         f"{_bytes(sum(c.weight_bytes for c in costs['pixel']))} once a pixel",
         f"memory an image   {_bytes(rings)} in rings of rows",
@@ -104,7 +107,9 @@ def totals(plan: Plan) -> list[str]:
 def _operation(instruction: Instruction) -> str:
     steps = []
     for step in instruction.steps:
-        operand = "" if step.operand is None else f"({step.function + ' ' if step.function else ''}{_place(step.operand)})"
+        operand = (
+            "" if step.operand is None else f"({step.function + ' ' if step.function else ''}{_place(step.operand)})"
+        )
         steps.append(step.op + operand)
     return " → ".join((["copy"] if instruction.weight is None and not steps else []) + (
         ["product"] if instruction.weight is not None else []

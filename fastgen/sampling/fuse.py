@@ -84,7 +84,7 @@ def _overlap(a: Ref, b: Ref) -> bool:
 
 
 def _chain(uses: _Uses) -> bool:
-    """y = f(x); z = g(y)  →  z = g(f(x))."""
+    """Y = f(x); z = g(y)  →  z = g(f(x))."""
     for load in uses.loads():
         writer = uses.writer(load.sources[0], load)
         if writer is not None and _reads(load, load.sources[0]) == 1 and uses.only_reader(load.sources[0], load):
@@ -93,7 +93,7 @@ def _chain(uses: _Uses) -> bool:
 
 
 def _apply_operand(uses: _Uses) -> bool:
-    """y = σ(b); z = a · y  →  z = a · σ(b)."""
+    """Y = σ(b); z = a · y  →  z = a · σ(b)."""
     for reader in list(uses.plan.instructions):
         for index, step in enumerate(reader.steps):
             if id(reader) in uses.changed or step.operand is None or step.function:
@@ -158,7 +158,7 @@ def _concat_elu(uses: _Uses) -> bool:
 
 
 def _swap(uses: _Uses) -> bool:
-    """z = x + f(y) becomes a continuation of f, where f is a matrix product that nobody else reads."""
+    """Z = x + f(y) becomes a continuation of f, where f is a matrix product that nobody else reads."""
 
     def product(ref: Ref, reader: Instruction) -> bool:
         writer = uses.writer(ref, reader)

@@ -112,7 +112,7 @@ class Linear(Operation):
 
 @dataclass
 class Pointwise(Operation):
-    """out = op(operands): a step of the plan. ``op`` is "" for a copy. An operand is a constant vector or an Operand."""
+    """out = op(operands): a step of the plan, or a copy if ``op`` is "". An operand may be a constant vector."""
 
     op: str = ""
     parameters: tuple[float, ...] = ()
@@ -126,7 +126,7 @@ class Pointwise(Operation):
 
 @dataclass
 class Graph:
-    """Operations in the order of their evaluation; ``params`` has the parameters' channels, one part for each colour.
+    """Operations in the order of their evaluation; ``params`` has the parameters, in one part for each colour.
 
     ``slope``: None to count in raster order. Otherwise along the wavefront: a row is worth that many columns.
     """

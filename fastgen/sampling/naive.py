@@ -36,8 +36,9 @@ class _FullForward:
         self.at = (0, 0)
 
     def pixels(self) -> Iterator[tuple[int, int]]:
-        for self.at in itertools.product(range(self.x.shape[2]), range(self.x.shape[3])):
-            yield self.at
+        for at in itertools.product(range(self.x.shape[2]), range(self.x.shape[3])):
+            self.at = at
+            yield at
 
     def params(self, k: int) -> Tensor:
         r, c = self.at

@@ -66,7 +66,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Ref:
-    """``channels`` numbers of a buffer from ``channel`` on, at row u·row_step + row and column v·column_step + column."""
+    """Channels of a buffer, ``channel`` and on, at row u·row_step + row and column v·column_step + column."""
 
     buffer: int
     channel: int
@@ -197,7 +197,8 @@ class Plan:
         weights' dtype, each constant starting at a multiple of 16; codes hold their offsets, −1 for none::
 
             C, H, W, slope (−1: raster), tail, left, top
-            number of buffers, then each: kind (0 image, 1 map, 2 constant, 3 given), rows, columns, channels, keep, data
+            number of buffers, then each: kind (0 image, 1 map, 2 constant, 3 given), rows, columns, channels, keep,
+                data
             number of params, then each: Ref
             number of instructions, then each:
                 clock (0 row, 1 pixel), color, rows: count every at, columns: count every at

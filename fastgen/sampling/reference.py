@@ -1,4 +1,4 @@
-"""The reference executor: a plan in plain torch, one instruction after the other. Any device, any floating-point dtype."""
+"""The reference executor: a plan in plain torch, one instruction after the other, on any device and in any dtype."""
 
 from __future__ import annotations
 
@@ -39,20 +39,19 @@ class ReferenceWalk:
         self.at = (0, 0)
         self._ticks = _Ticks(plan)
         self._margins = _margins(plan)
-        like = {"dtype": dtype, "device": device}
         supplied = iter(given)
         self._rows: list[list[Tensor]] = []  # for each buffer its slots, (N or 1, margin + columns + margin, channels)
         for buffer, (left, right) in zip(plan.buffers, self._margins, strict=True):
             if buffer.kind in ("map", "image"):
                 size = (n, left + buffer.columns + right, buffer.channels)
-                self._rows.append([torch.zeros(size, **like) for _ in range(buffer.keep)])
+                self._rows.append([torch.zeros(size, dtype=dtype, device=device) for _ in range(buffer.keep)])
             else:
                 data = next(supplied) if buffer.kind == "given" else buffer.data[None]  # type: ignore[index]
                 self._rows.append(list(F.pad(data, (0, 0, left, right)).expand(n, -1, -1, -1).unbind(1)))
         self._zeros = [torch.zeros_like(rows[0]) for rows in self._rows]
 
     def pixels(self) -> Iterator[tuple[int, int]]:
-        C, H, W = self.plan.shape
+        C, _, W = self.plan.shape
         for r, c in self.plan.walk():
             self.at = r, c
             if self.plan.slope is None and c == -self.plan.left:

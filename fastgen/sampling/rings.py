@@ -1,4 +1,4 @@
-"""The last touches to a plan: buffers that nobody reads go, and of every other only the rows that are needed are kept."""
+"""The last touches to a plan: buffers that nobody reads go, and every other keeps only the rows that are needed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _prune(plan: Plan) -> None:
 
 def _keep(plan: Plan, index: int) -> int:
     """How many rows lie between the newest row that is written and the oldest that is still read."""
-    _, H, W = plan.shape
+    H = plan.shape[1]
     rows = plan.buffers[index].rows
     everything = Axis(H)
     if plan.slope is not None:

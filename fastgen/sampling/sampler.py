@@ -50,7 +50,7 @@ class Sampler:
         if channels != shape[0]:
             raise ValueError(f"shape: expected {channels} channels to fit the model, got {tuple(shape)}")
         self.model = model
-        self.shape = tuple(shape)
+        self.shape: tuple[int, int, int] = (shape[0], shape[1], shape[2])
         self.distribution: Any = distribution if distribution is not None else getattr(model, "distribution", None)
         if self.distribution is None:
             raise TypeError(f"distribution: expected one, since {type(model).__name__} names none itself, got None")
@@ -87,16 +87,13 @@ class Sampler:
             ValueError: a shape or value does not fit, or the model's parameters are not finite.
             TypeError: a dtype does not fit.
         """
-        values = None
-        for done, values in enumerate(
-            self.stream(
-                n, seed=seed, uniforms=uniforms, temperature=temperature, labels=labels,
-                known=known, known_mask=known_mask,
-            ), start=1,
-        ):  # fmt: skip
+        rows = self.stream(
+            n, seed=seed, uniforms=uniforms, temperature=temperature, labels=labels, known=known, known_mask=known_mask
+        )
+        for done in range(self.shape[1]):
+            values = next(rows)
             if progress is not None:
-                progress(done, self.shape[1])
-        assert values is not None
+                progress(done + 1, self.shape[1])
         return values
 
     def stream(
@@ -137,7 +134,7 @@ class Sampler:
         """
         self._check_shape("values", values, batched=True)
         check_values(values, self.distribution.levels)
-        n = _batch_size(None, values=values, labels=labels)
+        _batch_size(None, values=values, labels=labels)
         device, _ = self._like()
         return self._see(values.to(device, torch.int64), self._on_device(labels))
 
@@ -189,9 +186,7 @@ class Sampler:
                 self._finish_row(engine, pixels, values, choose)
             yield values
 
-    def _finish_row(
-        self, engine: Engine, pixels: Iterator[tuple[int, int]], values: Tensor, choose: Choose
-    ) -> None:
+    def _finish_row(self, engine: Engine, pixels: Iterator[tuple[int, int]], values: Tensor, choose: Choose) -> None:
         """Walk on until one more row is finished."""
         rows, finite = [], []
         for r, c in pixels:

@@ -8,7 +8,7 @@ called it. Tensors are told apart by where their elements lie in memory, which s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,7 +51,7 @@ class Node:
     """
 
     op: str
-    function: Callable[..., Any]
+    function: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     path: str
@@ -252,7 +252,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _place(tensor: Tensor) -> Place:
-    return _storage(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
+    return _storage(tensor), int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride()
 
 
 def _name(func: Any) -> str:

@@ -7,6 +7,7 @@ concatenations only move this bookkeeping around.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,7 +102,7 @@ class Value:
 
     # ---- views
 
-    def view(self, shape: tuple[int, ...] | list[int]) -> Value:
+    def view(self, shape: Sequence[int]) -> Value:
         """The same elements, as ``reshape`` orders them."""
         atoms = [atom for dim in self.dims for atom in dim]
         dims: Dims = []
@@ -177,7 +178,7 @@ class Value:
             dims[-1] = (*dims[-1], *gone)
         return replace(self, dims=dims)
 
-    def expand(self, shape: tuple[int, ...] | list[int]) -> Value:
+    def expand(self, shape: Sequence[int]) -> Value:
         """Dimensions of size 1 repeated; along channels only."""
         value = self
         for _ in range(len(shape) - len(self.dims)):
@@ -220,11 +221,8 @@ class Value:
             raise UnsupportedModelError(f"a slice of {what}")
         dims[dim] = ((kind, count),)
         parts = [part.spatial(kind, start, step, count) for part in value.parts]
-        size = {"rows": count} if kind == "r" else {"columns": count}
-        return replace(value, dims=dims, parts=parts, **size)
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        raise TypeError("a value has no elements")
+        rows, columns = (count, value.columns) if kind == "r" else (value.rows, count)
+        return replace(value, dims=dims, parts=parts, rows=rows, columns=columns)
 
 
 def cat_channels(values: list[Value], dim: int) -> Value:
