@@ -146,7 +146,7 @@ def _cause(graph: Graph, operation: Linear | Pointwise, channel: int) -> tuple[A
         for tap in operation.taps:
             offset = operation.offset(tap.read)
             arrives = tap.read.map.reach[tap.channels] + graph.shift(offset)
-            arrives = np.where(tap.weight[:, channel].ne(0).cpu().numpy(), arrives, NEVER)
+            arrives = np.where(tap.live[:, channel], arrives, NEVER)
             if arrives.max(initial=NEVER) == reach:
                 return tap.read.map, int(tap.channels[arrives.argmax()]), offset
         return None

@@ -169,7 +169,7 @@ class _Emitter:
         late: list[tuple[Ref, Tensor]] = []
         for tap in operation.taps:
             weight = tap.weight[:, chosen]
-            live = weight.ne(0).any(dim=1).cpu().numpy()
+            live = tap.live[:, group.channels].any(axis=1)
             down = operation.offset(tap.read)[0]
             complete = schedule.complete_rows(tap.read.map)[tap.channels] + down <= begins
             for which, terms in ((live & complete, early), (live & ~complete, late)):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -66,6 +67,11 @@ class Tap:
     read: Read
     channels: np.ndarray
     weight: Tensor
+
+    @cached_property
+    def live(self) -> np.ndarray:
+        """Which weights are not zero."""
+        return self.weight.ne(0).cpu().numpy()
 
 
 @dataclass
@@ -163,8 +169,7 @@ class Graph:
         if isinstance(operation, Linear):
             for tap in operation.taps:
                 arrives = tap.read.map.reach[tap.channels] + self.shift(operation.offset(tap.read))
-                live = tap.weight.ne(0).cpu().numpy()
-                np.maximum(reach, np.where(live, arrives[:, None], NEVER).max(axis=0, initial=NEVER), out=reach)
+                np.maximum(reach, np.where(tap.live, arrives[:, None], NEVER).max(axis=0, initial=NEVER), out=reach)
             return np.maximum(reach, NEVER)
         for operand in operation.reads():
             arrives = self.operand_values(operation, operand, lambda m: m.reach)

@@ -85,13 +85,18 @@ def schedule(graph: Graph, params: int) -> Schedule:
 def wavefront(graph: Graph, params: int, size: tuple[int, int]) -> Schedule | None:
     """The schedule along the steepest front on which pixels do not need each other; None if it saves too little."""
     H, W = size
-    for slope in range(1, W):
-        if (W + slope * (H - 1)) * WORTHWHILE > H * W:
-            return None
+    worthwhile = (H * W // WORTHWHILE - W) // max(H - 1, 1)
+    low, found = 1, None
+    while low <= worthwhile:  # what is in time along one front is so along every flatter one
+        slope = worthwhile if found is None else (low + worthwhile) // 2
         candidate = schedule(replace(graph, slope=slope), params)
         if candidate.in_time:
-            return candidate
-    return None
+            found, worthwhile = candidate, slope - 1
+        elif found is None:
+            return None
+        else:
+            low = slope + 1
+    return found
 
 
 def row_start(graph: Graph, row: int) -> int:
@@ -108,8 +113,7 @@ def _deadlines(graph: Graph, color: np.ndarray) -> dict[Map, np.ndarray]:
         if isinstance(operation, Linear):
             for tap in operation.taps:
                 theirs = deadlines.setdefault(tap.read.map, np.full(tap.read.map.channels, UNUSED))
-                live = tap.weight.ne(0).cpu().numpy()
-                wanted = np.where(live, mine[None, :], UNUSED).min(axis=1, initial=UNUSED)
+                wanted = np.where(tap.live, mine[None, :], UNUSED).min(axis=1, initial=UNUSED)
                 _lower(theirs, tap.channels, wanted, graph.shift(operation.offset(tap.read)))
             continue
         if operation.op == "norm":
@@ -137,8 +141,7 @@ def _arrival(schedule: Schedule, operation: Linear | Pointwise) -> np.ndarray:
     if isinstance(operation, Linear):
         for tap in operation.taps:
             there = time_of(tap.read.map)[tap.channels] + graph.shift(operation.offset(tap.read))
-            live = tap.weight.ne(0).cpu().numpy()
-            np.maximum(arrival, np.where(live, there[:, None], NEVER).max(axis=0, initial=NEVER), out=arrival)
+            np.maximum(arrival, np.where(tap.live, there[:, None], NEVER).max(axis=0, initial=NEVER), out=arrival)
         return arrival
     for operand in operation.reads():
         there = graph.operand_values(operation, operand, time_of)

@@ -66,6 +66,8 @@ def _masked_conv2d(
 
 @handles("mm")
 def _mm(b: Builder, x: Argument, weight: Argument) -> Value:
+    if isinstance(x, Tensor) and isinstance(weight, Value) and weight.kind(0) == "c" and "c" not in weight.kind(1):
+        return across_channels(b, weight, x, dim=0)
     if not isinstance(x, Value) or not isinstance(weight, Tensor):
         raise UnsupportedModelError("a product of two things that depend on the image")
     if x.kind(1) != "c" or "c" in x.kind(0):
@@ -90,7 +92,7 @@ def _bmm(b: Builder, first: Argument, second: Argument) -> Value:
     ):
         raise UnsupportedModelError("attention, or another product of two things that depend on the image")
     dim = 1 if left else 2
-    if x.kind(dim) != "c" or "c" in x.kind(3 - dim) or x.kind(0) != "n":
+    if x.kind(dim) != "c" or "c" in x.kind(3 - dim) + x.kind(0):
         raise UnsupportedModelError("a matrix product over something other than channels")
     return across_channels(b, x, weight[0] if left else weight[0].t(), dim)
 

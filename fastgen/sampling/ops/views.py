@@ -53,6 +53,12 @@ def _t(b: Builder, x: Value) -> Value:
     return x.permute(list(reversed(range(len(x.dims)))))
 
 
+@handles("channel_shuffle")
+def _channel_shuffle(b: Builder, x: Value, groups: int) -> Value:
+    N, C, *size = x.shape
+    return x.view((N, groups, C // groups, *size)).permute([0, 2, 1, *range(3, 3 + len(size))]).view(x.shape)
+
+
 @handles("unsqueeze")
 def _unsqueeze(b: Builder, x: Value, dim: int) -> Value:
     return x.unsqueeze(dim % (len(x.dims) + 1))
