@@ -85,6 +85,20 @@ class TwoStacks(nn.Module):
         return torch.tanh(a) * torch.sigmoid(b)
 
 
+class Around(nn.Module):
+    """Down to half the resolution and up again, beside a shortcut; at the odd end of an image the result is cropped."""
+
+    def __init__(self, channels: int, k: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(channels, channels + 1, 2, stride=2)
+        self.up = nn.ConvTranspose2d(channels + 1, channels, k, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        H, W = x.shape[2:]
+        y = self.up(F.elu(self.down(F.pad(x, (1, 1, 1, 1)))))
+        return x + y[:, :, :H, :W]
+
+
 class ChannelNorm(nn.Module):
     """Layer norm over channels: on (N, H, W, C), or written by hand on (N, C, H, W)."""
 
@@ -113,6 +127,8 @@ class Block(nn.Module):
             layer: nn.Module = Masked(inputs, outputs, recipe["k"], mask, recipe["style"], recipe["dilation"], groups)
         elif kind == "shifted":
             layer = Shifted(inputs, outputs, mask, recipe["style"])
+        elif kind == "around" and inputs == outputs:
+            layer = Around(inputs, recipe["k"] + 1)
         else:
             layer = nn.Conv2d(inputs, outputs, 1)
         self.layer = (
@@ -185,7 +201,7 @@ class RandomModel(nn.Module):
 def recipes() -> st.SearchStrategy[dict[str, object]]:
     block = st.fixed_dictionaries(
         {
-            "kind": st.sampled_from(["masked", "shifted", "1x1"]),
+            "kind": st.sampled_from(["masked", "shifted", "1x1", "around"]),
             "style": st.sampled_from(["data", "product", "cat", "assign", "pad"]),
             "k": st.sampled_from([1, 3, 5]),
             "dilation": st.sampled_from([1, 2]),

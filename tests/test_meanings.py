@@ -77,12 +77,15 @@ FUNCTIONS = {
     "assignment of channels": (lambda m, h: assigned_channels(h), 6),
     "assignment of a row": (lambda m, h: assigned_row(h), 6),
     "rows from two places": (lambda m, h: torch.cat((h[:, :, :1] * 2, h[:, :, :-1]), 2), 6),
-    "a crop that a kernel looks beyond": (lambda m, h: F.relu(m.layer(F.pad(h[..., :-1], (1, 0)))), 2, MaskedConv2d(6, 2, 3)),
+    "a crop that a kernel looks beyond": (
+        lambda m, h: F.relu(m.layer(F.pad(h[..., :-1], (1, 0)))), 2, MaskedConv2d(6, 2, 3),
+    ),
     # linear
     "einsum over channels": (lambda m, h: torch.einsum("oc,nchw->nohw", m.layer.weight, h), 4, nn.Linear(6, 4)),
     "linear on channels last": (lambda m, h: m.layer(h.movedim(1, -1)).movedim(-1, 1), 4, nn.Linear(6, 4)),
     "linear on positions in a row": (
-        lambda m, h: m.layer(h.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, h.shape[2:]), 4, nn.Linear(6, 4),
+        lambda m, h: m.layer(h.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, h.shape[2:]), 4,
+        nn.Linear(6, 4),
     ),
     "depthwise": (lambda m, h: m.layer(F.pad(h, (2, 0, 1, 0))), 12, nn.Conv2d(6, 12, (2, 3), groups=6)),
     "two resolutions": (
@@ -91,10 +94,11 @@ FUNCTIONS = {
     ),
     "transposed in groups": (
         lambda m, h: m.layer[1](m.layer[0](F.pad(h, (2, 0, 1, 0))))[:, :, : h.shape[2], : h.shape[3]], 6,
-        nn.Sequential(nn.Conv2d(6, 4, (2, 3), stride=(1, 2)), nn.ConvTranspose2d(4, 6, (1, 2), stride=(1, 2), groups=2)),
+        nn.Sequential(nn.Conv2d(6, 4, (2, 3), stride=(1, 2)), nn.ConvTranspose2d(4, 6, (1, 2), (1, 2), groups=2)),
     ),
     "nearest neighbours": (
-        lambda m, h: F.interpolate(m.layer(F.pad(h, (1, 0, 1, 0))), scale_factor=2)[:, :, : h.shape[2], : h.shape[3]], 4,
+        lambda m, h: F.interpolate(m.layer(F.pad(h, (1, 0, 1, 0))), scale_factor=2)[:, :, : h.shape[2], : h.shape[3]],
+        4,
         nn.Conv2d(6, 4, 2, stride=2),
     ),
     "pixel shuffle": (
