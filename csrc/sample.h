@@ -74,7 +74,7 @@ class SamplerChunk {
 
   // Everything zero, and the maps that are known beforehand.
   void start() {
-    std::fill_n(state_, layout_.state_size(n_), 0.0f);
+    layout_.clear(state_, n_);
     size_t given = 0;
     for (size_t at = 0; at < memory_.size(); ++at) {
       const PlanBuffer& b = plan_.buffers[at];

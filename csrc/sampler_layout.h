@@ -6,7 +6,17 @@
 
 #include "sampler_plan.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace fastgen {
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr int64_t kGuard = 64;  // floats behind every buffer, which AddressSanitizer watches
+#else
+constexpr int64_t kGuard = 0;
+#endif
 
 // Memory of a buffer for n images: (rows, columns, n, channels). Rows are a ring of `keep`, and one of zeros where
 // someone reads rows outside of the map. Columns are all, between margins of zeros; or a ring, and one of zeros. A
@@ -41,6 +51,17 @@ class SamplerLayout {
     }
     for (const size_t block : block_) addresses.push_back(blocks[block]);
     return addresses;
+  }
+
+  // Everything zero; the guards behind the buffers are out of bounds from now on.
+  void clear(float* state, int64_t n) const {
+    for (const int64_t size : block_sizes(n)) {
+      std::fill_n(state, size - kGuard, 0.0f);
+      state += size;
+#if defined(__SANITIZE_ADDRESS__)
+      ASAN_POISON_MEMORY_REGION(state - kGuard, kGuard * sizeof(float));
+#endif
+    }
   }
 
   // In columns of the buffer's memory: how many there are, and where column c of the map lies.
@@ -160,7 +181,7 @@ class SamplerLayout {
         const PlanBuffer& buffer = plan_.buffers[b];
         size = std::max(size, (buffer.keep + buffer.zero_row) * width(b) * images(b, n) * buffer.channels);
       }
-      sizes.push_back((size + 15) / 16 * 16);
+      sizes.push_back((size + 15) / 16 * 16 + kGuard);
     }
     return sizes;
   }

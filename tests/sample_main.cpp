@@ -42,7 +42,7 @@ int main() {
     batch.values = values.data();
     batch.params = params.data();
     for (int64_t first = 0; first < N; first += chunk) {
-      std::vector<float> state(static_cast<size_t>(layout.state_size(chunk)));  // no slack: every address is checked
+      std::vector<float> state(static_cast<size_t>(layout.state_size(chunk)));
       for (int64_t t = 0; t < plan.steps(); ++t) {
         SamplerChunk run(plan, layout, packed.data(), batch, state.data(), first, std::min(chunk, N - first));
         if (t == 0) run.start();

@@ -7,8 +7,8 @@ from torch import Tensor
 
 KERNELS = {"CPU": "csrc/sample_cpu.cpp"}
 
-#: Pixels that one thread takes along at once, as a rule of as many images: enough for matrix products at full speed, few
-#: enough for its cache.
+#: Pixels that one thread takes along at once, as a rule of as many images: enough for matrix products at full speed,
+#: few enough for its cache.
 CHUNK = 64
 
 # What executors share is the plan; the reference (fastgen.sampling.reference) executes plans, not codes. So these ops
