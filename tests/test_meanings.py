@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from architectures import randomise
 from fastgen.distributions import Bernoulli
 from fastgen.nn import MaskedConv2d
-from test_compile import assert_same_as_naive
+from samplers import assert_same_as_naive
 
 
 class Around(nn.Module):
