@@ -64,6 +64,67 @@ def test_an_image_depends_on_seed_and_index_alone():
         assert torch.equal(sampler.sample(n, seed=3), images[:n])
 
 
+# ---- labels
+
+
+class Labelled(nn.Module):
+    """Classes as planes beside the image, as planes of their own that are padded and cropped, and as a FiLM layer."""
+
+    classes = 4
+
+    def __init__(self, style: str) -> None:
+        super().__init__()
+        self.style = style
+        self.plane = nn.Embedding(4, 6 * 7)
+        self.first = MaskedConv2d(1, 6, 3, "A")
+        self.beside = nn.Conv2d(7, 6, 1)
+        self.around = MaskedConv2d(6, 6, 3)
+        self.film = nn.Sequential(nn.Embedding(4, 5), nn.ReLU(), nn.Linear(5, 12))
+        self.output = nn.Conv2d(6, 1, 1)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        h = self.first(x)
+        plane = self.plane(labels).view(-1, 1, 6, 7)
+        if self.style == "beside":
+            h = self.beside(torch.cat((h, plane), dim=1))
+        elif self.style == "shifted":
+            moved = nn.ZeroPad2d((1, 0, 1, 0))(torch.cat((h, plane), dim=1)[:, :, :-1, :-1])
+            h = torch.relu(self.around(nn.ZeroPad2d((1, 0, 1, 0))(self.beside(moved)))[:, :, :-1, :-1])
+        elif self.style == "film":
+            scale, shift = self.film(labels)[:, :, None, None].chunk(2, dim=1)
+            h = h * (1 + scale) + shift
+        else:
+            h = torch.where(labels.view(-1, 1, 1, 1) > 1, 2.0, 1.0) * h + plane
+        return self.output(torch.tanh(h))
+
+
+@pytest.mark.parametrize("style", ["beside", "shifted", "film", "plane"])
+def test_labels_in_many_ways(style):
+    assert_same_as_naive(randomise(Labelled(style)), (1, 6, 7), Bernoulli(), n=5)
+
+
+def test_a_model_may_do_without_labels():
+    class Optional(Labelled):
+        classes = None
+
+        def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+            return self.output(self.first(x)) if labels is None else super().forward(x, labels)
+
+    model = randomise(Optional("film")).eval()
+    sampler, naive = (make(model, (1, 6, 7), Bernoulli()) for make in (sampling.compile, NaiveSampler))
+    labels = torch.tensor([3, 0, 1, 1])
+    for given in ({}, {"labels": labels}):
+        assert torch.equal(sampler.sample(4, seed=1, **given), naive.sample(4, seed=1, **given))
+
+
+def test_labels_are_checked():
+    sampler = sampling.compile(Labelled("film"), (1, 6, 7), Bernoulli())
+    with pytest.raises(ValueError, match=r"labels: expected integers in \[0, 4\), got values from 0 to 4"):
+        sampler.sample(labels=torch.tensor([0, 4]))
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'labels'"):
+        sampler.sample(2)
+
+
 # ---- weights that change
 
 
