@@ -41,6 +41,12 @@ def test_a_distribution_of_ones_own():
     assert_same_as_naive(randomise(classic_pixelcnn()), (1, 6, 7), Thirds())
 
 
+def test_a_model_behind_torch_compile():
+    model = randomise(CroppingGatedPixelCNN()).eval()
+    sampler = sampling.compile(torch.compile(model), (1, 6, 7), Bernoulli())  # type: ignore[arg-type]
+    assert torch.equal(sampler.sample(3, seed=1), NaiveSampler(model, (1, 6, 7), Bernoulli()).sample(3, seed=1))
+
+
 def test_inputs_of_ones_own():
     model = randomise(classic_pixelcnn()).eval()
     given = (model, (1, 5, 6), Categorical(3), lambda values: values.float() ** 2 - 0.5)

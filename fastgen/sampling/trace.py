@@ -87,6 +87,7 @@ def trace(model: nn.Module, x: Tensor, labels: Tensor | None = None) -> Trace:
     Raises:
         UnsupportedModelError: the result does not depend on the image, or an op has no meaning for a plan.
     """
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps: only eager ops can be recorded
     recorder = _Recorder()
     image = recorder.add_input("image", x, on_image=True)
     label_node = None if labels is None else recorder.add_input("labels", labels, on_image=False)
@@ -101,6 +102,10 @@ def trace(model: nn.Module, x: Tensor, labels: Tensor | None = None) -> Trace:
 
 
 class _Recorder(TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # saves the import of all of torch.compile, which takes longer than most traces
+
     def __init__(self) -> None:
         super().__init__()
         self.nodes: list[Node] = []
