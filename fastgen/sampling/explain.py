@@ -87,11 +87,8 @@ def totals(plan: Plan) -> list[str]:
     C, H, W = plan.shape
     costs = {clock: [cost(plan, i) for i in plan.instructions if i.clock == clock] for clock in ("row", "pixel")}
     flops = sum(c.flops for each in costs.values() for c in each)
-    rings = sum(
-        b.keep * b.columns * b.channels * (4 if b.data is None else b.data.element_size())
-        for b in plan.buffers
-        if b.kind in ("map", "image")
-    )
+    size = next((i.weight.element_size() for i in plan.instructions if i.weight is not None), 4)
+    rings = sum(b.keep * b.columns * b.channels * size for b in plan.buffers if b.kind in ("map", "image"))
     in_rows = sum(c.flops for c in costs["row"]) / max(flops, 1)
     walk = "pixel by pixel" if plan.slope is None else f"along the wavefront column + {plan.slope}·row"
     return [

@@ -8,7 +8,7 @@ position stands. It is one number, (rows·SPAN + columns)·C + colour, so that m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -162,21 +162,22 @@ class Graph:
         """Append an operation, and extend the reach of what it writes."""
         self.operations.append(operation)
         out = operation.out
-        np.maximum(out.reach, self.reach_of(operation), out=out.reach)
+        np.maximum(out.reach, self.latest(operation, lambda m: m.reach), out=out.reach)
 
-    def reach_of(self, operation: Linear | Pointwise) -> np.ndarray:
-        reach = np.full(operation.out.channels, NEVER)
+    def latest(self, operation: Linear | Pointwise, of: Callable[[Map], np.ndarray]) -> np.ndarray:
+        """For each channel of the result, the latest ``of(map)`` among what it reads, moved by where it is read."""
+        latest = np.full(operation.out.channels, NEVER)
         if isinstance(operation, Linear):
             for tap in operation.taps:
-                arrives = tap.read.map.reach[tap.channels] + self.shift(operation.offset(tap.read))
-                np.maximum(reach, np.where(tap.live, arrives[:, None], NEVER).max(axis=0, initial=NEVER), out=reach)
-            return np.maximum(reach, NEVER)
+                arrives = of(tap.read.map)[tap.channels] + self.shift(operation.offset(tap.read))
+                np.maximum(latest, np.where(tap.live, arrives[:, None], NEVER).max(axis=0, initial=NEVER), out=latest)
+            return latest
         for operand in operation.reads():
-            arrives = self.operand_values(operation, operand, lambda m: m.reach)
-            np.maximum(reach, arrives.max() if operation.op == "norm" else arrives, out=reach)
-        return np.maximum(reach, NEVER)
+            arrives = self.operand_values(operation, operand, of)
+            np.maximum(latest, arrives.max() if operation.op == "norm" else arrives, out=latest)
+        return latest
 
-    def operand_values(self, operation: Operation, operand: Operand, of) -> np.ndarray:  # type: ignore[no-untyped-def]
+    def operand_values(self, operation: Operation, operand: Operand, of: Callable[[Map], np.ndarray]) -> np.ndarray:
         """For each channel of an operand ``of(its map)[its channel]``, moved by where it is read; NEVER for zeros."""
         values = np.full(len(operand.read), NEVER)
         for index, read in enumerate(operand.reads):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .graph import NEVER, SPAN, Graph, Linear, Map, Pointwise
+from .graph import NEVER, SPAN, Graph, Linear, Map
 
 #: The deadline of what nobody reads.
 UNUSED = 1 << 60
@@ -36,6 +36,10 @@ class Schedule:
     times: dict[Map, np.ndarray]
     deadlines: dict[Map, np.ndarray]
     in_time: bool = True
+
+    def time_of(self, m: Map) -> np.ndarray:
+        """When a map's channels are computed; constants are always there."""
+        return self.times[m] if m in self.times else np.full(m.channels, NEVER)
 
     def needed(self, m: Map) -> np.ndarray:
         """Which channels anybody reads."""
@@ -66,7 +70,7 @@ def schedule(graph: Graph, params: int) -> Schedule:
     result = Schedule(graph, {graph.image: graph.image.reach + 1}, deadlines)
     for operation in graph.operations:
         out = operation.out
-        time = _arrival(result, operation)
+        time = graph.latest(operation, result.time_of)
         if out is graph.params:
             result.in_time = bool((time <= color).all())
             result.times[out] = color.copy()
@@ -128,25 +132,6 @@ def _deadlines(graph: Graph, color: np.ndarray) -> dict[Map, np.ndarray]:
 
 def _lower(deadlines: np.ndarray, channels: np.ndarray, wanted: np.ndarray, shift: int) -> None:
     np.minimum.at(deadlines, channels, np.where(wanted < UNUSED, wanted - shift, UNUSED))
-
-
-def _arrival(schedule: Schedule, operation: Linear | Pointwise) -> np.ndarray:
-    """When everything that an operation reads is there."""
-    graph, times = schedule.graph, schedule.times
-
-    def time_of(m: Map) -> np.ndarray:
-        return times[m] if m in times else np.full(m.channels, NEVER)
-
-    arrival = np.full(operation.out.channels, NEVER)
-    if isinstance(operation, Linear):
-        for tap in operation.taps:
-            there = time_of(tap.read.map)[tap.channels] + graph.shift(operation.offset(tap.read))
-            np.maximum(arrival, np.where(tap.live, there[:, None], NEVER).max(axis=0, initial=NEVER), out=arrival)
-        return arrival
-    for operand in operation.reads():
-        there = graph.operand_values(operation, operand, time_of)
-        np.maximum(arrival, there.max() if operation.op == "norm" else there, out=arrival)
-    return arrival
 
 
 def _settle(schedule: Schedule, time: int, deadline: int) -> int:
