@@ -154,6 +154,19 @@ def deep_plan(C: int = 1, levels: int = 1, channels: int = 24, keep: int = 3) ->
     return b.finish(*[b.map([(h, HERE)], levels)] * C)
 
 
+def plan_with_constants() -> Plan:
+    """Reads a constant map, a vector for each image, and a map for each image."""
+    b = Builder(1, 5, 7)
+    b.plan.buffers += [
+        Buffer("constant", 5, 7, 2, data=torch.randn(5, 7, 2)),
+        Buffer("given", 1, 1, 6),
+        Buffer("given", 5, 7, 3),
+    ]
+    label = Step("add", operand=Ref(2, 0, 6, row_step=0, column_step=0))
+    h = b.map([(0, ABOVE + LEFT), (1, ((1, 1), (0, -3))), (3, ((0, 0), (-1, 2)))], 6, label, Step("tanh"))
+    return b.finish(b.map([(h, HERE)], 1))
+
+
 def table_of(plan: Plan) -> tuple[Tensor, Categorical | Bernoulli]:
     levels = plan.params[0].channels
     distribution = Bernoulli() if levels == 1 else Categorical(levels)

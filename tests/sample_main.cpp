@@ -33,8 +33,12 @@ int main() {
     std::vector<int64_t> values(uniforms.size());
     std::vector<float> params(static_cast<size_t>(N * plan.P * plan.H * plan.W));
     SampleBatch batch{};
-    for (const PlanBuffer& b : plan.buffers)
-      if (b.kind == PlanKind::kGiven) batch.given.push_back(given.data());
+    const float* next = given.data();
+    for (const PlanBuffer& b : plan.buffers) {
+      if (b.kind != PlanKind::kGiven) continue;
+      batch.given.push_back(next);
+      next += N * b.rows * b.columns * b.channels;
+    }
     batch.uniforms = uniforms.data();
     batch.table = table.data();
     batch.levels = int64_t(table.size()) / plan.C;

@@ -9,7 +9,7 @@ from fastgen.ops.sample import CHUNK, PackedPlan, Walk, available
 from fastgen.sampling.plan import BINARY, UNARY, Axis, Buffer, Instruction, Plan, Ref, Step
 from fastgen.sampling.reference import ReferenceWalk
 from parity import assert_parity
-from plans import ABOVE, HERE, LEFT, Builder, deep_plan, evaluate, packs, run, step_plan, table_of
+from plans import ABOVE, HERE, LEFT, Builder, deep_plan, evaluate, packs, plan_with_constants, run, step_plan, table_of
 
 PARAMETERS = {"elu": (0.7,), "leaky_relu": (0.1,), "pow": (1.7,), "clamp": (0.4, 1.1), "softplus": (2.0, 1.5)}
 OF_POSITIVE = ("log", "sqrt", "rsqrt", "pow", "reciprocal")
@@ -135,15 +135,7 @@ def test_colours_are_drawn_one_after_the_other() -> None:
 
 
 def test_constants_and_given_maps() -> None:
-    b = Builder(1, 5, 7)
-    b.plan.buffers += [
-        Buffer("constant", 5, 7, 2, data=torch.randn(5, 7, 2)),
-        Buffer("given", 1, 1, 6),
-        Buffer("given", 5, 7, 3),
-    ]
-    label = Step("add", operand=Ref(2, 0, 6, row_step=0, column_step=0))
-    h = b.map([(0, ABOVE + LEFT), (1, ((1, 1), (0, -3))), (3, ((0, 0), (-1, 2)))], 6, label, Step("tanh"))
-    plan = b.finish(b.map([(h, HERE)], 1))
+    plan = plan_with_constants()
     check(plan, n=4, given=(torch.randn(4, 1, 1, 6), torch.randn(4, 5, 7, 3)))
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from fastgen.ops.sample import PackedPlan
 from fastgen.sampling.plan import Step
-from plans import deep_plan, packs, run, step_plan, table_of
+from plans import deep_plan, packs, plan_with_constants, run, step_plan, table_of
 
 CSRC = Path(__file__).parent.parent / "csrc"
 
@@ -46,14 +47,21 @@ def test_no_sanitizer_complains(tmp_path: Path) -> None:
     wave.slope = 2
     for buffer in wave.buffers:
         buffer.keep = 5
-    for plan in (deep_plan(), deep_plan(levels=5, channels=37), step_plan(70, Step("gate"), Step("exp")), wave):
+    nothing: tuple[Tensor, ...] = ()
+    for plan, given in (
+        (deep_plan(), nothing),
+        (deep_plan(levels=5, channels=37), nothing),
+        (step_plan(70, Step("gate"), Step("exp")), nothing),
+        (wave, nothing),
+        (plan_with_constants(), (torch.randn(7, 1, 1, 6), torch.randn(7, 5, 7, 3))),
+    ):
         codes, constants = plan.encode()
         table, _ = table_of(plan)
         uniforms = torch.rand(7, *plan.shape, dtype=torch.float64)
-        tensors = (codes, constants, uniforms, table, torch.zeros(0))
+        tensors = (codes, constants, uniforms, table, torch.cat([each.flatten() for each in (*given, torch.zeros(0))]))
         blob = b"".join(struct.pack("q", t.numel()) + t.contiguous().numpy().tobytes() for t in tensors)
         result = subprocess.run([program], input=blob, capture_output=True, check=False)
         assert result.returncode == 0, result.stderr.decode()
-        expected = run(plan, uniforms).values.numpy().tobytes()
+        expected = run(plan, uniforms, given=given).values.numpy().tobytes()
         assert result.stdout
         assert result.stdout == expected * (len(result.stdout) // len(expected))
