@@ -13,7 +13,7 @@ from autoregressive import build
 from fastgen import sampling
 from fastgen.distributions import Bernoulli, Categorical
 from fastgen.nn import MaskedConv2d
-from fastgen.sampling import NaiveSampler
+from fastgen.sampling import NaiveSampler, schedule
 from foreign import CroppingGatedPixelCNN, ShiftedPixelCNN, classic_pixelcnn
 from parity import LOGITS_AGREE, assert_parity
 from samplers import assert_same_as_naive
@@ -26,6 +26,17 @@ def test_random_architectures(recipe, H, W, seed):
     model = randomise(RandomModel(recipe))
     distribution = Bernoulli() if recipe["params"] == 1 else Categorical(3)
     assert_same_as_naive(model, (1, H, W), distribution)
+
+
+@settings(max_examples=20, deadline=None)
+@given(recipe=recipes(), H=st.integers(2, 6), W=st.integers(3, 9), seed=st.integers(0, 999))
+def test_random_wavefronts(recipe, H, W, seed):
+    """Of every model that has one, even where it saves little."""
+    torch.manual_seed(seed)
+    model = randomise(RandomModel(recipe))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schedule, "WORTHWHILE", 1)
+        assert_same_as_naive(model, (1, H, W), Bernoulli() if recipe["params"] == 1 else Categorical(3))
 
 
 def rgb_recipe() -> st.SearchStrategy[dict[str, object]]:
