@@ -19,6 +19,8 @@ GPU_WORDS = ("NVIDIA", "GeForce", "Tesla", "H100", "H200", "A100")
 
 
 def duration(seconds: float) -> str:
+    if seconds >= 120:
+        return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
         if seconds * factor >= 1 or unit == "µs":
             return f"{seconds * factor:.3g} {unit}"
@@ -32,8 +34,8 @@ def rows(report: dict[str, Any]) -> list[list[str]]:
             [
                 f"sample {case['model']}, {case['parameters'] / 1e6:.1f} M weights",
                 _shape(case["shape"]),
-                f"{duration(case['cached_cpu_s']['median'])} CPU",
-                f"{duration(case['naive_cpu_s'])} CPU (one forward a pixel)",
+                f"{duration(case['cpu_s']['compiled']['median'])} CPU",
+                f"{duration(case['cpu_s']['forward']['median'] * case['ceiling'])} CPU (one forward a pixel)",
                 f"{case['ratio']:.0f}×",
             ]
             for case in report["cases"]
@@ -75,6 +77,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
+    if not list((ROOT / "benchmarks/results").glob("*.json")):
+        sys.exit("benchmarks/results: expected results, found none")
     reports = [json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks/results").glob("*.json"))]
     readme = ROOT / "README.md"
     text = readme.read_text()

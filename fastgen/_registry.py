@@ -25,8 +25,8 @@ def define_op(
     schema: str,
     *,
     kernels: Mapping[str, str],
-    reference: Callable[..., Any],
-    fake: Callable[..., Any],
+    reference: Callable[..., Any] | None,
+    fake: Callable[..., Any] | None,
     backward: Callable[..., Any] | None,
     setup_context: Callable[..., None] | None = None,
     contiguous: bool = True,
@@ -36,8 +36,9 @@ def define_op(
     Args:
         schema: name, arguments and results, as ``torch.library.define`` takes them.
         kernels: dispatch key → source file of the compiled kernel that claims it.
-        reference: plain torch; runs wherever no compiled kernel claims the device.
-        fake: shapes, dtypes and strides of the results, without data.
+        reference: plain torch; runs wherever no compiled kernel claims the device. None: the op exists only where one
+            does, and its caller asks first.
+        fake: shapes, dtypes and strides of the results, without data; None: the op is never traced.
         backward: ``backward(ctx, *grads)``. None: differentiating the op raises, instead of being silently wrong.
         setup_context: ``setup_context(ctx, inputs, output)``, what the backward keeps.
         contiguous: the layout contract. True: results are contiguous, whoever computes them. False: the reference
@@ -46,8 +47,10 @@ def define_op(
     name = schema[: schema.index("(")]
     qualified = f"{NAMESPACE}::{name}"
     torch.library.define(qualified, schema[len(name) :])
-    torch.library.register_kernel(qualified, None, _returning_contiguous(reference) if contiguous else reference)
-    torch.library.register_fake(qualified, fake)
+    if reference is not None:
+        torch.library.register_kernel(qualified, None, _returning_contiguous(reference) if contiguous else reference)
+    if fake is not None:
+        torch.library.register_fake(qualified, fake)
     op = getattr(getattr(torch.ops, NAMESPACE), name).default
     _LIBRARY.impl(name, _autograd_kernel(op, setup_context, backward or _not_differentiable(qualified)), "Autograd")
     OPS[name] = kernels

@@ -10,7 +10,6 @@ from fastgen import models
 from fastgen.distributions import Categorical
 from fastgen.models import AutoregressiveModel
 from fastgen.nn import MaskedConv2d
-from fastgen.sampling.cached import Feature, Plan
 from parity import assert_parity
 
 CONFIGS = {
@@ -120,8 +119,8 @@ class PlainTorch(nn.Module):
 
 
 class TwoBranches(nn.Module):
-    """Describes itself to the plan, with what fastgen's models do not need: kernels of different sizes on one feature,
-    a convolution straight on a convolution in the vertical stack, layers without a bias, a gate inside a layer.
+    """What fastgen's models do not need: kernels of different sizes on one feature, a convolution straight on a
+    convolution in the vertical stack, layers without a bias, a gate inside a layer.
     """
 
     in_channels, distribution = 2, Categorical(3)
@@ -140,10 +139,3 @@ class TwoBranches(nn.Module):
         for conv in self.above:
             v = conv(F.pad(v, (0, 0, 1, 0)))
         return self.output(h + torch.cat((v, v), dim=1))
-
-    def incremental(self, plan: Plan, x: Feature, labels: Tensor | None = None) -> Feature:
-        wide, narrow = plan.masked(self.wide, x), plan.masked(self.narrow, x)
-        h = plan.masked(self.residual, narrow, residual=wide)
-        v = plan.rows(self.above[0].weight, x, self.above[0].bias)
-        v = plan.rows(self.above[1].weight.repeat(2, 1, 1, 1), v, None)
-        return plan.masked(self.output, plan.add(h, v))

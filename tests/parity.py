@@ -5,6 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+#: What a sampler promises about the parameters along its path, in float32, against one full forward.
+LOGITS_AGREE = 1e-4
+
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 

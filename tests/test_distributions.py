@@ -152,9 +152,21 @@ VALUES = torch.zeros(2, 1, 4, 4, dtype=torch.int64)
         (lambda: Categorical(3).log_prob(ZEROS.long(), VALUES), TypeError, "params: expected a floating-point tensor"),
         (lambda: Categorical(3).draw(ZEROS, VALUES), TypeError, "uniforms: expected a floating-point tensor"),
         (lambda: Categorical(3).draw(ZEROS, ZEROS), ValueError, r"params: expected shape \(2, 9, 4, 4\)"),
-        (lambda: Bernoulli().draw(ZEROS, ZEROS, 0.0), ValueError, "temperature: expected a number of at least 1e-6, got 0.0"),
-        (lambda: Bernoulli().draw(ZEROS, ZEROS, -1.0), ValueError, "temperature: expected a number of at least 1e-6, got -1.0"),
-        (lambda: Bernoulli().draw(ZEROS, ZEROS, float("nan")), ValueError, "temperature: expected a number of at least 1e-6"),
+        (
+            lambda: Bernoulli().draw(ZEROS, ZEROS, 0.0),
+            ValueError,
+            "temperature: expected a number of at least 1e-6, got 0.0",
+        ),
+        (
+            lambda: Bernoulli().draw(ZEROS, ZEROS, -1.0),
+            ValueError,
+            "temperature: expected a number of at least 1e-6, got -1.0",
+        ),
+        (
+            lambda: Bernoulli().draw(ZEROS, ZEROS, float("nan")),
+            ValueError,
+            "temperature: expected a number of at least 1e-6",
+        ),
     ],
 )
 def test_errors_name_argument_expected_and_got(call, error, message):

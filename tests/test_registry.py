@@ -14,15 +14,15 @@ from fastgen import _info
 from fastgen._registry import OPS
 
 ROOT = Path(__file__).parent.parent
-STEMS = sorted({op.removesuffix("_backward") for op in OPS})
+STEM = {op: Path(sources["CPU"]).name.removesuffix("_cpu.cpp") for op, sources in OPS.items()}
+STEMS = sorted(set(STEM.values()))
 CEILINGS = {"fastgen/ops/*.py": 250, "fastgen/models/*.py": 300, "csrc/*": 400, "tests/test_*.py": 300}
 
 
 @pytest.mark.parametrize("op", sorted(OPS))
 def test_dispatcher_agrees_with_the_table(op: str) -> None:
     """``KERNELS`` of the op's module is what torch's dispatcher would run, from the file it states."""
-    stem = op.removesuffix("_backward")
-    module = importlib.import_module(f"fastgen.ops.{stem}")
+    module = importlib.import_module(f"fastgen.ops.{STEM[op]}")
     assert OPS[op] is module.KERNELS
     for key, source in module.KERNELS.items():
         assert (ROOT / source).exists()
@@ -31,7 +31,8 @@ def test_dispatcher_agrees_with_the_table(op: str) -> None:
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastgen::{op}", key)
         if source.startswith("csrc/"):
             assert source in str(torch.library.get_kernel(f"fastgen::{op}", key))
-    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastgen::{op}", "CompositeExplicitAutograd")
+    if STEM[op] != "sample":  # its reference walks plans, above the ops
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastgen::{op}", "CompositeExplicitAutograd")
 
 
 @pytest.mark.parametrize("stem", STEMS)

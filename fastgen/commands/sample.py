@@ -28,7 +28,7 @@ BATCH = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Draw images from a run with the cached sampler."""
+    """Draw images from a run with the compiled sampler."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> str:
             arrays["y"] = labels.numpy()
         np.savez_compressed(buffer, **arrays)
         write_atomic(options.npz, buffer.getvalue())
-    return f"{n} images in {seconds:.2f} s, {n / seconds:.1f} images/s, with the cached sampler: {options.out}"
+    return f"{n} images in {seconds:.2f} s, {n / seconds:.1f} images/s, with the compiled sampler: {options.out}"
 
 
 class Given(NamedTuple):

@@ -12,17 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from ..distributions import Bernoulli, Categorical, check_values
+from ..sampling import Sampler
 from ..sampling import compile as compile_sampler
-from ..sampling.cached import Feature, Plan
 from ..sampling.sampler import Progress
 
 
 class AutoregressiveModel(nn.Module):
     """Base of models whose parameters for a value depend on earlier values only.
 
-    A model defines ``forward(x, labels=None)`` → parameters (N, P, H, W), and ``incremental``, the same layer by layer
-    for the cached sampler (:mod:`fastgen.sampling.cached`). Every constructor argument is kept as an attribute of its
-    name, so that ``config`` can list them.
+    A model defines ``forward(x, labels=None)`` → parameters (N, P, H, W). Every constructor argument is kept as an
+    attribute of its name, so that ``config`` can list them.
 
     Attributes:
         distribution: of a value: Bernoulli for 2 levels, Categorical for more.
@@ -44,6 +43,11 @@ class AutoregressiveModel(nn.Module):
         self.levels = levels
         self.classes = classes
         self.image_size = None if image_size is None else _pair("image_size", image_size)
+        self._samplers: dict[tuple[int, int], Sampler] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are made without the compiled samplers."""
+        return {**self.__dict__, "_samplers": {}}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -53,10 +57,6 @@ class AutoregressiveModel(nn.Module):
         return {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        raise NotImplementedError
-
-    def incremental(self, plan: Plan, x: Feature, labels: Tensor | None = None) -> Feature:
-        """Describe to ``plan`` how the parameters are computed along the walk."""
         raise NotImplementedError
 
     def log_prob(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -96,14 +96,17 @@ class AutoregressiveModel(nn.Module):
         known_mask: Tensor | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
-        """Draw images with the cached sampler: ``size`` (H, W), by default ``image_size``.
+        """Draw images with the compiled sampler: ``size`` (H, W), by default ``image_size``.
 
-        The other arguments, the result and the errors are those of :meth:`fastgen.sampling.Sampler.sample`.
+        It is compiled once for each size, and again when weights have changed. The other arguments, the result and the
+        errors are those of :meth:`fastgen.sampling.Sampler.sample`.
         """
         size = self.image_size if size is None else _pair("size", size)
         if size is None:
             raise ValueError("size: expected (H, W), since the model was built without image_size, got None")
-        return compile_sampler(self, (self.in_channels, *size)).sample(
+        if size not in self._samplers:
+            self._samplers[size] = compile_sampler(self, (self.in_channels, *size))
+        return self._samplers[size].sample(
             n, seed=seed, uniforms=uniforms, temperature=temperature, labels=labels,
             known=known, known_mask=known_mask, progress=progress,
         )  # fmt: skip

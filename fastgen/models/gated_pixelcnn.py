@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from ..nn import MaskedConv2d
 from ..ops import gated_activation
-from ..sampling.cached import Feature, Plan
 from .autoregressive import AutoregressiveModel, check_divides, check_positive
 
 
@@ -72,15 +71,6 @@ class GatedPixelCNN(AutoregressiveModel):
             v, h = layer(v, h, labels)
         return self._by_color(self.output(self.hidden(F.relu(h))), dim=1)
 
-    def incremental(self, plan: Plan, x: Feature, labels: Tensor | None = None) -> Feature:
-        labels = self.check_labels(plan.n, labels)
-        v, h = x, x
-        for layer in self.stack:
-            v, h = layer.incremental(plan, v, h, labels)  # type: ignore[operator]
-        h = plan.masked(self.hidden, plan.relu(h))
-        weight, bias = self.output.live_weight(), self.output.bias
-        return plan.pixels(self._by_color(weight, dim=0), h, self._by_color(bias, dim=0))  # type: ignore[arg-type]
-
     def _by_color(self, params: Tensor, dim: int) -> Tensor:
         """From colours interleaved, as in the layers, to one part for each colour, as the distribution reads them."""
         return params.unflatten(dim, (-1, self.in_channels)).transpose(dim, dim + 1).flatten(dim, dim + 1)
@@ -114,13 +104,6 @@ class GatedLayer(nn.Module):
         if class_here is not None:
             here = here + class_here[:, :, None, None]
         return gated_activation(above), self.out(gated_activation(here), residual=h if self.residual else None)
-
-    def incremental(self, plan: Plan, v: Feature, h: Feature, labels: Tensor | None) -> tuple[Feature, Feature]:
-        class_above, class_here = self._classes(labels)
-        above = plan.rows(self.vertical.weight, v, self.vertical.bias, class_above)
-        context = plan.rows(self.link.weight, above, self.link.bias, self.horizontal.bias, class_here)
-        here = plan.pixels(self.horizontal.live_weight(), h, context)
-        return plan.gate(above), plan.masked(self.out, plan.gate(here), residual=h if self.residual else None)
 
     def _classes(self, labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """What a class adds to the gates of the vertical and of the horizontal stack, (N, 2p) each."""

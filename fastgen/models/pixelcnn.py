@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn import MaskedConv2d
-from ..sampling.cached import Feature, Plan
 from .autoregressive import AutoregressiveModel, check_divides, check_positive
 
 
@@ -56,13 +55,6 @@ class PixelCNN(AutoregressiveModel):
             h = block(h)
         return self.output(self.hidden(F.relu(h)))
 
-    def incremental(self, plan: Plan, x: Feature, labels: Tensor | None = None) -> Feature:
-        self.check_labels(plan.n, labels)
-        h = plan.masked(self.input, x)
-        for block in self.blocks:
-            h = block.incremental(plan, h)  # type: ignore[operator]
-        return plan.masked(self.output, plan.masked(self.hidden, plan.relu(h)))
-
 
 class ResidualBlock(nn.Module):
     """Figure 5, left; each ReLU is fused into the convolution before it, except the one on the residual stream."""
@@ -75,7 +67,3 @@ class ResidualBlock(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         return self.up(self.context(self.down(F.relu(h))), residual=h)
-
-    def incremental(self, plan: Plan, h: Feature) -> Feature:
-        y = plan.masked(self.context, plan.masked(self.down, plan.relu(h)))
-        return plan.masked(self.up, y, residual=h)

@@ -1,29 +1,50 @@
 """Sampling: exact images from autoregressive models, fast (:func:`compile`) and slow (:class:`NaiveSampler`)."""
 
-from torch import nn
+from collections.abc import Callable
+from typing import Any
 
-from .cached import CachedSampler, Plan
+from torch import Tensor, nn
+
+from .compiled import CompiledSampler
+from .explain import explain
 from .naive import NaiveSampler
 from .sampler import Sampler
+from .trace import UnsupportedModelError
+from .verify import Report, verify
 
-__all__ = ["CachedSampler", "NaiveSampler", "Plan", "Sampler", "compile"]
+__all__ = [
+    "CompiledSampler",
+    "NaiveSampler",
+    "Report",
+    "Sampler",
+    "UnsupportedModelError",
+    "compile",
+    "explain",
+    "verify",
+]
 
 
-def compile(model: nn.Module, shape: tuple[int, int, int]) -> Sampler:
+def compile(
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    distribution: Any = None,
+    to_input: Callable[[Tensor], Tensor] | None = None,
+    **options: Any,
+) -> CompiledSampler:
     """The fast sampler of ``model`` for images of one shape: same uniforms, same images as :class:`NaiveSampler`'s.
 
+    Takes any causal model in plain torch. It is traced, analysed and planned, so that every feature is computed once.
+
     Args:
-        model: a fastgen model, or one that describes its incremental evaluation as they do
-            (:mod:`fastgen.sampling.cached`).
+        model: maps inputs (N, C, H, W), and labels (N,) if it has classes, to parameters (N, P, H, W).
         shape: (C, H, W) of one image.
+        distribution: of a pixel value, see :mod:`fastgen.distributions`; by default ``model.distribution``.
+        to_input: values → inputs, elementwise; by default ``distribution.to_input``.
+        options: of :class:`CompiledSampler`.
 
     Raises:
-        TypeError: ``model`` does not describe it.
+        UnsupportedModelError: the model is not causal, or does something that cannot be planned; says where.
         ValueError: ``shape`` does not fit ``model``.
+        TypeError: no distribution is known.
     """
-    if not hasattr(model, "incremental"):
-        raise TypeError(
-            "model: expected one with a method `incremental`, as fastgen's models have, got "
-            f"{type(model).__name__}; fastgen.sampling.NaiveSampler(model, shape, distribution) samples from any model"
-        )
-    return CachedSampler(model, shape)
+    return CompiledSampler(model, shape, distribution, to_input, **options)

@@ -1,9 +1,12 @@
 """Naive sampling: one full forward per pixel and colour. Slow, and right for every causal model: the oracle."""
 
+import itertools
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
-from .sampler import Engine, Sampler
+from .sampler import Engine, Sampler, evaluating
 
 
 class NaiveSampler(Sampler):
@@ -11,6 +14,14 @@ class NaiveSampler(Sampler):
 
     See :class:`~fastgen.sampling.sampler.Sampler` for arguments and methods.
     """
+
+    def forward(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+        """One full forward: parameters (N, P, H, W) for ``values``, int64 (N, C, H, W)."""
+        device, dtype = self._like()
+        x = self.to_input(values.to(device)).to(dtype)
+        labels = self._on_device(labels)
+        with evaluating(self.model), torch.no_grad():
+            return self.model(x) if labels is None else self.model(x, labels)
 
     def _engine(self, n: int, labels: Tensor | None) -> Engine:
         device, dtype = self._like()
@@ -22,13 +33,17 @@ class _FullForward:
         self.model = model
         self.x = x
         self.labels = () if labels is None else (labels,)
-        self.r = 0
+        self.at = (0, 0)
 
-    def row(self, r: int) -> None:
-        self.r = r
+    def pixels(self) -> Iterator[tuple[int, int]]:
+        for at in itertools.product(range(self.x.shape[2]), range(self.x.shape[3])):
+            self.at = at
+            yield at
 
-    def pixel(self, c: int) -> Tensor:
-        return self.model(self.x, *self.labels)[:, :, self.r, c]
+    def params(self, k: int) -> Tensor:
+        r, c = self.at
+        return self.model(self.x, *self.labels)[:, :, r, c].chunk(self.x.shape[1], dim=1)[k]
 
-    def reveal(self, c: int, x: Tensor) -> None:
-        self.x[:, :, self.r, c] = x
+    def reveal(self, x: Tensor) -> None:
+        r, c = self.at
+        self.x[:, :, r, c] = x

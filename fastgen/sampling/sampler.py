@@ -17,14 +17,14 @@ Choose = Callable[[Tensor, int, int, int], Tensor]
 class Engine(Protocol):
     """Evaluates a model along the walk, from what was revealed to it and nothing else."""
 
-    def row(self, r: int) -> None:
-        """Row ``r`` begins: everything above it is revealed."""
+    def pixels(self) -> Iterator[tuple[int, int]]:
+        """The walk: every pixel (r, c), in an order in which rows are finished from the top."""
 
-    def pixel(self, c: int) -> Tensor:
-        """Parameters (N, P) at column ``c`` of the current row."""
+    def params(self, k: int) -> Tensor:
+        """Parameters (N, P / C) of colour ``k`` of the pixel that the walk is at."""
 
-    def reveal(self, c: int, x: Tensor) -> None:
-        """Input (N, C) at column ``c``. Colours not chosen yet hold a placeholder, which no parameter may depend on."""
+    def reveal(self, x: Tensor) -> None:
+        """The pixel's input (N, C). Colours not chosen yet hold a placeholder, which no parameter may depend on."""
 
 
 class Sampler:
@@ -50,7 +50,7 @@ class Sampler:
         if channels != shape[0]:
             raise ValueError(f"shape: expected {channels} channels to fit the model, got {tuple(shape)}")
         self.model = model
-        self.shape = tuple(shape)
+        self.shape: tuple[int, int, int] = (shape[0], shape[1], shape[2])
         self.distribution: Any = distribution if distribution is not None else getattr(model, "distribution", None)
         if self.distribution is None:
             raise TypeError(f"distribution: expected one, since {type(model).__name__} names none itself, got None")
@@ -87,22 +87,37 @@ class Sampler:
             ValueError: a shape or value does not fit, or the model's parameters are not finite.
             TypeError: a dtype does not fit.
         """
+        rows = self.stream(
+            n, seed=seed, uniforms=uniforms, temperature=temperature, labels=labels, known=known, known_mask=known_mask
+        )
+        for done in range(self.shape[1]):
+            values = next(rows)
+            if progress is not None:
+                progress(done + 1, self.shape[1])
+        return values
+
+    def stream(
+        self,
+        n: int | None = None,
+        *,
+        seed: int | None = None,
+        uniforms: Tensor | None = None,
+        temperature: float = 1.0,
+        labels: Tensor | None = None,
+        known: Tensor | None = None,
+        known_mask: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """Draw images row by row: :meth:`sample`, which yields after each row.
+
+        Yields:
+            int64 (N, C, H, W), always the same tensor; the r-th time its first r rows are drawn, the others are zeros.
+        """
         check_temperature(temperature)
         if known is not None:
             self._check_shape("known", known)
         n = _batch_size(n, uniforms=uniforms, labels=labels, known=known if known is None or known.dim() == 4 else None)
         uniforms = self._uniforms(n, seed, uniforms)
-        given = self._known(n, known, known_mask)
-
-        def choose(params: Tensor, k: int, r: int, c: int) -> Tensor:
-            u = uniforms[:, k : k + 1, r : r + 1, c : c + 1]
-            drawn = self.distribution.draw(params[:, :, None, None], u, temperature)[:, 0, 0, 0]
-            if given is None:
-                return drawn
-            value, keep = given
-            return torch.where(keep[:, k, r, c], value[:, k, r, c], drawn)
-
-        return self._walk(n, labels, choose, progress)
+        return self._draw(n, self._on_device(labels), uniforms, temperature, self._known(n, known, known_mask))
 
     def forced(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
         """Walk given images along the sampling path, revealing them value by value.
@@ -119,44 +134,74 @@ class Sampler:
         """
         self._check_shape("values", values, batched=True)
         check_values(values, self.distribution.levels)
-        n = _batch_size(None, values=values, labels=labels)
+        _batch_size(None, values=values, labels=labels)
+        device, _ = self._like()
+        return self._see(values.to(device, torch.int64), self._on_device(labels))
+
+    def _draw(
+        self, n: int, labels: Tensor | None, uniforms: Tensor, temperature: float, known: tuple[Tensor, Tensor] | None
+    ) -> Iterator[Tensor]:
+        """:meth:`stream`, its arguments checked and on the model's device; ``known`` is (values, which of them)."""
+
+        def choose(params: Tensor, k: int, r: int, c: int) -> Tensor:
+            u = uniforms[:, k : k + 1, r : r + 1, c : c + 1]
+            drawn = self.distribution.draw(params[:, :, None, None], u, temperature)[:, 0, 0, 0]
+            if known is None:
+                return drawn
+            value, keep = known
+            return torch.where(keep[:, k, r, c], value[:, k, r, c], drawn)
+
+        return self._walk(n, labels, choose)
+
+    def _see(self, values: Tensor, labels: Tensor | None) -> Tensor:
+        """:meth:`forced`, its arguments checked and on the model's device."""
         device, dtype = self._like()
-        values = values.to(device, torch.int64)
         C, H, W = self.shape
-        seen = torch.zeros((n, self.distribution.param_channels(C), H, W), dtype=dtype, device=device)
+        seen = torch.zeros((len(values), self.distribution.param_channels(C), H, W), dtype=dtype, device=device)
         of_color = seen.unflatten(1, (C, -1))
 
         def choose(params: Tensor, k: int, r: int, c: int) -> Tensor:
             of_color[:, k, :, r, c] = params
             return values[:, k, r, c]
 
-        self._walk(n, labels, choose, progress=None)
+        for _ in self._walk(len(values), labels, choose):
+            pass
         return seen
+
+    def _on_device(self, labels: Tensor | None) -> Tensor | None:
+        return None if labels is None else labels.to(self._like()[0])
 
     def _engine(self, n: int, labels: Tensor | None) -> Engine:
         raise NotImplementedError
 
-    def _walk(self, n: int, labels: Tensor | None, choose: Choose, progress: Progress | None) -> Tensor:
-        """Values (N, C, H, W), each what ``choose(its parameters, colour, row, column)`` answers."""
+    def _walk(self, n: int, labels: Tensor | None, choose: Choose) -> Iterator[Tensor]:
+        """Values (N, C, H, W), each what ``choose(its parameters, colour, row, column)`` answers; once for each row."""
         C, H, W = self.shape
-        part = self.distribution.param_channels(C) // C
-        device, _ = self._like()
-        values = torch.zeros((n, C, H, W), dtype=torch.int64, device=device)  # not in inference mode: users train on it
-        with _evaluating(self.model), torch.inference_mode():
-            engine = self._engine(n, labels if labels is None else labels.to(device))
-            for r in range(H):
-                engine.row(r)
-                for c in range(W):
-                    pixel = values[:, :, r : r + 1, c : c + 1]
-                    for k in range(C):
-                        params = engine.pixel(c)
-                        pixel[:, k, 0, 0] = choose(params[:, k * part : (k + 1) * part], k, r, c)
-                        engine.reveal(c, self.to_input(pixel)[:, :, 0, 0])
-                if not params.isfinite().all():
-                    raise ValueError(f"model: expected finite parameters, got inf or nan in row {r}")
-                if progress is not None:
-                    progress(r + 1, H)
-        return values
+        values = torch.zeros((n, C, H, W), dtype=torch.int64, device=self._like()[0])  # users train on it
+        with evaluating(self.model), torch.inference_mode():
+            engine = self._engine(n, labels)
+        pixels = engine.pixels()
+        for _ in range(H):
+            with evaluating(self.model), torch.inference_mode():
+                self._finish_row(engine, pixels, values, choose)
+            yield values
+
+    def _finish_row(self, engine: Engine, pixels: Iterator[tuple[int, int]], values: Tensor, choose: Choose) -> None:
+        """Walk on until one more row is finished."""
+        rows, finite = [], []
+        for r, c in pixels:
+            pixel = values[:, :, r : r + 1, c : c + 1]
+            for k in range(values.shape[1]):
+                params = engine.params(k)
+                rows.append(r)
+                finite.append(params.isfinite().all())
+                pixel[:, k, 0, 0] = choose(params, k, r, c)
+                engine.reveal(self.to_input(pixel)[:, :, 0, 0])
+            if c == values.shape[3] - 1:
+                break
+        if not torch.stack(finite).all():
+            row = min(r for r, fine in zip(rows, finite, strict=True) if not fine)
+            raise ValueError(f"model: expected finite parameters, got inf or nan in row {row}")
 
     def _like(self) -> tuple[torch.device, torch.dtype]:
         """Device and dtype of the model's inputs."""
@@ -218,7 +263,7 @@ def _batch_size(n: int | None, **tensors: Tensor | None) -> int:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Every submodule in eval mode, and afterwards each in the mode it was in."""
     modes = {module: module.training for module in model.modules()}
     model.eval()

@@ -1,0 +1,334 @@
+// sample: executes a sampling plan for some images on one thread, from the uniforms to the values. No torch headers.
+// Layout   every buffer (row, column, image, channel): what a pixel of all images needs lies together, and on a row all
+//          columns and images are one matrix; rows are rings
+// Traffic  the weights of an instruction once for all images of a chunk; the images never leave the executor
+#pragma once
+
+#include <cmath>
+
+#include "sampler_layout.h"
+
+namespace fastgen {
+
+// What all chunks of a batch share. Tensors are contiguous.
+struct SampleBatch {
+  std::vector<const float*> given;  // of each given buffer (N, rows, columns, channels)
+  const double* uniforms;           // (N, C, H, W)
+  const float* table;               // (C, levels): what the model reads for a value
+  int64_t levels;
+  const int64_t* known;  // (N, C, H, W), or null
+  const bool* keep;      // (N, C, H, W), or null: where `known` is kept
+  float temperature;
+  int64_t* values;  // (N, C, H, W)
+  float* params;    // (N, P, H, W), or null: the parameters that were drawn from, before the temperature
+};
+
+// ---- draws by inverse cumulative distribution, as in fastgen/distributions.py
+
+inline int64_t draw_bernoulli(float logit, double uniform, float temperature) {
+  return uniform < double(sigmoid(logit / temperature));
+}
+
+template <typename T>
+FG_VECTOR_CLONES void softmax_numerators(int64_t levels, const T* __restrict logits, T temperature, T highest,
+                                         T* __restrict numerators) {
+  for (int64_t l = 0; l < levels; ++l) {
+    const T x = logits[l] / temperature - highest;
+    numerators[l] = x < T(-104) ? T(0) : exp(x);  // so small is zero in float: never drawn, even with u = 0
+  }
+}
+
+inline int64_t draw_categorical(int64_t levels, const float* logits, double uniform, float temperature,
+                                float* numerators) {
+  const float highest = *std::max_element(logits, logits + levels) / temperature;
+  softmax_numerators<float>(levels, logits, temperature, highest, numerators);
+  double total = 0, below = 0;
+  for (int64_t l = 0; l < levels; ++l) total += numerators[l];
+  const float scale = float(total);
+  for (int64_t l = 0; l < levels - 1; ++l) {
+    below += numerators[l] / scale;
+    if (double(float(below)) > uniform) return l;
+  }
+  return levels - 1;
+}
+
+// ---- the walk
+
+class SamplerChunk {
+ public:
+  // Images [first, first + images) of the batch; `state`, layout.state_size(images) floats, lives as long as the walk.
+  SamplerChunk(const SamplerPlan& plan, const SamplerLayout& layout, const float* packed, const SampleBatch& batch,
+               float* state, int64_t first, int64_t images)
+      : plan_(plan),
+        layout_(layout),
+        packed_(packed),
+        batch_(batch),
+        state_(state),
+        memory_(layout.addresses(state, images)),
+        first_(first),
+        n_(images) {
+    int64_t levels = 0;
+    for (const PlanRef& param : plan.params) levels = std::max(levels, param.channels);
+    numerators_.resize(size_t(levels));
+  }
+
+  // Everything zero, and the maps that are known beforehand.
+  void start() {
+    layout_.clear(state_, n_);
+    size_t given = 0;
+    for (size_t at = 0; at < memory_.size(); ++at) {
+      const PlanBuffer& b = plan_.buffers[at];
+      if (b.kind == PlanKind::kConstant) fill(at, plan_.constants + b.data);
+      if (b.kind == PlanKind::kGiven) fill(at, batch_.given[given++] + first_ * b.rows * b.columns * b.channels);
+    }
+  }
+
+  // One step of the walk: a row, or a wavefront. The first row with parameters that are not finite, or −1.
+  int64_t step(int64_t t) {
+    bad_row_ = -1;
+    if (plan_.slope < 0)
+      row(t - plan_.top);
+    else
+      wave(t);
+    return bad_row_;
+  }
+
+ private:
+  struct Position {
+    int64_t u, v;
+  };
+
+  void fill(size_t at, const float* data) {  // data (images, rows, columns, channels)
+    const PlanBuffer& b = plan_.buffers[at];
+    const int64_t images = layout_.images(at, n_);
+    for (int64_t image = 0; image < images; ++image)
+      for (int64_t r = 0; r < b.rows; ++r)
+        for (int64_t c = 0; c < b.columns; ++c, data += b.channels)
+          std::copy(data, data + b.channels,
+                    memory_[at] + ((r * layout_.width(at) + layout_.column(at, c)) * images + image) * b.channels);
+  }
+
+  // ---- the walk; it may begin above and left of the image, and end right of it, where nothing is drawn
+
+  void row(int64_t r) {
+    for (const PlanInstruction& i : plan_.instructions) {
+      const int64_t u = i.pixel_clock ? -1 : i.rows.index(r);
+      if (u < 0) continue;
+      positions_.clear();
+      for (int64_t v = 0; v < i.columns.count; ++v) positions_.push_back({u, v});
+      run(i);
+    }
+    for (int64_t c = -plan_.left; c < plan_.W + plan_.tail; ++c)
+      for (int64_t k = 0; k < plan_.C; ++k) {
+        for (const PlanInstruction& i : plan_.instructions) {
+          if (!i.pixel_clock || i.color != k) continue;
+          const int64_t u = i.rows.index(r), v = i.columns.index(c);
+          if (u < 0 || v < 0) continue;
+          positions_.assign(1, {u, v});
+          run(i);
+        }
+        if (r >= 0 && c >= 0 && c < plan_.W) draw(k, r, c);
+      }
+  }
+
+  void wave(int64_t t) {  // all (r, c) with (c + left) + slope·(r + top) = t
+    const int64_t past = t - (plan_.left + plan_.W + plan_.tail) + 1;
+    const int64_t first = past <= 0 || plan_.slope == 0 ? 0 : (past + plan_.slope - 1) / plan_.slope;
+    const int64_t last = plan_.slope == 0 ? plan_.H + plan_.top : std::min(plan_.H + plan_.top, t / plan_.slope + 1);
+    const auto column = [&](int64_t r) { return t - plan_.slope * (r + plan_.top) - plan_.left; };
+    for (int64_t k = 0; k < plan_.C; ++k) {
+      for (const PlanInstruction& i : plan_.instructions) {
+        if (!i.pixel_clock || i.color != k) continue;
+        positions_.clear();
+        for (int64_t r = first - plan_.top; r < last - plan_.top; ++r) {
+          const int64_t u = i.rows.index(r), v = i.columns.index(column(r));
+          if (u >= 0 && v >= 0) positions_.push_back({u, v});
+        }
+        if (!positions_.empty()) run(i);
+      }
+      for (int64_t r = std::max<int64_t>(0, first - plan_.top); r < last - plan_.top; ++r)
+        if (column(r) >= 0 && column(r) < plan_.W) draw(k, r, column(r));
+    }
+  }
+
+  // ---- addresses
+
+  int64_t image_stride(const PlanRef& ref) const {
+    const PlanBuffer& b = plan_.buffers[size_t(ref.buffer)];
+    return b.kind == PlanKind::kConstant ? 0 : b.channels;
+  }
+
+  // Where `ref` lies for the first image. Rows outside of the map are the row of zeros.
+  float* address(const PlanRef& ref, Position p) const {
+    const PlanBuffer& b = plan_.buffers[size_t(ref.buffer)];
+    const int64_t row = p.u * ref.row_step + ref.row, column = p.v * ref.column_step + ref.column;
+    const int64_t slot = row < 0 || row >= b.rows ? b.keep : b.keep == 1 ? 0 : row % b.keep;
+    const size_t at = size_t(ref.buffer);
+    return memory_[at] + (slot * layout_.width(at) + layout_.column(at, column)) * layout_.images(at, n_) * b.channels +
+           ref.channel;
+  }
+
+  // One address for each position, and the step from image to image.
+  struct Operand {
+    std::vector<float*> at;
+    int64_t image_stride = 0, channels = 0;
+
+    float* row(int64_t position, int64_t image) const { return at[size_t(position)] + image * image_stride; }
+    bool ends_where(const Operand& next) const {  // `next` begins, so that both are one run
+      for (size_t p = 0; p < at.size(); ++p)
+        if (at[p] + channels != next.at[p]) return false;
+      return image_stride == next.image_stride;
+    }
+  };
+
+  void resolve(const PlanRef& ref, Operand& operand) const {
+    operand.image_stride = image_stride(ref);
+    operand.channels = ref.channels;
+    operand.at.clear();
+    for (const Position& p : positions_) operand.at.push_back(address(ref, p));
+  }
+
+  static Operand& slot(std::vector<Operand>& operands, size_t index) {
+    if (operands.size() <= index) operands.resize(index + 1);
+    return operands[index];
+  }
+
+  // Neighbouring taps whose channels lie side by side become one run.
+  void resolve_sources(const PlanInstruction& i) {
+    runs_ = 0;
+    for (const PlanRef& source : i.sources) {
+      Operand& next = slot(sources_, runs_);
+      resolve(source, next);
+      if (i.product() && runs_ > 0 && sources_[runs_ - 1].ends_where(next))
+        sources_[runs_ - 1].channels += next.channels;
+      else
+        ++runs_;
+    }
+  }
+
+  // ---- one instruction, at all positions of all images, in blocks of rows: row m is image m mod n of position m / n
+
+  void run(const PlanInstruction& i) {
+    resolve_sources(i);
+    resolve(i.out, out_);
+    for (size_t s = 0; s < i.steps.size(); ++s)
+      if (i.steps[s].has_operand) resolve(i.steps[s].operand, slot(operands_, s));
+    const bool direct = i.fused == i.steps.size() && i.product();
+    const int64_t rows = int64_t(positions_.size()) * n_;
+    for (int64_t begin = 0; begin < rows; begin += kGemmBlock) {
+      block_.rows = std::min(kGemmBlock, rows - begin);
+      for (int64_t m = 0; m < block_.rows; ++m) {
+        position_[m] = (begin + m) / n_;
+        image_[m] = (begin + m) % n_;
+      }
+      if (!direct) scratch_.resize(size_t(block_.rows * i.scratch));
+      for (int64_t m = 0; m < block_.rows; ++m)
+        block_.y[size_t(m)] = direct ? out_.row(position_[m], image_[m]) : &scratch_[size_t(m * i.scratch)];
+      if (i.product())
+        product(i);
+      else
+        for (int64_t m = 0; m < block_.rows; ++m)
+          std::copy_n(sources_[0].row(position_[m], image_[m]), sources_[0].channels, block_.y[size_t(m)]);
+      if (!direct) finish(i);
+    }
+  }
+
+  void product(const PlanInstruction& i) {
+    block_.lengths.clear();
+    for (size_t run = 0; run < runs_; ++run) block_.lengths.push_back(sources_[run].channels);
+    block_.x.resize(runs_ * size_t(block_.rows));
+    const float** x = block_.x.data();
+    for (int64_t tile = 0; tile < block_.rows; tile += plan_.isa.rows)
+      for (size_t run = 0; run < runs_; ++run)
+        for (int64_t m = tile; m < std::min(block_.rows, tile + plan_.isa.rows); ++m)
+          *x++ = sources_[run].row(position_[m], image_[m]);
+    block_.addends.resize(i.addends);
+    for (size_t a = 0; a < i.addends; ++a)
+      for (int64_t m = 0; m < block_.rows; ++m)
+        block_.addends[a][size_t(m)] = operands_[a].row(position_[m], image_[m]);
+    block_.has_residual = i.has_residual;
+    if (i.has_residual)
+      for (int64_t m = 0; m < block_.rows; ++m)
+        block_.residual[size_t(m)] = operands_[i.fused - 1].row(position_[m], image_[m]);
+    sampler_gemm(plan_.isa, plan_.layout(i), packed_ + i.packed, i.bias < 0 ? nullptr : plan_.constants + i.bias,
+                 i.activation, block_);
+  }
+
+  // The steps that the product did not take along, row by row, and the way out.
+  void finish(const PlanInstruction& i) {
+    for (int64_t m = 0; m < block_.rows; ++m) {
+      float* x = block_.y[size_t(m)];
+      int64_t channels = i.fused_channels;
+      for (size_t s = i.fused; s < i.steps.size(); ++s) {
+        const PlanStep& step = i.steps[s];
+        const float* parameters = step.parameters < 0 ? nullptr : plan_.constants + step.parameters;
+        if (is_unary(step.op)) {
+          apply_unary(step.op, parameters, channels, x);
+        } else if (is_binary(step.op)) {
+          apply_binary(step.op, channels, operand(step, s, m, channels), x);
+        } else if (step.op == SamplerOp::kGate) {
+          gate_run_in_place(channels / 2, x);
+        } else if (step.op == SamplerOp::kConcatElu) {
+          concat_elu_run_in_place(channels, x);
+        } else {
+          norm_in_place(parameters, channels, x);
+        }
+        channels = channels_after(step.op, channels);
+      }
+      std::copy_n(x, channels, out_.row(position_[m], image_[m]));
+    }
+  }
+
+  const float* operand(const PlanStep& step, size_t s, int64_t m, int64_t channels) {
+    const float* from = step.has_operand ? operands_[s].row(position_[m], image_[m]) : plan_.constants + step.vector;
+    if (step.function < 0) return from;
+    transformed_.assign(from, from + channels);
+    apply_unary(SamplerOp(step.function), nullptr, channels, transformed_.data());
+    return transformed_.data();
+  }
+
+  // ---- draws
+
+  void draw(int64_t k, int64_t r, int64_t c) {
+    const PlanRef& ref = plan_.params[size_t(k)];
+    const float* logits = address(ref, {r, c});
+    int64_t channel = 0;  // of the parameters of all colours
+    for (int64_t earlier = 0; earlier < k; ++earlier) channel += plan_.params[size_t(earlier)].channels;
+    float* input = address({0, k, 1, 0, 0, 1, 1}, {r, c});
+    for (int64_t image = 0; image < n_; ++image, logits += image_stride(ref), input += plan_.C) {
+      const int64_t at = (((first_ + image) * plan_.C + k) * plan_.H + r) * plan_.W + c;
+      for (int64_t l = 0; l < ref.channels; ++l) {
+        if (!std::isfinite(logits[l]) && bad_row_ < 0) bad_row_ = r;
+        if (batch_.params)
+          batch_.params[(((first_ + image) * plan_.P + channel + l) * plan_.H + r) * plan_.W + c] = logits[l];
+      }
+      int64_t value;
+      if (batch_.keep && batch_.keep[at])
+        value = batch_.known[at];
+      else if (ref.channels == 1)
+        value = draw_bernoulli(logits[0], batch_.uniforms[at], batch_.temperature);
+      else
+        value = draw_categorical(ref.channels, logits, batch_.uniforms[at], batch_.temperature, numerators_.data());
+      batch_.values[at] = value;
+      *input = batch_.table[k * batch_.levels + clamp<int64_t>(value, 0, batch_.levels - 1)];
+    }
+  }
+
+  const SamplerPlan& plan_;
+  const SamplerLayout& layout_;
+  const float* packed_;
+  const SampleBatch& batch_;
+  float* state_;
+  std::vector<float*> memory_;  // of each buffer
+  const int64_t first_, n_;
+  int64_t bad_row_ = -1;
+  std::vector<Position> positions_;
+  std::vector<Operand> sources_, operands_;
+  Operand out_;
+  size_t runs_ = 0;
+  GemmBlock block_;
+  int64_t position_[kGemmBlock], image_[kGemmBlock];
+  std::vector<float> scratch_, transformed_, numerators_;
+};
+
+}  // namespace fastgen

@@ -1,0 +1,139 @@
+// sample on the CPU: images split over threads, each thread walks the whole plan for its own; no barrier between
+// layers.
+#include "sample.h"
+#include "tensor_utils.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace fastgen {
+namespace {
+
+constexpr int64_t kPackedHeader = 16;  // floats; the first is the number of lanes that the weights were packed for
+
+// Weights that are read at every pixel lie in large pages, where the system offers them: fewer address translations.
+void advise_large_pages(Tensor& tensor) {
+#if defined(__linux__)
+  constexpr uintptr_t kLargePage = uintptr_t(1) << 21;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr());
+  const uintptr_t end = begin + uintptr_t(tensor.numel()) * sizeof(float);
+  const uintptr_t first = (begin + kLargePage - 1) / kLargePage * kLargePage, last = end / kLargePage * kLargePage;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // only a hint
+#endif
+}
+
+void check(const Tensor& tensor, ScalarType dtype, const std::vector<int64_t>& shape, const char* name) {
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype && tensor.is_contiguous(), name, ": expected another dtype or strides");
+  STD_TORCH_CHECK(shape_of(tensor) == shape, name, ": expected another shape");
+}
+
+SamplerPlan decode(const Tensor& codes, const Tensor& constants, const GemmIsa& isa) {
+  check(codes, ScalarType::Long, {codes.numel()}, "codes");
+  check(constants, ScalarType::Float, {constants.numel()}, "constants");
+  return {data<int64_t>(codes), codes.numel(), data<float>(constants), constants.numel(), isa};
+}
+
+// The instruction set of that name; the best that this machine has for "".
+const GemmIsa& isa_of(const std::string& name) {
+  for (const GemmIsa& isa : gemm_isas())
+    if (name == isa.name) return isa;
+  STD_TORCH_CHECK(name.empty(), "isa: expected one that this machine has, got ", name);
+  return gemm_isas().back();
+}
+
+const GemmIsa& isa_of(const Tensor& packed) {
+  STD_TORCH_CHECK(packed.numel() >= kPackedHeader, "packed: expected packed weights");
+  for (const GemmIsa& isa : gemm_isas())
+    if (data<float>(packed)[0] == float(isa.lanes)) return isa;
+  STD_TORCH_CHECK(false, "packed: expected weights packed on this machine");
+}
+
+Tensor sample_pack_cpu(const Tensor& codes, const Tensor& constants, std::string isa) {
+  const SamplerPlan plan = decode(codes, constants, isa_of(isa));
+  const std::vector<int64_t> sizes = {kPackedHeader + plan.packed_size};
+  Tensor packed = torch::stable::new_empty(constants, sizes);
+  advise_large_pages(packed);
+  float* floats = mutable_data<float>(packed);
+  std::fill_n(floats, kPackedHeader, 0.0f);
+  floats[0] = float(plan.isa.lanes);
+  plan.pack(floats + kPackedHeader);
+  return packed;
+}
+
+Tensor sample_state_cpu(const Tensor& codes, const Tensor& constants, int64_t images, int64_t chunk) {
+  STD_TORCH_CHECK(images >= 0 && chunk > 0, "images, chunk: expected at least 0 and 1");
+  const SamplerPlan plan = decode(codes, constants, gemm_isas()[0]);
+  const SamplerLayout layout(plan);
+  const std::vector<int64_t> sizes = {ceil_div(images, chunk) * layout.state_size(chunk)};
+  return torch::stable::new_empty(constants, sizes);
+}
+
+int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& packed, Tensor state,
+                   std::vector<Tensor> given, const Tensor& uniforms, const Tensor& table, const Tensor& known,
+                   const Tensor& keep, double temperature, Tensor values, Tensor params, int64_t chunk, int64_t first,
+                   int64_t last) {
+  const SamplerPlan plan = decode(codes, constants, isa_of(packed));
+  check(packed, ScalarType::Float, {kPackedHeader + plan.packed_size}, "packed");
+  const SamplerLayout layout(plan);
+  const int64_t N = values.size(0);
+  const std::vector<int64_t> shape = {N, plan.C, plan.H, plan.W};
+  check(values, ScalarType::Long, shape, "values");
+  check(uniforms, ScalarType::Double, shape, "uniforms");
+  STD_TORCH_CHECK(table.dim() == 2, "table: expected shape (C, levels)");
+  check(table, ScalarType::Float, {plan.C, table.size(1)}, "table");
+  for (const PlanRef& param : plan.params)
+    STD_TORCH_CHECK(table.size(1) >= std::max<int64_t>(2, param.channels), "table: expected an entry for each level");
+  STD_TORCH_CHECK(chunk > 0 && 0 <= first && first <= last && last <= plan.steps(), "first, last: expected steps");
+  check(state, ScalarType::Float, {ceil_div(N, chunk) * layout.state_size(chunk)}, "state");
+
+  SampleBatch batch{};
+  for (const PlanBuffer& b : plan.buffers) {
+    if (b.kind != PlanKind::kGiven) continue;
+    STD_TORCH_CHECK(batch.given.size() < given.size(), "given: expected a tensor for each given buffer");
+    const Tensor& tensor = given[batch.given.size()];
+    check(tensor, ScalarType::Float, {N, b.rows, b.columns, b.channels}, "given");
+    batch.given.push_back(data<float>(tensor));
+  }
+  if (keep.numel() > 0) {
+    check(known, ScalarType::Long, shape, "known");
+    check(keep, ScalarType::Bool, shape, "keep");
+    batch.known = data<int64_t>(known);
+    batch.keep = data<bool>(keep);
+  }
+  if (params.numel() > 0) {
+    check(params, ScalarType::Float, {N, plan.P, plan.H, plan.W}, "params");
+    batch.params = mutable_data<float>(params);
+  }
+  batch.uniforms = data<double>(uniforms);
+  batch.table = data<float>(table);
+  batch.levels = table.size(1);
+  batch.temperature = float(temperature);
+  batch.values = mutable_data<int64_t>(values);
+
+  const int64_t chunks = ceil_div(N, chunk);
+  std::vector<int64_t> bad_rows(size_t(chunks), -1);
+  torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t j = begin; j < end; ++j) {
+      const int64_t image = j * chunk;
+      SamplerChunk run(plan, layout, data<float>(packed) + kPackedHeader, batch,
+                       mutable_data<float>(state) + j * layout.state_size(chunk), image, std::min(chunk, N - image));
+      if (first == 0) run.start();
+      for (int64_t t = first; t < last && bad_rows[size_t(j)] < 0; ++t) bad_rows[size_t(j)] = run.step(t);
+    }
+  });
+  int64_t bad_row = -1;
+  for (const int64_t row : bad_rows)
+    if (row >= 0 && (bad_row < 0 || row < bad_row)) bad_row = row;
+  return bad_row;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+  m.impl("sample_pack", TORCH_BOX(&sample_pack_cpu));
+  m.impl("sample_state", TORCH_BOX(&sample_state_cpu));
+  m.impl("sample", TORCH_BOX(&sample_cpu));
+}
+
+}  // namespace fastgen

@@ -1,0 +1,307 @@
+// A sampling plan, decoded: the codes of Plan.encode (fastgen/sampling/plan.py), checked so that no address that they
+// lead to lies outside of its buffer, and with the steps that a matrix product takes along. No torch
+// headers.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+#include "sampler_gemm.h"
+#include "sampler_steps.h"
+
+namespace fastgen {
+
+constexpr int64_t kLimit = int64_t(1) << 31;  // of every size and position
+
+struct PlanRef {
+  int64_t buffer, channel, channels, row, column, row_step, column_step;
+};
+
+struct PlanAxis {
+  int64_t count, every, at;
+
+  int64_t index(int64_t t) const {  // −1: not due at t
+    if (t < at) return -1;
+    const int64_t i = every == 1 ? t - at : (t - at) % every ? -1 : (t - at) / every;
+    return i < count ? i : -1;
+  }
+};
+
+enum class PlanKind : int64_t { kImage, kMap, kConstant, kGiven };
+
+// A map, and what lies outside of it and is read nevertheless, as zeros: columns left and right, and rows. Buffers of
+// the kinds constant and given keep all rows.
+struct PlanBuffer {
+  PlanKind kind;
+  int64_t rows, columns, channels, keep, data;
+  int64_t left = 0, right = 0;
+  bool zero_row = false;
+};
+
+struct PlanStep {
+  SamplerOp op;
+  int64_t function, parameters;  // −1: none
+  bool has_operand;
+  PlanRef operand;
+  int64_t vector;
+};
+
+struct PlanInstruction {
+  bool pixel_clock;
+  int64_t color;
+  PlanAxis rows, columns;
+  PlanRef out;
+  int64_t K, O, weight, bias;
+  std::vector<PlanRef> sources;
+  std::vector<PlanStep> steps;
+
+  // What the product takes along: steps [0, fused).
+  SamplerActivation activation = SamplerActivation::kNone;
+  size_t addends = 0, fused = 0;
+  bool has_residual = false;
+  int64_t packed = 0;          // offset of the packed weight
+  int64_t fused_channels = 0;  // that the product leaves
+  int64_t scratch = 0;         // the most channels on the way
+
+  bool product() const { return O > 0; }
+};
+
+inline void plan_check(bool ok, const char* message) {
+  if (!ok) throw std::runtime_error(std::string("plan: ") + message);
+}
+
+// The product, which stays far from overflow even times the images of a batch.
+inline int64_t plan_volume(int64_t a, int64_t b, int64_t c = 1) {
+  plan_check(double(a) * double(b) * double(c) < 1e12, "expected sizes that fit in memory");
+  return a * b * c;
+}
+
+class SamplerPlan {
+ public:
+  int64_t C, H, W, slope;   // slope −1: raster
+  int64_t tail, left, top;  // columns and rows that the walk goes on, and begins, outside of the image
+  int64_t P = 0, packed_size = 0;
+  const float* constants;
+  std::vector<PlanBuffer> buffers;
+  std::vector<PlanRef> params;
+  std::vector<PlanInstruction> instructions;
+  const GemmIsa& isa;
+
+  SamplerPlan(const int64_t* codes, int64_t size, const float* constants, int64_t constants_size, const GemmIsa& isa)
+      : constants(constants), isa(isa), next_(codes), end_(codes + size), constants_size_(constants_size) {
+    C = positive(), H = positive(), W = positive(), slope = read(), tail = read(), left = read(), top = read();
+    for (const int64_t value : {slope + 1, tail, left, top})
+      plan_check(value >= 0 && value < kLimit, "expected a slope and a walk beyond the image");
+    for (int64_t left = count(); left > 0; --left) buffers.push_back(buffer());
+    plan_check(!buffers.empty() && buffers[0].kind == PlanKind::kImage && buffers[0].rows == H &&
+                   buffers[0].columns == W && buffers[0].channels == C,
+               "expected buffer 0 to be the image");
+    for (int64_t left = count(); left > 0; --left) params.push_back(ref());
+    plan_check(int64_t(params.size()) == C, "expected parameters of every colour");
+    for (const PlanRef& param : params) {
+      reserve(param, {H, 1, 0}, {W, 1, 0});
+      P += param.channels;
+    }
+    for (int64_t left = count(); left > 0; --left) instruction();
+    plan_check(next_ == end_, "expected no more codes");
+  }
+
+  int64_t steps() const { return slope < 0 ? top + H : left + W + tail + slope * (top + H - 1); }
+
+  GemmLayout layout(const PlanInstruction& i) const {
+    return {isa, i.K, i.O, i.activation == SamplerActivation::kGate};
+  }
+
+  void pack(float* packed) const {
+    for (const PlanInstruction& i : instructions)
+      if (i.K > 0) layout(i).pack(constants + i.weight, packed + i.packed);
+  }
+
+ private:
+  const int64_t *next_, *end_;
+  int64_t constants_size_;
+
+  int64_t read() {
+    plan_check(next_ < end_, "expected more codes");
+    return *next_++;
+  }
+  int64_t positive() {
+    const int64_t value = read();
+    plan_check(value > 0 && value < kLimit, "expected a positive size");
+    return value;
+  }
+  int64_t count() {
+    const int64_t value = read();
+    plan_check(value >= 0 && value <= end_ - next_, "expected a count");
+    return value;
+  }
+  int64_t constant(int64_t size) {  // an offset, or −1
+    const int64_t offset = read();
+    plan_check(offset == -1 || (offset >= 0 && offset <= constants_size_ - size), "expected a constant");
+    return offset;
+  }
+
+  PlanBuffer buffer() {
+    const int64_t kind = read();
+    plan_check(kind >= 0 && kind <= int64_t(PlanKind::kGiven), "expected a kind of buffer");
+    PlanBuffer b{PlanKind(kind), positive(), positive(), positive(), positive(), -1};
+    b.data = constant(plan_volume(b.rows, b.columns, b.channels));
+    plan_check((b.kind == PlanKind::kConstant) == (b.data >= 0), "expected data of constant buffers");
+    if (b.kind == PlanKind::kConstant || b.kind == PlanKind::kGiven) b.keep = b.rows;
+    return b;
+  }
+
+  PlanRef ref() {
+    PlanRef r{read(), read(), read(), read(), read(), read(), read()};
+    plan_check(r.buffer >= 0 && r.buffer < int64_t(buffers.size()), "expected a buffer");
+    plan_check(r.channel >= 0 && r.channels > 0 && r.channels <= buffers[size_t(r.buffer)].channels - r.channel,
+               "expected channels of the buffer");
+    for (const int64_t value : {r.row, r.column, r.row_step, r.column_step})
+      plan_check(value > -kLimit && value < kLimit, "expected a position");
+    return r;
+  }
+
+  PlanAxis axis() {
+    const PlanAxis a{positive(), positive(), read()};
+    plan_check(a.at > -kLimit && a.at < kLimit, "expected a time");
+    return a;
+  }
+
+  // Margins that hold every column that `r` reads, and a row of zeros where it reads rows outside of the map.
+  void reserve(const PlanRef& r, const PlanAxis& rows, const PlanAxis& columns) {
+    PlanBuffer& b = buffers[size_t(r.buffer)];
+    for (const int64_t u : {int64_t(0), rows.count - 1}) {
+      const int64_t row = u * r.row_step + r.row;
+      b.zero_row |= row < 0 || row >= b.rows;
+    }
+    for (const int64_t v : {int64_t(0), columns.count - 1}) {
+      const int64_t column = v * r.column_step + r.column;
+      b.left = std::max(b.left, -column);
+      b.right = std::max(b.right, column - b.columns + 1);
+    }
+    plan_volume(b.keep + 1, b.left + b.columns + b.right, b.channels);
+  }
+
+  void check_inside(const PlanRef& r, const PlanAxis& rows, const PlanAxis& columns) {
+    const PlanBuffer& b = buffers[size_t(r.buffer)];
+    plan_check(b.kind == PlanKind::kMap, "expected to write a map");
+    for (const bool last : {false, true}) {
+      const int64_t row = (last ? rows.count - 1 : 0) * r.row_step + r.row;
+      const int64_t column = (last ? columns.count - 1 : 0) * r.column_step + r.column;
+      plan_check(row >= 0 && row < b.rows && column >= 0 && column < b.columns, "expected to write inside of a map");
+    }
+  }
+
+  void instruction() {
+    PlanInstruction i{};
+    const int64_t clock = read();
+    plan_check(clock == 0 || clock == 1, "expected a clock");
+    i.pixel_clock = clock == 1;
+    i.color = read();
+    plan_check(i.color >= 0 && i.color < C, "expected a colour");
+    i.rows = axis(), i.columns = axis(), i.out = ref();
+    i.K = read(), i.O = read();
+    plan_check(i.K >= 0 && i.O >= 0 && i.K < kLimit && i.O < kLimit, "expected a weight's size");
+    i.weight = constant(plan_volume(i.K, i.O)), i.bias = constant(i.O);
+    int64_t K = 0;
+    for (int64_t left = count(); left > 0; --left) {
+      i.sources.push_back(ref());
+      reserve(i.sources.back(), i.rows, i.columns);
+      K += i.sources.back().channels;
+    }
+    if (i.product())
+      plan_check(K == i.K && (K == 0 || i.weight >= 0), "expected sources of the weight's size");
+    else
+      plan_check(i.sources.size() == 1 && i.bias < 0, "expected one source");
+    int64_t channels = i.product() ? i.O : K;
+    i.scratch = channels;
+    for (int64_t left = count(); left > 0; --left) {
+      i.steps.push_back(step(i, channels));
+      channels = channels_after(i.steps.back().op, channels);
+      i.scratch = std::max(i.scratch, channels);
+    }
+    plan_check(channels == i.out.channels, "expected the output's channels");
+    check_inside(i.out, i.rows, i.columns);
+    fuse(i);
+    instructions.push_back(i);
+  }
+
+  PlanStep step(const PlanInstruction& i, int64_t channels) {
+    const int64_t op = read(), function = read();
+    plan_check(op >= 0 && op < int64_t(SamplerOp::kCount), "expected a step");
+    plan_check(
+        function == -1 || (function >= 0 && is_unary(SamplerOp(function)) && !parameter_count(SamplerOp(function))),
+        "expected a function without parameters");
+    PlanStep s{SamplerOp(op), function, constant(parameter_count(SamplerOp(op))), false, {}, -1};
+    const int64_t has_operand = read();
+    plan_check(has_operand == 0 || has_operand == 1, "expected an operand or none");
+    s.has_operand = has_operand == 1;
+    if (s.has_operand) {
+      s.operand = ref();
+      reserve(s.operand, i.rows, i.columns);
+    } else {
+      for (int field = 0; field < 7; ++field) read();
+    }
+    s.vector = constant(channels);
+    if (is_binary(s.op)) {
+      plan_check(s.has_operand ? s.operand.channels == channels : s.vector >= 0, "expected an operand of each channel");
+    } else {
+      plan_check(!s.has_operand, "expected no operand");
+      plan_check((parameter_count(s.op) > 0) == (s.parameters >= 0), "expected the step's parameters");
+      plan_check(s.op != SamplerOp::kGate || channels % 2 == 0, "expected an even number of channels at a gate");
+      if (s.op == SamplerOp::kNorm) {
+        const float groups = constants[s.parameters];
+        plan_check(groups >= 1 && groups <= float(channels) && channels % int64_t(groups) == 0,
+                   "expected equal groups");
+      }
+    }
+    return s;
+  }
+
+  void fuse(PlanInstruction& i) {
+    i.fused_channels = i.product() ? i.O : i.sources[0].channels;
+    if (!i.product()) return;
+    const auto adds = [&](size_t s) {
+      return s < i.steps.size() && i.steps[s].op == SamplerOp::kAdd && i.steps[s].has_operand &&
+             i.steps[s].function < 0;
+    };
+    while (adds(i.addends)) ++i.addends;
+    i.fused = i.addends;
+    if (i.fused < i.steps.size()) {
+      i.activation = activation_of(i.steps[i.fused]);
+      if (i.activation != SamplerActivation::kNone) {
+        ++i.fused;
+        i.has_residual = adds(i.fused);
+        i.fused += i.has_residual;
+      }
+    }
+    i.fused_channels = sampler_channels(i.activation, i.O);
+    i.packed = packed_size;
+    packed_size += layout(i).size();
+  }
+
+  SamplerActivation activation_of(const PlanStep& step) const {
+    switch (step.op) {
+      case SamplerOp::kRelu:
+        return SamplerActivation::kRelu;
+      case SamplerOp::kTanh:
+        return SamplerActivation::kTanh;
+      case SamplerOp::kSigmoid:
+        return SamplerActivation::kSigmoid;
+      case SamplerOp::kGelu:
+        return SamplerActivation::kGelu;
+      case SamplerOp::kSilu:
+        return SamplerActivation::kSilu;
+      case SamplerOp::kGate:
+        return SamplerActivation::kGate;
+      case SamplerOp::kConcatElu:
+        return SamplerActivation::kConcatElu;
+      case SamplerOp::kElu:
+        return constants[step.parameters] == 1.0f ? SamplerActivation::kElu : SamplerActivation::kNone;
+      default:
+        return SamplerActivation::kNone;
+    }
+  }
+};
+
+}  // namespace fastgen

@@ -1,0 +1,123 @@
+"""The compiled executor of sampling plans (:mod:`fastgen.sampling.plan`): any number of rows of a batch in one call."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .._registry import define_op
+
+KERNELS = {"CPU": "csrc/sample_cpu.cpp"}
+
+#: Pixels that one thread takes along at once, as a rule of as many images: enough for matrix products at full speed,
+#: few enough for its cache.
+CHUNK = 64
+
+# What executors share is the plan; the reference (fastgen.sampling.reference) executes plans, not codes. So these ops
+# have no kernel but the compiled ones, and whoever calls them asks `available` first.
+for _schema in (
+    "sample_pack(Tensor codes, Tensor constants, str isa) -> Tensor",
+    "sample_state(Tensor codes, Tensor constants, int images, int chunk) -> Tensor",
+    "sample(Tensor codes, Tensor constants, Tensor packed, Tensor(a!) state, Tensor[] given, Tensor uniforms, "
+    "Tensor table, Tensor known, Tensor keep, float temperature, Tensor(b!) values, Tensor(c!) params, int chunk, "
+    "int first, int last) -> int",
+):
+    define_op(_schema, kernels=KERNELS, reference=None, fake=None, backward=None)
+
+
+def available(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether compiled code executes plans there: float32 on the CPU, where the kernels were built."""
+    built = torch._C._dispatch_has_kernel_for_dispatch_key("fastgen::sample", "CPU")
+    return built and device.type == "cpu" and dtype == torch.float32
+
+
+class PackedPlan:
+    """A plan with its weights packed for this machine's vector registers.
+
+    Args:
+        codes: int64, see :meth:`fastgen.sampling.plan.Plan.encode`.
+        constants: float32, see there.
+        isa: "avx512", "avx2" or "portable"; by default the best that this machine has.
+
+    Raises:
+        RuntimeError: the codes are no plan, or the machine lacks ``isa``.
+    """
+
+    def __init__(self, codes: Tensor, constants: Tensor, isa: str = "") -> None:
+        self.codes = codes
+        self.constants = constants
+        self.packed = torch.ops.fastgen.sample_pack.default(codes, constants, isa)
+
+
+class Walk:
+    """One batch on its way through a plan. :meth:`advance` draws row after row; between calls ``values`` can be read.
+
+    Image i depends on its own uniforms alone, to the last bit: not on the batch, nor on the number of threads.
+
+    Args:
+        plan: what to execute.
+        uniforms: (N, C, H, W) in [0, 1).
+        table: float32 (C, levels): what the model reads for a value of a colour.
+        given: the plan's given buffers, float32 (N, rows, columns, channels) each.
+        temperature: divides the logits.
+        known: int64 (N, C, H, W), with ``keep``: what is kept where ``keep``, bool (N, C, H, W), is true.
+        params: P, to record the parameters that were drawn from; 0 for none.
+        threads: to split the images over; by default torch's.
+
+    Attributes:
+        values: int64 (N, C, H, W), zero where nothing is drawn yet.
+        params: float32 (N, P, H, W), or empty.
+        steps: of the walk: rows, those that it begins above the image too, or wavefronts of a plan that has them.
+        done: how many of them are behind.
+    """
+
+    def __init__(
+        self,
+        plan: PackedPlan,
+        uniforms: Tensor,
+        table: Tensor,
+        given: Sequence[Tensor] = (),
+        temperature: float = 1.0,
+        known: Tensor | None = None,
+        keep: Tensor | None = None,
+        params: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        C, H, W, slope, tail, left, top = plan.codes[:7].tolist()
+        N = uniforms.shape[0]
+        if uniforms.shape != (N, C, H, W):
+            raise ValueError(f"uniforms: expected shape (N, {C}, {H}, {W}), got {tuple(uniforms.shape)}")
+        self.plan = plan
+        self.steps = top + H if slope < 0 else left + W + tail + slope * (top + H - 1)
+        self.done = 0
+        self.values = torch.zeros(uniforms.shape, dtype=torch.int64)
+        self.params = torch.zeros((N, params, H, W) if params else 0)
+        threads = threads or torch.get_num_threads()
+        front = 1 if slope <= 0 else min(H, -(-W // slope))  # pixels of an image that are drawn together
+        largest = max(1, CHUNK // front)
+        chunks = max(1, threads * -(-N // (threads * largest)))  # as many for each thread
+        self._chunk = max(1, -(-N // chunks))
+        self._state = torch.ops.fastgen.sample_state.default(plan.codes, plan.constants, N, self._chunk)
+        self._inputs = (
+            [tensor.contiguous() for tensor in given],
+            uniforms.double().contiguous(),  # float32 and float64 compare as they would in torch
+            table.contiguous(),
+            torch.zeros(0, dtype=torch.int64) if known is None else known.contiguous(),
+            torch.zeros(0, dtype=torch.bool) if keep is None else keep.contiguous(),
+        )
+        self._temperature = float(temperature)
+
+    def advance(self, steps: int | None = None) -> int | None:
+        """Execute that many steps of the walk, or all that are left.
+
+        Returns:
+            The first row whose parameters are not finite, at which the walk of its images has stopped; None if all are.
+        """
+        first = self.done
+        self.done = self.steps if steps is None else min(self.steps, first + steps)
+        plan = self.plan
+        bad_row = torch.ops.fastgen.sample.default(
+            plan.codes, plan.constants, plan.packed, self._state, *self._inputs, self._temperature, self.values,
+            self.params, self._chunk, first, self.done,
+        )  # fmt: skip
+        return None if bad_row < 0 else bad_row

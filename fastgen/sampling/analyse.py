@@ -1,0 +1,159 @@
+"""Analysis: from a trace to a graph of feature maps, the reach of every channel, and whether the model is causal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._pytree import tree_map
+
+from . import ops
+from .builder import Argument, Arrangement, Builder, Given
+from .graph import NEVER, Graph, Linear, Operation, Pointwise, image_map
+from .trace import BATCH, Constant, Node, Output, Trace, UnsupportedModelError
+from .values import Value
+
+
+@dataclass
+class Analysis:
+    """The graph, and what has to be computed from the labels before each batch."""
+
+    graph: Graph
+    given: list[Arrangement]
+
+
+def analyse(
+    trace: Trace, shape: tuple[int, int, int], params: int, dtype: torch.dtype, device: torch.device
+) -> Analysis:
+    """Read a trace.
+
+    Args:
+        trace: of the model.
+        shape: (C, H, W) of an image.
+        params: P, channels of the distribution's parameters, one part for each colour.
+        dtype: of the model's inputs.
+        device: likewise.
+
+    Raises:
+        UnsupportedModelError: an op that cannot be planned, a result of another shape, or a model that is not causal.
+    """
+    _, H, W = shape
+    graph = Graph(image_map(shape))
+    builder = Builder(graph, BATCH, dtype, device)
+    values: dict[tuple[int, int], Argument] = {(id(trace.image), 0): Value.of(graph.image, BATCH)}
+
+    def resolve(argument: Any) -> Any:
+        if isinstance(argument, Constant):
+            return argument.tensor
+        if isinstance(argument, Output):
+            known = values.get((id(argument.node), argument.index))
+            if known is None and argument.node.on_image:
+                raise UnsupportedModelError(f"the second result of {argument.node.op}")
+            return known if known is not None else Given(argument)
+        return argument
+
+    for node in trace.nodes:
+        if node.on_image and node.op != "image":
+            for index, value in enumerate(_apply(builder, node, resolve)):
+                values[id(node), index] = value
+    result = values.get((id(trace.result.node), trace.result.index))
+    assert isinstance(result, Value)
+    result = result.settled()
+    if result.shape != (BATCH, params, H, W) or [result.kind(d) for d in range(4)] != ["n", "c", "r", "s"]:
+        got = ", ".join(map(str, result.shape[1:]))
+        raise UnsupportedModelError(f"model: expected parameters of shape (N, {params}, {H}, {W}), got (N, {got})")
+    builder.path = "model"
+    copied = builder.pointwise("", result)
+    graph.params = copied.parts[0].read.map
+    graph.params.ordered = True
+    check_causal(graph, params)
+    return Analysis(graph, builder.given)
+
+
+def _apply(builder: Builder, node: Node, resolve: Any) -> list[Argument]:
+    handler = ops.HANDLERS.get(node.op)
+    if handler is None:
+        reason = f": {ops.REFUSED[node.op]}" if node.op in ops.REFUSED else ""
+        raise UnsupportedModelError(f"{node.path}: {node.op} cannot be planned{reason}")
+    builder.path, builder.op, builder.shape = node.path, node.op, node.shapes[0]
+    args, kwargs = tree_map(resolve, node.args), tree_map(resolve, node.kwargs)
+    try:
+        result = handler(builder, *args, **kwargs)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{node.path}: {node.op} cannot be planned: {error}") from None
+    return result if isinstance(result, list) else [result]
+
+
+# ---- causality
+
+
+def check_causal(graph: Graph, params: int) -> None:
+    """Raise unless every parameter of a colour depends on earlier values only."""
+    assert graph.params is not None
+    part = params // graph.colors
+    color = np.arange(params) // part
+    late = np.flatnonzero(graph.params.reach >= color)
+    if len(late) == 0:
+        return
+    worst = int(late[np.argmax(graph.params.reach[late] - color[late])])
+    blamed, offset = _blame(graph, worst)
+    rows, columns, colour = graph.split(int(graph.params.reach[worst]))
+    seen = f"depend on {pixel(rows, columns)}"
+    if graph.colors > 1:
+        seen = f"of colour {color[worst]} depend on colour {colour} of {pixel(rows, columns)}"
+    raise UnsupportedModelError(
+        f"{blamed.path}: pixel (r, c) reads {pixel(*offset)[6:]}; "
+        f"so the parameters of pixel (r, c) {seen}, which is drawn later"
+    )
+
+
+def pixel(rows: int, columns: int) -> str:
+    def moved(name: str, offset: int) -> str:
+        return name if offset == 0 else f"{name}{offset:+d}"
+
+    return f"pixel ({moved('r', rows)}, {moved('c', columns)})"
+
+
+def _blame(graph: Graph, channel: int) -> tuple[Operation, tuple[int, int]]:
+    """Along the path by which a parameter sees its latest value: the operation that looks furthest ahead.
+
+    If none looks ahead, it is the one that reads the image.
+    """
+    source, steps = graph.params, []
+    while source is not graph.image:
+        for operation in graph.operations:
+            step = _cause(graph, operation, channel) if operation.out is source else None
+            if step is not None:
+                steps.append((operation, step[2]))
+                source, channel = step[0], step[1]
+                break
+        else:
+            raise AssertionError("a reach without a cause")
+    ahead = [(offset, index) for index, (_, offset) in enumerate(steps) if offset > (0, 0)]
+    if ahead:
+        offset, index = max(ahead)
+        return steps[index][0], offset
+    linear = [step for step in steps if isinstance(step[0], Linear)]
+    return (linear or steps)[-1]
+
+
+def _cause(graph: Graph, operation: Linear | Pointwise, channel: int) -> tuple[Any, int, tuple[int, int]] | None:
+    """The map, its channel and the offset from which ``channel`` has its reach."""
+    reach = operation.out.reach[channel]
+    if isinstance(operation, Linear):
+        for tap in operation.taps:
+            offset = operation.offset(tap.read)
+            arrives = tap.read.map.reach[tap.channels] + graph.shift(offset)
+            arrives = np.where(tap.live[:, channel], arrives, NEVER)
+            if arrives.max(initial=NEVER) == reach:
+                return tap.read.map, int(tap.channels[arrives.argmax()]), offset
+        return None
+    for operand in operation.reads():
+        arrives = graph.operand_values(operation, operand, lambda m: m.reach)
+        index = int(arrives.argmax()) if operation.op == "norm" else channel
+        if arrives[index] == reach:
+            read = operand.reads[operand.read[index]]
+            return read.map, int(operand.channel[index]), operation.offset(read)
+    return None

@@ -1,0 +1,77 @@
+"""Plans executed by compiled code (:mod:`fastgen.ops.sample`): the bridge between samplers and the op."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..distributions import Bernoulli, Categorical
+from ..ops.sample import PackedPlan, Walk, available
+from .plan import Plan
+
+
+def usable(plan: Plan, distribution: Any, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether compiled code draws this distribution from this plan there.
+
+    It does for float32 on the CPU and for exactly :class:`Bernoulli` and :class:`Categorical`. Others, subclasses
+    included, draw in torch, and then the reference executes the plan.
+    """
+    if not available(device, dtype):
+        return False
+    per_color = {ref.channels for ref in plan.params}
+    return (type(distribution) is Bernoulli and per_color == {1}) or (
+        type(distribution) is Categorical and per_color == {distribution.levels}
+    )
+
+
+class NativePlan:
+    """A plan, packed for compiled code. It keeps the weights that the plan had."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._packed = PackedPlan(*plan.encode())
+
+    def rows(
+        self,
+        uniforms: Tensor,
+        table: Tensor,
+        given: Sequence[Tensor],
+        temperature: float = 1.0,
+        known: tuple[Tensor, Tensor] | None = None,
+    ) -> Iterator[Tensor]:
+        """Draw, and yield after each row of the images.
+
+        Args:
+            uniforms: (N, C, H, W) in [0, 1).
+            table: float32 (C, levels), what the model reads for a value.
+            given: the plan's given buffers, (N, rows, columns, channels) each.
+            temperature: divides the logits.
+            known: values int64 and which of them are kept, bool; (N, C, H, W) both.
+
+        Yields:
+            int64 (N, C, H, W), H times the same tensor.
+
+        Raises:
+            ValueError: the model's parameters are not finite.
+        """
+        values, keep = known if known is not None else (None, None)
+        return self._finished_rows(Walk(self._packed, uniforms, table, given, temperature, values, keep))
+
+    def see(self, values: Tensor, table: Tensor, given: Sequence[Tensor]) -> Tensor:
+        """The parameters (N, P, H, W) along the way when ``values``, int64 (N, C, H, W), are drawn."""
+        P = sum(ref.channels for ref in self.plan.params)
+        everything = torch.ones(values.shape, dtype=torch.bool)
+        walk = Walk(self._packed, torch.zeros(values.shape), table, given, known=values, keep=everything, params=P)
+        for _ in self._finished_rows(walk):
+            pass
+        return walk.params
+
+    def _finished_rows(self, walk: Walk) -> Iterator[Tensor]:
+        _, H, W = self.plan.shape
+        for r in range(self.plan.top, self.plan.top + H):
+            end = r + 1 if self.plan.slope is None else self.plan.left + W + self.plan.slope * r
+            bad_row = walk.advance(end - walk.done)
+            if bad_row is not None:
+                raise ValueError(f"model: expected finite parameters, got inf or nan in row {bad_row}")
+            yield walk.values

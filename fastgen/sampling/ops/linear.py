@@ -1,0 +1,133 @@
+"""Convolutions of every kind, and matrix products over channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ops.masked_conv2d import _live, masked_conv2d_mask
+from ..builder import Argument, Builder
+from ..trace import UnsupportedModelError
+from ..values import Value
+from .pointwise import elu, gate, multiply
+from .registry import handles
+
+
+@handles("convolution")
+def _convolution(
+    b: Builder, x: Value, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
+) -> Value:  # fmt: skip
+    if not isinstance(weight, Tensor) or not isinstance(bias, Tensor | None):
+        raise UnsupportedModelError("a convolution with weights that depend on the image or the labels")
+    x = x.settled()
+    if [x.kind(d) for d in range(len(x.dims))] != ["n", "c", "r", "s"]:
+        raise UnsupportedModelError("a convolution over something other than rows and columns of (N, C, H, W)")
+    size = (b.shape[2], b.shape[3])
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+    weight = dense(weight.transpose(0, 1) if transposed and groups == 1 else weight, groups, transposed)
+    make = b.transposed if transposed else b.linear
+    return Value.of(make(x.merged(), weight, bias, size=size, **geometry), b.n)
+
+
+def dense(weight: Tensor, groups: int, transposed: bool) -> Tensor:
+    """Weights (O, I, KH, KW) of a convolution without groups."""
+    if groups == 1:
+        return weight
+    parts = [part.transpose(0, 1) if transposed else part for part in weight.chunk(groups)]
+    O, I = parts[0].shape[:2]
+    full = weight.new_zeros((groups * O, groups * I, *weight.shape[2:]))
+    for g, part in enumerate(parts):
+        full[g * O : (g + 1) * O, g * I : (g + 1) * I] = part
+    return full
+
+
+@handles("fastgen.masked_conv2d")
+def _masked_conv2d(
+    b: Builder, x: Value, weight: Tensor, bias: Tensor | None, residual: Argument | None, mask: str, activation: str,
+    color_groups: int, groups_order: str, save_preactivation: bool,
+) -> list[Value]:  # fmt: skip
+    live = _live(weight, masked_conv2d_mask(weight, mask, activation, color_groups, groups_order))
+    y = Value.of(b.linear(x.merged(), live, bias, padding=(weight.shape[2] // 2, weight.shape[3] // 2)), b.n)
+    if activation == "gated":
+        y = gate(b, y)
+    elif activation == "concat_elu":
+        y = elu(b, b.cat([y, b.pointwise("neg", y)], 1))
+    elif activation == "elu":
+        y = elu(b, y)
+    elif activation != "none":
+        y = b.pointwise(activation, y)
+    return [y if residual is None else b.pointwise("add", y, residual)]
+
+
+@handles("mm")
+def _mm(b: Builder, x: Argument, weight: Argument) -> Value:
+    if isinstance(x, Tensor) and isinstance(weight, Value) and weight.kind(0) == "c" and "c" not in weight.kind(1):
+        return across_channels(b, weight, x, dim=0)
+    if not isinstance(x, Value) or not isinstance(weight, Tensor):
+        raise UnsupportedModelError("a product of two things that depend on the image")
+    if x.kind(1) != "c" or "c" in x.kind(0):
+        raise UnsupportedModelError("a matrix product over something other than channels")
+    return across_channels(b, x, weight.t(), dim=1)
+
+
+@handles("addmm")
+def _addmm(b: Builder, bias: Argument, x: Value, weight: Tensor, *, beta: float = 1, alpha: float = 1) -> Value:
+    y = _mm(b, x, weight if alpha == 1 else weight * alpha)
+    return b.pointwise("add", y, bias if beta == 1 else multiply(b, bias, beta))
+
+
+@handles("bmm")
+def _bmm(b: Builder, first: Argument, second: Argument) -> Value:
+    """A constant matrix, the same for every image, times channels: what einsum makes of a 1×1 convolution."""
+    x, weight, left = (second, first, True) if isinstance(first, Tensor) else (first, second, False)
+    if (
+        not isinstance(x, Value)
+        or not isinstance(weight, Tensor)
+        or not torch.equal(weight, weight[:1].expand_as(weight))
+    ):
+        raise UnsupportedModelError("attention, or another product of two things that depend on the image")
+    dim = 1 if left else 2
+    if x.kind(dim) != "c" or "c" in x.kind(3 - dim) + x.kind(0):
+        raise UnsupportedModelError("a matrix product over something other than channels")
+    return across_channels(b, x, weight[0] if left else weight[0].t(), dim)
+
+
+def across_channels(b: Builder, x: Value, weight: Tensor, dim: int) -> Value:
+    """Weight (O, I) applied to the only dimension of channels."""
+    x = x.merged()
+    out = b.linear(x, weight[:, :, None, None])
+    dims = list(x.dims)
+    dims[dim] = (("c", weight.shape[0]),)
+    return replace(Value.of(out, b.n), dims=dims)
+
+
+@handles("pixel_unshuffle")
+def _pixel_unshuffle(b: Builder, x: Value, factor: int) -> Value:
+    H, W = x.shape[2] // factor, x.shape[3] // factor
+    pieces = [x.slice(2, i, factor, H).slice(3, j, factor, W) for i in range(factor) for j in range(factor)]
+    channels = [b.cat([piece.slice(1, c, 1, 1) for piece in pieces], 1) for c in range(x.shape[1])]
+    return b.cat(channels, 1)
+
+
+@handles("pixel_shuffle", "upsample_nearest2d")
+def _spread(b: Builder, x: Value, factor: Any, *scales: float | None) -> Value:
+    """Every position becomes a block of positions: a transposed convolution with ones."""
+    _, C, H, W = x.shape
+    shuffled = isinstance(factor, int)
+    f, g = (factor, factor) if shuffled else (b.shape[2] // H, b.shape[3] // W)
+    size = (H * f, W * g)
+    if size != tuple(b.shape[2:]):
+        raise UnsupportedModelError("an enlargement by a factor that is no integer")
+    out = C // (f * g) if shuffled else C
+    weight = torch.zeros(out, C, f, g, dtype=b.dtype, device=b.device)
+    for channel in range(out):
+        for i in range(f):
+            for j in range(g):
+                weight[channel, channel * f * g + i * g + j if shuffled else channel, i, j] = 1
+    made = b.transposed(x.merged(), weight, None, size=size, stride=(f, g), padding=(0, 0), dilation=(1, 1))
+    return Value.of(made, b.n)

@@ -1,0 +1,264 @@
+"""The plan: how a model is evaluated along the walk, as data. It can be printed, encoded, and executed anywhere.
+
+The walk goes through the image pixel by pixel in raster order and, within a pixel, colour by colour::
+
+    for r in range(-top, H):
+        every row instruction that is due, for all its columns
+        for c in range(-left, W + tail):
+            for k in range(C):
+                every pixel instruction of colour k that is due
+                if r ≥ 0 and 0 ≤ c < W: draw colour k of pixel (r, c), and write its input into the image buffer
+
+An instruction is due in row r where ``r = rows.at + u·rows.every`` for a u in [0, rows.count), likewise in column c for
+a v of ``columns``. It computes one position of its buffer, or with the row clock all ``columns.count`` of them::
+
+    accumulator = bias + concat(sources) @ weight        or        accumulator = what its one source holds
+    for step in steps: accumulator = step(accumulator)
+    out = accumulator
+
+Where it reads and writes is affine in (u, v), see :class:`Ref`. Positions outside a buffer read as zeros: that is a
+convolution's padding. Every buffer has its channels innermost and keeps only the ``keep`` last rows.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+#: Steps on the accumulator alone, with their number of parameters (alpha; slope; bounds; beta and threshold …).
+UNARY = {
+    "relu": 0, "tanh": 0, "sigmoid": 0, "silu": 0, "gelu": 0, "gelu_tanh": 0, "exp": 0, "log": 0, "neg": 0, "abs": 0,
+    "sqrt": 0, "rsqrt": 0, "reciprocal": 0, "sin": 0, "cos": 0, "elu": 1, "leaky_relu": 1, "pow": 1, "clamp": 2,
+    "softplus": 2,
+}  # fmt: skip
+#: Steps of the accumulator and an operand: a buffer's channels, or a constant vector.
+BINARY = ("add", "sub", "rsub", "mul", "div", "rdiv", "max", "min")
+#: Steps on the whole vector: [a, b] → tanh(a)·σ(b); x → elu([x, −x]); normalise within each of ``groups`` parts.
+VECTOR = {"gate": 0, "concat_elu": 0, "norm": 2}  # norm: groups, eps
+STEPS = (*UNARY, *BINARY, *VECTOR)
+
+Clock = Literal["row", "pixel"]
+Kind = Literal["image", "map", "constant", "given"]
+
+
+@dataclass(eq=False)
+class Buffer:
+    """A feature map: (rows, columns) positions of ``channels`` numbers, of which the last ``keep`` rows are kept.
+
+    Attributes:
+        kind: "image": what the model reads, written by the draws. "map": written by instructions. "constant": ``data``.
+            "given": comes with each batch, one for each image, (N, rows, columns, channels).
+        data: of a constant buffer: (rows, columns, channels).
+        name: of the layer that made it, for people.
+    """
+
+    kind: Kind
+    rows: int
+    columns: int
+    channels: int
+    keep: int = 1
+    data: Tensor | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Channels of a buffer, ``channel`` and on, at row u·row_step + row and column v·column_step + column."""
+
+    buffer: int
+    channel: int
+    channels: int
+    row: int = 0
+    column: int = 0
+    row_step: int = 1
+    column_step: int = 1
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Due at ``at + u·every`` for u in [0, count)."""
+
+    count: int
+    every: int = 1
+    at: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation on the accumulator.
+
+    Attributes:
+        op: one of :data:`STEPS`.
+        parameters: numbers that the operation takes.
+        operand: of a binary step: where it is read.
+        vector: of a binary step without an operand: the constant, one number for each channel of the accumulator.
+        function: a parameterless unary step applied to the operand first, such as "sigmoid"; or "".
+    """
+
+    op: str
+    parameters: tuple[float, ...] = ()
+    operand: Ref | None = None
+    vector: Tensor | None = None
+    function: str = ""
+
+
+@dataclass(eq=False)
+class Instruction:
+    """See the module's docstring.
+
+    Attributes:
+        color: k, of a pixel instruction: run before colour k of the pixel is drawn.
+        sources: what is multiplied with ``weight``, side by side. Without a weight: the one source that is loaded.
+        weight: (K, O), K the sum of the sources' channels, 0 if only the bias is left; or None.
+        bias: (O,), or None.
+        out: where the accumulator goes; its channels are as many as the last step leaves.
+        name: of the layer, for people.
+    """
+
+    clock: Clock
+    rows: Axis
+    columns: Axis
+    color: int
+    sources: tuple[Ref, ...]
+    out: Ref
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    steps: tuple[Step, ...] = ()
+    name: str = ""
+
+    def refs(self) -> Iterator[Ref]:
+        """Everything it reads."""
+        yield from self.sources
+        for step in self.steps:
+            if step.operand is not None:
+                yield step.operand
+
+    @property
+    def flops(self) -> int:
+        """2 for each multiplication with a weight, at one position."""
+        return 0 if self.weight is None else 2 * self.weight.numel()
+
+
+@dataclass
+class Plan:
+    """A model, compiled for images of one shape.
+
+    Attributes:
+        shape: (C, H, W) of the image.
+        buffers: buffer 0 is the image.
+        instructions: in the order in which those that are due run.
+        params: for each colour, where its distribution's parameters are found when it is drawn (u = r, v = c).
+        slope: None for the raster walk. Otherwise the wavefront: all pixels with one c + slope·r are drawn together,
+            t = 0, 1, …; then every instruction is on the pixel clock.
+    """
+
+    shape: tuple[int, int, int]
+    buffers: list[Buffer] = field(default_factory=list)
+    instructions: list[Instruction] = field(default_factory=list)
+    params: list[Ref] = field(default_factory=list)
+    slope: int | None = None
+
+    @property
+    def tail(self) -> int:
+        """Columns that the walk goes on beyond the image, to finish what lags behind."""
+        last = [i.columns.at + (i.columns.count - 1) * i.columns.every for i in self.instructions if i.clock == "pixel"]
+        return max(0, max(last, default=0) - self.shape[2] + 1)
+
+    @property
+    def left(self) -> int:
+        """Columns before the image's first, for what depends on padding alone and is wanted early; mostly 0."""
+        return -min([0, *(i.columns.at for i in self.instructions if i.clock == "pixel")])
+
+    @property
+    def top(self) -> int:
+        """Rows above the image's first, likewise."""
+        return -min([0, *(i.rows.at for i in self.instructions)])
+
+    def walk(self) -> Iterator[tuple[int, int]]:
+        """All (r, c) in their order, those before and beyond the image too."""
+        _, H, W = self.shape
+        pixels = itertools.product(range(-self.top, H), range(-self.left, W + self.tail))
+        slope = self.slope
+        return pixels if slope is None else iter(sorted(pixels, key=lambda at: at[1] + slope * at[0]))
+
+    @property
+    def steps(self) -> int:
+        """Draws that have to wait for one another, per colour."""
+        _, H, W = self.shape
+        return H * W if self.slope is None else W + self.slope * (H - 1)
+
+    def encode(self) -> tuple[Tensor, Tensor]:
+        """The plan for a compiled executor: (codes, constants).
+
+        Codes are int64, each record preceded by nothing: sizes stand before lists. Constants are one vector of the
+        weights' dtype, each constant starting at a multiple of 16; codes hold their offsets, −1 for none::
+
+            C, H, W, slope (−1: raster), tail, left, top
+            number of buffers, then each: kind (0 image, 1 map, 2 constant, 3 given), rows, columns, channels, keep,
+                data
+            number of params, then each: Ref
+            number of instructions, then each:
+                clock (0 row, 1 pixel), color, rows: count every at, columns: count every at
+                out: Ref
+                K, O (both 0 without a weight; K alone 0 where only the bias is left), weight, bias
+                number of sources, then each: Ref
+                number of steps, then each: op (index into STEPS), function (−1, or index into STEPS),
+                    parameters (offset), has operand (0, 1), Ref (zeros if none), vector (offset)
+            Ref: buffer, channel, channels, row, column, row_step, column_step
+        """
+        pool = _Pool()
+        kinds = ("image", "map", "constant", "given")
+        codes = [*self.shape, -1 if self.slope is None else self.slope, self.tail, self.left, self.top]
+        codes += [len(self.buffers)]
+        for b in self.buffers:
+            codes += [kinds.index(b.kind), b.rows, b.columns, b.channels, b.keep, pool.offset(b.data)]
+        codes.append(len(self.params))
+        for ref in self.params:
+            codes += _encode_ref(ref)
+        codes.append(len(self.instructions))
+        for i in self.instructions:
+            codes += [int(i.clock == "pixel"), i.color]
+            codes += [i.rows.count, i.rows.every, i.rows.at, i.columns.count, i.columns.every, i.columns.at]
+            codes += _encode_ref(i.out)
+            codes += [*((0, 0) if i.weight is None else i.weight.shape), pool.offset(i.weight), pool.offset(i.bias)]
+            codes.append(len(i.sources))
+            for ref in i.sources:
+                codes += _encode_ref(ref)
+            codes.append(len(i.steps))
+            for step in i.steps:
+                parameters = torch.tensor(step.parameters) if step.parameters else None
+                codes += [STEPS.index(step.op), STEPS.index(step.function) if step.function else -1]
+                codes += [pool.offset(parameters), int(step.operand is not None)]
+                codes += [0] * 7 if step.operand is None else _encode_ref(step.operand)
+                codes.append(pool.offset(step.vector))
+        return torch.tensor(codes, dtype=torch.int64), pool.vector()
+
+
+class _Pool:
+    """Constants side by side in one vector."""
+
+    ALIGN = 16
+
+    def __init__(self) -> None:
+        self.parts: list[Tensor] = []
+        self.size = 0
+
+    def offset(self, constant: Tensor | None) -> int:
+        if constant is None:
+            return -1
+        offset, size = self.size, constant.numel()
+        padded = -(-size // self.ALIGN) * self.ALIGN
+        self.parts += [constant.detach().reshape(-1), constant.new_zeros(padded - size)]
+        self.size += padded
+        return offset
+
+    def vector(self) -> Tensor:
+        dtype = next((part.dtype for part in self.parts if part.is_floating_point()), torch.get_default_dtype())
+        return torch.cat([part.to(dtype) for part in self.parts]) if self.parts else torch.zeros(0, dtype=dtype)
+
+
+def _encode_ref(ref: Ref) -> list[int]:
+    return [ref.buffer, ref.channel, ref.channels, ref.row, ref.column, ref.row_step, ref.column_step]

@@ -1,0 +1,288 @@
+"""Tracing: one real forward of any model becomes a list of ATen and fastgen ops.
+
+The forward runs with real tensors below autograd (a ``TorchDispatchMode``, as ``make_fx`` does it), so everything that
+does not depend on the image is simply computed: masks, weight norm, ``self.weight.data *= self.mask`` inside forward.
+What is recorded are the ops on what depends on the image or on the labels, out of place, each with the module that
+called it. Tensors are told apart by where their elements lie in memory, which sees through views and detours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+#: Images in a traced batch: more than one, so that an op that mixes images cannot hide.
+BATCH = 3
+
+_VALUELESS = {
+    f"aten.{name}"
+    for name in ("zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_full", "new_empty")
+}
+Place = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+
+
+class UnsupportedModelError(ValueError):
+    """A model that cannot be compiled: says which module, which op, and why."""
+
+
+@dataclass
+class Constant:
+    """A tensor that depends on neither image nor labels."""
+
+    tensor: Tensor
+
+
+@dataclass
+class Node:
+    """One op on what depends on the image or the labels.
+
+    Attributes:
+        op: name, such as "aten.convolution"; in-place ops have the name of their out-of-place twin.
+        args, kwargs: as called; tensors are :class:`Output` or :class:`Constant`.
+        path: of the module whose forward called it.
+        on_image: whether it depends on the image, or on labels alone.
+    """
+
+    op: str
+    function: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    path: str
+    on_image: bool
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Output:
+    """The ``index``-th tensor that a node answers with."""
+
+    node: Node
+    index: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.node.shapes[self.index]
+
+
+@dataclass
+class Trace:
+    """Nodes in order, the image among them (op "image"), the labels (op "labels") or None, and the result."""
+
+    nodes: list[Node]
+    image: Node
+    labels: Node | None
+    result: Output
+
+
+def trace(model: nn.Module, x: Tensor, labels: Tensor | None = None) -> Trace:
+    """Record ``model(x)`` or ``model(x, labels)``.
+
+    Raises:
+        UnsupportedModelError: the result does not depend on the image, or an op has no meaning for a plan.
+    """
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps: only eager ops can be recorded
+    recorder = _Recorder()
+    image = recorder.add_input("image", x, on_image=True)
+    label_node = None if labels is None else recorder.add_input("labels", labels, on_image=False)
+    with _module_paths(model, recorder.modules), torch.no_grad(), recorder:
+        result = model(x) if labels is None else model(x, labels)
+    if not isinstance(result, Tensor):
+        raise UnsupportedModelError(f"model: expected a forward that returns one tensor, got {type(result).__name__}")
+    output = recorder.find(result)
+    if output is None or not output.node.on_image:
+        raise UnsupportedModelError("model: expected parameters that depend on the image, got some that do not")
+    return Trace(recorder.nodes, image, label_node, output)
+
+
+class _Recorder(TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # saves the import of all of torch.compile, which takes longer than most traces
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes: list[Node] = []
+        self.modules: list[str] = []
+        self._outputs: dict[Place, Output] = {}
+        self._stale: dict[Place, str] = {}
+        self._alive: list[Tensor] = []  # so that no place in memory is used twice
+        self._bases: dict[int, Tensor] = {}  # storage → the whole tensor that lies in it
+        self._captured: dict[int, list[Constant]] = {}  # storage → constants that nodes read from it
+
+    def add_input(self, name: str, tensor: Tensor, on_image: bool) -> Node:
+        node = Node(name, _not_called, (), {}, "", on_image)
+        self._record(node, [tensor])
+        return node
+
+    def find(self, tensor: Tensor) -> Output | None:
+        place = _place(tensor)
+        if place in self._stale:
+            raise UnsupportedModelError(
+                f"{self._stale[place]}: changes a tensor in place of which another view is read afterwards"
+            )
+        return self._outputs.get(place)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
+        found = [output for output in map(self.find, tensors) if output is not None]
+        mutated = self._mutated(func, args, kwargs)
+        name = _name(func)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise UnsupportedModelError(f"{self._path()}: {name} draws random numbers")
+        if not found or name in _VALUELESS:
+            self._before_change(mutated)
+            result = func(*args, **kwargs)
+            for tensor in tree_flatten(result)[0]:
+                if isinstance(tensor, Tensor):
+                    self._keep(tensor)
+            return result
+        on_image = any(output.node.on_image for output in found)
+        if on_image and name == "aten._local_scalar_dense":
+            raise UnsupportedModelError(f"{self._path()}: reads a number that depends on the image (.item() or if)")
+        node = Node(name, func, *self._arguments(args, kwargs), self._path(), on_image)
+        self._before_change(mutated)
+        before = [self._whole(tensor) for tensor in mutated]
+        result = func(*args, **kwargs)
+        if mutated:
+            self._record(node, mutated)
+            for tensor, base in zip(mutated, before, strict=True):
+                self._after_change(tensor, base, node)
+        else:
+            self._record(node, [tensor for tensor in tree_flatten(result)[0] if isinstance(tensor, Tensor)])
+        return result
+
+    def _path(self) -> str:
+        return self.modules[-1] if self.modules else "model"
+
+    def _keep(self, tensor: Tensor) -> None:
+        self._alive.append(tensor)
+        self._bases.setdefault(_storage(tensor), tensor)
+
+    def _record(self, node: Node, results: list[Tensor]) -> None:
+        self.nodes.append(node)
+        for index, tensor in enumerate(results):
+            node.shapes.append(tuple(tensor.shape))
+            self._keep(tensor)
+            if tensor.numel() == 0:
+                continue  # all of these lie at one place
+            self._stale.pop(_place(tensor), None)
+            self._outputs[_place(tensor)] = Output(node, index)
+
+    def _arguments(self, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        def convert(value: Any) -> Any:
+            return self._reference(value) if isinstance(value, Tensor) else value
+
+        return tree_map(convert, tuple(args)), tree_map(convert, dict(kwargs))
+
+    def _reference(self, tensor: Tensor) -> Output | Constant:
+        output = self.find(tensor)
+        if output is not None:
+            return output
+        constant = Constant(tensor.detach())
+        self._captured.setdefault(_storage(tensor), []).append(constant)
+        return constant
+
+    # ---- changes in place
+
+    @staticmethod
+    def _mutated(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+        if not func._schema.is_mutable:
+            return []
+        written = []
+        for position, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                value = args[position] if position < len(args) else kwargs.get(argument.name)
+                written.append(value)
+        return [value for value in written if isinstance(value, Tensor)]
+
+    def _before_change(self, mutated: list[Tensor]) -> None:
+        """Constants that were read before keep their value."""
+        for tensor in mutated:
+            for constant in self._captured.pop(_storage(tensor), []):
+                constant.tensor = constant.tensor.clone()
+
+    def _whole(self, tensor: Tensor) -> tuple[Tensor, Output | Constant] | None:
+        """The tensor of which ``tensor`` is a part, and what it is before the change; None if it is the whole."""
+        base = self._bases.get(_storage(tensor), tensor)
+        if _place(base) == _place(tensor):
+            return None
+        output = self.find(base)
+        return base, Constant(base.detach().clone()) if output is None else output
+
+    def _after_change(self, part: Tensor, whole: tuple[Tensor, Output | Constant] | None, node: Node) -> None:
+        for place in list(self._outputs):
+            if place[0] == _storage(part) and place != _place(part):
+                self._stale[place] = node.path
+        if whole is not None:
+            base, before = whole
+            region = _region(base, part)
+            if region is None:
+                raise UnsupportedModelError(f"{node.path}: {node.op} changes a view in place that is no slice")
+            assign = Node(
+                "fastgen.assign", _not_called, (before, Output(node), region), {}, node.path, node.on_image
+            )  # fmt: skip
+            self._record(assign, [base])
+
+
+def _region(base: Tensor, part: Tensor) -> tuple[list[tuple[int, int, int]], list[int]] | None:
+    """Per dimension of ``base``: start, step and length of ``part`` in it; and the dimensions that ``part`` lacks."""
+    offset = part.storage_offset() - base.storage_offset()
+    starts = [0] * base.dim()
+    for dim in sorted(range(base.dim()), key=base.stride, reverse=True):
+        if base.shape[dim] > 1:
+            starts[dim] = offset // base.stride(dim)
+            offset -= starts[dim] * base.stride(dim)
+    slices, missing, d = [], [], 0
+    for dim, (size, stride) in enumerate(zip(base.shape, base.stride(), strict=True)):
+        fits = d < part.dim() and (part.stride(d) % stride == 0 or part.shape[d] == 1)
+        if fits and starts[dim] + (part.shape[d] - 1) * (part.stride(d) // stride) < size:
+            slices.append((starts[dim], max(part.stride(d) // stride, 1), part.shape[d]))
+            d += 1
+        else:
+            slices.append((starts[dim], 1, 1))
+            missing.append(dim)
+    return (slices, missing) if offset == 0 and d == part.dim() else None
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _place(tensor: Tensor) -> Place:
+    return _storage(tensor), int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride()
+
+
+def _name(func: Any) -> str:
+    namespace, name = func._schema.name.split("::")
+    return f"{namespace}.{name.removesuffix('_')}"
+
+
+def _not_called(*args: Any) -> None:
+    raise AssertionError("inputs and assignments are not replayed")
+
+
+@contextmanager
+def _module_paths(model: nn.Module, stack: list[str]) -> Iterator[None]:
+    """Keep on ``stack`` the paths of the modules whose forward is running."""
+    hooks = []
+    for path, module in model.named_modules():
+        name = path or "model"
+        hooks.append(module.register_forward_pre_hook(lambda *_, name=name: stack.append(name)))
+        hooks.append(module.register_forward_hook(lambda *_: _pop(stack), always_call=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _pop(stack: list[str]) -> None:
+    stack.pop()

@@ -1,0 +1,69 @@
+"""verify: what a sceptic would run. The compiled sampler beside the naive one, on the same random numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .naive import NaiveSampler
+from .sampler import Sampler
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was compared.
+
+    Attributes:
+        images: how many were drawn by both samplers.
+        values: how many values they have in all.
+        differing: values that are not the same.
+        logit_error: the largest difference between a parameter along the sampling path and one full forward's.
+        largest_logit: the largest parameter, for scale.
+    """
+
+    images: int
+    values: int
+    differing: int
+    logit_error: float
+    largest_logit: float
+
+    @property
+    def same(self) -> bool:
+        """Whether every value is the same."""
+        return self.differing == 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.images} images drawn twice: {self.differing} of {self.values} values differ; "
+            f"parameters along the way are within {self.logit_error:.1e} of one full forward "
+            f"(the largest is {self.largest_logit:.3g})"
+        )
+
+
+def verify(sampler: Sampler, n: int = 4, *, seed: int = 0, labels: Tensor | None = None) -> Report:
+    """Draw ``n`` images with ``sampler`` and with :class:`NaiveSampler`, from the same uniforms, and compare.
+
+    Slow: naive sampling is one full forward for every value.
+
+    Args:
+        sampler: what to check.
+        n: images.
+        seed: of the uniforms.
+        labels: int64 (N,), for a model with classes; by default all of them in turn.
+    """
+    classes = getattr(sampler.model, "classes", None)
+    if labels is None and classes is not None:
+        labels = torch.arange(n) % classes
+    naive = NaiveSampler(sampler.model, sampler.shape, sampler.distribution, sampler.to_input)
+    drawn = sampler.sample(n, seed=seed, labels=labels)
+    expected = naive.sample(n, seed=seed, labels=labels)
+    seen, exact = sampler.forced(expected, labels), naive.forward(expected, labels)
+    return Report(
+        images=n,
+        values=drawn.numel(),
+        differing=int((drawn != expected).sum()),
+        logit_error=(seen - exact).abs().max().item(),
+        largest_logit=exact.abs().max().item(),
+    )

@@ -1,0 +1,192 @@
+"""Small sampling plans of every kind, and an oracle of them that knows nothing of clocks, rings or margins."""
+
+import re
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastgen.distributions import Bernoulli, Categorical
+from fastgen.ops.sample import PackedPlan, Walk
+from fastgen.sampling.plan import Axis, Buffer, Clock, Instruction, Plan, Ref, Step
+
+UNARY = {
+    "relu": F.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "silu": F.silu, "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "exp": torch.exp, "log": torch.log, "neg": torch.neg,
+    "abs": torch.abs, "sqrt": torch.sqrt, "rsqrt": torch.rsqrt, "reciprocal": torch.reciprocal, "sin": torch.sin,
+    "cos": torch.cos, "elu": F.elu, "leaky_relu": F.leaky_relu, "pow": torch.pow, "clamp": torch.clamp,
+    "softplus": F.softplus,
+}  # fmt: skip
+BINARY = {
+    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "rsub": lambda a, b: b - a, "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b, "rdiv": lambda a, b: b / a, "max": torch.maximum, "min": torch.minimum,
+}  # fmt: skip
+ABOVE = ((-1, -1), (-1, 0), (-1, 1))  # rows and columns of taps
+LEFT = ((0, -2), (0, -1))
+HERE = ((0, 0),)
+
+
+class Builder:
+    """Adds maps to a plan, each a product or a load over taps of an earlier one, with random weights."""
+
+    def __init__(self, C: int, H: int, W: int) -> None:
+        self.plan = Plan((C, H, W), [Buffer("image", H, W, C, keep=3)])
+
+    def map(
+        self,
+        inputs: list[tuple[int, tuple[tuple[int, int], ...]]],
+        O: int | None,
+        *steps: Step,
+        clock: Clock = "pixel",
+        color: int = 0,
+        down: int = 1,
+        up: int = 1,
+    ) -> int:
+        """A new map of O channels before the steps, from (buffer, taps) pairs; O = None loads the one tap.
+
+        ``down``: a position reads every down-th position of its inputs; ``up``: every up-th position is written, the
+        others by nobody.
+        """
+        buffers = self.plan.buffers
+        _, H, W = self.plan.shape
+        first = buffers[inputs[0][0]]
+        rows, columns = -(-first.rows // down) * up, -(-first.columns // down) * up
+        sources = tuple(Ref(b, 0, buffers[b].channels, r, c, down, down) for b, taps in inputs for r, c in taps)
+        K = sum(source.channels for source in sources)
+        channels = K if O is None else O
+        for step in steps:
+            channels = channels // 2 if step.op == "gate" else 2 * channels if step.op == "concat_elu" else channels
+        buffers.append(Buffer("map", rows, columns, channels, keep=3))
+        every = (H // (rows // up), W // (columns // up))
+        axes = Axis(rows // up, every[0]), Axis(columns // up, every[1])
+        out = Ref(len(buffers) - 1, 0, channels, 0, 0, up, up)
+        weights = (None, None) if O is None else (torch.randn(K, O) / K**0.5, 0.5 * torch.randn(O))
+        self.plan.instructions.append(Instruction(clock, *axes, color, sources, out, *weights, steps))
+        return len(buffers) - 1
+
+    def finish(self, *params: int) -> Plan:
+        """Each colour's parameters are the channels of one map."""
+        self.plan.params = [Ref(b, 0, self.plan.buffers[b].channels) for b in params]
+        return self.plan
+
+
+def read(maps: list[Tensor], ref: Ref, rows: int, columns: int, n: int) -> Tensor:
+    """(n, rows, columns, channels) of what ``ref`` reads; outside of a map it reads zeros."""
+    source = maps[ref.buffer][..., ref.channel : ref.channel + ref.channels]
+    u = torch.arange(rows) * ref.row_step + ref.row
+    v = torch.arange(columns) * ref.column_step + ref.column
+    inside = ((u >= 0) & (u < source.shape[1]))[:, None] & ((v >= 0) & (v < source.shape[2]))
+    picked = source[:, u.clamp(0, source.shape[1] - 1)][:, :, v.clamp(0, source.shape[2] - 1)]
+    return (picked * inside[:, :, None]).expand(n, -1, -1, -1)
+
+
+def evaluate(plan: Plan, inputs: Tensor, given: tuple[Tensor, ...] = ()) -> Tensor:
+    """The parameters (N, P, H, W) of a plan for given model inputs (N, C, H, W), map by map, in their dtype."""
+    n, dtype = inputs.shape[0], inputs.dtype
+    left = iter(given)
+    maps = [inputs.permute(0, 2, 3, 1)]
+    for b in plan.buffers[1:]:
+        if b.kind == "given":
+            maps.append(next(left).to(dtype))
+        elif b.kind == "constant":
+            assert b.data is not None
+            maps.append(b.data.to(dtype)[None].expand(n, -1, -1, -1))
+        else:
+            maps.append(torch.zeros(n, b.rows, b.columns, b.channels, dtype=dtype))
+    for i in plan.instructions:
+        rows, columns = i.rows.count, i.columns.count
+        x = torch.cat(
+            [torch.zeros(n, rows, columns, 0, dtype=dtype)]
+            + [read(maps, source, rows, columns, n) for source in i.sources],
+            dim=-1,
+        )
+        x = x if i.weight is None else x @ i.weight.to(dtype)
+        x = x if i.bias is None else x + i.bias.to(dtype)
+        for step in i.steps:
+            x = _apply(step, x, None if step.operand is None else read(maps, step.operand, rows, columns, n))
+        out = maps[i.out.buffer]
+        out[:, i.out.row :: i.out.row_step, i.out.column :: i.out.column_step][
+            :, :rows, :columns, i.out.channel : i.out.channel + i.out.channels
+        ] = x
+    _, H, W = plan.shape
+    return torch.cat([read(maps, param, H, W, n) for param in plan.params], dim=-1).permute(0, 3, 1, 2)
+
+
+def _apply(step: Step, x: Tensor, operand: Tensor | None) -> Tensor:
+    if step.op in UNARY:
+        return UNARY[step.op](x, *step.parameters)
+    if step.op in BINARY:
+        if operand is None:
+            assert step.vector is not None
+            operand = step.vector.to(x.dtype)
+        return BINARY[step.op](x, UNARY[step.function](operand) if step.function else operand)
+    if step.op == "gate":
+        a, b = x.chunk(2, dim=-1)
+        return torch.tanh(a) * torch.sigmoid(b)
+    if step.op == "concat_elu":
+        return F.elu(torch.cat((x, -x), dim=-1))
+    groups, eps = step.parameters
+    parts = x.unflatten(-1, (int(groups), -1))
+    return F.layer_norm(parts, parts.shape[-1:], eps=eps).flatten(-2)
+
+
+def step_plan(channels: int, *steps: Step, levels: int = 1, clock: str = "pixel") -> Plan:
+    """A step after a product, and again after a load; before it everything is made positive, as log wants it."""
+    b = Builder(1, 5, 7)
+    first = b.map([(0, ABOVE + (LEFT if clock == "pixel" else ()))], channels, Step("sigmoid"), clock=clock)
+    second = b.map([(first, HERE)], channels, *steps, clock=clock)
+    third = b.map([(first, HERE)], None, *steps, clock=clock)
+    return b.finish(b.map([(second, HERE), (third, HERE)], levels))
+
+
+def deep_plan(C: int = 1, levels: int = 1, channels: int = 24, keep: int = 3) -> Plan:
+    """Rows above on the row clock, this row on the pixel clock, a residual: the shape of a gated PixelCNN."""
+    b = Builder(C, 6, 8)
+    v = b.map([(0, ABOVE)], 2 * channels, clock="row")
+    h = b.map([(0, LEFT)], 2 * channels, Step("add", operand=Ref(v, 0, 2 * channels)), Step("gate"))
+    for _ in range(2):
+        v = b.map([(v, ((-1, 0), (0, -1), (0, 0), (0, 1)))], 2 * channels, Step("relu"), clock="row")
+        g = b.map([(h, ((0, -1), (0, 0)))], 2 * channels, Step("add", operand=Ref(v, 0, 2 * channels)), Step("gate"))
+        h = b.map([(g, HERE)], channels, Step("add", operand=Ref(h, 0, channels)))
+    for buffer in b.plan.buffers:
+        buffer.keep = keep
+    return b.finish(*[b.map([(h, HERE)], levels)] * C)
+
+
+def plan_with_constants() -> Plan:
+    """Reads a constant map, a vector for each image, and a map for each image."""
+    b = Builder(1, 5, 7)
+    b.plan.buffers += [
+        Buffer("constant", 5, 7, 2, data=torch.randn(5, 7, 2)),
+        Buffer("given", 1, 1, 6),
+        Buffer("given", 5, 7, 3),
+    ]
+    label = Step("add", operand=Ref(2, 0, 6, row_step=0, column_step=0))
+    h = b.map([(0, ABOVE + LEFT), (1, ((1, 1), (0, -3))), (3, ((0, 0), (-1, 2)))], 6, label, Step("tanh"))
+    return b.finish(b.map([(h, HERE)], 1))
+
+
+def table_of(plan: Plan) -> tuple[Tensor, Categorical | Bernoulli]:
+    levels = plan.params[0].channels
+    distribution = Bernoulli() if levels == 1 else Categorical(levels)
+    return distribution.to_input(torch.arange(distribution.levels)).repeat(plan.shape[0], 1), distribution
+
+
+def run(plan: Plan, uniforms: Tensor, isa: str = "", **options: Any) -> Walk:
+    """A whole batch through the compiled executor, with its parameters."""
+    codes, constants = plan.encode()
+    table, _ = table_of(plan)
+    P = sum(p.channels for p in plan.params)
+    walk = Walk(PackedPlan(codes, constants, isa), uniforms, table, params=P, **options)
+    assert walk.advance() is None
+    return walk
+
+
+def packs(codes: Tensor, constants: Tensor, isa: str = "") -> bool:
+    """False where the codes are no plan, or the machine lacks that instruction set."""
+    try:
+        PackedPlan(codes, constants, isa)
+    except RuntimeError as error:
+        return not re.match(r"(plan|isa): expected", str(error))
+    return True

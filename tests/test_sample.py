@@ -1,0 +1,267 @@
+"""sample: the compiled executor of sampling plans."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastgen.distributions import Categorical
+from fastgen.ops.sample import CHUNK, PackedPlan, Walk, available
+from fastgen.sampling.plan import BINARY, UNARY, Axis, Buffer, Instruction, Plan, Ref, Step
+from fastgen.sampling.reference import ReferenceWalk
+from parity import assert_parity
+from plans import ABOVE, HERE, LEFT, Builder, deep_plan, evaluate, packs, plan_with_constants, run, step_plan, table_of
+
+PARAMETERS = {"elu": (0.7,), "leaky_relu": (0.1,), "pow": (1.7,), "clamp": (0.4, 1.1), "softplus": (2.0, 1.5)}
+OF_POSITIVE = ("log", "sqrt", "rsqrt", "pow", "reciprocal")
+OPERANDS = ("buffer", "buffer, function", "vector")
+
+
+def check(plan: Plan, n: int = 3, given: tuple[Tensor, ...] = (), isa: str = "") -> Walk:
+    """The parameters along the way are the oracle's, and the values are drawn from them."""
+    uniforms = torch.rand(n, *plan.shape)
+    walk = run(plan, uniforms, isa, given=given)
+    _, distribution = table_of(plan)
+    inputs = distribution.to_input(walk.values)
+    assert_parity(walk.params, evaluate(plan, inputs, given), evaluate(plan, inputs.double(), given))
+    assert torch.equal(walk.values, distribution.draw(walk.params, uniforms))
+    assert_parity(walk.params, reference(plan, inputs, given), evaluate(plan, inputs.double(), given))
+    return walk
+
+
+def reference(plan: Plan, inputs: Tensor, given: tuple[Tensor, ...]) -> Tensor:
+    """The parameters that the reference executor sees on its way through the images."""
+    walk = ReferenceWalk(plan, len(inputs), list(given), torch.float32, torch.device("cpu"))
+    seen = torch.empty(len(inputs), sum(p.channels for p in plan.params), *plan.shape[1:])
+    of_color = seen.unflatten(1, (plan.shape[0], -1))
+    image = torch.zeros_like(inputs)
+    for r, c in walk.pixels():
+        for k in range(plan.shape[0]):
+            of_color[:, k, :, r, c] = walk.params(k)
+            image[:, k, r, c] = inputs[:, k, r, c]
+            walk.reveal(image[:, :, r, c])
+    return seen
+
+
+def operand_step(op: str, operand: str, channels: int) -> Step:
+    if operand == "vector":
+        return Step(op, vector=0.5 + torch.rand(channels))
+    return Step(op, operand=Ref(1, 0, channels), function="exp" if "function" in operand else "")
+
+
+@pytest.mark.parametrize("clock", ["row", "pixel"])
+@pytest.mark.parametrize("op", UNARY)
+def test_unary_steps(op: str, clock: str) -> None:
+    before = (Step("abs"), Step("add", vector=torch.full((17,), 0.3))) if op in OF_POSITIVE else ()
+    check(step_plan(17, *before, Step(op, PARAMETERS.get(op, ())), clock=clock))
+
+
+@pytest.mark.parametrize("operand", OPERANDS)
+@pytest.mark.parametrize("op", BINARY)
+def test_binary_steps(op: str, operand: str) -> None:
+    away_from_zero = (Step("abs"), Step("add", vector=torch.ones(17)))
+    check(step_plan(17, *away_from_zero, operand_step(op, operand, 17)))
+
+
+@pytest.mark.parametrize("channels", [2, 18, 34, 70, 130, 160])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (Step("gate"),),
+        (Step("concat_elu"),),
+        (Step("elu", (1.0,)),),
+        (Step("norm", (1.0, 1e-5)),),
+        (Step("norm", (2.0, 1e-3)), Step("relu")),
+        (Step("gate"), Step("concat_elu"), Step("neg")),
+    ],
+)
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+def test_vector_steps(steps: tuple[Step, ...], channels: int, isa: str) -> None:
+    plan = step_plan(channels, *steps)
+    if not packs(*plan.encode(), isa):
+        pytest.skip(f"this machine has no {isa}")
+    check(plan, n=7, isa=isa)
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "gelu", "silu", "gate", "concat_elu"])
+@pytest.mark.parametrize("channels", [10, 66])
+def test_addends_activation_and_residual_of_a_product(activation: str, channels: int, isa: str) -> None:
+    b = Builder(1, 5, 7)
+    first = b.map([(0, ABOVE + LEFT)], channels)
+    second = b.map([(0, ABOVE)], channels, clock="row")
+    out = channels // 2 if activation == "gate" else 2 * channels if activation == "concat_elu" else channels
+    third = b.map([(0, LEFT)], out)
+    steps = (
+        Step("add", operand=Ref(first, 0, channels)),
+        Step("add", operand=Ref(second, 0, channels, -1, 1)),
+        Step(activation),
+        Step("add", operand=Ref(third, 0, out)),
+    )
+    plan = b.finish(b.map([(first, ((0, -1), (0, 0)))], channels, *steps))
+    if not packs(*plan.encode(), isa):
+        pytest.skip(f"this machine has no {isa}")
+    check(plan, isa=isa)
+
+
+def test_slices_of_channels_are_read_and_written() -> None:
+    b = Builder(1, 4, 6)
+    first = b.map([(0, ABOVE + LEFT)], 12)
+    b.plan.buffers.append(Buffer("map", 4, 6, 9))
+    taps = (Ref(first, 3, 7), Ref(first, 1, 2, 0, -1))
+    for channel, channels in ((0, 4), (4, 5)):
+        b.plan.instructions.append(
+            Instruction("pixel", Axis(4), Axis(6), 0, taps, Ref(2, channel, channels), torch.randn(9, channels) / 3)
+        )
+    check(b.finish(b.map([(2, HERE)], 1)))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 5, 13, 64, 67])
+@pytest.mark.parametrize("levels", [1, 5])
+def test_batches_and_levels(n: int, levels: int) -> None:
+    check(deep_plan(levels=levels), n)
+
+
+def test_colours_are_drawn_one_after_the_other() -> None:
+    b = Builder(3, 4, 5)
+    h = b.map([(0, ABOVE + LEFT)], 11, Step("relu"))
+    params = []
+    for k in range(3):  # colour k sees colours before it at the pixel itself
+        i = b.map([(h, HERE), (0, HERE)], 4, color=k)
+        weight = b.plan.instructions[-1].weight
+        assert weight is not None
+        weight[11 + k :] = 0
+        params.append(i)
+    check(b.finish(*params))
+
+
+def test_constants_and_given_maps() -> None:
+    plan = plan_with_constants()
+    check(plan, n=4, given=(torch.randn(4, 1, 1, 6), torch.randn(4, 5, 7, 3)))
+
+
+@pytest.mark.parametrize("clock", ["row", "pixel"])
+def test_strides(clock: str) -> None:
+    """Half the resolution from rows above, and back: each of the four positions its own taps."""
+    b = Builder(1, 6, 8)
+    low = b.map([(0, ((-1, -1), (-1, 0), (-1, 1), (-2, 0)))], 9, Step("relu"), clock=clock, down=2)
+    b.plan.buffers.append(Buffer("map", 6, 8, 5))
+    taps = (Ref(low, 0, 9), Ref(low, 0, 9, 0, -1))
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        out = Ref(2, 0, 5, i, j, 2, 2)
+        b.plan.instructions.append(
+            Instruction(clock, Axis(3, 2, i), Axis(4, 2, j), 0, taps, out, torch.randn(18, 5) / 4)
+        )
+    check(b.finish(b.map([(2, HERE), (0, LEFT)], 1)))
+
+
+def test_the_walk_begins_outside_of_the_image_and_ends_there() -> None:
+    """A map with a row above and columns on both sides, as of a convolution that is padded more than it has to be."""
+    b = Builder(1, 4, 5)
+    b.plan.buffers.append(Buffer("map", 5, 8, 7, keep=3))
+    taps = tuple(Ref(0, 0, 1, r - 1, c - 1) for r, c in (*ABOVE, *LEFT))
+    weight, bias = torch.randn(5, 7), torch.randn(7)
+    b.plan.instructions.append(
+        Instruction("pixel", Axis(5, 1, -1), Axis(8, 1, -1), 0, taps, Ref(1, 0, 7), weight, bias, (Step("relu"),))
+    )
+    check(b.finish(b.map([(0, LEFT), (1, ((0, 0), (0, 1), (1, 0), (1, 1)))], 2)))
+    assert (b.plan.top, b.plan.left, b.plan.tail) == (1, 1, 2)
+
+
+def test_a_product_of_nothing_is_its_bias() -> None:
+    b = Builder(1, 3, 4)
+    b.plan.buffers.append(Buffer("map", 3, 4, 20))
+    nothing = Instruction("row", Axis(3), Axis(4), 0, (), Ref(1, 0, 20), torch.zeros(0, 20), torch.randn(20))
+    b.plan.instructions.append(nothing)
+    check(b.finish(b.map([(1, HERE), (0, LEFT)], 1)))
+
+
+def test_a_wavefront_draws_what_the_raster_walk_draws() -> None:
+    b = Builder(1, 6, 8)
+    h = b.map([(0, ABOVE + LEFT)], 12, Step("relu"))
+    h = b.map([(h, ((0, -1), (0, 0), (-1, 0), (-1, 1)))], 12, Step("add", operand=Ref(h, 0, 12)))
+    plan = b.finish(b.map([(h, HERE)], 3))
+    uniforms = torch.rand(5, 1, 6, 8)
+    raster = run(plan, uniforms)
+    plan.slope = 3
+    for buffer in plan.buffers:
+        buffer.keep = 6
+    wave = run(plan, uniforms)
+    assert wave.steps == 8 + 3 * 5
+    assert torch.equal(wave.values, raster.values)
+    assert torch.equal(wave.params, raster.params)
+
+
+def test_an_image_is_the_same_whatever_the_batch_and_the_threads() -> None:
+    plan = deep_plan(levels=4)
+    uniforms = torch.rand(2 * CHUNK + 3, *plan.shape)
+    whole = run(plan, uniforms, threads=1)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            again = run(plan, uniforms)
+            assert torch.equal(again.values, whole.values)
+            assert torch.equal(again.params, whole.params)
+    finally:
+        torch.set_num_threads(threads)
+    for i in (0, 5, 2 * CHUNK + 2):
+        alone = run(plan, uniforms[i : i + 1])
+        assert torch.equal(alone.params[0], whole.params[i])
+
+
+def test_rows_are_drawn_one_call_at_a_time() -> None:
+    plan = deep_plan(levels=4)
+    uniforms = torch.rand(3, *plan.shape)
+    whole = run(plan, uniforms)
+    walk = Walk(PackedPlan(*plan.encode()), uniforms, table_of(plan)[0], params=4)
+    for r in range(1, 7):
+        walk.values[:, :, r:] = -1  # not drawn yet, not read
+        assert walk.advance(1) is None
+        assert walk.done == r
+        assert torch.equal(walk.values[:, :, :r], whole.values[:, :, :r])
+    assert torch.equal(walk.params, whole.params)
+
+
+def test_known_values_are_kept_and_read() -> None:
+    plan = deep_plan(levels=4)
+    uniforms = torch.rand(3, *plan.shape)
+    known, keep = torch.randint(4, (3, *plan.shape)), torch.rand(3, *plan.shape) < 0.5
+    walk = run(plan, uniforms, known=known, keep=keep)
+    inputs = table_of(plan)[1].to_input(walk.values)
+    assert_parity(walk.params, evaluate(plan, inputs), evaluate(plan, inputs.double()))
+    assert torch.equal(walk.values[keep], known[keep])
+    assert torch.equal(walk.values[~keep], Categorical(4).draw(walk.params, uniforms)[~keep])
+
+
+@pytest.mark.parametrize("levels", [1, 2, 256])
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+def test_draws_are_the_distributions(levels: int, temperature: float) -> None:
+    plan = step_plan(8, Step("mul", vector=torch.full((8,), 4.0)), levels=levels)
+    uniforms = torch.rand(40, *plan.shape)
+    uniforms[0] = 0
+    walk = run(plan, uniforms, temperature=temperature)
+    expected = table_of(plan)[1].draw(walk.params, uniforms, temperature)
+    assert (walk.values != expected).sum() <= 1  # the last bit of softmax is torch's own: one boundary in 1400 draws
+
+
+def test_parameters_that_are_not_finite_stop_the_walk() -> None:
+    plan = deep_plan()
+    given = plan.instructions[-1].bias
+    assert given is not None
+    given.fill_(float("nan"))
+    walk = Walk(PackedPlan(*plan.encode()), torch.rand(2, *plan.shape), table_of(plan)[0])
+    assert walk.advance() == 0
+
+
+def test_errors() -> None:
+    plan = deep_plan(levels=3)
+    packed, (table, _) = PackedPlan(*plan.encode()), table_of(plan)
+    with pytest.raises(ValueError, match=r"uniforms: expected shape \(N, 1, 6, 8\), got \(2, 1, 8, 6\)"):
+        Walk(packed, torch.rand(2, 1, 8, 6), table)
+    with pytest.raises(RuntimeError, match="table: expected an entry for each level"):
+        Walk(packed, torch.rand(2, 1, 6, 8), table[:, :2]).advance()
+
+
+def test_available() -> None:
+    assert available(torch.device("cpu"), torch.float32)
+    assert not available(torch.device("cpu"), torch.float64)

@@ -1,0 +1,67 @@
+"""sample: what its executor does with memory."""
+
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastgen.ops.sample import PackedPlan
+from fastgen.sampling.plan import Step
+from plans import deep_plan, packs, plan_with_constants, run, step_plan, table_of
+
+CSRC = Path(__file__).parent.parent / "csrc"
+
+
+def test_codes_are_checked_before_memory_is_touched() -> None:
+    codes, constants = deep_plan(levels=3).encode()
+    generator = torch.Generator().manual_seed(1)
+    refused = 0
+    for _ in range(300):
+        broken = codes.clone()
+        at = torch.randint(len(codes), (), generator=generator)
+        broken[at] = torch.randint(-3, 1000, (), generator=generator)
+        refused += not packs(broken, constants)
+    assert refused > 150
+    with pytest.raises(RuntimeError, match="plan: expected more codes"):
+        PackedPlan(codes[:-1], constants)
+    with pytest.raises(RuntimeError, match="plan: expected a constant"):
+        PackedPlan(codes, constants[:-16])
+    with pytest.raises(RuntimeError, match="isa: expected one that this machine has, got mmx"):
+        PackedPlan(codes, constants, "mmx")
+
+
+def test_no_sanitizer_complains(tmp_path: Path) -> None:
+    """AddressSanitizer and UBSan on the executor without torch, every instruction set; the values are the op's."""
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("needs a C++ compiler")
+    program = tmp_path / "sample_main"
+    flags = "-std=gnu++17 -g -O1 -fno-math-errno -fsanitize=address,undefined -fno-sanitize-recover=all"
+    source = Path(__file__).with_name("sample_main.cpp")
+    subprocess.run([compiler, *flags.split(), f"-I{CSRC}", str(source), "-o", str(program)], check=True)
+    wave = step_plan(9, Step("concat_elu"), Step("norm", (3.0, 1e-5)))
+    wave.slope = 2
+    for buffer in wave.buffers:
+        buffer.keep = 5
+    nothing: tuple[Tensor, ...] = ()
+    for plan, given in (
+        (deep_plan(), nothing),
+        (deep_plan(levels=5, channels=37), nothing),
+        (step_plan(70, Step("gate"), Step("exp")), nothing),
+        (wave, nothing),
+        (plan_with_constants(), (torch.randn(7, 1, 1, 6), torch.randn(7, 5, 7, 3))),
+    ):
+        codes, constants = plan.encode()
+        table, _ = table_of(plan)
+        uniforms = torch.rand(7, *plan.shape, dtype=torch.float64)
+        tensors = (codes, constants, uniforms, table, torch.cat([each.flatten() for each in (*given, torch.zeros(0))]))
+        blob = b"".join(struct.pack("q", t.numel()) + t.contiguous().numpy().tobytes() for t in tensors)
+        result = subprocess.run([program], input=blob, capture_output=True, check=False)
+        assert result.returncode == 0, result.stderr.decode()
+        expected = run(plan, uniforms, given=given).values.numpy().tobytes()
+        assert result.stdout
+        assert result.stdout == expected * (len(result.stdout) // len(expected))
