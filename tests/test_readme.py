@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastgen.nn import MaskedConv2d
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -33,6 +35,14 @@ def test_models_that_know_their_likelihood() -> None:
     code = blocks("python")[1].replace("channels=128, layers=15", "channels=8, layers=2")
     exec(code, names)
     assert names["model"].log_prob(names["images"], names["labels"]).shape == (2,)
+
+
+def test_sampling_from_any_causal_model(capsys: pytest.CaptureFixture[str]) -> None:
+    model = torch.nn.Sequential(MaskedConv2d(1, 8, 7, "A", activation="relu"), MaskedConv2d(8, 1, 1))
+    names = {"your_model": model}
+    exec(blocks("python")[2].replace("sample(64", "sample(2"), names)
+    assert names["images"].unique().tolist() == [0, 1]
+    assert "0 of 1568 values differ" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("line", [line for block in blocks("sh") for line in block.splitlines()])
