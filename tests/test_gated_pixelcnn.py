@@ -128,3 +128,12 @@ GREY = torch.zeros(2, 1, 4, 4, dtype=torch.int64)
 def test_errors_name_argument_expected_and_got(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_conditional_model_compiles_whole_and_runs_on_meta() -> None:
+    model = GatedPixelCNN(1, 2, channels=4, layers=1, classes=3).eval()
+    x, labels = torch.rand(2, 1, 5, 5), torch.tensor([0, 2])
+    with torch.no_grad():
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(x, labels)
+        torch.testing.assert_close(compiled, model(x, labels))
+        assert model.to("meta")(x.to("meta"), labels.to("meta")).shape == compiled.shape

@@ -76,6 +76,8 @@ class AutoregressiveModel(nn.Module):
         if values.dim() != 4 or values.shape[1] != self.in_channels:
             raise ValueError(f"values: expected shape (N, {self.in_channels}, H, W), got {tuple(values.shape)}")
         check_values(values, self.levels)
+        if labels is not None and self.classes is not None:
+            check_values(labels, self.classes, "labels")
         x = self.distribution.to_input(values).to(next(self.parameters()).dtype)
         return self.distribution.log_prob(self(x, labels), values).sum(dim=(1, 2, 3))
 
@@ -128,7 +130,10 @@ class AutoregressiveModel(nn.Module):
             raise ValueError(f"labels: expected {n} integers in [0, {self.classes}), one for each image, got None")
         if labels.shape != (n,):
             raise ValueError(f"labels: expected shape ({n},), one for each image, got {tuple(labels.shape)}")
-        check_values(labels, self.classes, "labels")
+        if labels.is_floating_point() or labels.is_complex():
+            raise TypeError(f"labels: expected an integer tensor, got {labels.dtype}")
+        if labels.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere a look at them would wait
+            check_values(labels, self.classes, "labels")
         return labels.to(torch.int64)
 
 
