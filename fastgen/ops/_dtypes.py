@@ -14,4 +14,6 @@ def check_floating(name: str, tensor: Tensor) -> None:
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     """The dtype that ``torch.autocast`` wants on the device of ``tensor``; None where it is off."""
     device = tensor.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
