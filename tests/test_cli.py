@@ -1,6 +1,7 @@
 """The command line from end to end on real digits; every mistake is one line on stderr and exit code 2."""
 
 import errno
+import itertools
 import json
 import math
 import os
@@ -17,7 +18,7 @@ import torch
 from fastgen.cli import main
 from fastgen.data import load
 from fastgen.sampling import NaiveSampler
-from fastgen.training import load_model
+from fastgen.training import Trainer, load_model
 
 for package in ("tyro", "tqdm", "safetensors", "sklearn"):
     pytest.importorskip(package, reason=f"{package} comes with fastgen[train]")
@@ -206,14 +207,59 @@ def test_ctrl_c_while_saving(
     assert epochs(run) == [1, 2, 3, 4]
 
 
-def test_full_disk(run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def test_stopped_before_the_first_checkpoint(
+    trained: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    resume = ["train", "gated-pixelcnn", "--run", str(run), "--resume"]
 
-    resume = ["train", "gated-pixelcnn", "--run", str(run), "--resume", "--epochs", "3"]
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", stopped)
+        assert main([*TRAIN, "--epochs", "0", "--run", str(run)]) == 0
+        assert "no checkpoint" in capsys.readouterr().out
+        assert main([*resume, "--epochs", "2"]) == 130
+    again = " ".join(["fastgen", *resume])
+    assert f"nothing was saved in {run} yet; begin again with: {again}" in capsys.readouterr().err
+    (run / "metrics.jsonl").write_text('{"epoch": 1}\n')  # killed between the line and the checkpoint
+    assert main([*resume, "--epochs", "2"]) == 0
+    assert f"fastgen sample {run}" in capsys.readouterr().out
+    assert epochs(run) == [1, 2]
+    one, other = (load_model(folder, "last").state_dict() for folder in (run, trained))
+    assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+
+
+@pytest.mark.parametrize(
+    ("samples", "k", "path"),
+    [
+        (0, 1, "metrics.jsonl"),
+        (0, 3, "config.json"),
+        (0, 5, "metrics.jsonl"),
+        (0, 6, "checkpoints/state-"),
+        (20, 1, "metrics.jsonl"),
+        (20, 12, "samples/epoch-0003.png"),
+    ],
+)
+def test_full_disk(
+    run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, samples: int, k: int, path: str
+) -> None:
+    """The disk is full from the k-th time on that something must reach it."""
+    original, calls = os.fsync, itertools.count(1)
+
+    def full(handle: int) -> None:
+        if next(calls) >= k:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(handle)
+
+    resume = ["train", "gated-pixelcnn", "--run", str(run), "--resume", "--epochs", "3", "--samples", str(samples)]
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        assert "No space left on device" in refused(capsys, *resume)
+        message = refused(capsys, *resume)
+    assert "No space left on device" in message
+    assert f"{run / path}" in message
+    assert "good in this folder: best.safetensors, last.safetensors" in message
     assert main(resume) == 0
     assert epochs(run) == [1, 2, 3]
 

@@ -37,7 +37,7 @@ class Train(Recipe):
     run: str | None = None
     """Folder of the run; default: runs/MODEL-DATA."""
     resume: bool = False
-    """Continue the run in its folder, from its last checkpoint."""
+    """Continue the run in its folder, from its last checkpoint; from the beginning where it has none yet."""
     checkpoint: Literal["last", "best"] = "last"
     """Checkpoint to resume from."""
     samples: int = 36
@@ -104,13 +104,10 @@ def main(arguments: list[str]) -> str:
         "options": asdict(options),
     }
     trainer = Trainer(model, nats_per_image, options, run)
-    if options.resume:
-        if config["data"] != run.config()["data"]:
-            raise ValueError(f"data: expected {run.config()['data']}, as when the run began, got {config['data']}")
-        trainer.resume(options.checkpoint)
-        run.write_config(config)
-    else:
+    if not options.resume:
         run.create(config)
+    elif config["data"] != run.config()["data"]:
+        raise ValueError(f"data: expected {run.config()['data']}, as when the run began, got {config['data']}")
 
     say = require("tqdm").tqdm.write
     say(f"{name}, {sum(p.numel() for p in model.parameters()):,} parameters, on {_describe(device)}")
@@ -122,9 +119,19 @@ def main(arguments: list[str]) -> str:
             _draw(trainer.ema, train, options, run.samples / f"epoch-{record['epoch']:04}.png")
 
     try:
+        if options.resume:
+            if run.has_checkpoint:
+                trainer.resume(options.checkpoint)
+            else:
+                run.rewind(0)
+            run.write_config(config)
         trainer.fit(train, held_out, on_epoch)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(_how_to_continue(name, run)) from stop
+    except OSError as error:
+        raise OSError(f"{error}; {checkpoint.good(run.checkpoints)}") from error
+    if not run.has_checkpoint:
+        return f"{run.folder}: no checkpoint, since nothing was trained"
     return f"{run.folder}: best held-out {trainer.position.best:.2f} nats; fastgen sample {run.folder} draws from it"
 
 
@@ -171,8 +178,9 @@ def _draw(model: Any, data: Dataset, options: Train, path: Path) -> None:
 
 
 def _how_to_continue(name: str, run: Run) -> str:
-    if not (run.checkpoints / "last.safetensors").exists():
-        return f"nothing was saved in {run.folder} yet"
+    command = f"fastgen train {name} --run {run.folder} --resume"
+    if not run.has_checkpoint:
+        return f"nothing was saved in {run.folder} yet; begin again with: {command}"
     here = checkpoint.load(run.checkpoints, with_state=True).state["position"]
     saved = f"epoch {here['epoch']}" + (f" and {here['batch']} batches of the next" if here["batch"] else "")
-    return f"{run.folder} holds {saved}; continue with: fastgen train {name} --run {run.folder} --resume"
+    return f"{run.folder} holds {saved}; continue with: {command}"

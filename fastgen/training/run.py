@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from .. import models
-from .._files import remove_temporaries, write_atomic
+from .._files import errors_name, remove_temporaries, write_atomic
 from ..models import AutoregressiveModel
 from .checkpoint import load
 
@@ -31,6 +31,11 @@ class Run:
         self.folder = Path(folder)
         self.checkpoints = self.folder / "checkpoints"
         self.samples = self.folder / "samples"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether anything was saved: not before the end of the first epoch, or its first ``save_every`` steps."""
+        return any(self.checkpoints.glob("*.safetensors"))
 
     def check_new(self) -> None:
         """Raise FileExistsError if the folder holds something."""
@@ -75,7 +80,8 @@ class Run:
 
     def add_metrics(self, record: Record) -> None:
         """Append a line to metrics.jsonl, down to the disk."""
-        with open(self.folder / "metrics.jsonl", "a") as file:
+        path = self.folder / "metrics.jsonl"
+        with errors_name(path), open(path, "a") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
