@@ -111,6 +111,8 @@ def test_evaluate_is_exact(trained: Path, capsys: pytest.CaptureFixture, checkpo
     assert found["bits_per_dim"] == pytest.approx(found["nats"] / 64 / math.log(2))
     assert main(["evaluate", str(trained), "--split", "valid", "--limit", "7"]) == 0
     assert "7 images: " in capsys.readouterr().out
+    assert main(["evaluate", str(trained), "--split", "train"]) == 0
+    assert "64 images: " in capsys.readouterr().out, "it was trained on no more"
 
 
 def test_what_evaluate_refuses(trained: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ def load_images(run: Run, split: str = "test", data: str | None = None, root: st
         raise ValueError(f"split: expected train or test, since the run in {run.folder} held out no others, got valid")
     else:
         images = load_for_training(name, root=root, watch=options["held_out"])[split == "valid"]
+        if split == "train" and name == options["data"] and options["limit"] is not None:
+            images = images.subset(options["limit"])
     if list(images.shape) != about["shape"] or images.levels < about["levels"]:
         expected, got = (
             f"{shape[0]}x{shape[1]}x{shape[2]} images of {levels} levels"
