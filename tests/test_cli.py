@@ -17,7 +17,6 @@ import torch
 
 from fastgen.cli import main
 from fastgen.data import load
-from fastgen.sampling import NaiveSampler
 from fastgen.training import Trainer, load_model
 
 for package in ("tyro", "tqdm", "safetensors", "sklearn"):
@@ -88,6 +87,7 @@ def test_what_train_refuses(run: Path, capsys: pytest.CaptureFixture, tmp_path: 
     assert "which is not there" in refused(capsys, *TRAIN, "--data", tmp_path / "x.npy", "--run", tmp_path / "new")
     assert "expected data with labels" in refused(capsys, *TRAIN, "--data", array(tmp_path), "--run", tmp_path / "new")
     assert "device: expected auto, cpu or" in refused(capsys, *TRAIN, "--device", "cuda:99", "--run", tmp_path / "new")
+    assert "device: expected auto, cpu or" in refused(capsys, *TRAIN, "--device", "meta", "--run", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -140,53 +140,13 @@ def test_damaged_checkpoint_is_named_and_so_is_the_good_one(run: Path, capsys: p
     assert epochs(run) == [1, 2, 3]
 
 
-def test_sample_is_what_the_model_draws(trained: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    out, npz = tmp_path / "s.png", tmp_path / "s.npz"
-    options = ["--n", "5", "--seed", "3", "--labels", "7", "1", "--temperature", "0.5", "--columns", "5"]
-    assert main(["sample", str(trained), *options, "--out", str(out), "--npz", str(npz)]) == 0
-    assert "images/s" in capsys.readouterr().out
-    drawn, labels = load(npz), torch.tensor([7, 1, 7, 1, 7])
-    assert drawn.levels == 17
-    naive = NaiveSampler(load_model(trained), (1, 8, 8)).sample(seed=3, labels=labels, temperature=0.5)
-    with np.load(npz) as arrays:
-        assert (arrays["x"] == naive.numpy()).all()
-        assert (arrays["y"] == labels.numpy()).all()
-    with Image.open(out) as picture:
-        pixels = np.asarray(picture)
-    assert pixels.shape == (68, 5 * 66 + 2, 3)
-    assert pixels[2 + 4, 2 + 4, 0] == round(naive[0, 0, 0, 0].item() * 255 / 16)
-
-
-def test_completions_keep_what_is_given(trained: Path, tmp_path: Path) -> None:
-    npz, held_out = tmp_path / "c.npz", load("digits", split="test").subset(6)
-    halves = {
-        "top-half": np.s_[:, :, :4], "bottom-half": np.s_[:, :, 4:],
-        "left-half": np.s_[..., :4], "right-half": np.s_[..., 4:],
-    }  # fmt: skip
-    for half, part in halves.items():
-        arguments = ["--complete", half, "--n", "6", "--out", str(tmp_path / "c.png"), "--npz", str(npz)]
-        assert main(["sample", str(trained), *arguments]) == 0
-        with np.load(npz) as arrays:
-            assert (arrays["x"][part] == held_out.values.numpy()[part]).all()
-            assert (arrays["x"] != held_out.values.numpy()).any()
-    mask = np.eye(8, dtype=bool)
-    np.savez(tmp_path / "given.npz", known=np.full((8, 8), 16), known_mask=mask)
-    arguments = ["--complete", str(tmp_path / "given.npz"), "--n", "3", "--out", str(tmp_path / "c.png")]
-    assert main(["sample", str(trained), *arguments, "--npz", str(npz)]) == 0
-    with np.load(npz) as arrays:
-        assert arrays["x"].shape == (3, 1, 8, 8)
-        assert (arrays["x"][..., mask] == 16).all()
-
-
-def test_what_sample_refuses(trained: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    np.savez(tmp_path / "wide.npz", known=np.zeros((9, 9), int), known_mask=np.ones((9, 9), bool))
-    message = refused(capsys, "sample", trained, "--complete", tmp_path / "wide.npz")
-    assert "expected known and known_mask that fit images (64, 1, 8, 8), got (9, 9) and (9, 9)" in message
-    assert "expected top-half" in refused(capsys, "sample", trained, "--complete", "middle")
-    assert "n: expected 1 or more, got 0" in refused(capsys, "sample", trained, "--n", "0")
-    assert "temperature: expected" in refused(capsys, "sample", trained, "--temperature", "0")
-    assert "labels: expected" in refused(capsys, "sample", trained, "--labels", "10")
-    assert "No such file or directory" in refused(capsys, "sample", trained, "--out", tmp_path / "no/where.png")
+@pytest.mark.parametrize("part", ["options", "model"])
+def test_config_that_does_not_fit(run: Path, capsys: pytest.CaptureFixture, part: str) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (config["options"] if part == "options" else config["model"]["config"])["colour"] = 1
+    (run / "config.json").write_text(json.dumps(config))
+    train = ["train", "gated-pixelcnn", "--run", run, "--resume"]
+    assert "colour" in refused(capsys, *(train if part == "options" else ["evaluate", run]))
 
 
 def test_ctrl_c_while_saving(

@@ -44,7 +44,7 @@ def lines(run: Run) -> list[dict]:
 
 
 def test_learns_and_reports(tmp_path: Path) -> None:
-    run, data, seen = Run(tmp_path / "run").create({"a": 1}), tiny.images(), []
+    run, data, seen = Run(tmp_path / "run").create(CONFIG), tiny.images(), []
     trained = trainer(run, dataclasses.replace(RECIPE, epochs=12))
     before = evaluate(trained.model, tiny.nats, data)
     trained.fit(data, data, seen.append)
@@ -54,7 +54,7 @@ def test_learns_and_reports(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1]) == seen[-1]
     assert seen[-1]["held_out_nats"] == after.nats
     assert seen[-1]["step"] == 12 * math.ceil(40 / 12)
-    assert run.config() == {"a": 1}
+    assert run.config() == CONFIG
 
 
 def test_likelihood_is_nats_per_image_with_its_standard_error() -> None:
@@ -206,9 +206,33 @@ def test_a_run_is_not_written_over(tmp_path: Path) -> None:
         Run(tmp_path).create({})
     with pytest.raises(FileNotFoundError, match=r"expected the folder of a run, with a config\.json"):
         Run(tmp_path).config()
-    (tmp_path / "config.json").write_text("{")
+
+
+CONFIG = {
+    "model": {"name": "m", "config": {}},
+    "data": {"shape": [1, 4, 4], "levels": 3},
+    "options": {"data": "x", "held_out": "test"},
+}
+
+
+@pytest.mark.parametrize("text", ["{", "\xff", "{}", "[]", "1"])
+def test_broken_config(tmp_path: Path, text: str) -> None:
+    run = Run(tmp_path)
+    (tmp_path / "config.json").write_text(text, encoding="latin1")
     with pytest.raises(ValueError, match=r"config\.json: corrupted"):
-        Run(tmp_path).config()
+        run.config()
+    for part, keys in CONFIG.items():
+        for key in keys:
+            run.write_config(CONFIG | {part: {other: value for other, value in keys.items() if other != key}})
+            with pytest.raises(ValueError, match=rf"config\.json: corrupted: expected {part} with {key}"):
+                run.config()
+
+
+@pytest.mark.parametrize("line", ["garbage", "\xff", "{}", "1"])
+def test_broken_metrics(tmp_path: Path, line: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n' + line + '\n{"epoch": 3}\n', encoding="latin1")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: corrupted"):
+        Run(tmp_path).rewind(3)
 
 
 def test_resuming_another_model_names_the_weight(tmp_path: Path) -> None:

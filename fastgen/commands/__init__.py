@@ -27,9 +27,11 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise ValueError(f"device: expected auto, cpu or a CUDA device of this machine, got {name!r}") from error
-    return device
+        if device.type in ("cpu", "cuda"):
+            return device
+    except (RuntimeError, AssertionError):  # torch built without CUDA asserts
+        pass
+    raise ValueError(f"device: expected auto, cpu or a CUDA device of this machine, got {name!r}")
 
 
 def load_images(run: Run, split: str = "test", data: str | None = None, root: str | None = None) -> Dataset:
@@ -46,14 +48,14 @@ def load_images(run: Run, split: str = "test", data: str | None = None, root: st
     """
     config = run.config()
     options, about = config["options"], config["data"]
-    name, root = data or options["data"], root or options["data_root"]
+    name, root = data or options["data"], root or options.get("data_root")
     if split == "test":
         images = load(name, root=root, split="test")
     elif split == "valid" and options["held_out"] == "test":
         raise ValueError(f"split: expected train or test, since the run in {run.folder} held out no others, got valid")
     else:
         images = load_for_training(name, root=root, watch=options["held_out"])[split == "valid"]
-        if split == "train" and name == options["data"] and options["limit"] is not None:
+        if split == "train" and name == options["data"] and options.get("limit") is not None:
             images = images.subset(options["limit"])
     if list(images.shape) != about["shape"] or images.levels < about["levels"]:
         expected, got = (

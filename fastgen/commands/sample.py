@@ -120,7 +120,10 @@ def _given(options: Sample, model: AutoregressiveModel, shape: tuple[int, int, i
     arrays = read_npz(path)
     if not {"known", "known_mask"} <= arrays.keys() or arrays["known_mask"].dtype != bool:
         raise ValueError(f"{path}: expected known, and known_mask of bool, got {', '.join(arrays)}")
-    known, mask = torch.from_numpy(arrays["known"]), torch.from_numpy(arrays["known_mask"])
+    if arrays["known"].dtype.kind not in "biu" or not arrays["known"].size:
+        got = f"{arrays['known'].dtype} {arrays['known'].shape}"
+        raise ValueError(f"{path}: expected known to be integers, of one image or more, got {got}")
+    known, mask = torch.from_numpy(arrays["known"].astype(np.int64)), torch.from_numpy(arrays["known_mask"])
     size = (len(known) if known.dim() == 4 else options.n, *shape)
     try:
         return Given(known.expand(size), mask.expand(size), None, whole=False)

@@ -148,7 +148,10 @@ def _read(arguments: list[str]) -> tuple[str, Train, Run]:
     config = run.config()
     if config["model"]["name"] != name:
         raise ValueError(f"model: expected {config['model']['name']}, which the run in {run.folder} is of, got {name}")
-    started = MODELS[name](**config["options"])
+    try:
+        started = MODELS[name](**config["options"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{run.folder / 'config.json'}: {error}") from error
     options = parse(MODELS[name], f"train {name}", arguments[1:], default=replace(started, resume=False))
     options = replace(options, data=_absolute(options.data))
     for field in fields(started):

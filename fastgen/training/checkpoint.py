@@ -124,6 +124,8 @@ def _read_safetensors(path: Path, with_tensors: bool) -> tuple[dict[str, str], d
         raise CheckpointError(f"{path}: corrupted or truncated: {error}") from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path}: expected a checkpoint of fastgen, got another safetensors file")
+    if not {"state", "sha256"} <= metadata.keys():
+        raise CheckpointError(f"{path}: corrupted: expected state and sha256 in its metadata, got {sorted(metadata)}")
     return metadata, tensors
 
 
