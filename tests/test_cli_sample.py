@@ -69,7 +69,28 @@ def test_what_sample_refuses(trained: Path, capsys: pytest.CaptureFixture, tmp_p
     assert "n: expected 1 or more, got 0" in refused(capsys, "sample", trained, "--n", "0")
     assert "temperature: expected" in refused(capsys, "sample", trained, "--temperature", "0")
     assert "labels: expected" in refused(capsys, "sample", trained, "--labels", "10")
-    assert "No such file or directory" in refused(capsys, "sample", trained, "--out", tmp_path / "no/where.png")
+
+
+@pytest.mark.parametrize("command", [["sample", "no-run"], ["demo"]])
+def test_what_is_refused_before_any_work(command: list[str], capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    message = refused(capsys, *command, "--out", tmp_path / "no/where.png")
+    assert f"out: expected a file in a folder that exists, got {tmp_path / 'no/where.png'}" in message
+    assert f"out: expected a file to write, got the folder {tmp_path}" in refused(capsys, *command, "--out", tmp_path)
+    for seed in (-1, 2**63):
+        assert f"seed: expected 0 or more, below 2**63, got {seed}" in refused(capsys, *command, "--seed", seed)
+    if command[0] == "sample":
+        assert "columns: expected 1 or more, got 0" in refused(capsys, *command, "--columns", "0")
+        assert "npz: expected a file to write" in refused(capsys, *command, "--npz", tmp_path)
+
+
+def test_any_seed_will_do(trained: Path, tmp_path: Path) -> None:
+    drawn = set()
+    for seed in (0, 2**32, 2**63 - 1):
+        arguments = ["--n", "5", "--seed", str(seed), "--out", f"{tmp_path}/s.png", "--npz", f"{tmp_path}/s.npz"]
+        assert main(["sample", str(trained), "--complete", "top-half", *arguments]) == 0
+        with np.load(tmp_path / "s.npz") as arrays:
+            drawn.add(arrays["x"].tobytes())
+    assert len(drawn) == 3
 
 
 @pytest.mark.parametrize("known", [np.zeros((8, 8)), np.full((8, 8), "x"), np.zeros((0, 1, 8, 8), int)])

@@ -80,10 +80,15 @@ def test_schedule_and_average() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("epochs", -1), ("batch_size", 0), ("lr", 0.0), ("lr", math.nan), ("ema", 1.0), ("clip", -1.0)]
+    ("field", "value"),
+    [
+        *(("epochs", -1), ("epochs", 1.5), ("batch_size", 0), ("batch_size", 8.0), ("lr", 0.0), ("lr", math.nan)),
+        *(("ema", 1.0), ("clip", -1.0), ("clip", math.inf), ("weight_decay", math.nan), ("weight_decay", math.inf)),
+        *(("schedule", "linear"), ("seed", -1), ("seed", 2**63), ("seed", 0.5)),
+    ],
 )
-def test_recipes_that_cannot_be(field: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{field}: expected .*, got {value}"):
+def test_recipes_that_cannot_be(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{field}: expected .*, got '?{value}"):
         dataclasses.replace(RECIPE, **{field: value})
 
 

@@ -20,7 +20,7 @@ from ..data.formats import read_npz
 from ..models import AutoregressiveModel
 from ..sampling import Sampler
 from ..training import Run, load_model
-from . import load_images, parse, pick_device
+from . import check_can_write, check_seed, load_images, parse, pick_device
 
 HALVES = ("top-half", "bottom-half", "left-half", "right-half")
 BATCH = 256
@@ -63,6 +63,12 @@ def main(arguments: list[str]) -> str:
     options = parse(Sample, "sample", arguments)
     if options.n < 1:
         raise ValueError(f"n: expected 1 or more, got {options.n}")
+    if options.columns is not None and options.columns < 1:
+        raise ValueError(f"columns: expected 1 or more, got {options.columns}")
+    check_seed(options.seed)
+    check_can_write("out", options.out)
+    if options.npz is not None:
+        check_can_write("npz", options.npz)
     model = load_model(options.run, options.checkpoint, pick_device(options.device))
     shape: tuple[int, int, int] = tuple(Run(options.run).config()["data"]["shape"])
     given = None if options.complete is None else _given(options, model, shape)
