@@ -67,6 +67,30 @@ def test_likelihood_is_nats_per_image_with_its_standard_error() -> None:
     assert (likelihood.images, likelihood.dims) == (40, 16)
 
 
+def test_evaluating_leaves_every_module_in_its_mode() -> None:
+    def failing(*_: object) -> Tensor:
+        raise KeyboardInterrupt
+
+    model = tiny.Tiny().train()
+    model.logits.eval()
+    evaluate(model, tiny.nats, tiny.images())
+    assert (model.training, model.logits.training) == (True, False)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, failing, tiny.images())
+    assert (model.training, model.logits.training) == (True, False)
+
+
+def test_what_is_not_a_number_is_null(tmp_path: Path) -> None:
+    run, data, seen = Run(tmp_path / "run").create(CONFIG), tiny.images(), []
+    trainer(run, dataclasses.replace(RECIPE, epochs=1)).fit(data, data.subset(1), seen.append)
+    run.rewind(1)
+    (line,) = lines(run)
+    assert line["held_out_nats_error"] is None
+    assert math.isnan(seen[0]["held_out_nats_error"])
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run.write_config({"lr": math.inf})
+
+
 def test_schedule_and_average() -> None:
     recipe = Recipe(lr=2.0, warmup=3)
     assert [recipe.lr_at(step, 10) for step in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.0]

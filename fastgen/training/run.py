@@ -9,6 +9,7 @@ A folder is a run if it holds a config.json.
 """
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ class Run:
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.json."""
-        write_atomic(self.folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+        write_atomic(self.folder / "config.json", (json.dumps(config, indent=2, allow_nan=False) + "\n").encode())
 
     def config(self) -> dict[str, Any]:
         """Read config.json.
@@ -99,15 +100,21 @@ class Run:
         """Append a line to metrics.jsonl, down to the disk."""
         path = self.folder / "metrics.jsonl"
         with errors_name(path), open(path, "a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(as_json(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def rewind(self, epoch: int) -> None:
         """Forget what came after ``epoch``, which will be run again: no epoch is ever listed twice."""
-        lines = [json.dumps(record) + "\n" for record in self.metrics() if record["epoch"] <= epoch]
+        lines = [as_json(record) + "\n" for record in self.metrics() if record["epoch"] <= epoch]
         write_atomic(self.folder / "metrics.jsonl", "".join(lines).encode())
         remove_temporaries(self.folder)
+
+
+def as_json(record: Record) -> str:
+    """One line of JSON; a number that is not one (the standard error over one image) is null."""
+    known = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in record.items()}
+    return json.dumps(known, allow_nan=False)
 
 
 def _record(line: bytes, where: str) -> Record:
