@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastgen import __version__
 from fastgen.cli import main
 from fastgen.data import load
 from fastgen.training import Trainer, load_model
@@ -113,6 +114,23 @@ def test_evaluate_is_exact(trained: Path, capsys: pytest.CaptureFixture, checkpo
     assert "7 images: " in capsys.readouterr().out
     assert main(["evaluate", str(trained), "--split", "train"]) == 0
     assert "64 images: " in capsys.readouterr().out, "it was trained on no more"
+
+
+def test_one_image_has_no_standard_error(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", str(trained), "--limit", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found["nats_error"] is found["bits_per_dim_error"] is None
+
+
+def test_paths_hold_wherever_the_run_is_used_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array(tmp_path).rename(tmp_path / "images.npy")
+    (tmp_path / "mine").mkdir()
+    for i, image in enumerate(np.load(tmp_path / "images.npy")):
+        Image.fromarray(image).save(tmp_path / f"mine/{i}.png")
+    monkeypatch.chdir(tmp_path / "mine")
+    assert main(["train", "pixelcnn", *SMALL, "--epochs", "0", "--data", ".", "--data-root", ".."]) == 0
+    options = json.loads((tmp_path / "mine/runs/pixelcnn-mine/config.json").read_text())["options"]
+    assert (options["data"], options["data_root"]) == (str(tmp_path / "mine"), str(tmp_path))
 
 
 def test_what_evaluate_refuses(trained: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
@@ -230,6 +248,8 @@ def test_help_info_and_mistakes(capsys: pytest.CaptureFixture) -> None:
     for arguments in ([], ["--help"]):
         assert main(arguments) == 0
         assert "fastgen evaluate RUN" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"fastgen {__version__}\n"
     assert "command: expected demo, train, sample, evaluate, info, got 'draw'" in refused(capsys, "draw")
     for mistake in (["--nonsense"], ["--epochs", "-1"], ["--schedule", "linear"], ["--seed", "-1"]):
         with pytest.raises(SystemExit) as stopped:
@@ -242,6 +262,7 @@ def test_help_info_and_mistakes(capsys: pytest.CaptureFixture) -> None:
 WITHOUT_EXTRAS = """
 import sys
 sys.modules |= dict.fromkeys(["tyro", "tqdm", "safetensors", "PIL", "sklearn", "torchvision"])
+from fastgen import __version__
 from fastgen.cli import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -67,6 +67,8 @@ def test_what_sample_refuses(trained: Path, capsys: pytest.CaptureFixture, tmp_p
     assert "expected known and known_mask that fit images (64, 1, 8, 8), got (9, 9) and (9, 9)" in message
     assert "expected top-half" in refused(capsys, "sample", trained, "--complete", "middle")
     assert "n: expected 1 or more, got 0" in refused(capsys, "sample", trained, "--n", "0")
+    message = refused(capsys, "sample", trained, "--complete", "top-half", "--n", "400")
+    assert "n: expected at most 297, the images of digits, got 400" in message
     assert "temperature: expected" in refused(capsys, "sample", trained, "--temperature", "0")
     assert "labels: expected" in refused(capsys, "sample", trained, "--labels", "10")
 

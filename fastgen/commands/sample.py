@@ -108,7 +108,10 @@ class Given(NamedTuple):
 
 def _given(options: Sample, model: AutoregressiveModel, shape: tuple[int, int, int]) -> Given:
     if options.complete in HALVES:
-        images = load_images(Run(options.run), root=options.data_root).subset(options.n, options.seed)
+        images = load_images(Run(options.run), root=options.data_root)
+        if options.n > len(images):
+            raise ValueError(f"n: expected at most {len(images)}, the images of {images.name}, got {options.n}")
+        images = images.subset(options.n, options.seed)
         _, height, width = shape
         parts = {
             "top-half": (slice(height // 2), slice(None)),

@@ -140,11 +140,11 @@ def _read(arguments: list[str]) -> tuple[str, Train, Run]:
     subcommands: Any = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in MODELS.items())
     options: Train = parse(Union[subcommands], "train", arguments)  # noqa: UP007 - built from a table
     name = arguments[0]
-    data = Path(options.data).stem if options.data not in NAMES else options.data
+    data = options.data if options.data in NAMES else Path(options.data).resolve().stem or "images"
     run = Run(options.run or f"runs/{name}-{data}")
     if not options.resume:
         run.check_new()
-        return name, replace(options, data=_absolute(options.data)), run
+        return name, _absolute(options), run
     config = run.config()
     if config["model"]["name"] != name:
         raise ValueError(f"model: expected {config['model']['name']}, which the run in {run.folder} is of, got {name}")
@@ -153,7 +153,7 @@ def _read(arguments: list[str]) -> tuple[str, Train, Run]:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{run.folder / 'config.json'}: {error}") from error
     options = parse(MODELS[name], f"train {name}", arguments[1:], default=replace(started, resume=False))
-    options = replace(options, data=_absolute(options.data))
+    options = _absolute(options)
     for field in fields(started):
         before, now = getattr(started, field.name), getattr(options, field.name)
         if now != before and field.name not in FREE_ON_RESUME:
@@ -161,8 +161,10 @@ def _read(arguments: list[str]) -> tuple[str, Train, Run]:
     return name, options, run
 
 
-def _absolute(data: str) -> str:
-    return data if data in NAMES else str(Path(data).resolve())
+def _absolute(options: Train) -> Train:
+    """The same options wherever the run is used from."""
+    data = options.data if options.data in NAMES else str(Path(options.data).resolve())
+    return replace(options, data=data, data_root=options.data_root and str(Path(options.data_root).resolve()))
 
 
 def _describe(device: torch.device) -> str:
