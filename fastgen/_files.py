@@ -1,6 +1,8 @@
 """Files that are never half written."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -11,19 +13,29 @@ def write_atomic(path: Path, data: bytes) -> None:
     (a full disk, Ctrl-C) removes the temporary file; after SIGKILL it stays, for ``remove_temporaries`` to find.
 
     Raises:
-        OSError: the system's own, for example errno ENOSPC; ``path`` is untouched.
+        OSError: the system's own, for example errno ENOSPC, and names ``path``, which is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with errors_name(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def errors_name(path: Path) -> Iterator[None]:
+    """Make OSErrors inside name ``path``: the system's own name no file (a full disk), or a temporary one."""
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def remove_temporaries(folder: Path) -> None:

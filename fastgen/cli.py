@@ -6,7 +6,7 @@
     fastgen evaluate RUN       exact likelihood of images that were not trained on
     fastgen info               versions, devices, and which kernel runs where
 
-Each command explains its options with --help.
+fastgen --version says which it is. Each command explains its options with --help.
 """
 
 import importlib
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from ._extras import MissingExtraError, require
+from ._version import __version__
 from .training import CheckpointError, NonFiniteError
 
 COMMANDS = {
@@ -34,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
+        return 0
+    if arguments[0] == "--version":
+        print(f"fastgen {__version__}")
         return 0
     try:
         _run(arguments[0], arguments[1:])

@@ -16,7 +16,7 @@ from ._demo_page import Results, draw_page
 from ._extras import require
 from ._philox import uniforms
 from ._version import __version__
-from .commands import parse
+from .commands import check_can_write, check_seed, parse
 from .data import Dataset, load, load_for_training
 from .models import GatedPixelCNN
 from .training import Recipe, Trainer, describe, nats_per_image
@@ -45,6 +45,8 @@ class Demo:
 def main(arguments: list[str]) -> str:
     """Run the demo as the arguments say."""
     options = parse(Demo, "demo", arguments)
+    check_seed(options.seed)
+    check_can_write("out", options.out)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # images this small gain little from more, and the numbers are the same on any machine
     try:
@@ -103,7 +105,7 @@ def learn_measure_draw(options: Demo) -> Results:
         real=some_of_each(held_out, EACH).values,
         drawn=drawn,
         given=given.values,
-        completed=[complete_top_half(model, given, options.seed + k) for k in range(3)],
+        completed=[complete_top_half(model, given, (options.seed + k) % 2**63) for k in range(3)],
         neighbours=nearest(drawn[::EACH], train.values, 4),
     )
 

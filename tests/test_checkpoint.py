@@ -189,6 +189,9 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
     save_file({"w": torch.ones(1)}, tmp_path / "last.safetensors")
     with pytest.raises(CheckpointError, match=r"last\.safetensors: expected a checkpoint of fastgen"):
         checkpoints.load(tmp_path)
+    save_file({"w": torch.ones(1)}, tmp_path / "last.safetensors", {"format": "fastgen-1", "state": "state-0.pt"})
+    with pytest.raises(CheckpointError, match=r"last\.safetensors: corrupted: expected state and sha256 in its meta"):
+        checkpoints.load(tmp_path)
 
 
 def test_restore_names_the_weight_that_differs(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The command line from end to end on real digits; every mistake is one line on stderr and exit code 2."""
 
 import errno
+import itertools
 import json
 import math
 import os
@@ -14,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+from fastgen import __version__
 from fastgen.cli import main
 from fastgen.data import load
-from fastgen.sampling import NaiveSampler
-from fastgen.training import load_model
+from fastgen.training import Trainer, load_model
 
 for package in ("tyro", "tqdm", "safetensors", "sklearn"):
     pytest.importorskip(package, reason=f"{package} comes with fastgen[train]")
@@ -87,6 +88,7 @@ def test_what_train_refuses(run: Path, capsys: pytest.CaptureFixture, tmp_path: 
     assert "which is not there" in refused(capsys, *TRAIN, "--data", tmp_path / "x.npy", "--run", tmp_path / "new")
     assert "expected data with labels" in refused(capsys, *TRAIN, "--data", array(tmp_path), "--run", tmp_path / "new")
     assert "device: expected auto, cpu or" in refused(capsys, *TRAIN, "--device", "cuda:99", "--run", tmp_path / "new")
+    assert "device: expected auto, cpu or" in refused(capsys, *TRAIN, "--device", "meta", "--run", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -110,6 +112,25 @@ def test_evaluate_is_exact(trained: Path, capsys: pytest.CaptureFixture, checkpo
     assert found["bits_per_dim"] == pytest.approx(found["nats"] / 64 / math.log(2))
     assert main(["evaluate", str(trained), "--split", "valid", "--limit", "7"]) == 0
     assert "7 images: " in capsys.readouterr().out
+    assert main(["evaluate", str(trained), "--split", "train"]) == 0
+    assert "64 images: " in capsys.readouterr().out, "it was trained on no more"
+
+
+def test_one_image_has_no_standard_error(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", str(trained), "--limit", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found["nats_error"] is found["bits_per_dim_error"] is None
+
+
+def test_paths_hold_wherever_the_run_is_used_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array(tmp_path).rename(tmp_path / "images.npy")
+    (tmp_path / "mine").mkdir()
+    for i, image in enumerate(np.load(tmp_path / "images.npy")):
+        Image.fromarray(image).save(tmp_path / f"mine/{i}.png")
+    monkeypatch.chdir(tmp_path / "mine")
+    assert main(["train", "pixelcnn", *SMALL, "--epochs", "0", "--data", ".", "--data-root", ".."]) == 0
+    options = json.loads((tmp_path / "mine/runs/pixelcnn-mine/config.json").read_text())["options"]
+    assert (options["data"], options["data_root"]) == (str(tmp_path / "mine"), str(tmp_path))
 
 
 def test_what_evaluate_refuses(trained: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
@@ -137,53 +158,13 @@ def test_damaged_checkpoint_is_named_and_so_is_the_good_one(run: Path, capsys: p
     assert epochs(run) == [1, 2, 3]
 
 
-def test_sample_is_what_the_model_draws(trained: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    out, npz = tmp_path / "s.png", tmp_path / "s.npz"
-    options = ["--n", "5", "--seed", "3", "--labels", "7", "1", "--temperature", "0.5", "--columns", "5"]
-    assert main(["sample", str(trained), *options, "--out", str(out), "--npz", str(npz)]) == 0
-    assert "images/s" in capsys.readouterr().out
-    drawn, labels = load(npz), torch.tensor([7, 1, 7, 1, 7])
-    assert drawn.levels == 17
-    naive = NaiveSampler(load_model(trained), (1, 8, 8)).sample(seed=3, labels=labels, temperature=0.5)
-    with np.load(npz) as arrays:
-        assert (arrays["x"] == naive.numpy()).all()
-        assert (arrays["y"] == labels.numpy()).all()
-    with Image.open(out) as picture:
-        pixels = np.asarray(picture)
-    assert pixels.shape == (68, 5 * 66 + 2, 3)
-    assert pixels[2 + 4, 2 + 4, 0] == round(naive[0, 0, 0, 0].item() * 255 / 16)
-
-
-def test_completions_keep_what_is_given(trained: Path, tmp_path: Path) -> None:
-    npz, held_out = tmp_path / "c.npz", load("digits", split="test").subset(6)
-    halves = {
-        "top-half": np.s_[:, :, :4], "bottom-half": np.s_[:, :, 4:],
-        "left-half": np.s_[..., :4], "right-half": np.s_[..., 4:],
-    }  # fmt: skip
-    for half, part in halves.items():
-        arguments = ["--complete", half, "--n", "6", "--out", str(tmp_path / "c.png"), "--npz", str(npz)]
-        assert main(["sample", str(trained), *arguments]) == 0
-        with np.load(npz) as arrays:
-            assert (arrays["x"][part] == held_out.values.numpy()[part]).all()
-            assert (arrays["x"] != held_out.values.numpy()).any()
-    mask = np.eye(8, dtype=bool)
-    np.savez(tmp_path / "given.npz", known=np.full((8, 8), 16), known_mask=mask)
-    arguments = ["--complete", str(tmp_path / "given.npz"), "--n", "3", "--out", str(tmp_path / "c.png")]
-    assert main(["sample", str(trained), *arguments, "--npz", str(npz)]) == 0
-    with np.load(npz) as arrays:
-        assert arrays["x"].shape == (3, 1, 8, 8)
-        assert (arrays["x"][..., mask] == 16).all()
-
-
-def test_what_sample_refuses(trained: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    np.savez(tmp_path / "wide.npz", known=np.zeros((9, 9), int), known_mask=np.ones((9, 9), bool))
-    message = refused(capsys, "sample", trained, "--complete", tmp_path / "wide.npz")
-    assert "expected known and known_mask that fit images (64, 1, 8, 8), got (9, 9) and (9, 9)" in message
-    assert "expected top-half" in refused(capsys, "sample", trained, "--complete", "middle")
-    assert "n: expected 1 or more, got 0" in refused(capsys, "sample", trained, "--n", "0")
-    assert "temperature: expected" in refused(capsys, "sample", trained, "--temperature", "0")
-    assert "labels: expected" in refused(capsys, "sample", trained, "--labels", "10")
-    assert "No such file or directory" in refused(capsys, "sample", trained, "--out", tmp_path / "no/where.png")
+@pytest.mark.parametrize("part", ["options", "model"])
+def test_config_that_does_not_fit(run: Path, capsys: pytest.CaptureFixture, part: str) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (config["options"] if part == "options" else config["model"]["config"])["colour"] = 1
+    (run / "config.json").write_text(json.dumps(config))
+    train = ["train", "gated-pixelcnn", "--run", run, "--resume"]
+    assert "colour" in refused(capsys, *(train if part == "options" else ["evaluate", run]))
 
 
 def test_ctrl_c_while_saving(
@@ -206,14 +187,59 @@ def test_ctrl_c_while_saving(
     assert epochs(run) == [1, 2, 3, 4]
 
 
-def test_full_disk(run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def test_stopped_before_the_first_checkpoint(
+    trained: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    resume = ["train", "gated-pixelcnn", "--run", str(run), "--resume"]
 
-    resume = ["train", "gated-pixelcnn", "--run", str(run), "--resume", "--epochs", "3"]
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", stopped)
+        assert main([*TRAIN, "--epochs", "0", "--run", str(run)]) == 0
+        assert "no checkpoint" in capsys.readouterr().out
+        assert main([*resume, "--epochs", "2"]) == 130
+    again = " ".join(["fastgen", *resume])
+    assert f"nothing was saved in {run} yet; begin again with: {again}" in capsys.readouterr().err
+    (run / "metrics.jsonl").write_text('{"epoch": 1}\n')  # killed between the line and the checkpoint
+    assert main([*resume, "--epochs", "2"]) == 0
+    assert f"fastgen sample {run}" in capsys.readouterr().out
+    assert epochs(run) == [1, 2]
+    one, other = (load_model(folder, "last").state_dict() for folder in (run, trained))
+    assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+
+
+@pytest.mark.parametrize(
+    ("samples", "k", "path"),
+    [
+        (0, 1, "metrics.jsonl"),
+        (0, 3, "config.json"),
+        (0, 5, "metrics.jsonl"),
+        (0, 6, "checkpoints/state-"),
+        (20, 1, "metrics.jsonl"),
+        (20, 12, "samples/epoch-0003.png"),
+    ],
+)
+def test_full_disk(
+    run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, samples: int, k: int, path: str
+) -> None:
+    """The disk is full from the k-th time on that something must reach it."""
+    original, calls = os.fsync, itertools.count(1)
+
+    def full(handle: int) -> None:
+        if next(calls) >= k:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(handle)
+
+    resume = ["train", "gated-pixelcnn", "--run", str(run), "--resume", "--epochs", "3", "--samples", str(samples)]
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        assert "No space left on device" in refused(capsys, *resume)
+        message = refused(capsys, *resume)
+    assert "No space left on device" in message
+    assert f"{run / path}" in message
+    assert "good in this folder: best.safetensors, last.safetensors" in message
     assert main(resume) == 0
     assert epochs(run) == [1, 2, 3]
 
@@ -222,17 +248,21 @@ def test_help_info_and_mistakes(capsys: pytest.CaptureFixture) -> None:
     for arguments in ([], ["--help"]):
         assert main(arguments) == 0
         assert "fastgen evaluate RUN" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"fastgen {__version__}\n"
     assert "command: expected demo, train, sample, evaluate, info, got 'draw'" in refused(capsys, "draw")
-    for mistake in (["--nonsense"], ["--epochs", "-1"], ["--schedule", "linear"]):
+    for mistake in (["--nonsense"], ["--epochs", "-1"], ["--schedule", "linear"], ["--seed", "-1"]):
         with pytest.raises(SystemExit) as stopped:
             main(["train", "pixelcnn", *mistake])
         assert stopped.value.code == 2
-        assert mistake[0] in capsys.readouterr().err.replace("epochs: expected 0 or more, got -1", "--epochs")
+        err = capsys.readouterr().err
+        assert mistake[0] in err or f"{mistake[0][2:]}: expected 0 or more" in err
 
 
 WITHOUT_EXTRAS = """
 import sys
 sys.modules |= dict.fromkeys(["tyro", "tqdm", "safetensors", "PIL", "sklearn", "torchvision"])
+from fastgen import __version__
 from fastgen.cli import main
 sys.exit(main(sys.argv[1:]))
 """

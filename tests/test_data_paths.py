@@ -117,6 +117,8 @@ def test_levels_of_arrays_are_said_not_guessed(tmp_path: Path, rng: np.random.Ge
         ({"x": np.full((4, 5, 5), 255), "y": np.zeros((4, 1), int)}, r"expected labels as integers \(N,\) from 0"),
         ({"x": np.full((4, 5, 5), 255), "y": np.zeros(3, int)}, r"expected one label per image \(4\), got 3"),
         ({"x": np.full((0, 5, 5), 255), "levels": 256}, r"expected at least one image, got shape \(0, 5, 5\)"),
+        ({"x": np.full((4, 5, 5), 1), "levels": [16, 2]}, r"expected levels to be one integer, got \[16, 2\]"),
+        ({"x": np.full((4, 5, 5), 1), "levels": 16.7}, r"expected levels to be one integer, got 16\.7"),
         ({"images": np.full((4, 5, 5), 255)}, r"expected arrays named x \(and y\), or train and test, got"),
     ],
 )
@@ -125,6 +127,10 @@ def test_arrays_that_cannot_be_right(tmp_path: Path, arrays: dict[str, np.ndarra
     np.savez(path, **arrays)
     with pytest.raises(ValueError, match=message):
         load(path)
-    path.write_bytes(path.read_bytes()[:60])
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"PK\x01\x02", b"PK\x01\x00"))  # the central directory
+    with pytest.raises(ValueError, match=f"{path}: cannot be read as a NumPy file: Bad magic"):
+        load(path)
+    path.write_bytes(whole[:60])
     with pytest.raises(ValueError, match=f"{path}: cannot be read as a NumPy file"):
         load(path)

@@ -44,7 +44,7 @@ def lines(run: Run) -> list[dict]:
 
 
 def test_learns_and_reports(tmp_path: Path) -> None:
-    run, data, seen = Run(tmp_path / "run").create({"a": 1}), tiny.images(), []
+    run, data, seen = Run(tmp_path / "run").create(CONFIG), tiny.images(), []
     trained = trainer(run, dataclasses.replace(RECIPE, epochs=12))
     before = evaluate(trained.model, tiny.nats, data)
     trained.fit(data, data, seen.append)
@@ -54,7 +54,7 @@ def test_learns_and_reports(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1]) == seen[-1]
     assert seen[-1]["held_out_nats"] == after.nats
     assert seen[-1]["step"] == 12 * math.ceil(40 / 12)
-    assert run.config() == {"a": 1}
+    assert run.config() == CONFIG
 
 
 def test_likelihood_is_nats_per_image_with_its_standard_error() -> None:
@@ -65,6 +65,30 @@ def test_likelihood_is_nats_per_image_with_its_standard_error() -> None:
     assert likelihood.nats_error == pytest.approx((every.var() / 40).sqrt().item())
     assert likelihood.bits_per_dim == pytest.approx(every.mean().item() / 16 / math.log(2))
     assert (likelihood.images, likelihood.dims) == (40, 16)
+
+
+def test_evaluating_leaves_every_module_in_its_mode() -> None:
+    def failing(*_: object) -> Tensor:
+        raise KeyboardInterrupt
+
+    model = tiny.Tiny().train()
+    model.logits.eval()
+    evaluate(model, tiny.nats, tiny.images())
+    assert (model.training, model.logits.training) == (True, False)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, failing, tiny.images())
+    assert (model.training, model.logits.training) == (True, False)
+
+
+def test_what_is_not_a_number_is_null(tmp_path: Path) -> None:
+    run, data, seen = Run(tmp_path / "run").create(CONFIG), tiny.images(), []
+    trainer(run, dataclasses.replace(RECIPE, epochs=1)).fit(data, data.subset(1), seen.append)
+    run.rewind(1)
+    (line,) = lines(run)
+    assert line["held_out_nats_error"] is None
+    assert math.isnan(seen[0]["held_out_nats_error"])
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run.write_config({"lr": math.inf})
 
 
 def test_schedule_and_average() -> None:
@@ -80,10 +104,15 @@ def test_schedule_and_average() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("epochs", -1), ("batch_size", 0), ("lr", 0.0), ("lr", math.nan), ("ema", 1.0), ("clip", -1.0)]
+    ("field", "value"),
+    [
+        *(("epochs", -1), ("epochs", 1.5), ("batch_size", 0), ("batch_size", 8.0), ("lr", 0.0), ("lr", math.nan)),
+        *(("ema", 1.0), ("clip", -1.0), ("clip", math.inf), ("weight_decay", math.nan), ("weight_decay", math.inf)),
+        *(("schedule", "linear"), ("seed", -1), ("seed", 2**63), ("seed", 0.5)),
+    ],
 )
-def test_recipes_that_cannot_be(field: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{field}: expected .*, got {value}"):
+def test_recipes_that_cannot_be(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{field}: expected .*, got '?{value}"):
         dataclasses.replace(RECIPE, **{field: value})
 
 
@@ -206,9 +235,33 @@ def test_a_run_is_not_written_over(tmp_path: Path) -> None:
         Run(tmp_path).create({})
     with pytest.raises(FileNotFoundError, match=r"expected the folder of a run, with a config\.json"):
         Run(tmp_path).config()
-    (tmp_path / "config.json").write_text("{")
+
+
+CONFIG = {
+    "model": {"name": "m", "config": {}},
+    "data": {"shape": [1, 4, 4], "levels": 3},
+    "options": {"data": "x", "held_out": "test"},
+}
+
+
+@pytest.mark.parametrize("text", ["{", "\xff", "{}", "[]", "1"])
+def test_broken_config(tmp_path: Path, text: str) -> None:
+    run = Run(tmp_path)
+    (tmp_path / "config.json").write_text(text, encoding="latin1")
     with pytest.raises(ValueError, match=r"config\.json: corrupted"):
-        Run(tmp_path).config()
+        run.config()
+    for part, keys in CONFIG.items():
+        for key in keys:
+            run.write_config(CONFIG | {part: {other: value for other, value in keys.items() if other != key}})
+            with pytest.raises(ValueError, match=rf"config\.json: corrupted: expected {part} with {key}"):
+                run.config()
+
+
+@pytest.mark.parametrize("line", ["garbage", "\xff", "{}", "1"])
+def test_broken_metrics(tmp_path: Path, line: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n' + line + '\n{"epoch": 3}\n', encoding="latin1")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: corrupted"):
+        Run(tmp_path).rewind(3)
 
 
 def test_resuming_another_model_names_the_weight(tmp_path: Path) -> None:

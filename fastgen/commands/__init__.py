@@ -1,5 +1,6 @@
 """The commands: in each module a dataclass is the options, and ``main(arguments)`` runs it and says what to print."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,9 +28,25 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise ValueError(f"device: expected auto, cpu or a CUDA device of this machine, got {name!r}") from error
-    return device
+        if device.type in ("cpu", "cuda"):
+            return device
+    except (RuntimeError, AssertionError):  # torch built without CUDA asserts
+        pass
+    raise ValueError(f"device: expected auto, cpu or a CUDA device of this machine, got {name!r}")
+
+
+def check_seed(seed: int) -> None:
+    """Raise ValueError if the random numbers know no such seed."""
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed: expected 0 or more, below 2**63, got {seed}")
+
+
+def check_can_write(option: str, path: Path) -> None:
+    """Raise ValueError if no file can be at ``path``: to be found out before the work, not after it."""
+    if path.is_dir():
+        raise ValueError(f"{option}: expected a file to write, got the folder {path}")
+    if not path.parent.is_dir():
+        raise ValueError(f"{option}: expected a file in a folder that exists, got {path}")
 
 
 def load_images(run: Run, split: str = "test", data: str | None = None, root: str | None = None) -> Dataset:
@@ -46,13 +63,15 @@ def load_images(run: Run, split: str = "test", data: str | None = None, root: st
     """
     config = run.config()
     options, about = config["options"], config["data"]
-    name, root = data or options["data"], root or options["data_root"]
+    name, root = data or options["data"], root or options.get("data_root")
     if split == "test":
         images = load(name, root=root, split="test")
     elif split == "valid" and options["held_out"] == "test":
         raise ValueError(f"split: expected train or test, since the run in {run.folder} held out no others, got valid")
     else:
         images = load_for_training(name, root=root, watch=options["held_out"])[split == "valid"]
+        if split == "train" and name == options["data"] and options.get("limit") is not None:
+            images = images.subset(options["limit"])
     if list(images.shape) != about["shape"] or images.levels < about["levels"]:
         expected, got = (
             f"{shape[0]}x{shape[1]}x{shape[2]} images of {levels} levels"

@@ -1,13 +1,12 @@
 """``fastgen evaluate``: the exact likelihood of held-out images."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
-from ..training import Run, evaluate, load_model, nats_per_image
+from ..training import Run, as_json, evaluate, load_model, nats_per_image
 from . import load_images, parse, pick_device
 
 
@@ -46,5 +45,5 @@ def main(arguments: list[str]) -> str:
     if options.json:
         about = {"run": str(options.run), "checkpoint": options.checkpoint, "data": images.name, "split": options.split}
         bits = {"bits_per_dim": likelihood.bits_per_dim, "bits_per_dim_error": likelihood.bits_per_dim_error}
-        return json.dumps(about | asdict(likelihood) | bits)
+        return as_json(about | asdict(likelihood) | bits)
     return f"{images.name}, {options.split} split, {len(images):,} images: {likelihood} (mean ± standard error)"

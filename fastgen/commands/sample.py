@@ -20,7 +20,7 @@ from ..data.formats import read_npz
 from ..models import AutoregressiveModel
 from ..sampling import Sampler
 from ..training import Run, load_model
-from . import load_images, parse, pick_device
+from . import check_can_write, check_seed, load_images, parse, pick_device
 
 HALVES = ("top-half", "bottom-half", "left-half", "right-half")
 BATCH = 256
@@ -63,6 +63,12 @@ def main(arguments: list[str]) -> str:
     options = parse(Sample, "sample", arguments)
     if options.n < 1:
         raise ValueError(f"n: expected 1 or more, got {options.n}")
+    if options.columns is not None and options.columns < 1:
+        raise ValueError(f"columns: expected 1 or more, got {options.columns}")
+    check_seed(options.seed)
+    check_can_write("out", options.out)
+    if options.npz is not None:
+        check_can_write("npz", options.npz)
     model = load_model(options.run, options.checkpoint, pick_device(options.device))
     shape: tuple[int, int, int] = tuple(Run(options.run).config()["data"]["shape"])
     given = None if options.complete is None else _given(options, model, shape)
@@ -102,7 +108,10 @@ class Given(NamedTuple):
 
 def _given(options: Sample, model: AutoregressiveModel, shape: tuple[int, int, int]) -> Given:
     if options.complete in HALVES:
-        images = load_images(Run(options.run), root=options.data_root).subset(options.n, options.seed)
+        images = load_images(Run(options.run), root=options.data_root)
+        if options.n > len(images):
+            raise ValueError(f"n: expected at most {len(images)}, the images of {images.name}, got {options.n}")
+        images = images.subset(options.n, options.seed)
         _, height, width = shape
         parts = {
             "top-half": (slice(height // 2), slice(None)),
@@ -120,7 +129,10 @@ def _given(options: Sample, model: AutoregressiveModel, shape: tuple[int, int, i
     arrays = read_npz(path)
     if not {"known", "known_mask"} <= arrays.keys() or arrays["known_mask"].dtype != bool:
         raise ValueError(f"{path}: expected known, and known_mask of bool, got {', '.join(arrays)}")
-    known, mask = torch.from_numpy(arrays["known"]), torch.from_numpy(arrays["known_mask"])
+    if arrays["known"].dtype.kind not in "biu" or not arrays["known"].size:
+        got = f"{arrays['known'].dtype} {arrays['known'].shape}"
+        raise ValueError(f"{path}: expected known to be integers, of one image or more, got {got}")
+    known, mask = torch.from_numpy(arrays["known"].astype(np.int64)), torch.from_numpy(arrays["known_mask"])
     size = (len(known) if known.dim() == 4 else options.n, *shape)
     try:
         return Given(known.expand(size), mask.expand(size), None, whole=False)

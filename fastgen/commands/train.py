@@ -37,7 +37,7 @@ class Train(Recipe):
     run: str | None = None
     """Folder of the run; default: runs/MODEL-DATA."""
     resume: bool = False
-    """Continue the run in its folder, from its last checkpoint."""
+    """Continue the run in its folder, from its last checkpoint; from the beginning where it has none yet."""
     checkpoint: Literal["last", "best"] = "last"
     """Checkpoint to resume from."""
     samples: int = 36
@@ -104,13 +104,10 @@ def main(arguments: list[str]) -> str:
         "options": asdict(options),
     }
     trainer = Trainer(model, nats_per_image, options, run)
-    if options.resume:
-        if config["data"] != run.config()["data"]:
-            raise ValueError(f"data: expected {run.config()['data']}, as when the run began, got {config['data']}")
-        trainer.resume(options.checkpoint)
-        run.write_config(config)
-    else:
+    if not options.resume:
         run.create(config)
+    elif config["data"] != run.config()["data"]:
+        raise ValueError(f"data: expected {run.config()['data']}, as when the run began, got {config['data']}")
 
     say = require("tqdm").tqdm.write
     say(f"{name}, {sum(p.numel() for p in model.parameters()):,} parameters, on {_describe(device)}")
@@ -122,9 +119,19 @@ def main(arguments: list[str]) -> str:
             _draw(trainer.ema, train, options, run.samples / f"epoch-{record['epoch']:04}.png")
 
     try:
+        if options.resume:
+            if run.has_checkpoint:
+                trainer.resume(options.checkpoint)
+            else:
+                run.rewind(0)
+            run.write_config(config)
         trainer.fit(train, held_out, on_epoch)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(_how_to_continue(name, run)) from stop
+    except OSError as error:
+        raise OSError(f"{error}; {checkpoint.good(run.checkpoints)}") from error
+    if not run.has_checkpoint:
+        return f"{run.folder}: no checkpoint, since nothing was trained"
     return f"{run.folder}: best held-out {trainer.position.best:.2f} nats; fastgen sample {run.folder} draws from it"
 
 
@@ -133,17 +140,20 @@ def _read(arguments: list[str]) -> tuple[str, Train, Run]:
     subcommands: Any = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in MODELS.items())
     options: Train = parse(Union[subcommands], "train", arguments)  # noqa: UP007 - built from a table
     name = arguments[0]
-    data = Path(options.data).stem if options.data not in NAMES else options.data
+    data = options.data if options.data in NAMES else Path(options.data).resolve().stem or "images"
     run = Run(options.run or f"runs/{name}-{data}")
     if not options.resume:
         run.check_new()
-        return name, replace(options, data=_absolute(options.data)), run
+        return name, _absolute(options), run
     config = run.config()
     if config["model"]["name"] != name:
         raise ValueError(f"model: expected {config['model']['name']}, which the run in {run.folder} is of, got {name}")
-    started = MODELS[name](**config["options"])
+    try:
+        started = MODELS[name](**config["options"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{run.folder / 'config.json'}: {error}") from error
     options = parse(MODELS[name], f"train {name}", arguments[1:], default=replace(started, resume=False))
-    options = replace(options, data=_absolute(options.data))
+    options = _absolute(options)
     for field in fields(started):
         before, now = getattr(started, field.name), getattr(options, field.name)
         if now != before and field.name not in FREE_ON_RESUME:
@@ -151,8 +161,10 @@ def _read(arguments: list[str]) -> tuple[str, Train, Run]:
     return name, options, run
 
 
-def _absolute(data: str) -> str:
-    return data if data in NAMES else str(Path(data).resolve())
+def _absolute(options: Train) -> Train:
+    """The same options wherever the run is used from."""
+    data = options.data if options.data in NAMES else str(Path(options.data).resolve())
+    return replace(options, data=data, data_root=options.data_root and str(Path(options.data_root).resolve()))
 
 
 def _describe(device: torch.device) -> str:
@@ -171,8 +183,9 @@ def _draw(model: Any, data: Dataset, options: Train, path: Path) -> None:
 
 
 def _how_to_continue(name: str, run: Run) -> str:
-    if not (run.checkpoints / "last.safetensors").exists():
-        return f"nothing was saved in {run.folder} yet"
+    command = f"fastgen train {name} --run {run.folder} --resume"
+    if not run.has_checkpoint:
+        return f"nothing was saved in {run.folder} yet; begin again with: {command}"
     here = checkpoint.load(run.checkpoints, with_state=True).state["position"]
     saved = f"epoch {here['epoch']}" + (f" and {here['batch']} batches of the next" if here["batch"] else "")
-    return f"{run.folder} holds {saved}; continue with: fastgen train {name} --run {run.folder} --resume"
+    return f"{run.folder} holds {saved}; continue with: {command}"

@@ -107,4 +107,5 @@ class Dataset:
 
 
 def _permutation(n: int, seed: int) -> np.ndarray:
-    return np.random.RandomState(seed).permutation(n)  # a stream NumPy has frozen: the split never moves
+    words = seed if seed < 2**32 else [seed % 2**32, seed >> 32]
+    return np.random.RandomState(words).permutation(n)  # a stream NumPy has frozen: the split never moves

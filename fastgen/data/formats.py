@@ -7,6 +7,8 @@ import gzip
 import pickle
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,16 +84,26 @@ def read_packed(path: Path, key: str) -> np.ndarray:
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Read every array of an .npz, or the one of an .npy as {"x": array}; pickled objects are refused."""
-    try:
+    with _numpy_file(path):
         loaded = np.load(path, allow_pickle=False)
         return {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: cannot be read as a NumPy file: {error}") from error
 
 
 def npz_names(path: Path) -> set[str]:
     """Names of the arrays in an .npz; none for an .npy."""
-    return {Path(name).stem for name in zipfile.ZipFile(path).namelist()} if zipfile.is_zipfile(path) else set()
+    if not zipfile.is_zipfile(path):
+        return set()
+    with _numpy_file(path), zipfile.ZipFile(path) as file:
+        return {Path(name).stem for name in file.namelist()}
+
+
+@contextmanager
+def _numpy_file(path: Path) -> Iterator[None]:
+    """Make what NumPy and zipfile raise for a damaged file one ValueError that names it."""
+    try:
+        yield
+    except (ValueError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be read as a NumPy file: {error}") from error
 
 
 def _unzip(path: Path) -> bytes:

@@ -131,6 +131,8 @@ def _quantised(images: np.ndarray, levels: np.ndarray | None, path: Path) -> tup
         )
     if not images.size:
         raise ValueError(f"{path}: expected at least one image, got shape {images.shape}")
+    if levels is not None and (levels.shape != () or levels.dtype.kind not in "iu"):
+        raise ValueError(f"{path}: expected levels to be one integer, got {levels.tolist()}")
     low, high = int(images.min()), int(images.max())
     if low < 0 or high > 255:
         raise ValueError(f"{path}: expected values in [0, 255], got [{low}, {high}]")

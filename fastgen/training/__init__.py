@@ -3,7 +3,7 @@
 from .checkpoint import Checkpoint, CheckpointError
 from .likelihood import Likelihood, evaluate, nats_per_image
 from .loop import NonFiniteError, Recipe, Trainer
-from .run import Record, Run, describe, load_model
+from .run import Record, Run, as_json, describe, load_model
 
 __all__ = [
     "Checkpoint",
@@ -14,6 +14,7 @@ __all__ = [
     "Record",
     "Run",
     "Trainer",
+    "as_json",
     "describe",
     "evaluate",
     "load_model",

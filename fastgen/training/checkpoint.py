@@ -84,7 +84,7 @@ def save(
             path = folder / f"{name}.safetensors"
             write_atomic(path, data)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {_reason(error)}; {_good(folder)}") from error
+        raise CheckpointError(f"{path}: cannot be written: {_reason(error)}; {good(folder)}") from error
     _remove_unused(folder)
 
 
@@ -98,7 +98,7 @@ def load(folder: Path, name: str = "last", *, with_state: bool = False) -> Check
     try:
         return _read(folder / f"{name}.safetensors", with_state)
     except CheckpointError as error:
-        raise CheckpointError(f"{error}; {_good(folder)}") from error
+        raise CheckpointError(f"{error}; {good(folder)}") from error
 
 
 def _read(path: Path, with_state: bool) -> Checkpoint:
@@ -124,6 +124,8 @@ def _read_safetensors(path: Path, with_tensors: bool) -> tuple[dict[str, str], d
         raise CheckpointError(f"{path}: corrupted or truncated: {error}") from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path}: expected a checkpoint of fastgen, got another safetensors file")
+    if not {"state", "sha256"} <= metadata.keys():
+        raise CheckpointError(f"{path}: corrupted: expected state and sha256 in its metadata, got {sorted(metadata)}")
     return metadata, tensors
 
 
@@ -137,16 +139,16 @@ def _read_state(path: Path) -> dict[str, Any]:
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
-def _good(folder: Path) -> str:
+def good(folder: Path) -> str:
     """Say which checkpoints in ``folder`` are whole."""
-    good = []
+    whole = []
     for path in sorted(folder.glob("*.safetensors")):
         try:
             _read(path, with_state=True)
-            good.append(path.name)
+            whole.append(path.name)
         except CheckpointError:
             continue
-    return f"good in this folder: {', '.join(good) or 'no checkpoint'}"
+    return f"good in this folder: {', '.join(whole) or 'no checkpoint'}"
 
 
 def _remove_unused(folder: Path) -> None:

@@ -45,10 +45,13 @@ def nats_per_image(model: Any, values: Tensor, labels: Tensor | None) -> Tensor:
 def evaluate(model: nn.Module, nats: Nats, dataset: Dataset, batch_size: int = 128) -> Likelihood:
     """Mean of ``nats`` over all images of ``dataset``, in eval mode, with the standard error of that mean."""
     device = next(model.parameters()).device
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
-    parts = [nats(model, values, labels).double().cpu() for values, labels in dataset.batches(batch_size, device)]
-    model.train(training)
+    try:
+        parts = [nats(model, values, labels).double().cpu() for values, labels in dataset.batches(batch_size, device)]
+    finally:
+        for module, training in modes.items():
+            module.training = training
     every = torch.cat(parts)
     error = every.std().item() / math.sqrt(len(every)) if len(every) > 1 else math.nan
     return Likelihood(every.mean().item(), error, len(every), dataset.dims)

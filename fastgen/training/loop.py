@@ -59,14 +59,19 @@ class Recipe:
     """Steps between checkpoints inside an epoch; 0 saves at the end of each epoch only."""
 
     def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "warmup", "seed", "save_every"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name}: expected an integer, got {getattr(self, name)!r}")
         checks = {
             "epochs": (self.epochs >= 0, "0 or more"),
             "batch_size": (self.batch_size >= 1, "1 or more"),
             "lr": (0 < self.lr < math.inf, "a positive number"),
-            "weight_decay": (self.weight_decay >= 0, "0 or more"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more, finite"),
             "warmup": (self.warmup >= 0, "0 or more"),
+            "schedule": (self.schedule in ("constant", "cosine"), "constant or cosine"),
             "ema": (0 <= self.ema < 1, "0 or more, below 1"),
-            "clip": (self.clip >= 0, "0 or more"),
+            "clip": (0 <= self.clip < math.inf, "0 or more, finite"),
+            "seed": (0 <= self.seed < 2**63, "0 or more, below 2**63"),
             "save_every": (self.save_every >= 0, "0 or more"),
         }
         for name, (holds, expected) in checks.items():

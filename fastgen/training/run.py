@@ -9,6 +9,7 @@ A folder is a run if it holds a config.json.
 """
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,19 @@ from typing import Any
 import torch
 
 from .. import models
-from .._files import remove_temporaries, write_atomic
+from .._files import errors_name, remove_temporaries, write_atomic
 from ..models import AutoregressiveModel
 from .checkpoint import load
 
 Record = dict[str, Any]
 """A line of metrics.jsonl."""
+
+CONFIG: dict[str, dict[str, type]] = {
+    "model": {"name": str, "config": dict},
+    "data": {"shape": list, "levels": int},
+    "options": {"data": str, "held_out": str},
+}
+"""What every config.json holds, at least."""
 
 
 class Run:
@@ -31,6 +39,11 @@ class Run:
         self.folder = Path(folder)
         self.checkpoints = self.folder / "checkpoints"
         self.samples = self.folder / "samples"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether anything was saved: not before the end of the first epoch, or its first ``save_every`` steps."""
+        return any(self.checkpoints.glob("*.safetensors"))
 
     def check_new(self) -> None:
         """Raise FileExistsError if the folder holds something."""
@@ -50,7 +63,7 @@ class Run:
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.json."""
-        write_atomic(self.folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+        write_atomic(self.folder / "config.json", (json.dumps(config, indent=2, allow_nan=False) + "\n").encode())
 
     def config(self) -> dict[str, Any]:
         """Read config.json.
@@ -63,28 +76,55 @@ class Run:
         if not path.is_file():
             raise FileNotFoundError(f"{self.folder}: expected the folder of a run, with a config.json; there is none")
         try:
-            return json.loads(path.read_text())
+            config = json.loads(path.read_bytes())
         except ValueError as error:
             raise ValueError(f"{path}: corrupted: {error}") from error
+        for part, kinds in CONFIG.items():
+            found = config.get(part) if isinstance(config, dict) else None
+            for key, kind in kinds.items():
+                if not isinstance(found, dict) or not isinstance(found.get(key), kind):
+                    raise ValueError(f"{path}: corrupted: expected {part} with {key}, of type {kind.__name__}")
+        return config
 
     def metrics(self) -> list[Record]:
-        """Read the lines of metrics.jsonl, but for a last one that a killed process left unfinished."""
+        """Read the lines of metrics.jsonl, but for a last one that a killed process left unfinished.
+
+        Raises:
+            ValueError: a line is not what was written; the message names it.
+        """
         path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        return [_record(line, f"{path}, line {i}") for i, line in enumerate(lines, start=1) if line.endswith(b"\n")]
 
     def add_metrics(self, record: Record) -> None:
         """Append a line to metrics.jsonl, down to the disk."""
-        with open(self.folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
+        path = self.folder / "metrics.jsonl"
+        with errors_name(path), open(path, "a") as file:
+            file.write(as_json(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def rewind(self, epoch: int) -> None:
         """Forget what came after ``epoch``, which will be run again: no epoch is ever listed twice."""
-        lines = [json.dumps(record) + "\n" for record in self.metrics() if record["epoch"] <= epoch]
+        lines = [as_json(record) + "\n" for record in self.metrics() if record["epoch"] <= epoch]
         write_atomic(self.folder / "metrics.jsonl", "".join(lines).encode())
         remove_temporaries(self.folder)
+
+
+def as_json(record: Record) -> str:
+    """One line of JSON; a number that is not one (the standard error over one image) is null."""
+    known = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in record.items()}
+    return json.dumps(known, allow_nan=False)
+
+
+def _record(line: bytes, where: str) -> Record:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: corrupted: {error}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
+        raise ValueError(f"{where}: corrupted: expected the metrics of an epoch, got {line.decode().strip()}")
+    return record
 
 
 def describe(record: Record, epochs: int) -> str:
@@ -106,10 +146,14 @@ def load_model(folder: str | Path, name: str = "best", device: torch.device | st
 
     Raises:
         FileNotFoundError: the folder holds no run.
+        ValueError: its config.json is not what was written, or describes a model that there is not.
         CheckpointError: the checkpoint cannot be read, or is another model's.
     """
     run = Run(folder)
     about = run.config()["model"]
-    model = models.build(about["name"], **about["config"])
+    try:
+        model = models.build(about["name"], **about["config"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{run.folder / 'config.json'}: {error}") from error
     load(run.checkpoints, name).restore(model, "ema")
     return model.to(device).eval()
