@@ -96,7 +96,7 @@ def compare(
     floor_copies: int,
     elements: int,
     rounds: int = 21,
-    seconds: float = 0.05,
+    seconds: float = 0.1,
 ) -> dict[str, Any]:
     """Time contenders in turn; the first is fastgen's, the others are what a user could use instead.
 

@@ -60,15 +60,21 @@ FG_VECTOR_CLONES void backward_elements(int64_t count, const storage_t<T>* __res
 // sums[r] = sum of the r-th `row` values: sixteen partial sums, then a tree; the same order on every instruction set.
 template <typename acc_t>
 FG_VECTOR_CLONES void sum_rows(int64_t rows, int64_t row, const acc_t* __restrict values, acc_t* __restrict sums) {
+  typedef acc_t Lanes __attribute__((vector_size(kLanes * sizeof(acc_t))));
+  typedef acc_t Unaligned __attribute__((vector_size(kLanes * sizeof(acc_t)), aligned(alignof(acc_t)), may_alias));
   for (int64_t r = 0; r < rows; ++r, values += row) {
-    acc_t lanes[kLanes] = {};
+    Lanes v = {};
     int64_t i = 0;
-    for (; i + kLanes <= row; i += kLanes)
-      for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += values[i + lane];
-    for (int64_t lane = 0; i < row; ++i, ++lane) lanes[lane] += values[i];
-    for (int64_t width = kLanes / 2; width > 0; width /= 2)
-      for (int64_t lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
-    sums[r] = lanes[0];
+    for (; i + kLanes <= row; i += kLanes) v += *reinterpret_cast<const Unaligned*>(values + i);
+    if (i < row) {
+      acc_t rest[kLanes] = {};
+      std::copy(values + i, values + row, rest);
+      v += *reinterpret_cast<const Unaligned*>(rest);
+    }
+    v += __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
+    v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7);
+    v += __builtin_shufflevector(v, v, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3);
+    sums[r] = v[0] + v[1];
   }
 }
 
