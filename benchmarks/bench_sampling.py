@@ -23,8 +23,10 @@ from torch import Tensor, nn
 
 from fastgen import models, sampling
 from fastgen.distributions import Categorical, Distribution
+from harness import write  # puts the folder of the tests on the path
+
+# isort: split
 from foreign import ShiftedPixelCNN
-from harness import write  # puts the folder of the tests on the path, too
 
 MODELS = ["gated-pixelcnn", "pixelcnn", "pixelcnn++"]
 
