@@ -52,7 +52,7 @@ const GemmIsa& isa_of(const Tensor& packed) {
 Tensor sample_pack_cpu(const Tensor& codes, const Tensor& constants, std::string isa) {
   const SamplerPlan plan = decode(codes, constants, isa_of(isa));
   const std::vector<int64_t> sizes = {kPackedHeader + plan.packed_size};
-  Tensor packed = torch::stable::new_empty(constants, sizes);
+  Tensor packed = empty(constants, sizes);
   advise_large_pages(packed);
   float* floats = mutable_data<float>(packed);
   std::fill_n(floats, kPackedHeader, 0.0f);
@@ -66,7 +66,7 @@ Tensor sample_state_cpu(const Tensor& codes, const Tensor& constants, int64_t im
   const SamplerPlan plan = decode(codes, constants, gemm_isas()[0]);
   const SamplerLayout layout(plan);
   const std::vector<int64_t> sizes = {ceil_div(images, chunk) * layout.state_size(chunk)};
-  return torch::stable::new_empty(constants, sizes);
+  return empty(constants, sizes);
 }
 
 int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& packed, Tensor state,
