@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from . import _extension
-from ._registry import NAMESPACE, OPS
+from ._registry import HAS_TRITON, NAMESPACE, OPS
 from ._version import __version__
 
 #: Dispatch key → the library whose kernels claim it.
@@ -29,6 +29,8 @@ def kernels() -> dict[str, dict[str, str]]:
 def _kernel(op: str, key: str, source: str) -> str:
     if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", key):
         return source
+    if source.endswith("_triton.py"):
+        return "reference: triton is not installed" if not HAS_TRITON else "reference"
     return f"reference: {_missing(LIBRARIES[key])}"
 
 

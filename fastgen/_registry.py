@@ -5,7 +5,10 @@ everywhere from the moment it is defined. A compiled kernel only claims a dispat
 CPU; ``csrc/<op>_cuda.cu`` or ``fastgen/ops/<op>_triton.py`` claims CUDA. Torch's dispatcher is the only dispatch table.
 """
 
+import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +17,9 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map_only
 
 NAMESPACE = "fastgen"
+
+#: Whether Triton kernels can be registered. torch's CUDA wheels for Linux bring triton along.
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 #: Every op defined so far: its name, and which source file serves which dispatch key.
 OPS: dict[str, Mapping[str, str]] = {}
@@ -35,7 +41,9 @@ def define_op(
 
     Args:
         schema: name, arguments and results, as ``torch.library.define`` takes them.
-        kernels: dispatch key → source file of the compiled kernel that claims it.
+        kernels: dispatch key → source file of the kernel that claims it. Compiled ones register themselves when their
+            library is loaded. ``fastgen/ops/<stem>_triton.py`` offers ``<op>_triton``; it is registered here, where
+            triton is installed, and imported when the first tensor of that device arrives.
         reference: plain torch; runs wherever no compiled kernel claims the device. None: the op exists only where one
             does, and its caller asks first.
         fake: shapes, dtypes and strides of the results, without data; None: the op is never traced.
@@ -53,7 +61,23 @@ def define_op(
         torch.library.register_fake(qualified, fake)
     op = getattr(getattr(torch.ops, NAMESPACE), name).default
     _LIBRARY.impl(name, _autograd_kernel(op, setup_context, backward or _not_differentiable(qualified)), "Autograd")
+    for key, source in kernels.items():
+        if source.endswith("_triton.py") and HAS_TRITON:
+            _LIBRARY.impl(name, _triton_kernel(name, Path(source).stem), key)
     OPS[name] = kernels
+
+
+def _triton_kernel(name: str, module: str) -> Callable[..., Any]:
+    """``<name>_triton`` of ``fastgen.ops.<module>``, on the device of its tensors."""
+    loaded: list[Callable[..., Any]] = []
+
+    def kernel(*args: Any) -> Any:
+        if not loaded:
+            guard = importlib.import_module("fastgen.ops._triton").on_device_of
+            loaded.append(guard(getattr(importlib.import_module(f"fastgen.ops.{module}"), f"{name}_triton")))
+        return loaded[0](*args)
+
+    return kernel
 
 
 def _autograd_kernel(

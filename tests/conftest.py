@@ -1,9 +1,14 @@
 """What every test shares: seeds, poisoned memory, and the devices of this machine."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+#: Triton decides when it is imported whether it interprets. ``test_triton.py`` runs these files in such a process.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+collect_ignore_glob = [] if INTERPRETED or torch.cuda.is_available() else ["test_*_triton.py"]
 
 DEVICES = ["cpu"] + [pytest.param("cuda", marks=pytest.mark.gpu)] * torch.cuda.is_available()
 
@@ -22,6 +27,12 @@ def _repeatable() -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def triton_device() -> str:
+    """Where Triton kernels run in this process: on CPU tensors when interpreted, else on the GPU."""
+    return "cpu" if INTERPRETED else "cuda"
 
 
 @pytest.fixture(params=DEVICES)

@@ -16,9 +16,16 @@ def exact(args: Any) -> Any:
     return tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, args)
 
 
-def assert_op_parity(op: Callable[..., Any], reference: Callable[..., Any], *args: Any) -> None:
-    """Every result of ``op`` is as accurate as ``reference``, and laid out as the op's fake kernel says."""
-    results, eager, truth = (_tuple(f(*a)) for f, a in ((op, args), (reference, args), (reference, exact(args))))
+def assert_op_parity(
+    op: Callable[..., Any], reference: Callable[..., Any], *args: Any, kernel: Callable[..., Any] | None = None
+) -> None:
+    """Every result of ``op`` is as accurate as ``reference``, and laid out as the op's fake kernel says.
+
+    ``kernel``: called instead of ``op``, past the dispatcher, as the tests in Triton's interpreter do.
+    """
+    results, eager, truth = (
+        _tuple(f(*a)) for f, a in ((kernel or op, args), (reference, args), (reference, exact(args)))
+    )
     with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fakes = _tuple(op(*tree_map_only(Tensor, mode.from_tensor, args)))
     assert len(results) == len(truth)
