@@ -60,8 +60,8 @@ def main(arguments: list[str]) -> str:
         f"trained     {results.training}\n"
         f"measured    held-out bits/dim, labels not told: {bits} ± {results.bits_error:.3f}\n"
         f"classified  {results.accuracy:.1%} of held-out digits right by Bayes' rule; no classifier was trained\n"
-        f"drawn       {count} at a time, images/CPU-second: naive {speed['naive']:,.0f}, cached {speed['cached']:,.0f}"
-        f" ({speed['cached'] / speed['naive']:.0f} times as fast); {results.same} of {count} images are the same\n"
+        f"drawn       {count} at a time, images/CPU-second: naive {speed['naive']:,.0f}, compiled {speed['compiled']:,.0f}"
+        f" ({speed['compiled'] / speed['naive']:.0f} times as fast); {results.same} of {count} images are the same\n"
         f"conditions  {results.conditions}\n"
         f"picture     {options.out}"
     )
@@ -151,12 +151,12 @@ def race(model: GatedPixelCNN, shape: tuple[int, int, int], seed: int) -> tuple[
     """Draw EACH images of every class with both samplers, from the same uniforms.
 
     Returns:
-        The cached sampler's images, class by class; images per CPU-second of both, the cached one's as the median of
+        The compiled sampler's images, class by class; images per CPU-second of both, the compiled one's as the median of
         five; and how many images are the same.
     """
     labels = torch.arange(CLASSES).repeat_interleave(EACH)
     u = uniforms(seed, len(labels), shape)
-    samplers = {"naive": (1, sampling.NaiveSampler(model, shape)), "cached": (5, sampling.compile(model, shape))}
+    samplers = {"naive": (1, sampling.NaiveSampler(model, shape)), "compiled": (5, sampling.compile(model, shape))}
     images, speed = {}, {}
     for name, (times, sampler) in samplers.items():
         sampler.sample(uniforms=u[:1], labels=labels[:1])  # the first call allocates
@@ -166,8 +166,8 @@ def race(model: GatedPixelCNN, shape: tuple[int, int, int], seed: int) -> tuple[
             images[name] = sampler.sample(uniforms=u, labels=labels)
             seconds.append(time.process_time() - started)
         speed[name] = len(labels) / statistics.median(seconds)
-    same = (images["naive"] == images["cached"]).flatten(1).all(dim=1).sum()
-    return images["cached"], speed, int(same)
+    same = (images["naive"] == images["compiled"]).flatten(1).all(dim=1).sum()
+    return images["compiled"], speed, int(same)
 
 
 def some_of_each(images: Dataset, n: int) -> Dataset:
