@@ -60,8 +60,8 @@ def main(arguments: list[str]) -> str:
         f"trained     {results.training}\n"
         f"measured    held-out bits/dim, labels not told: {bits} ± {results.bits_error:.3f}\n"
         f"classified  {results.accuracy:.1%} of held-out digits right by Bayes' rule; no classifier was trained\n"
-        f"drawn       {count} at a time, images/CPU-second: naive {speed['naive']:,.0f}, compiled {speed['compiled']:,.0f}"
-        f" ({speed['compiled'] / speed['naive']:.0f} times as fast); {results.same} of {count} images are the same\n"
+        f"drawn       {count} at a time, images/CPU-second: naive {speed['naive']:,.0f},"
+        f" compiled {speed['compiled']:,.0f} ({speed['compiled'] / speed['naive']:.0f} times as fast); {results.same} of {count} images are the same\n"
         f"conditions  {results.conditions}\n"
         f"picture     {options.out}"
     )
@@ -151,8 +151,8 @@ def race(model: GatedPixelCNN, shape: tuple[int, int, int], seed: int) -> tuple[
     """Draw EACH images of every class with both samplers, from the same uniforms.
 
     Returns:
-        The compiled sampler's images, class by class; images per CPU-second of both, the compiled one's as the median of
-        five; and how many images are the same.
+        The compiled sampler's images, class by class; images per CPU-second of both, its own as the median of five; and
+        how many images are the same.
     """
     labels = torch.arange(CLASSES).repeat_interleave(EACH)
     u = uniforms(seed, len(labels), shape)
