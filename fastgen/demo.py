@@ -61,7 +61,8 @@ def main(arguments: list[str]) -> str:
         f"measured    held-out bits/dim, labels not told: {bits} ± {results.bits_error:.3f}\n"
         f"classified  {results.accuracy:.1%} of held-out digits right by Bayes' rule; no classifier was trained\n"
         f"drawn       {count} at a time, images/CPU-second: naive {speed['naive']:,.0f},"
-        f" compiled {speed['compiled']:,.0f} ({speed['compiled'] / speed['naive']:.0f} times as fast); {results.same} of {count} images are the same\n"
+        f" compiled {speed['compiled']:,.0f} ({speed['compiled'] / speed['naive']:.0f} times as fast);"
+        f" {results.same} of {count} images are the same\n"
         f"conditions  {results.conditions}\n"
         f"picture     {options.out}"
     )
