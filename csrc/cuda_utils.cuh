@@ -41,9 +41,9 @@ inline void check_launch(const char* op) {
   STD_TORCH_CHECK(error == cudaSuccess, op, ": launch failed: ", cudaGetErrorString(error));
 }
 
-inline dim3 grid_of(Grid grid) {
-  STD_TORCH_CHECK(grid.x <= INT32_MAX, "tensor too large: ", grid.x, " blocks, a grid holds ", INT32_MAX);
-  return {static_cast<unsigned>(grid.x), grid.y};
+inline dim3 grid_of(int64_t x, unsigned y = 1) {
+  STD_TORCH_CHECK(x <= INT32_MAX, "tensor too large: ", x, " blocks, a grid holds ", INT32_MAX);
+  return {static_cast<unsigned>(x), y};
 }
 
 // What a `<op>_launch` calls for every kernel.
@@ -53,7 +53,7 @@ struct Launcher {
 
   template <typename... Parameters, typename... Arguments>
   void operator()(void (*kernel)(Parameters...), Grid grid, int threads, Arguments... arguments) const {
-    kernel<<<grid_of(grid), threads, 0, stream>>>(arguments...);
+    kernel<<<grid_of(grid.x, grid.y), threads, 0, stream>>>(arguments...);
     check_launch(op);
   }
 };
