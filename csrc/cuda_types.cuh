@@ -46,7 +46,7 @@ bool aligned_for(const T*... pointers) {
   return ((reinterpret_cast<uintptr_t>(pointers) % (V * sizeof(T)) == 0) && ...);
 }
 
-// A grid: x may exceed what CUDA allows, which the launcher refuses.
+// A grid. x may exceed what CUDA allows, which the launcher refuses, or be 0, for which it launches nothing.
 struct Grid {
   int64_t x;
   unsigned y = 1;

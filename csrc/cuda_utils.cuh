@@ -46,13 +46,14 @@ inline dim3 grid_of(int64_t x, unsigned y = 1) {
   return {static_cast<unsigned>(x), y};
 }
 
-// What a `<op>_launch` calls for every kernel.
+// What a `<op>_launch` calls for every kernel. No blocks, as for an empty tensor: nothing is launched.
 struct Launcher {
   const char* op;
   cudaStream_t stream;
 
   template <typename... Parameters, typename... Arguments>
   void operator()(void (*kernel)(Parameters...), Grid grid, int threads, Arguments... arguments) const {
+    if (grid.x == 0) return;
     kernel<<<grid_of(grid.x, grid.y), threads, 0, stream>>>(arguments...);
     check_launch(op);
   }

@@ -11,7 +11,6 @@ Tensor gated_activation_cuda(const Tensor& x_any) {
   const CudaScope scope(x_any);
   const Tensor x = as_contiguous(x_any);
   Tensor y = empty_result(x);
-  if (y.numel() == 0) return y;
   FG_DISPATCH_FLOATING_CUDA(x, "gated_activation",
                             gated_activation_launch(scope.launcher("gated_activation"), shape.N, shape.run,
                                                     data<cuda_t>(x), mutable_data<cuda_t>(y)));
@@ -24,7 +23,6 @@ Tensor gated_activation_backward_cuda(const Tensor& grad_y_any, const Tensor& x_
   const Tensor x = as_contiguous(x_any), grad_y = as_contiguous(grad_y_any);
   shape.check_grad(grad_y, x);
   Tensor grad_x = empty(x, shape_of(x));
-  if (grad_x.numel() == 0) return grad_x;
   FG_DISPATCH_FLOATING_CUDA(
       x, "gated_activation_backward",
       gated_activation_backward_launch(scope.launcher("gated_activation_backward"), shape.N, shape.run,

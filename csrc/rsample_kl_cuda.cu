@@ -18,7 +18,6 @@ std::tuple<Tensor, Tensor> rsample_kl_cuda(const Tensor& mu_any, const Tensor& l
   const Tensor mu = as_contiguous(mu_any), logvar = as_contiguous(logvar_any);
   const std::vector<int64_t> sizes = shape_of(mu), kl_sizes = {mu.size(0)};
   Tensor z = empty(mu, sizes);
-  if (mu.numel() == 0) return {z, torch::stable::new_zeros(mu, kl_sizes, accumulation_dtype(mu.scalar_type()))};
   const int64_t N = mu.size(0), R = product(sizes, 1), parts = RsampleRows(N, R).parts;
   Tensor kl = empty(mu, kl_sizes, accumulation_dtype(mu.scalar_type()));
   Tensor partial = parts > 1 ? empty(mu, {N, parts}, accumulation_dtype(mu.scalar_type())) : kl;
@@ -42,7 +41,6 @@ std::tuple<Tensor, Tensor> rsample_kl_backward_cuda(const Tensor& grad_z_any, co
                   "grad_kl: expected the shape and dtype of kl");
   const std::vector<int64_t> sizes = shape_of(mu);
   Tensor grad_mu = empty(mu, sizes), grad_logvar = empty(mu, sizes);
-  if (mu.numel() == 0) return {grad_mu, grad_logvar};
   FG_DISPATCH_FLOATING_CUDA(
       mu, "rsample_kl_backward",
       rsample_kl_backward_launch(scope.launcher("rsample_kl_backward"), mu.size(0), product(sizes, 1),
