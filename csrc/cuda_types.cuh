@@ -32,7 +32,13 @@ __device__ __forceinline__ Pack<T, V> load_pack(const T* __restrict__ pointer) {
 
 template <typename T, int V>
 __device__ __forceinline__ void store_pack(T* __restrict__ pointer, const Pack<T, V>& pack) {
-  *reinterpret_cast<Pack<T, V>*>(pointer) = pack;
+  if constexpr (sizeof(pack) == 16) {  // said outright: compilers take a plain store apart, in some kernels
+    uint4 words;
+    memcpy(&words, &pack, sizeof words);
+    __stwb(reinterpret_cast<uint4*>(pointer), words);
+  } else {
+    *reinterpret_cast<Pack<T, V>*>(pointer) = pack;
+  }
 }
 
 // a / b for a ≥ 0, b > 0. GPUs divide 64-bit integers in software, several times slower than 32-bit ones.

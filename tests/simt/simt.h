@@ -41,6 +41,10 @@ struct dim3 {
   dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
 namespace simt {
 
 // The order in which threads, and blocks, get their turns.
@@ -100,6 +104,10 @@ inline void __threadfence_block() {}
 template <typename T>
 T __ldg(const T* pointer) {
   return *pointer;
+}
+template <typename T>
+void __stwb(T* pointer, T value) {
+  *pointer = value;
 }
 template <typename T>
 T atomicAdd(T* address, T value) {
