@@ -14,7 +14,8 @@ from fastgen import _info
 
 ROOT = Path(__file__).parent.parent
 BUILT = _info.build().get("cuda", "not built")
-ARCHS = [f"sm_{arch.removesuffix('+PTX')}" for arch in BUILT["archs"].split()] if isinstance(BUILT, dict) else []
+NAMES = BUILT["archs"].replace("+PTX", "").split() if isinstance(BUILT, dict) else []
+ARCHS = [f"sm_{name.removesuffix('f')}" for name in NAMES]  # in a library, family code goes by its number
 TYPES = {"f": "float32", "d": "float64", "6__half": "float16", "13__nv_bfloat16": "bfloat16"}
 #: Kernel → how many arrays it reads as vectors, 16 bytes at a time, and how many it writes.
 VECTORS = {
