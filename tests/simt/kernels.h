@@ -8,8 +8,8 @@
 struct Call {
   std::string op, dtype;  // dtype as torch names it
   std::vector<int64_t> sizes;
-  std::vector<void*> inputs, outputs;
-  int schedule;  // 0: in order, 1: reversed, 2: shuffled
+  std::vector<void*> inputs, outputs;  // in the order of the launch function
+  int schedule;                        // 0: in order, 1: reversed, 2: shuffled
 
   template <typename T>
   const T* in(size_t i) const {
@@ -23,5 +23,5 @@ struct Call {
 
 void run(const Call& call);
 
-// Of the fourth argument of rsample_kl's launch.
+// How many parts rsample_kl makes of a row: its third output holds so many for each of N rows.
 int64_t rsample_kl_parts(int64_t N, int64_t R);
