@@ -1,153 +1,267 @@
-"""What every benchmark shares: where it ran, timing side by side, and results as JSON.
+"""Measures contests, and keeps what was measured as JSON, written anew after every case.
 
-A case is measured only after its parity check passed in the same process. Contenders take turns, round by round, so
-that a busy machine disturbs all of them alike; what counts is the ratio of medians within one run.
+    {"benchmark": "kernels", "quick": false, "environment": {...}, "ceilings": {...},
+     "cases": [...], "failed": [{"case", "error"}], "left_out": ["case", ...]}
+
+A case is measured only after its parity check passed in the same process; one that fails is listed under "failed".
+"left_out" names what was not begun because the time given was up.
 """
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable
-from datetime import date
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastgen import __version__
+from cases import DTYPES, Case, Contest
+from ceilings import Ceilings
+from environment import environment
+from fastgen import _info
+from fastgen._files import write_atomic
+from timing import CpuTimer, CudaTimer, Effort, Timer, in_turn, quartiles, walls
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-from parity import assert_parity  # noqa: E402
-
-__all__ = ["ROOT", "assert_parity", "compare", "gradients", "start", "write"]
+FULL = {"cpu": Effort(21, 0.1, 60), "cuda": Effort(15, 0.01, 10)}
+QUICK = Effort(2, 0.001, 1, fewest=1)
 
 
-def start(description: str | None) -> Path | None:
-    """Parse --threads and --output, set threads and seed; return where the results go."""
+@dataclass
+class Bench:
+    """How everything is measured on one device: its timer, its ceilings, its effort."""
+
+    device: str = "cpu"
+    quick: bool = False
+    tuned: bool = False
+    dtypes: Sequence[torch.dtype] = ()
+    timer: Timer = field(init=False)
+    ceilings: Ceilings = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.timer = CudaTimer() if self.device == "cuda" else CpuTimer()
+        self.ceilings = Ceilings(self.timer, self.device, self.quick)
+        self.effort = QUICK if self.quick else FULL[self.device]
+        self.dtypes = self.dtypes or DTYPES[self.device]
+
+    def measure(self, contest: Contest) -> dict[str, Any]:
+        """Check parity, time the contenders in turn, and set them against the floor.
+
+        Raises:
+            AssertionError: fastgen's result is not within parity.
+        """
+        torch.compiler.reset()
+        with _OpsSeen() as seen:
+            contest.gate()
+        calls, refused = self._admit(contest)
+        times = in_turn(calls, self.timer, self.effort)
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        result = {
+            "case": contest.label,
+            "name": contest.name,
+            "way": contest.way,
+            "kernels": {op: _info.kernels()[op].get(self.device.upper(), "reference") for op in sorted(seen.names)},
+            "shape": list(contest.shape),
+            "dtype": str(contest.dtype).removeprefix("torch."),
+            "headline": contest.headline,
+            "microseconds": {name: _micro(value) for name, value in medians.items()},
+            "quartiles": {name: [_micro(q) for q in quartiles(values)] for name, values in times.items()},
+            "rounds": len(times["fastgen"]),
+            "refused": refused,
+            "peak_bytes": {name: self._peak(run) for name, run in calls.items()},
+            **against_the_best(medians),
+        }
+        if isinstance(self.timer, CudaTimer):
+            wall = walls(calls, self.timer, self.effort, medians)
+            result["wall_microseconds"] = {name: _micro(value) for name, value in wall.items()}
+            result["wall_ratio"] = against_the_best(wall)["ratio"]
+        if contest.nbytes:
+            unit = self.ceilings.unit(contest.kind, contest.dtype)
+            floors = self.ceilings.copy_seconds(contest.nbytes), contest.flops / self.ceilings.rate(unit)
+            result |= against_the_floor(medians["fastgen"], *floors, contest.nbytes, contest.flops) | {"unit": unit}
+        return result
+
+    def _admit(self, contest: Contest) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
+        """Contenders that run and compute the same function, and why the others do not take part."""
+        calls, refused = {}, {}
+        for name, make in contest.contenders.items():
+            try:
+                run = make()
+                results = run()
+                if contest.check is not None:
+                    contest.check(results)
+                calls[name] = run
+            except Exception as error:
+                if name == "fastgen":
+                    raise
+                refused[name] = brief(error)
+        return calls, refused
+
+    def _peak(self, run: Callable[[], Any]) -> int | None:
+        """Bytes that a call takes at most, beyond those of its inputs; not known on the CPU."""
+        if self.device != "cuda":
+            return None
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+
+
+class Measurable(Protocol):
+    """What a suite is made of."""
+
+    name: str
+
+    def results(self, bench: Bench) -> Iterator[dict[str, Any]]:
+        """Measure, and yield the "cases" of the JSON one by one."""
+
+
+@dataclass(frozen=True)
+class Contests:
+    """A case in one dtype, or another maker of contests, as a part of a suite."""
+
+    name: str
+    make: Callable[[Bench], Iterable[Contest]]
+
+    def results(self, bench: Bench) -> Iterator[dict[str, Any]]:
+        for contest in self.make(bench):
+            yield bench.measure(contest)
+
+
+def of_case(case: Case, dtype: torch.dtype) -> Contests:
+    name = f"{case.name}, {'x'.join(map(str, case.shape))}, {str(dtype).removeprefix('torch.')}"
+    return Contests(name, lambda bench: case.contests(bench.device, dtype, bench.tuned))
+
+
+def against_the_best(seconds: dict[str, float]) -> dict[str, Any]:
+    """The fastest contender that is not ours, and how many times longer than "fastgen" it takes."""
+    others = {name: value for name, value in seconds.items() if not name.startswith("fastgen")}
+    if not others:
+        return {"best_alternative": None, "ratio": None}
+    best = min(others, key=lambda name: others[name])
+    return {"best_alternative": best, "ratio": round(others[best] / seconds["fastgen"], 3)}
+
+
+def against_the_floor(seconds: float, copy: float, products: float, nbytes: int, flops: int) -> dict[str, Any]:
+    """Which floor holds, the share of it that was reached, and the rates.
+
+    Args:
+        seconds: measured.
+        copy: seconds for a copy of the least traffic.
+        products: seconds for the operations at the rate of large products.
+        nbytes: least traffic.
+        flops: operations.
+    """
+    floor = max(copy, products)
+    return {
+        "bytes": nbytes,
+        "flops": flops,
+        "floor_microseconds": _micro(floor),
+        "bound": "memory" if copy >= products else "arithmetic",
+        "share_of_ceiling": round(floor / seconds, 3),
+        "gb_per_s": round(1e-9 * nbytes / seconds, 2),
+        "tflop_per_s": round(1e-12 * flops / seconds, 4),
+    }
+
+
+def brief(error: BaseException) -> str:
+    """One line for an error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+
+
+def run(
+    benchmark: str, parts: Iterable[Measurable], bench: Bench, output: Path | None, budget: float | None = None
+) -> dict[str, Any]:
+    """Measure every part, report progress on stderr, and write ``output`` after each.
+
+    Args:
+        benchmark: name of the suite.
+        parts: what is measured, most important first.
+        bench: how.
+        output: JSON file, or None.
+        budget: seconds after which no further part begins.
+    """
+    begin = time.perf_counter()
+    report: dict[str, Any] = {
+        "benchmark": benchmark,
+        "quick": bench.quick,
+        "environment": environment(bench.device),
+        "ceilings": bench.ceilings.report(),
+        "cases": [],
+        "failed": [],
+        "left_out": [],
+    }
+    for part in parts:
+        if budget is not None and time.perf_counter() - begin > budget:
+            report["left_out"].append(part.name)
+            continue
+        try:
+            for result in part.results(bench):
+                report["cases"].append(result)
+                print(line(result), file=sys.stderr, flush=True)
+        except Exception as error:
+            report["failed"].append({"case": part.name, "error": brief(error)})
+            traceback.print_exc()
+        report["ceilings"] = bench.ceilings.report()
+        save(report, output)
+        if bench.device == "cuda":
+            torch.cuda.empty_cache()
+    save(report, output)
+    return report
+
+
+def save(report: dict[str, Any], output: Path | None) -> None:
+    if output is not None:
+        write_atomic(output, (json.dumps(report, indent=1) + "\n").encode())
+
+
+def line(result: dict[str, Any]) -> str:
+    """Progress: a case, and what its contenders took."""
+    if "microseconds" not in result:
+        return f"{result['case']} {tuple(result['shape'])}: {result['ratio']}x naive sampling"
+    times = ", ".join(f"{name} {value:g}" for name, value in result["microseconds"].items())
+    refused = "".join(f"; without {name} ({why})" for name, why in result["refused"].items())
+    return f"{result['case']} {tuple(result['shape'])} {result['dtype']}: {times} us{refused}"
+
+
+def alone(description: str | None, benchmark: str, cases: Callable[..., Sequence[Case]]) -> None:
+    """``main`` of a file of cases: ``--device``, ``--threads``, ``--quick``, ``--tuned`` and ``--output``."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="tiny and meaningless, to see that everything runs")
+    parser.add_argument("--tuned", action="store_true", help="also the forms that torch.compile tunes for minutes")
     parser.add_argument("--output", type=Path, help="write the JSON here, not to the terminal")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    return options.output
+    bench = Bench(options.device, options.quick, options.tuned)
+    parts = [of_case(case, dtype) for dtype in bench.dtypes for case in cases(options.device, options.quick)]
+    report = run(benchmark, parts, bench, options.output)
+    if options.output is None:
+        print(json.dumps(report, indent=1))
+    sys.exit(1 if report["failed"] else 0)
 
 
-def environment() -> dict[str, Any]:
-    """Machine, versions, threads, and the commit; "+changes" says that what ran was not what was committed."""
+class _OpsSeen(TorchDispatchMode):
+    """Notes which of fastgen's ops run, so that a result says which kernels it is evidence for."""
 
-    def git(*args: str) -> str:
-        done = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=False)
-        return done.stdout.strip()
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
 
-    changed = git("status", "--porcelain", "--", "fastgen", "csrc", "benchmarks/*.py", "CMakeLists.txt")
-    return {
-        "date": date.today().isoformat(),
-        "machine": _machine(),
-        "threads": torch.get_num_threads(),
-        "fastgen": __version__,
-        "commit": (git("rev-parse", "--short", "HEAD") or "unknown") + ("+changes" if changed else ""),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "fastgen":
+            self.names.add(func._opname)
+        return func(*args, **(kwargs or {}))
 
 
-def _machine() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {len(names) or '?'} cores, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def copy_seconds(count: int, dtype: torch.dtype, device: str = "cpu") -> float:
-    """Median time to copy ``count`` elements: one read and one write each, the unit of a memory floor."""
-    source = torch.ones(count, dtype=dtype, device=device)
-    target = torch.empty_like(source)
-    return statistics.median(_round(lambda: target.copy_(source), 0.02) for _ in range(7))
-
-
-def _round(run: Callable[[], Any], seconds: float) -> float:
-    """Seconds a call, over calls that fill ``seconds``."""
-    calls = 0
-    start = time.perf_counter()
-    while True:
-        run()
-        calls += 1
-        passed = time.perf_counter() - start
-        if passed >= seconds:
-            return passed / calls
-
-
-def compare(
-    case: str,
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    contenders: dict[str, Callable[[], Any]],
-    *,
-    floor_copies: int,
-    elements: int,
-    rounds: int = 21,
-    seconds: float = 0.1,
-) -> dict[str, Any]:
-    """Time contenders in turn; the first is fastgen's, the others are what a user could use instead.
-
-    Args:
-        case: what is measured, such as "rsample_kl forward + backward".
-        shape: of the main input.
-        dtype: of the main input.
-        contenders: name → a call. Parity has been checked.
-        floor_copies: how often ``elements`` elements must at least be read and written once, as copies.
-        elements: of one tensor.
-        rounds: how often each contender takes its turn.
-        seconds: how long a turn is at least.
-    """
-    for run in contenders.values():
-        for _ in range(3):
-            run()
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, run in contenders.items():
-            times[name].append(_round(run, seconds))
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    ours, *others = medians
-    best = min(others, key=lambda name: medians[name])
-    floor = floor_copies * copy_seconds(elements, dtype)
-    result = {
-        "case": case,
-        "shape": list(shape),
-        "dtype": str(dtype).removeprefix("torch."),
-        "microseconds": {name: round(1e6 * value, 1) for name, value in medians.items()},
-        "quartiles": {
-            name: [round(1e6 * q, 1) for q in statistics.quantiles(values, n=4)[::2]] for name, values in times.items()
-        },
-        "rounds": rounds,
-        "floor_microseconds": round(1e6 * floor, 1),
-        "best_alternative": best,
-        "ratio": round(medians[best] / medians[ours], 2),
-    }
-    print(f"{case} {shape}: " + ", ".join(f"{n} {1e6 * t:.0f} us" for n, t in medians.items()), end="")
-    print(f"; floor {1e6 * floor:.0f} us; {result['ratio']}x the best alternative ({best})", flush=True)
-    return result
-
-
-def write(benchmark: str, cases: list[dict[str, Any]], output: Path | None) -> None:
-    """Print the results as JSON, and write them to ``output`` if it is given."""
-    report = json.dumps({"benchmark": benchmark, "environment": environment(), "cases": cases}, indent=1)
-    if output is None:
-        print(report)
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(report + "\n")
-
-
-def gradients(results: tuple[Tensor, ...], inputs: list[Tensor], upstream: list[Tensor]) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(results, inputs, upstream)
+def _micro(seconds: float) -> float:
+    return round(1e6 * seconds, 2)
