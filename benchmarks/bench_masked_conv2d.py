@@ -8,7 +8,6 @@ upstream gradient and the image and writes the image's gradient; an activation's
 the alternative is to compute the convolution twice. The image itself, in a first layer, gets no gradient.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -51,14 +50,10 @@ QUICK = (Layer(2, 4, 8, 6, 3, "B", "gated"),)
 
 
 def activate(p: Tensor, activation: str) -> Tensor:
-    a, b = p.chunk(2, dim=1)
-    forms: dict[str, Callable[[], Tensor]] = {
-        "none": lambda: p,
-        "relu": lambda: F.relu(p),
-        "elu": lambda: F.elu(p),
-        "gated": lambda: torch.tanh(a) * torch.sigmoid(b),
-    }
-    return forms[activation]()
+    if activation == "gated":
+        a, b = p.chunk(2, dim=1)
+        return torch.tanh(a) * torch.sigmoid(b)
+    return {"none": lambda t: t, "relu": F.relu, "elu": F.elu}[activation](p)
 
 
 def case(layer: Layer, device: str, quick: bool) -> Case:

@@ -1,8 +1,8 @@
 """What is measured: cases as data, and from a case the contests that the harness times.
 
-``benchmarks/bench_<stem>.py`` offers ``cases(device, quick)``, a table of :class:`Case`. A case says how its inputs are
-made, which forms compute the same from them, and what the computation costs at least; gradients, dtypes, memory formats,
-``torch.compile`` and the parity gate follow from that.
+``benchmarks/bench_<stem>.py`` offers ``cases(device, quick)``, a table of :class:`Case`. A case says how its inputs
+are made, which forms compute the same from them, and what the computation costs at least; gradients, dtypes, memory
+formats, ``torch.compile`` and the parity gate follow from that.
 """
 
 import sys
@@ -46,9 +46,7 @@ class Form:
     tuned: bool = False
 
 
-def compiled(
-    function: Callable[..., Any], *, channels_last: bool = False, tuned: bool = False, **options: Any
-) -> Form:
+def compiled(function: Callable[..., Any], *, channels_last: bool = False, tuned: bool = False, **options: Any) -> Form:
     """``torch.compile(function, **options)``."""
     return Form(function, channels_last, options, tuned)
 
@@ -179,7 +177,9 @@ class _Work:
         inputs = [t.detach().requires_grad_(i in self.leaves) for i, t in enumerate(inputs)]
         leaves = [inputs[i] for i in self.leaves]
         results = _tuple(function(*inputs))
-        upstream = [_laid_out(g, channels_last).to(r.dtype) for g, r in zip(self._upstream(results), results, strict=True)]
+        upstream = [
+            _laid_out(g, channels_last).to(r.dtype) for g, r in zip(self._upstream(results), results, strict=True)
+        ]
         return lambda: gradients(_tuple(function(*inputs)), leaves, upstream)
 
     def _upstream(self, results: Sequence[Tensor]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Measures contests, and keeps what was measured as JSON, written anew after every case.
+"""Runs suites of cases, and keeps what was measured as JSON, written anew after every case.
 
     {"benchmark": "kernels", "quick": false, "environment": {...}, "ceilings": {...},
      "cases": [...], "failed": [{"case", "error"}], "left_out": ["case", ...]}
@@ -8,110 +8,24 @@ A case is measured only after its parity check passed in the same process; one t
 """
 
 import argparse
+import itertools
 import json
-import statistics
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from cases import DTYPES, Case, Contest
-from ceilings import Ceilings
+from cases import Case, Contest
 from environment import environment
-from fastgen import _info
 from fastgen._files import write_atomic
-from timing import CpuTimer, CudaTimer, Effort, Timer, in_turn, quartiles, walls
+from measure import Bench, brief
 
-FULL = {"cpu": Effort(21, 0.1, 60), "cuda": Effort(15, 0.01, 10)}
-QUICK = Effort(2, 0.001, 1, fewest=1)
-
-
-@dataclass
-class Bench:
-    """How everything is measured on one device: its timer, its ceilings, its effort."""
-
-    device: str = "cpu"
-    quick: bool = False
-    tuned: bool = False
-    dtypes: Sequence[torch.dtype] = ()
-    timer: Timer = field(init=False)
-    ceilings: Ceilings = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.timer = CudaTimer() if self.device == "cuda" else CpuTimer()
-        self.ceilings = Ceilings(self.timer, self.device, self.quick)
-        self.effort = QUICK if self.quick else FULL[self.device]
-        self.dtypes = self.dtypes or DTYPES[self.device]
-
-    def measure(self, contest: Contest) -> dict[str, Any]:
-        """Check parity, time the contenders in turn, and set them against the floor.
-
-        Raises:
-            AssertionError: fastgen's result is not within parity.
-        """
-        torch.compiler.reset()
-        with _OpsSeen() as seen:
-            contest.gate()
-        calls, refused = self._admit(contest)
-        times = in_turn(calls, self.timer, self.effort)
-        medians = {name: statistics.median(values) for name, values in times.items()}
-        result = {
-            "case": contest.label,
-            "name": contest.name,
-            "way": contest.way,
-            "kernels": {op: _info.kernels()[op].get(self.device.upper(), "reference") for op in sorted(seen.names)},
-            "shape": list(contest.shape),
-            "dtype": str(contest.dtype).removeprefix("torch."),
-            "headline": contest.headline,
-            "microseconds": {name: _micro(value) for name, value in medians.items()},
-            "quartiles": {name: [_micro(q) for q in quartiles(values)] for name, values in times.items()},
-            "rounds": len(times["fastgen"]),
-            "refused": refused,
-            "peak_bytes": {name: self._peak(run) for name, run in calls.items()},
-            **against_the_best(medians),
-        }
-        if isinstance(self.timer, CudaTimer):
-            wall = walls(calls, self.timer, self.effort, medians)
-            result["wall_microseconds"] = {name: _micro(value) for name, value in wall.items()}
-            result["wall_ratio"] = against_the_best(wall)["ratio"]
-        if contest.nbytes:
-            unit = self.ceilings.unit(contest.kind, contest.dtype)
-            floors = self.ceilings.copy_seconds(contest.nbytes), contest.flops / self.ceilings.rate(unit)
-            result |= against_the_floor(medians["fastgen"], *floors, contest.nbytes, contest.flops) | {"unit": unit}
-        return result
-
-    def _admit(self, contest: Contest) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
-        """Contenders that run and compute the same function, and why the others do not take part."""
-        calls, refused = {}, {}
-        for name, make in contest.contenders.items():
-            try:
-                run = make()
-                results = run()
-                if contest.check is not None:
-                    contest.check(results)
-                calls[name] = run
-            except Exception as error:
-                if name == "fastgen":
-                    raise
-                refused[name] = brief(error)
-        return calls, refused
-
-    def _peak(self, run: Callable[[], Any]) -> int | None:
-        """Bytes that a call takes at most, beyond those of its inputs; not known on the CPU."""
-        if self.device != "cuda":
-            return None
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+__all__ = ["Bench", "Contests", "Measurable", "alone", "finish", "parts", "run"]
 
 
 class Measurable(Protocol):
@@ -135,59 +49,36 @@ class Contests:
             yield bench.measure(contest)
 
 
-def of_case(case: Case, dtype: torch.dtype) -> Contests:
+def parts(tables: Iterable[Iterable[Case | Measurable]], bench: Bench) -> list[Measurable]:
+    """The entries of several tables in turn, so that whatever stops a run stops it after the first of each table.
+
+    Cases come once for each dtype, the device's first one before the others.
+    """
+    rows = [entry for row in itertools.zip_longest(*tables) for entry in row if entry is not None]
+    found: list[Measurable] = []
+    for dtype in bench.dtypes:
+        found += [_of_case(entry, dtype) for entry in rows if isinstance(entry, Case)]
+        if dtype == bench.dtypes[0]:
+            found += [entry for entry in rows if not isinstance(entry, Case)]
+    return found
+
+
+def _of_case(case: Case, dtype: torch.dtype) -> Contests:
     name = f"{case.name}, {'x'.join(map(str, case.shape))}, {str(dtype).removeprefix('torch.')}"
     return Contests(name, lambda bench: case.contests(bench.device, dtype, bench.tuned))
 
 
-def against_the_best(seconds: dict[str, float]) -> dict[str, Any]:
-    """The fastest contender that is not ours, and how many times longer than "fastgen" it takes."""
-    others = {name: value for name, value in seconds.items() if not name.startswith("fastgen")}
-    if not others:
-        return {"best_alternative": None, "ratio": None}
-    best = min(others, key=lambda name: others[name])
-    return {"best_alternative": best, "ratio": round(others[best] / seconds["fastgen"], 3)}
-
-
-def against_the_floor(seconds: float, copy: float, products: float, nbytes: int, flops: int) -> dict[str, Any]:
-    """Which floor holds, the share of it that was reached, and the rates.
-
-    Args:
-        seconds: measured.
-        copy: seconds for a copy of the least traffic.
-        products: seconds for the operations at the rate of large products.
-        nbytes: least traffic.
-        flops: operations.
-    """
-    floor = max(copy, products)
-    return {
-        "bytes": nbytes,
-        "flops": flops,
-        "floor_microseconds": _micro(floor),
-        "bound": "memory" if copy >= products else "arithmetic",
-        "share_of_ceiling": round(floor / seconds, 3),
-        "gb_per_s": round(1e-9 * nbytes / seconds, 2),
-        "tflop_per_s": round(1e-12 * flops / seconds, 4),
-    }
-
-
-def brief(error: BaseException) -> str:
-    """One line for an error."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
-
-
 def run(
-    benchmark: str, parts: Iterable[Measurable], bench: Bench, output: Path | None, budget: float | None = None
+    benchmark: str, entries: Iterable[Measurable], bench: Bench, output: Path | None, budget: float | None = None
 ) -> dict[str, Any]:
-    """Measure every part, report progress on stderr, and write ``output`` after each.
+    """Measure every entry, report progress on stderr, and write ``output`` after each.
 
     Args:
         benchmark: name of the suite.
-        parts: what is measured, most important first.
+        entries: what is measured, most important first.
         bench: how.
         output: JSON file, or None.
-        budget: seconds after which no further part begins.
+        budget: seconds after which no further entry begins.
     """
     begin = time.perf_counter()
     report: dict[str, Any] = {
@@ -199,16 +90,16 @@ def run(
         "failed": [],
         "left_out": [],
     }
-    for part in parts:
+    for entry in entries:
         if budget is not None and time.perf_counter() - begin > budget:
-            report["left_out"].append(part.name)
+            report["left_out"].append(entry.name)
             continue
         try:
-            for result in part.results(bench):
+            for result in entry.results(bench):
                 report["cases"].append(result)
                 print(line(result), file=sys.stderr, flush=True)
         except Exception as error:
-            report["failed"].append({"case": part.name, "error": brief(error)})
+            report["failed"].append({"case": entry.name, "error": brief(error)})
             traceback.print_exc()
         report["ceilings"] = bench.ceilings.report()
         save(report, output)
@@ -226,13 +117,13 @@ def save(report: dict[str, Any], output: Path | None) -> None:
 def line(result: dict[str, Any]) -> str:
     """Progress: a case, and what its contenders took."""
     if "microseconds" not in result:
-        return f"{result['case']} {tuple(result['shape'])}: {result['ratio']}x naive sampling"
-    times = ", ".join(f"{name} {value:g}" for name, value in result["microseconds"].items())
+        return f"{result['case']} {tuple(result['shape'])}: {result['ratio']}x one forward for every pixel"
+    times = "; ".join(f"{name} {value:g} us" for name, value in result["microseconds"].items())
     refused = "".join(f"; without {name} ({why})" for name, why in result["refused"].items())
-    return f"{result['case']} {tuple(result['shape'])} {result['dtype']}: {times} us{refused}"
+    return f"{result['case']} {tuple(result['shape'])} {result['dtype']}: {times}{refused}"
 
 
-def alone(description: str | None, benchmark: str, cases: Callable[..., Sequence[Case]]) -> None:
+def alone(description: str | None, benchmark: str, cases: Callable[..., Sequence[Case | Measurable]]) -> None:
     """``main`` of a file of cases: ``--device``, ``--threads``, ``--quick``, ``--tuned`` and ``--output``."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -243,25 +134,12 @@ def alone(description: str | None, benchmark: str, cases: Callable[..., Sequence
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     bench = Bench(options.device, options.quick, options.tuned)
-    parts = [of_case(case, dtype) for dtype in bench.dtypes for case in cases(options.device, options.quick)]
-    report = run(benchmark, parts, bench, options.output)
-    if options.output is None:
+    table = cases(options.device, options.quick)
+    finish(run(benchmark, parts([table], bench), bench, options.output), options.output)
+
+
+def finish(report: dict[str, Any], output: Path | None) -> NoReturn:
+    """End a script: the JSON on the terminal if it went to no file, and exit code 1 if a case failed."""
+    if output is None:
         print(json.dumps(report, indent=1))
     sys.exit(1 if report["failed"] else 0)
-
-
-class _OpsSeen(TorchDispatchMode):
-    """Notes which of fastgen's ops run, so that a result says which kernels it is evidence for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "fastgen":
-            self.names.add(func._opname)
-        return func(*args, **(kwargs or {}))
-
-
-def _micro(seconds: float) -> float:
-    return round(1e6 * seconds, 2)
