@@ -8,6 +8,7 @@ training step, all of them as one vector. No floor: it would be that of the slow
 """
 
 import copy
+import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import fastgen
 from cases import DTYPES, Contest, assert_parity
 from fastgen.models import GatedPixelCNN, PixelCNN
 from fastgen.nn import GaussianRSample
 from harness import Bench, Contests, alone
 from plain import VAE, HandWritten, Reference, generator, plain
 
+fuse = getattr(importlib.import_module("fastgen"), "fuse", None)
 TRAINING, EVAL = "training step", "eval step"
 
 
@@ -148,7 +149,7 @@ def dcgan(N: int, latents: int, channels: int, size: int) -> Task:
     def models() -> tuple[nn.Module, nn.Module]:
         model = generator(latents, channels, size)
         fused = copy.deepcopy(model)
-        fastgen.fuse(fused)  # type: ignore[attr-defined]
+        fuse(fused)
         return fused, model
 
     def batch() -> tuple[Tensor, Tensor]:
@@ -168,7 +169,7 @@ def tasks(device: str, quick: bool = False) -> list[Task]:
         found = [autoregressive("PixelCNN, 0.4 M weights", PixelCNN, N, 28), vae(128, 784, 400, 20)]
         found.append(autoregressive("Gated PixelCNN, 5.8 M weights", GatedPixelCNN, N, 28))
         sizes = ((128, 100, 64, 64), (16, 100, 64, 64)) if device == "cuda" else ((64, 100, 64, 64), (16, 100, 64, 64))
-    return found + [dcgan(*size) for size in sizes if hasattr(fastgen, "fuse")]
+    return found + [dcgan(*size) for size in sizes if fuse is not None]
 
 
 def cases(device: str, quick: bool = False) -> list[Contests]:

@@ -26,12 +26,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import checkout  # noqa: F401
 from fastgen import models, sampling
 from fastgen.distributions import Categorical, Distribution
-from harness import Bench, finish, run  # puts the folder of the tests on the path
-
-# isort: split
 from foreign import ShiftedPixelCNN
+from harness import Bench, finish, run
 from parity import LOGITS_AGREE
 
 MODELS = ["gated-pixelcnn", "pixelcnn", "pixelcnn++"]

@@ -5,18 +5,15 @@ are made, which forms compute the same from them, and what the computation costs
 formats, ``torch.compile`` and the parity gate follow from that.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path += [str(ROOT), str(ROOT / "tests")]  # an installed fastgen comes first, then the one of this checkout
-from parity import assert_parity  # noqa: E402
+import checkout  # noqa: F401
+from parity import assert_parity
 
 __all__ = ["BACKWARD", "FORWARD", "Case", "Contest", "Form", "assert_parity", "compiled", "gradients"]
 

@@ -90,6 +90,7 @@ def run(
         "failed": [],
         "left_out": [],
     }
+    save(report, output)
     for entry in entries:
         if budget is not None and time.perf_counter() - begin > budget:
             report["left_out"].append(entry.name)

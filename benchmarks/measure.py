@@ -39,10 +39,15 @@ class Bench:
 
         Raises:
             AssertionError: fastgen's result is not within parity.
+        RuntimeError: an op's kernel for this device was not built.
         """
         torch.compiler.reset()
         with _OpsSeen() as seen:
             contest.gate()
+        kernels = {op: _info.kernels()[op].get(self.device.upper(), "reference") for op in sorted(seen.names)}
+        for op, kernel in kernels.items():
+            if kernel.startswith("reference: "):
+                raise RuntimeError(f"{op}: expected a kernel for {self.device}, which this build lacks; {kernel}")
         calls, refused = self._admit(contest)
         times = in_turn(calls, self.timer, self.effort)
         medians = {name: statistics.median(values) for name, values in times.items()}
@@ -50,7 +55,7 @@ class Bench:
             "case": contest.label,
             "name": contest.name,
             "way": contest.way,
-            "kernels": {op: _info.kernels()[op].get(self.device.upper(), "reference") for op in sorted(seen.names)},
+            "kernels": kernels,
             "shape": list(contest.shape),
             "dtype": str(contest.dtype).removeprefix("torch."),
             "headline": contest.headline,

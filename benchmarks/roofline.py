@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import checkout  # noqa: F401
 from fastgen._extras import require
 
 INK, PALE = "#222222", "#9a9a9a"
@@ -30,7 +31,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
         raise ValueError("plot: expected cases with floors, got none; the suite of kernels has them")
     require("matplotlib", extra="bench").use("Agg")
     plt = require("matplotlib.pyplot", extra="bench")
-    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(10, 6), layout="constrained")
     _roofs(axes, report["ceilings"], [case["flops"] / case["bytes"] for case in cases])
     ops = sorted({case["name"].split()[0] for case in cases})
     colors = {op: COLORS[i % len(COLORS)] for i, op in enumerate(ops)}
@@ -46,7 +47,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     quick = "quick, meaningless: " * report["quick"]
     axes.set_title(f"{quick}{env['machine']}, torch {env['torch']}, commit {env['commit']}", fontsize=10, color=INK)
     axes.grid(which="major", color="#e5e5e5", linewidth=0.6)
-    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    figure.legend(fontsize=8, frameon=False, loc="outside right upper")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.savefig(path, dpi=150)
@@ -62,7 +63,7 @@ def _roofs(axes: Any, ceilings: dict[str, Any], intensities: list[float]) -> Non
     top = max(rates.values())
     axes.plot([left, top / bandwidth], [left * bandwidth, top], color=PALE, linewidth=1)
     axes.annotate(
-        f"copy, {1e-9 * bandwidth:.4g} GB/s", (left * 1.1, left * 1.3 * bandwidth), fontsize=8, color=PALE, rotation=0
+        f"copy, {1e-9 * bandwidth:.4g} GB/s", (left * 1.3, left * bandwidth), va="top", fontsize=8, color=PALE
     )
     for unit, rate in rates.items():
         axes.plot([rate / bandwidth, right], [rate, rate], color=PALE, linewidth=1)
