@@ -24,6 +24,7 @@ esac
 [ $# -eq 1 ] || die "expected one folder for the results, got $# arguments; see --help"
 
 deadline=465 # seconds; the last stages take what the others left
+$rehearsal && deadline=3600 # nothing is measured, and the machine may be busy
 mkdir -p "$1" || die "the folder $1 cannot be made"
 results=$(cd "$1" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
@@ -70,6 +71,7 @@ summarise() {
 run() { # name limit command...: runs it, and leaves its exit code and seconds
   local name=$1 limit=$2 begin=$SECONDS left=$((deadline - SECONDS))
   shift 2
+  ! $rehearsal || limit=$((4 * limit))
   [ "$limit" -le "$left" ] || limit=$left
   if [ "$limit" -lt 3 ]; then
     echo "no time was left for it" >"$work/$name.log"
@@ -150,7 +152,7 @@ else
   for tool in "${sanitizers[@]}"; do sanitize "$tool"; done
 fi
 tests=(-m gpu)
-$rehearsal && tests=(tests/test_gated_activation.py -k forward)
+$rehearsal && tests=(tests/test_gated_activation.py -k parity)
 "$python" -c 'import xdist' 2>/dev/null && ! $rehearsal && tests+=(-n 4)
 if $have_pytest; then
   stage tests 150 "$python" -m pytest -q "${tests[@]}" --junitxml "$results/tests.xml"
