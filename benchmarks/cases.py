@@ -6,7 +6,7 @@ formats, ``torch.compile`` and the parity gate follow from that.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -100,19 +100,20 @@ class Case:
         parity: (fastgen's, plain torch's) functions of the inputs that must agree, where those of ``forms`` cannot be
             compared, since they draw noise. Contenders are then not checked one by one.
         headline: whether the README shows it, with its gradients and in the device's first dtype.
+        ways: only ``FORWARD`` for what has no gradients, such as an op in eval mode.
     """
 
     name: str
     shape: tuple[int, ...]
     inputs: Callable[[], Sequence[Tensor]]
     forms: Mapping[str, Form]
-    moved: tuple[int, int]
-    flops: tuple[int, int]
+    moved: tuple[int, ...]
+    flops: tuple[int, ...]
     kind: str = "vector"
     leaves: Sequence[int] | None = None
     parity: tuple[Callable[..., Any], Callable[..., Any]] | None = None
     headline: bool = True
-    ways: tuple[str, ...] = field(default=(FORWARD, BACKWARD))
+    ways: tuple[str, ...] = (FORWARD, BACKWARD)
 
     def contests(self, device: str, dtype: torch.dtype, tuned: bool = False) -> Iterator[Contest]:
         """One contest for each of ``ways``, on the same inputs."""

@@ -13,7 +13,7 @@
 # Exit code: 0 where no stage failed, 1 where one did, 2 where nothing could start.
 set -uo pipefail
 
-usage() { sed -n '2,13s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,15s/^# \{0,1\}//p' "$0"; }
 die() { echo "gpu.sh: $1" >&2; exit 2; }
 
 rehearsal=false
