@@ -27,8 +27,9 @@ deadline=465 # seconds; the last stages take what the others left
 $rehearsal && deadline=3600 # nothing is measured, and the machine may be busy
 mkdir -p "$1" || die "the folder $1 cannot be made"
 results=$(cd "$1" && pwd)
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 python=$(command -v "${PYTHON:-python3}") || die "${PYTHON:-python3} was not found; PYTHON names another"
+python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python")
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 PATH="$(dirname "$python"):$PATH:${CUDA_HOME:-/usr/local/cuda}/bin" # cmake and ninja from pip stand beside python
 export PATH PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 work=$(mktemp -d)

@@ -103,9 +103,9 @@ def test_sources_without_git_are_found_in_the_history(tmp_path: Path, monkeypatc
         report.resolve(path)
 
 
-def gpu_script(*arguments: object) -> subprocess.CompletedProcess[str]:
+def gpu_script(*arguments: object, python: object = sys.executable) -> subprocess.CompletedProcess[str]:
     command = ["bash", str(ROOT / "benchmarks/gpu.sh"), *map(str, arguments)]
-    env = {**os.environ, "PYTHON": sys.executable}
+    env = {**os.environ, "PYTHON": str(python)}
     return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
 
 
@@ -118,15 +118,52 @@ def test_gpu_script_says_why_it_cannot_start(tmp_path: Path) -> None:
         assert "torch finds no CUDA device on this machine; --cpu rehearses without one" in done.stderr
 
 
+def statuses(folder: Path) -> dict[str, str]:
+    stages = json.loads((folder / "summary.json").read_text())["stages"]
+    return {stage["stage"]: stage["status"] for stage in stages}
+
+
+PRETENDED = """#!/bin/sh
+case "$*" in
+  *get_device_name*) echo 'Pretended GPU' ;;
+  *get_device_capability*) echo 90a ;;
+  *info* | *import*) ;;
+  *) echo "python $*"; exit 3 ;;
+esac
+"""
+
+
+def test_gpu_script_goes_on_after_stages_that_fail(tmp_path: Path) -> None:
+    """With a Python that says it has a GPU, and can do nothing; and a cmake that cannot either."""
+    for name, text in (("python", PRETENDED), ("cmake", "#!/bin/sh\nexit 4\n"), ("nvcc", "#!/bin/sh\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    results = tmp_path / "results"
+    assert (done := gpu_script(results, python=tmp_path / "python")).returncode == 1, done.stderr
+    found = statuses(results)
+    assert found.pop("info") == "passed"
+    assert {found.pop(name) for name in ("memcheck", "racecheck")} <= {"failed", "skipped"}
+    assert found.pop("roofline") == "skipped", "there is nothing to draw"
+    assert set(found) == {"build", "tests", "kernels", "sampling", "models"}
+    assert set(found.values()) == {"failed"}
+    summary = json.loads((results / "summary.json").read_text())
+    assert (summary["machine"], summary["rehearsal"]) == ("Pretended GPU", False)
+    assert [stage["rc"] for stage in summary["stages"] if stage["stage"] in ("build", "kernels")] == [4, 3]
+    assert sum(stage["limit"] for stage in summary["stages"] if stage["stage"] == "kernels") < 480
+    log = (results / "stages.log").read_text()
+    assert "python -m pytest -q -m gpu -n 4" in log
+    assert "python -m fastgen bench --suite kernels --device cuda" in log
+
+
+@pytest.mark.slow
 def test_gpu_script_rehearsed_without_one(tmp_path: Path) -> None:
     kernels = sorted((ROOT / "fastgen").glob("*.so"))
     before = [path.stat().st_mtime_ns for path in kernels]
     done = gpu_script("--cpu", tmp_path)
     log = (tmp_path / "stages.log").read_text()
     assert done.returncode == 0, log[-6000:]
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["rehearsal"] is True
-    stages = {stage["stage"]: stage["status"] for stage in summary["stages"]}
+    assert json.loads((tmp_path / "summary.json").read_text())["rehearsal"] is True
+    stages = statuses(tmp_path)
     skipped = {name for name, status in stages.items() if status == "skipped"}
     assert list(stages) == [
         "build", "info", "memcheck", "racecheck", "tests", "kernels", "roofline", "sampling", "models"
