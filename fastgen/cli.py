@@ -4,6 +4,7 @@
     fastgen train MODEL        train pixelcnn or gated-pixelcnn on a data set or on images of your own
     fastgen sample RUN         draw images, or complete half-hidden ones
     fastgen evaluate RUN       exact likelihood of images that were not trained on
+    fastgen bench              measure the kernels, sampling and the models against what else there is, here
     fastgen info               versions, devices, and which kernel runs where
 
 fastgen --version says which it is. Each command explains its options with --help.
@@ -22,6 +23,7 @@ COMMANDS = {
     "train": "fastgen.commands.train",
     "sample": "fastgen.commands.sample",
     "evaluate": "fastgen.commands.evaluate",
+    "bench": "fastgen.commands.bench",
     "info": "fastgen._info",
 }
 """The module of each command; its ``main`` takes the arguments, and returns what to print."""
@@ -56,5 +58,6 @@ def _run(command: str, arguments: list[str]) -> None:
     if command == "info":  # needs no extra
         importlib.import_module(COMMANDS[command]).main()
         return
-    require("tyro")
+    if command != "bench":  # neither does this one, until it plots
+        require("tyro")
     print(importlib.import_module(COMMANDS[command]).main(arguments))
