@@ -70,9 +70,9 @@ constexpr int kRsampleBlock = kRowThreads > kRsampleThreads ? kRowThreads : kRsa
 // Math     z = μ + exp(½λ)·ε, KL[n] = ½ Σ (μ² + expm1(λ) − λ)                     arXiv:1312.6114 §2.4, appendix B
 // Shapes   mu, logvar, z (N, R), kl (N, parts), seed (1), contiguous; 64-bit offsets
 // Traffic  2 reads, 1 write per element, 1 write per row: memory bound, 12 B per element in f32
-// Launch   grid (⌈N·kRowThreads / block⌉, parts), block 256 or kRowThreads; V elements a thread and step: 32 B in
-// flight Numerics f32 inside for half types; a row is summed in one fixed order: thread, warp tree, warps in turn,
-// parts Ragged   rows may begin inside a pack: its foreign elements are masked; unaligned pointers load singly
+// Launch   grid (⌈N·kRowThreads / block⌉, parts), block 256 or kRowThreads; V elements (32 B) a thread and step
+// Numerics f32 inside for half types; a row is summed in one fixed order: thread, warp tree, warps in turn, parts
+// Ragged   rows may begin inside a pack: its foreign elements are masked; unaligned pointers load singly
 template <typename T, int kRowThreads>
 __global__ void __launch_bounds__(kRsampleBlock<kRowThreads>)
     rsample_kl_kernel(int64_t N, int64_t R, int64_t part, bool vector, const T* __restrict__ mu,
