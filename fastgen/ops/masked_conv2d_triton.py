@@ -18,69 +18,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._masked_conv2d_tiles import Live, live_taps, product_blocks, weight_blocks
+from ._masked_conv2d_triton import (
+    Live,
+    check_image,
+    color,
+    gate_backward,
+    live_taps,
+    load_taps,
+    product,
+    product_blocks,
+    sees,
+    taps_of,
+    tile_of,
+    weight_blocks,
+)
 from ._triton import dot, expm1, float32_precision, launch, tanh
 from .masked_conv2d import _layout, masked_conv2d_backward_reference, masked_conv2d_reference
-
-
-@triton.jit
-def taps_of(step, C: tl.constexpr, K: tl.constexpr, FLAT: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Tap and channel of the k of one step, and which k exist. FLAT: steps run across taps; else a step has one tap."""
-    k = tl.arange(0, BLOCK_K)
-    if FLAT:
-        tap = (step * BLOCK_K + k) // C
-        channel = (step * BLOCK_K + k) % C
-        exists = step * BLOCK_K + k < K
-    else:
-        STEPS_PER_TAP: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
-        tap = step // STEPS_PER_TAP
-        channel = step % STEPS_PER_TAP * BLOCK_K + k
-        exists = channel < C
-    return tap, channel, exists
-
-
-@triton.jit
-def load_taps(
-    x, rows, row, column, is_row, tap, channel, exists, H, W,
-    C: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, SIGN: tl.constexpr, FLAT: tl.constexpr,
-):  # fmt: skip
-    """x[m + SIGN · tap, channel], [BLOCK_M, BLOCK_K]; zeros outside of the image. ``rows`` is m·C, 64 bits."""
-    dy = SIGN * (tap // KW - KH // 2)
-    dx = SIGN * (tap % KW - KW // 2)
-    if FLAT:
-        dy = dy[None, :]
-        dx = dx[None, :]
-    y = row[:, None] + dy
-    z = column[:, None] + dx
-    inside = is_row[:, None] & (y >= 0) & (y < H) & (z >= 0) & (z < W)
-    return tl.load(x + rows[:, None] + ((dy * W + dx) * C + channel[None, :]), mask=inside & exists[None, :], other=0.0)
-
-
-@triton.jit
-def color(channel, CHANNELS: tl.constexpr, GROUPS: tl.constexpr, INTERLEAVED: tl.constexpr):
-    """Colour of a channel; CHANNELS is half of those of a gate, whose halves are divided alike."""
-    if INTERLEAVED:
-        return channel % CHANNELS % GROUPS
-    return channel % CHANNELS * GROUPS // CHANNELS
-
-
-@triton.jit
-def sees(color_in, color_out, MASK_B: tl.constexpr):
-    if MASK_B:
-        return color_in <= color_out
-    return color_in < color_out
-
-
-@triton.jit
-def offsets(first, BLOCK_M: tl.constexpr, channel, C: tl.constexpr, HW, CHANNELS_LAST: tl.constexpr):
-    """Where pixels first..first + BLOCK_M lie in (N, C, H, W), [BLOCK_M, channels], 64 bits."""
-    m = tl.arange(0, BLOCK_M)
-    if CHANNELS_LAST:
-        return ((first + m) * C)[:, None] + channel[None, :]
-    m += (first % HW).to(tl.int32)
-    return (first // HW * HW * C + (m // HW).to(tl.int64) * HW * C + m % HW)[:, None] + (channel.to(tl.int64) * HW)[
-        None, :
-    ]
 
 
 @triton.jit
@@ -91,63 +44,43 @@ def elu(p):
 @triton.jit
 def masked_conv2d_kernel(
     x, weight, bias, residual, y, pre, M, H, W, stride_n, stride_tap, stride_c,
-    C: tl.constexpr, N: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, TAPS: tl.constexpr, SIGN: tl.constexpr,
-    GROUPS: tl.constexpr, INTERLEAVED: tl.constexpr, MASK_B: tl.constexpr, HALVES: tl.constexpr,
+    C: tl.constexpr, N: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, TAPS: tl.constexpr,
+    GROUPS: tl.constexpr, INTERLEAVED: tl.constexpr, MASK_B: tl.constexpr, HALVES: tl.constexpr, SIGN: tl.constexpr,
     ACTIVATION: tl.constexpr, CHANNELS_LAST: tl.constexpr, PRECISION: tl.constexpr, FLAT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """masked_conv2d_kernel: forward, and with SIGN = −1 grad_x
 
     Math     y = activation(Σ_k x[m + SIGN·tap, c] · w[n, tap, c] + bias) + residual         arXiv:1601.06759 §3.4
-    Shapes   x (M, C) rows of pixels; w by strides; y, pre, residual (images, channels, H, W); 64-bit offsets
+    Shapes   x (M, C) rows of pixels; w by strides; y, pre, residual (images, channels, H, W)
     Traffic  x once from memory (TAPS times through L2), residual once; y once, pre once if kept
     Launch   grid ⌈M / BLOCK_M⌉ · ⌈N / BLOCK_N⌉, columns fastest: they share their rows of x in L2
     Numerics products in the dtype of x, sums and epilogue in float32, one rounding at the store
     Ragged   rows, columns and k masked; a gate keeps both halves, n and N + n, in one program
     """
     COLUMNS: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    GATED: tl.constexpr = ACTIVATION == "gated"
     first = (tl.program_id(0) // COLUMNS).to(tl.int64) * BLOCK_M
     n = tl.program_id(0) % COLUMNS * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tl.arange(0, BLOCK_M)
-    within = (first % (H * W)).to(tl.int32) + m  # of the images from that of `first` on
-    row = within % (H * W) // W
-    column = within % W
-    is_row = first + m < M
     is_column = n < N
-    GATED: tl.constexpr = ACTIVATION == "gated"
-    STEPS: tl.constexpr = (TAPS * C + BLOCK_K - 1) // BLOCK_K if FLAT else TAPS * ((C + BLOCK_K - 1) // BLOCK_K)
-
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    gate = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for step in range(STEPS):
-        tap, channel, exists = taps_of(step, C, TAPS * C, FLAT, BLOCK_K)
-        a = load_taps(x, (first + m) * C, row, column, is_row, tap, channel, exists, H, W, C, KH, KW, SIGN, FLAT)
-        live = exists[:, None] & is_column[None, :]  # [BLOCK_K, BLOCK_N]
-        if GROUPS > 1:
-            of_k = color(channel, C // 2 if HALVES else C, GROUPS, INTERLEAVED)[:, None]
-            of_n = color(n, N, GROUPS, INTERLEAVED)[None, :]
-            before_center = tap < KH // 2 * KW + KW // 2
-            if FLAT:
-                before_center = before_center[:, None]
-            live &= (sees(of_k, of_n, MASK_B) if SIGN == 1 else sees(of_n, of_k, MASK_B)) | before_center
-        w = weight + (tap * stride_tap + channel * stride_c)[:, None] + (n * stride_n)[None, :]
-        acc = dot(a, tl.load(w, mask=live, other=0.0), acc, PRECISION)
-        if GATED:
-            gate = dot(a, tl.load(w + N * stride_n, mask=live, other=0.0), gate, PRECISION)
-
+    acc, gate = product(
+        x, weight, first, n, M, H, W, stride_n, stride_tap, stride_c, C, N, KH, KW, TAPS, GROUPS, INTERLEAVED, MASK_B,
+        HALVES, SIGN, GATED, PRECISION, FLAT, BLOCK_M, BLOCK_N, BLOCK_K,
+    )  # fmt: skip
     if bias is not None:
         acc += tl.load(bias + n, mask=is_column, other=0.0).to(tl.float32)[None, :]
         if GATED:
             gate += tl.load(bias + N + n, mask=is_column, other=0.0).to(tl.float32)[None, :]
-    store = is_row[:, None] & is_column[None, :]
+    store = (first + m < M)[:, None] & is_column[None, :]
     CHANNELS: tl.constexpr = 2 * N if GATED else N  # of the convolution
     RESULT: tl.constexpr = 2 * N if ACTIVATION == "concat_elu" else N
     if pre is not None:
-        at = offsets(first, BLOCK_M, n, CHANNELS, H * W, CHANNELS_LAST)
-        tl.store(pre + at, acc.to(pre.dtype.element_ty), mask=store)
+        at = tile_of(pre, first, m, n, CHANNELS, H * W, CHANNELS_LAST)
+        tl.store(at, acc.to(pre.dtype.element_ty), mask=store)
         if GATED:
-            at = offsets(first, BLOCK_M, N + n, CHANNELS, H * W, CHANNELS_LAST)
-            tl.store(pre + at, gate.to(pre.dtype.element_ty), mask=store)
+            at = tile_of(pre, first, m, N + n, CHANNELS, H * W, CHANNELS_LAST)
+            tl.store(at, gate.to(pre.dtype.element_ty), mask=store)
     out = acc
     if ACTIVATION == "relu":
         out = tl.where(acc < 0, 0.0, acc)  # NaN stays NaN
@@ -155,16 +88,16 @@ def masked_conv2d_kernel(
         out = elu(acc)
     elif GATED:
         out = tanh(acc) * tl.sigmoid(gate)
-    at = offsets(first, BLOCK_M, n, RESULT, H * W, CHANNELS_LAST)
     if residual is not None:
-        out += tl.load(residual + at, mask=store, other=0.0).to(tl.float32)
-    tl.store(y + at, out.to(y.dtype.element_ty), mask=store)
+        at = tile_of(residual, first, m, n, RESULT, H * W, CHANNELS_LAST)
+        out += tl.load(at, mask=store, other=0.0).to(tl.float32)
+    tl.store(tile_of(y, first, m, n, RESULT, H * W, CHANNELS_LAST), out.to(y.dtype.element_ty), mask=store)
     if ACTIVATION == "concat_elu":
         out = elu(-acc)
-        at = offsets(first, BLOCK_M, N + n, RESULT, H * W, CHANNELS_LAST)
         if residual is not None:
-            out += tl.load(residual + at, mask=store, other=0.0).to(tl.float32)
-        tl.store(y + at, out.to(y.dtype.element_ty), mask=store)
+            at = tile_of(residual, first, m, N + n, RESULT, H * W, CHANNELS_LAST)
+            out += tl.load(at, mask=store, other=0.0).to(tl.float32)
+        tl.store(tile_of(y, first, m, N + n, RESULT, H * W, CHANNELS_LAST), out.to(y.dtype.element_ty), mask=store)
 
 
 @triton.jit
@@ -184,34 +117,26 @@ def masked_conv2d_grad_pre_kernel(
     COLUMNS: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     first = (tl.program_id(0) // COLUMNS).to(tl.int64) * BLOCK_M
     n = tl.program_id(0) % COLUMNS * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = first + tl.arange(0, BLOCK_M)
-    mask = (m < M)[:, None] & (n < N)[None, :]
+    m = tl.arange(0, BLOCK_M)
+    mask = (first + m < M)[:, None] & (n < N)[None, :]
     CHANNELS: tl.constexpr = 2 * N if ACTIVATION == "gated" else N  # of pre
     RESULT: tl.constexpr = 2 * N if ACTIVATION == "concat_elu" else N  # of grad_y
-    g = tl.load(grad_y + offsets(first, BLOCK_M, n, RESULT, HW, CHANNELS_LAST), mask=mask, other=0.0).to(tl.float32)
-    p = tl.load(pre + offsets(first, BLOCK_M, n, CHANNELS, HW, CHANNELS_LAST), mask=mask, other=0.0).to(tl.float32)
-    at = grad_pre + (m * CHANNELS)[:, None] + n[None, :]
+    at = tile_of(grad_pre, first, m, n, CHANNELS, HW, True)
+    g = tl.load(tile_of(grad_y, first, m, n, RESULT, HW, CHANNELS_LAST), mask=mask, other=0.0).to(tl.float32)
+    p = tl.load(tile_of(pre, first, m, n, CHANNELS, HW, CHANNELS_LAST), mask=mask, other=0.0).to(tl.float32)
     if ACTIVATION == "relu":
         out = tl.where(p > 0, g, 0.0)
     elif ACTIVATION == "elu":
         out = tl.where(p > 0, g, g * tl.exp(p))
     elif ACTIVATION == "concat_elu":
-        minus = tl.load(grad_y + offsets(first, BLOCK_M, N + n, RESULT, HW, CHANNELS_LAST), mask=mask, other=0.0)
+        minus = tl.load(tile_of(grad_y, first, m, N + n, RESULT, HW, CHANNELS_LAST), mask=mask, other=0.0)
         minus = minus.to(tl.float32)
         out = tl.where(p > 0, g - minus * tl.exp(-p), g * tl.exp(p) - minus)
     else:
-        q = tl.load(pre + offsets(first, BLOCK_M, N + n, CHANNELS, HW, CHANNELS_LAST), mask=mask, other=0.0)
+        q = tl.load(tile_of(pre, first, m, N + n, CHANNELS, HW, CHANNELS_LAST), mask=mask, other=0.0)
         out, grad_q = gate_backward(g, p, q.to(tl.float32))
         tl.store(at + N, grad_q.to(grad_pre.dtype.element_ty), mask=mask)
     tl.store(at, out.to(grad_pre.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def gate_backward(g, p, q):
-    """Gradients of tanh(p)·σ(q)."""
-    t = tanh(p)
-    s = tl.sigmoid(q)
-    return g * s * (1 - t * t), g * t * s * (1 - s)
 
 
 @triton.jit
@@ -240,8 +165,8 @@ def masked_conv2d_grad_weight_kernel(
     if tile == TILES_K:
         total = tl.zeros((BLOCK_N,), tl.float32)
         for step in range(STEPS):
-            rows = first + step * BLOCK_M + m
-            g = tl.load(grad_pre + (rows * N)[:, None] + n[None, :], mask=(rows < M)[:, None] & is_n[None, :], other=0.0)
+            at = first + step * BLOCK_M
+            g = tl.load(tile_of(grad_pre, at, m, n, N, 0, True), mask=(at + m < M)[:, None] & is_n[None, :], other=0.0)
             total += tl.sum(g.to(tl.float32), axis=0)
         tl.store(out + TAPS * C, total, mask=is_n)
     else:
@@ -249,13 +174,12 @@ def masked_conv2d_grad_weight_kernel(
         start = (first % (H * W)).to(tl.int32)
         acc = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
         for step in range(STEPS):
-            rows = first + step * BLOCK_M + m
-            is_row = rows < M
+            at = first + step * BLOCK_M
+            is_row = at + m < M
             within = start + step * BLOCK_M + m
-            g = tl.load(grad_pre + (rows * N)[:, None] + n[None, :], mask=is_row[:, None] & is_n[None, :], other=0.0)
-            a = load_taps(
-                x, rows * C, within % (H * W) // W, within % W, is_row, tap, channel, exists, H, W, C, KH, KW, 1, FLAT
-            )
+            row = within % (H * W) // W
+            g = tl.load(tile_of(grad_pre, at, m, n, N, 0, True), mask=is_row[:, None] & is_n[None, :], other=0.0)
+            a = load_taps(x + at * C, m, row, within % W, is_row, tap, channel, exists, H, W, C, KH, KW, 1, FLAT)
             acc = dot(tl.trans(g), a, acc, PRECISION)
         tl.store(out[:, None] + (tap * C + channel)[None, :], acc, mask=is_n[:, None] & exists[None, :])
 
@@ -269,7 +193,7 @@ def masked_conv2d_sum_kernel(
 ):  # fmt: skip
     """masked_conv2d_sum_kernel: the partial sums, added in a fixed order
 
-    Math     grad_weight[n, c, tap] = Σ_s partial[s, n, (tap, c)], zero for dead taps; grad_bias[n] = Σ_s partial[s, n, K]
+    Math     grad_weight[n, c, tap] = Σ_s partial[s, n, (tap, c)], 0 where dead; grad_bias[n] = Σ_s partial[s, n, K]
     Shapes   partial (splits, N, PITCH), grad_weight (N, C, KH, KW) contiguous, grad_bias (N); either may be None
     Traffic  one read of partial, one write
     Launch   grid (N, ⌈(C·KH·KW + 1) / BLOCK⌉), one tile [SPLITS, BLOCK] a program, SPLITS the next power of two
@@ -285,9 +209,11 @@ def masked_conv2d_sum_kernel(
     if GROUPS > 1:
         color_out = color(n, N // 2 if HALVES else N, GROUPS, INTERLEAVED)
         live &= (tap < KH // 2 * KW + KW // 2) | sees(color(channel, C, GROUPS, INTERLEAVED), color_out, MASK_B)
-    from_here = (s.to(tl.int64) * (N * PITCH))[:, None] + (n * PITCH + k)[None, :]
-    mask = (s < splits)[:, None] & (live | (k == TAPS * C))[None, :]
-    total = tl.sum(tl.load(partial + from_here, mask=mask, other=0.0), axis=0)
+    summed = k == TAPS * C  # the bias, unless it is not wanted and nobody reads this
+    if grad_weight is not None:
+        summed |= live
+    at = partial + ((s.to(tl.int64) * (N * PITCH))[:, None] + (n * PITCH + k)[None, :])
+    total = tl.sum(tl.load(at, mask=(s < splits)[:, None] & summed[None, :], other=0.0), axis=0)
     if grad_weight is not None:
         at = grad_weight + n * (C * KH * KW) + channel * (KH * KW) + tap
         tl.store(at, tl.where(live, total, 0.0).to(grad_weight.dtype.element_ty), mask=k < C * KH * KW)
@@ -333,20 +259,20 @@ def convolve(
 
 
 def correlate(
-    x: Tensor, grad_pre: Tensor, live: Live, weight: Tensor, wanted: tuple[bool, bool], *, halves: bool = False
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of weight and bias, those that are wanted, from x and the gradient, both with channels innermost."""
+    x: Tensor, grad_pre: Tensor, live: Live, weight: Tensor, wanted: list[bool], *, halves: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Gradients of weight and bias, empty if not wanted, from x and the gradient, both with channels innermost."""
     (images, C, H, W), N = x.shape, grad_pre.shape[1]
     M, K = images * H * W, live.TAPS * C
-    grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format) if wanted[0] else None
-    grad_bias = weight.new_empty(N) if wanted[1] else None
+    grad_weight = weight.new_empty(weight.shape if wanted[0] else 0)
+    grad_bias = weight.new_empty(N if wanted[1] else 0)
     if M == 0:  # sums of nothing
-        return tuple(grad if grad is None else grad.zero_() for grad in (grad_weight, grad_bias))
+        return grad_weight.zero_(), grad_bias.zero_()
     blocks = weight_blocks(M, N, C, K, x.dtype)
     sizes = {"C": C, "N": N, "PITCH": triton.cdiv(K + 1, 16) * 16}
     splits = triton.cdiv(M, blocks["STEPS"] * blocks["BLOCK_M"])
     partial = x.new_empty((splits, N, sizes["PITCH"]), dtype=torch.float32)
-    tiles = blocks.pop("TILES_K") if wanted[0] else 0
+    tiles = blocks.pop("TILES_K") * wanted[0]
     launch(
         masked_conv2d_grad_weight_kernel, (triton.cdiv(N, blocks["BLOCK_N"]) * (tiles + wanted[1]), splits),
         x, grad_pre, partial, M, H, W, KH=live.KH, KW=live.KW, TAPS=live.TAPS, TILES_K=tiles,
@@ -356,7 +282,7 @@ def correlate(
     BLOCK = max(16, 4096 // SPLITS)
     launch(
         masked_conv2d_sum_kernel, (N, triton.cdiv(C * live.KH * live.KW + 1, BLOCK)),
-        partial, grad_weight, grad_bias, splits, HALVES=halves, SPLITS=SPLITS, BLOCK=BLOCK, **sizes, **live._asdict(),
+        partial, grad_weight if wanted[0] else None, grad_bias if wanted[1] else None, splits, HALVES=halves, SPLITS=SPLITS, BLOCK=BLOCK, **sizes, **live._asdict(),
     )  # fmt: skip
     return grad_weight, grad_bias
 
@@ -371,6 +297,7 @@ def masked_conv2d_triton(
             x, weight, bias, residual, mask, activation, color_groups, groups_order, save_preactivation
         )
     (images, _, H, W), O, layout = x.shape, weight.shape[0], _layout(x)
+    check_image(x, 2 * O)
     channels = {"concat_elu": 2 * O, "gated": O // 2}.get(activation, O)
     y = torch.empty((images, channels, H, W), dtype=x.dtype, device=x.device, memory_format=layout)
     pre = None
@@ -394,6 +321,7 @@ def masked_conv2d_backward_triton(
         return masked_conv2d_backward_reference(
             grad_y, preactivation, x, weight, mask, activation, color_groups, groups_order, output_mask
         )
+    check_image(x, 2 * weight.shape[0])
     live = live_taps(weight, mask, color_groups, groups_order)
     grad_pre = pixels(grad_y) if activation == "none" else activate_backward(grad_y, preactivation, x, activation)
     halves = activation == "gated"
@@ -401,12 +329,9 @@ def masked_conv2d_backward_triton(
     if output_mask[0]:
         grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
         packed, (stride_o, stride_tap, stride_i) = prefix(weight, live)
-        convolve(
-            grad_pre, packed, (stride_i, stride_tap, stride_o), live, grad_x, x.shape[1], sign=-1, halves=halves
-        )
+        convolve(grad_pre, packed, (stride_i, stride_tap, stride_o), live, grad_x, x.shape[1], sign=-1, halves=halves)
     if output_mask[1] or output_mask[2]:
-        grads = correlate(pixels(x), grad_pre, live, weight, (output_mask[1], output_mask[2]), halves=halves)
-        grad_weight, grad_bias = (x.new_empty(0) if grad is None else grad for grad in grads)
+        grad_weight, grad_bias = correlate(pixels(x), grad_pre, live, weight, output_mask[1:], halves=halves)
     return grad_x, grad_weight, grad_bias
 
 
@@ -421,5 +346,6 @@ def activate_backward(grad_y: Tensor, pre: Tensor, x: Tensor, activation: str) -
         masked_conv2d_grad_pre_kernel, (triton.cdiv(M, 64) * triton.cdiv(N, BLOCK_N),),
         grad_y.contiguous(memory_format=layout), pre.contiguous(memory_format=layout), grad_pre, M, H * W,
         N=N, ACTIVATION=activation, CHANNELS_LAST=layout == torch.channels_last, BLOCK_M=64, BLOCK_N=BLOCK_N,
+        num_warps=8,
     )  # fmt: skip
     return grad_pre
