@@ -46,18 +46,19 @@ def load_taps(
 
 
 @triton.jit
-def color(channel, CHANNELS: tl.constexpr, GROUPS: tl.constexpr, INTERLEAVED: tl.constexpr):
-    """Colour of a channel; CHANNELS is half of those of a gate, whose halves are divided alike."""
-    if INTERLEAVED:
-        return channel % CHANNELS % GROUPS
-    return channel % CHANNELS * GROUPS // CHANNELS
-
-
-@triton.jit
-def sees(color_in, color_out, MASK_B: tl.constexpr):
-    if MASK_B:
-        return color_in <= color_out
-    return color_in < color_out
+def is_live(
+    n, k, C: tl.constexpr, N: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, TAPS: tl.constexpr,
+    GROUPS: tl.constexpr, INTERLEAVED: tl.constexpr, MASK_B: tl.constexpr, HALVES: tl.constexpr,
+):  # fmt: skip
+    """Whether w[n, k], k = (tap, channel), is live: before the centre, or at the centre and in a colour that n sees."""
+    live = k < TAPS * C
+    if GROUPS > 1:
+        OF_N: tl.constexpr = N // 2 if HALVES else N  # both halves of a gate are divided into colours alike
+        color_in = k % C % GROUPS if INTERLEAVED else k % C * GROUPS // C
+        color_out = n % OF_N % GROUPS if INTERLEAVED else n % OF_N * GROUPS // OF_N
+        sees = color_in <= color_out if MASK_B else color_in < color_out
+        live &= (k // C < KH // 2 * KW + KW // 2) | sees
+    return live
 
 
 @triton.jit
@@ -73,8 +74,7 @@ def tile_of(tensor, first, m, channel, C: tl.constexpr, HW, CHANNELS_LAST: tl.co
 def product(
     x, weight, first, n, M, H, W, stride_n, stride_tap, stride_c,
     C: tl.constexpr, N: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, TAPS: tl.constexpr,
-    GROUPS: tl.constexpr, INTERLEAVED: tl.constexpr, MASK_B: tl.constexpr, HALVES: tl.constexpr, SIGN: tl.constexpr,
-    GATED: tl.constexpr, PRECISION: tl.constexpr, FLAT: tl.constexpr,
+    SIGN: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr, FLAT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Σ_k x[m + SIGN·tap, c] · w[n, tap, c], [BLOCK_M, BLOCK_N], in float32; and, GATED, the same of N + n."""
@@ -89,12 +89,6 @@ def product(
         tap, channel, exists = taps_of(step, C, TAPS * C, FLAT, BLOCK_K)
         a = load_taps(x + first * C, m, row, column, first + m < M, tap, channel, exists, H, W, C, KH, KW, SIGN, FLAT)
         live = exists[:, None] & (n < N)[None, :]  # [BLOCK_K, BLOCK_N]
-        if GROUPS > 1:
-            of_k = color(channel, C // 2 if HALVES else C, GROUPS, INTERLEAVED)[:, None]
-            of_n = color(n, N, GROUPS, INTERLEAVED)[None, :]
-            tap_of_k = tap[:, None] if FLAT else of_k * 0 + tap
-            sighted = sees(of_k, of_n, MASK_B) if SIGN == 1 else sees(of_n, of_k, MASK_B)
-            live &= sighted | (tap_of_k < KH // 2 * KW + KW // 2)
         w = weight + ((tap * stride_tap + channel * stride_c)[:, None] + (n * stride_n)[None, :])
         acc = dot(a, tl.load(w, mask=live, other=0.0), acc, PRECISION)
         if GATED:
@@ -114,7 +108,7 @@ def gate_backward(g, p, q):
 
 
 class Live(NamedTuple):
-    """Which taps of a weight are live; constants of the kernels, by their names."""
+    """Which taps of a weight are live: constants of the kernels, by their names."""
 
     KH: int
     KW: int
@@ -122,12 +116,18 @@ class Live(NamedTuple):
     GROUPS: int
     INTERLEAVED: bool
     MASK_B: bool
+    HALVES: bool
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """The constants of kernels that read a weight without dead taps."""
+        return {"KH": self.KH, "KW": self.KW, "TAPS": self.TAPS}
 
 
-def live_taps(weight: Tensor, mask: str, color_groups: int, groups_order: str) -> Live:
+def live_taps(weight: Tensor, mask: str, activation: str, color_groups: int, groups_order: str) -> Live:
     KH, KW = weight.shape[2:]
     taps = KH // 2 * KW + KW // 2 + (mask == "B" or color_groups > 1)
-    return Live(KH, KW, taps, color_groups, groups_order == "interleaved", mask == "B")
+    return Live(KH, KW, taps, color_groups, groups_order == "interleaved", mask == "B", activation == "gated")
 
 
 def check_image(x: Tensor, channels: int) -> None:

@@ -140,7 +140,7 @@ def gated_residual_block(
         y = masked_conv2d(gated, weight_out, bias_out, "B", residual=x)
 
     On the CPU it is these two. On CUDA it is one launch up to 128 channels (64 in float32), and neither [a, b] nor the
-    gate's value reaches memory, unless a gradient will need [a, b]; two launches beyond. There float64 is the reference.
+    gate's value reaches memory, unless a gradient will need [a, b]; two launches beyond. float64 is the reference.
 
     Args:
         x: (N, C, H, W), float32, float64, float16 or bfloat16.

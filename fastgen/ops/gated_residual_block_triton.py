@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._masked_conv2d_triton import along_k, check_image, color, gate_backward, live_taps, product, sees, tile_of
+from ._masked_conv2d_triton import along_k, check_image, gate_backward, live_taps, product, tile_of
 from ._triton import dot, float32_precision, launch, tanh
 from .gated_residual_block import gated_residual_block_backward_reference, gated_residual_block_reference
 from .masked_conv2d import _layout
@@ -26,8 +26,8 @@ from .masked_conv2d_triton import convolve, correlate, pixels, prefix
 def gated_residual_block_kernel(
     x, weight, bias, weight_out, bias_out, y, pre, M, H, W, stride_n,
     C: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, TAPS: tl.constexpr,
-    GROUPS: tl.constexpr, INTERLEAVED: tl.constexpr, MASK_B: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    PRECISION: tl.constexpr, FLAT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, PRECISION: tl.constexpr, FLAT: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """gated_residual_block_kernel: forward
 
@@ -43,8 +43,8 @@ def gated_residual_block_kernel(
     n = tl.arange(0, BLOCK_N)
     is_n = n < C
     a, b = product(
-        x, weight, first, n, M, H, W, stride_n, C, 1, C, C, KH, KW, TAPS, GROUPS, INTERLEAVED, MASK_B,
-        False, 1, True, PRECISION, FLAT, BLOCK_M, BLOCK_N, BLOCK_K,
+        x, weight, first, n, M, H, W, stride_n, C, 1, C, C, KH, KW, TAPS, 1, True, PRECISION, FLAT,
+        BLOCK_M, BLOCK_N, BLOCK_K,
     )  # fmt: skip
     if bias is not None:
         a += tl.load(bias + n, mask=is_n, other=0.0).to(tl.float32)[None, :]
@@ -56,11 +56,8 @@ def gated_residual_block_kernel(
         at = tile_of(pre, first, m, C + n, 2 * C, H * W, CHANNELS_LAST)
         tl.store(at, b.to(pre.dtype.element_ty), mask=store)
     gate = (tanh(a) * tl.sigmoid(b)).to(x.dtype.element_ty)
-    live = is_n[:, None] & is_n[None, :]  # [in, out]
-    if GROUPS > 1:
-        of_n = color(n, C, GROUPS, INTERLEAVED)
-        live &= sees(of_n[:, None], of_n[None, :], True)
-    w = tl.load(weight_out + (n[:, None] + (n * C)[None, :]), mask=live, other=0.0)
+    live = is_n[:, None] & is_n[None, :]
+    w = tl.load(weight_out + (n[:, None] + (n * C)[None, :]), mask=live, other=0.0)  # [in, out]
     out = dot(gate, w, tl.zeros((BLOCK_M, BLOCK_N), tl.float32), PRECISION)
     if bias_out is not None:
         out += tl.load(bias_out + n, mask=is_n, other=0.0).to(tl.float32)[None, :]
@@ -71,7 +68,7 @@ def gated_residual_block_kernel(
 @triton.jit
 def gated_residual_block_grad_pre_kernel(
     grad_y, weight_out, pre, grad_pre, gated, M, HW,
-    C: tl.constexpr, GROUPS: tl.constexpr, INTERLEAVED: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    C: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """gated_residual_block_grad_pre_kernel: through the 1×1 convolution and the gate
@@ -91,11 +88,9 @@ def gated_residual_block_grad_pre_kernel(
     g = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for step in range((C + BLOCK_K - 1) // BLOCK_K):
         k = step * BLOCK_K + tl.arange(0, BLOCK_K)
-        live = (k < C)[:, None] & (n < C)[None, :]  # [out, in]
-        if GROUPS > 1:
-            live &= sees(color(n, C, GROUPS, INTERLEAVED)[None, :], color(k, C, GROUPS, INTERLEAVED)[:, None], True)
         a = tl.load(tile_of(grad_y, first, m, k, C, HW, True), mask=is_m[:, None] & (k < C)[None, :], other=0.0)
-        w = tl.load(weight_out + ((k * C)[:, None] + n[None, :]), mask=live, other=0.0)
+        live = (k < C)[:, None] & (n < C)[None, :]
+        w = tl.load(weight_out + ((k * C)[:, None] + n[None, :]), mask=live, other=0.0)  # [out, in]
         g = dot(a, w, g, PRECISION)
     mask = is_m[:, None] & (n < C)[None, :]
     a = tl.load(tile_of(pre, first, m, n, 2 * C, HW, CHANNELS_LAST), mask=mask, other=0.0).to(tl.float32)
@@ -141,21 +136,22 @@ def gated_residual_block_triton(
     like = {"dtype": x.dtype, "device": x.device, "memory_format": layout}
     y = torch.empty(x.shape, **like)
     pre = torch.empty((images, 2 * C, H, W), **like) if save_preactivation else None
-    live = live_taps(weight, mask, color_groups, groups_order)
+    live = live_taps(weight, mask, "gated", color_groups, groups_order)
+    one = live_taps(weight_out, "B", "none", color_groups, groups_order)
     packed, strides = prefix(weight, live)
+    packed_out, strides_out = prefix(weight_out, one)
     if fits(C, x.dtype):
         tiles = block_tiles(C, live.TAPS * C, x.dtype)
         launch(
             gated_residual_block_kernel, (triton.cdiv(images * H * W, tiles["BLOCK_M"]),),
-            pixels(x), packed, bias, weight_out.contiguous(), bias_out, y, pre, images * H * W, H, W, strides[0],
-            C=C, CHANNELS_LAST=layout == torch.channels_last, PRECISION=float32_precision(), **live._asdict(), **tiles,
+            pixels(x), packed, bias, packed_out, bias_out, y, pre, images * H * W, H, W, strides[0],
+            C=C, CHANNELS_LAST=layout == torch.channels_last, PRECISION=float32_precision(), **live.shape, **tiles,
         )  # fmt: skip
     else:
         gated = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         convolve(pixels(x), packed, strides, live, gated, C, bias=bias, pre=pre, activation="gated")
-        one = live_taps(weight_out, "B", color_groups, groups_order)
         residual = x.contiguous(memory_format=layout)
-        convolve(gated, weight_out.contiguous(), (C, C, 1), one, y, C, bias=bias_out, residual=residual)
+        convolve(gated, packed_out, strides_out, one, y, C, bias=bias_out, residual=residual)
     return y, x.new_empty(0) if pre is None else pre
 
 
@@ -170,8 +166,8 @@ def gated_residual_block_backward_triton(
         )
     (images, C, H, W), layout = x.shape, _layout(x)
     check_image(x, 2 * C)
-    live = live_taps(weight, mask, color_groups, groups_order)
-    one = live_taps(weight_out, "B", color_groups, groups_order)
+    live = live_taps(weight, mask, "gated", color_groups, groups_order)
+    one = live_taps(weight_out, "B", "none", color_groups, groups_order)
     grad_y_pixels = pixels(grad_y)
     grad_pre, gated = (
         torch.empty((images, c, H, W), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
@@ -180,8 +176,8 @@ def gated_residual_block_backward_triton(
     BLOCK = min(64, max(16, triton.next_power_of_2(C)))
     launch(
         gated_residual_block_grad_pre_kernel, (triton.cdiv(images * H * W, 64) * triton.cdiv(C, BLOCK),),
-        grad_y_pixels, weight_out.contiguous(), preactivation.contiguous(memory_format=layout), grad_pre, gated,
-        images * H * W, H * W, C=C, GROUPS=one.GROUPS, INTERLEAVED=one.INTERLEAVED,
+        grad_y_pixels, prefix(weight_out, one)[0], preactivation.contiguous(memory_format=layout), grad_pre, gated,
+        images * H * W, H * W, C=C,
         CHANNELS_LAST=layout == torch.channels_last, PRECISION=float32_precision(), BLOCK_M=64, BLOCK_N=BLOCK,
         BLOCK_K=min(BLOCK, 128 // x.dtype.itemsize), num_warps=8,
     )  # fmt: skip
@@ -190,11 +186,11 @@ def gated_residual_block_backward_triton(
         grads[0] = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout)
         packed, (stride_o, stride_tap, stride_i) = prefix(weight, live)
         convolve(
-            grad_pre, packed, (stride_i, stride_tap, stride_o), live, grads[0], C, sign=-1, halves=True,
+            grad_pre, packed, (stride_i, stride_tap, stride_o), live, grads[0], C, sign=-1,
             residual=grad_y.contiguous(memory_format=layout),
         )  # fmt: skip
     if output_mask[1] or output_mask[2]:
-        grads[1:3] = correlate(pixels(x), grad_pre, live, weight, output_mask[1:3], halves=True)
+        grads[1:3] = correlate(pixels(x), grad_pre, live, weight, output_mask[1:3])
     if output_mask[3] or output_mask[4]:
         grads[3:] = correlate(gated, grad_y_pixels, one, weight_out, output_mask[3:])
     return grads[0], grads[1], grads[2], grads[3], grads[4]

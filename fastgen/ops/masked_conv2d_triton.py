@@ -21,19 +21,33 @@ from torch import Tensor
 from ._masked_conv2d_triton import (
     Live,
     check_image,
-    color,
     gate_backward,
+    is_live,
     live_taps,
     load_taps,
     product,
     product_blocks,
-    sees,
     taps_of,
     tile_of,
     weight_blocks,
 )
 from ._triton import dot, expm1, float32_precision, launch, tanh
 from .masked_conv2d import _layout, masked_conv2d_backward_reference, masked_conv2d_reference
+
+
+@triton.jit
+def masked_conv2d_pack_kernel(
+    weight, packed, stride_n, stride_c, stride_h, stride_w,
+    C: tl.constexpr, N: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, TAPS: tl.constexpr,
+    GROUPS: tl.constexpr, INTERLEAVED: tl.constexpr, MASK_B: tl.constexpr, HALVES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """packed[n, tap, c] = weight[n, c, tap] of the live taps, zero where a colour is dead; grid (N, ⌈K / BLOCK⌉)."""
+    n = tl.program_id(0)
+    k = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    live = is_live(n, k, C, N, KH, KW, TAPS, GROUPS, INTERLEAVED, MASK_B, HALVES)
+    at = n * stride_n + k % C * stride_c + k // C // KW * stride_h + k // C % KW * stride_w
+    w = tl.load(weight + at, mask=live, other=0.0)
+    tl.store(packed + n * (TAPS * C) + k, w, mask=k < TAPS * C)
 
 
 @triton.jit
@@ -45,9 +59,8 @@ def elu(p):
 def masked_conv2d_kernel(
     x, weight, bias, residual, y, pre, M, H, W, stride_n, stride_tap, stride_c,
     C: tl.constexpr, N: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, TAPS: tl.constexpr,
-    GROUPS: tl.constexpr, INTERLEAVED: tl.constexpr, MASK_B: tl.constexpr, HALVES: tl.constexpr, SIGN: tl.constexpr,
-    ACTIVATION: tl.constexpr, CHANNELS_LAST: tl.constexpr, PRECISION: tl.constexpr, FLAT: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    SIGN: tl.constexpr, ACTIVATION: tl.constexpr, CHANNELS_LAST: tl.constexpr, PRE_CHANNELS_LAST: tl.constexpr,
+    PRECISION: tl.constexpr, FLAT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """masked_conv2d_kernel: forward, and with SIGN = −1 grad_x
 
@@ -65,8 +78,8 @@ def masked_conv2d_kernel(
     m = tl.arange(0, BLOCK_M)
     is_column = n < N
     acc, gate = product(
-        x, weight, first, n, M, H, W, stride_n, stride_tap, stride_c, C, N, KH, KW, TAPS, GROUPS, INTERLEAVED, MASK_B,
-        HALVES, SIGN, GATED, PRECISION, FLAT, BLOCK_M, BLOCK_N, BLOCK_K,
+        x, weight, first, n, M, H, W, stride_n, stride_tap, stride_c, C, N, KH, KW, TAPS, SIGN, GATED, PRECISION,
+        FLAT, BLOCK_M, BLOCK_N, BLOCK_K,
     )  # fmt: skip
     if bias is not None:
         acc += tl.load(bias + n, mask=is_column, other=0.0).to(tl.float32)[None, :]
@@ -76,10 +89,10 @@ def masked_conv2d_kernel(
     CHANNELS: tl.constexpr = 2 * N if GATED else N  # of the convolution
     RESULT: tl.constexpr = 2 * N if ACTIVATION == "concat_elu" else N
     if pre is not None:
-        at = tile_of(pre, first, m, n, CHANNELS, H * W, CHANNELS_LAST)
+        at = tile_of(pre, first, m, n, CHANNELS, H * W, PRE_CHANNELS_LAST)
         tl.store(at, acc.to(pre.dtype.element_ty), mask=store)
         if GATED:
-            at = tile_of(pre, first, m, N + n, CHANNELS, H * W, CHANNELS_LAST)
+            at = tile_of(pre, first, m, N + n, CHANNELS, H * W, PRE_CHANNELS_LAST)
             tl.store(at, gate.to(pre.dtype.element_ty), mask=store)
     out = acc
     if ACTIVATION == "relu":
@@ -203,19 +216,14 @@ def masked_conv2d_sum_kernel(
     n = tl.program_id(0)
     k = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     s = tl.arange(0, SPLITS)
-    tap = k // C
-    channel = k % C
-    live = k < TAPS * C
-    if GROUPS > 1:
-        color_out = color(n, N // 2 if HALVES else N, GROUPS, INTERLEAVED)
-        live &= (tap < KH // 2 * KW + KW // 2) | sees(color(channel, C, GROUPS, INTERLEAVED), color_out, MASK_B)
+    live = is_live(n, k, C, N, KH, KW, TAPS, GROUPS, INTERLEAVED, MASK_B, HALVES)
     summed = k == TAPS * C  # the bias, unless it is not wanted and nobody reads this
     if grad_weight is not None:
         summed |= live
     at = partial + ((s.to(tl.int64) * (N * PITCH))[:, None] + (n * PITCH + k)[None, :])
     total = tl.sum(tl.load(at, mask=(s < splits)[:, None] & summed[None, :], other=0.0), axis=0)
     if grad_weight is not None:
-        at = grad_weight + n * (C * KH * KW) + channel * (KH * KW) + tap
+        at = grad_weight + n * (C * KH * KW) + k % C * (KH * KW) + k // C
         tl.store(at, tl.where(live, total, 0.0).to(grad_weight.dtype.element_ty), mask=k < C * KH * KW)
     if grad_bias is not None:
         tl.store(grad_bias + n + k * 0, total.to(grad_bias.dtype.element_ty), mask=k == TAPS * C)
@@ -230,22 +238,29 @@ def pixels(tensor: Tensor) -> Tensor:
 
 
 def prefix(weight: Tensor, live: Live) -> tuple[Tensor, tuple[int, int, int]]:
-    """``weight`` with its live taps, (tap, I), as the first elements of every row; strides along O, taps and I."""
-    I = weight.shape[1]
-    if weight.is_contiguous(memory_format=torch.channels_last):
+    """``weight`` with its live taps, (tap, I), as the first elements of every row; strides along O, taps and I.
+
+    Itself where it is channels_last and no colour is dead at the centre, else one small copy.
+    """
+    O, I = weight.shape[:2]
+    if live.GROUPS == 1 and weight.is_contiguous(memory_format=torch.channels_last):
         return weight, (live.KH * live.KW * I, I, 1)
-    return weight.flatten(2)[:, :, : live.TAPS].transpose(1, 2).contiguous(), (live.TAPS * I, I, 1)
+    packed = weight.new_empty(O, live.TAPS, I)
+    launch(
+        masked_conv2d_pack_kernel, (O, triton.cdiv(live.TAPS * I, 256)), weight, packed, *weight.stride(), C=I, N=O,
+        BLOCK=256, **live._asdict(),
+    )  # fmt: skip
+    return packed, (live.TAPS * I, I, 1)
 
 
 def convolve(
     x: Tensor, weight: Tensor, strides: tuple[int, int, int], live: Live, y: Tensor, N: int, *, sign: int = 1,
     bias: Tensor | None = None, residual: Tensor | None = None, pre: Tensor | None = None, activation: str = "none",
-    halves: bool = False,
 ) -> None:  # fmt: skip
     """One launch of ``masked_conv2d_kernel`` from ``x`` (images, C, H, W), channels innermost, into ``y`` and ``pre``.
 
-    ``strides``: of ``weight``, along y's channels, taps and x's channels. ``N``: y's channels of the convolution, those
-    of one half for a gate. ``residual`` lies in memory as ``y``.
+    ``weight`` is a ``prefix``; ``strides``: along y's channels, taps and x's channels. ``N``: y's channels of the
+    convolution, those of one half for a gate. ``residual`` lies in memory as ``y``.
     """
     images, C, H, W = x.shape
     M = images * H * W
@@ -253,14 +268,14 @@ def convolve(
     grid = triton.cdiv(M, blocks["BLOCK_M"]) * triton.cdiv(N, blocks["BLOCK_N"])
     launch(
         masked_conv2d_kernel, (grid,), x, weight, bias, residual, y, pre, M, H, W, *strides,
-        C=C, N=N, SIGN=sign, HALVES=halves, ACTIVATION=activation, PRECISION=float32_precision(),
-        CHANNELS_LAST=y.is_contiguous(memory_format=torch.channels_last), **live._asdict(), **blocks,
+        C=C, N=N, SIGN=sign, ACTIVATION=activation, PRECISION=float32_precision(),
+        CHANNELS_LAST=y.is_contiguous(memory_format=torch.channels_last),
+        PRE_CHANNELS_LAST=pre is not None and pre.is_contiguous(memory_format=torch.channels_last),
+        **live.shape, **blocks,
     )  # fmt: skip
 
 
-def correlate(
-    x: Tensor, grad_pre: Tensor, live: Live, weight: Tensor, wanted: list[bool], *, halves: bool = False
-) -> tuple[Tensor, Tensor]:
+def correlate(x: Tensor, grad_pre: Tensor, live: Live, weight: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor]:
     """Gradients of weight and bias, empty if not wanted, from x and the gradient, both with channels innermost."""
     (images, C, H, W), N = x.shape, grad_pre.shape[1]
     M, K = images * H * W, live.TAPS * C
@@ -275,14 +290,14 @@ def correlate(
     tiles = blocks.pop("TILES_K") * wanted[0]
     launch(
         masked_conv2d_grad_weight_kernel, (triton.cdiv(N, blocks["BLOCK_N"]) * (tiles + wanted[1]), splits),
-        x, grad_pre, partial, M, H, W, KH=live.KH, KW=live.KW, TAPS=live.TAPS, TILES_K=tiles,
-        PRECISION=float32_precision(), **sizes, **blocks,
+        x, grad_pre, partial, M, H, W, TILES_K=tiles, PRECISION=float32_precision(), **live.shape, **sizes, **blocks,
     )  # fmt: skip
     SPLITS = triton.next_power_of_2(splits)
     BLOCK = max(16, 4096 // SPLITS)
     launch(
         masked_conv2d_sum_kernel, (N, triton.cdiv(C * live.KH * live.KW + 1, BLOCK)),
-        partial, grad_weight if wanted[0] else None, grad_bias if wanted[1] else None, splits, HALVES=halves, SPLITS=SPLITS, BLOCK=BLOCK, **sizes, **live._asdict(),
+        partial, grad_weight if wanted[0] else None, grad_bias if wanted[1] else None, splits,
+        SPLITS=SPLITS, BLOCK=BLOCK, **sizes, **live._asdict(),
     )  # fmt: skip
     return grad_weight, grad_bias
 
@@ -303,7 +318,7 @@ def masked_conv2d_triton(
     pre = None
     if save_preactivation and activation != "none":
         pre = torch.empty((images, O, H, W), dtype=x.dtype, device=x.device, memory_format=layout)
-    live = live_taps(weight, mask, color_groups, groups_order)
+    live = live_taps(weight, mask, activation, color_groups, groups_order)
     packed, strides = prefix(weight, live)
     convolve(
         pixels(x), packed, strides, live, y, channels if activation == "gated" else O, bias=bias, pre=pre,
@@ -322,16 +337,15 @@ def masked_conv2d_backward_triton(
             grad_y, preactivation, x, weight, mask, activation, color_groups, groups_order, output_mask
         )
     check_image(x, 2 * weight.shape[0])
-    live = live_taps(weight, mask, color_groups, groups_order)
+    live = live_taps(weight, mask, activation, color_groups, groups_order)
     grad_pre = pixels(grad_y) if activation == "none" else activate_backward(grad_y, preactivation, x, activation)
-    halves = activation == "gated"
     grad_x = grad_weight = grad_bias = x.new_empty(0)
     if output_mask[0]:
         grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
         packed, (stride_o, stride_tap, stride_i) = prefix(weight, live)
-        convolve(grad_pre, packed, (stride_i, stride_tap, stride_o), live, grad_x, x.shape[1], sign=-1, halves=halves)
+        convolve(grad_pre, packed, (stride_i, stride_tap, stride_o), live, grad_x, x.shape[1], sign=-1)
     if output_mask[1] or output_mask[2]:
-        grad_weight, grad_bias = correlate(pixels(x), grad_pre, live, weight, output_mask[1:], halves=halves)
+        grad_weight, grad_bias = correlate(pixels(x), grad_pre, live, weight, output_mask[1:])
     return grad_x, grad_weight, grad_bias
 
 
