@@ -176,12 +176,12 @@ def masked_conv2d_grad_weight_kernel(
     is_n = n < N
     out = partial + tl.program_id(1).to(tl.int64) * (N * PITCH) + n * PITCH
     if tile == TILES_K:
-        total = tl.zeros((BLOCK_N,), tl.float32)
+        total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)  # summed along pixels at the end: many short sums err less
         for step in range(STEPS):
             at = first + step * BLOCK_M
             g = tl.load(tile_of(grad_pre, at, m, n, N, 0, True), mask=(at + m < M)[:, None] & is_n[None, :], other=0.0)
-            total += tl.sum(g.to(tl.float32), axis=0)
-        tl.store(out + TAPS * C, total, mask=is_n)
+            total += g.to(tl.float32)
+        tl.store(out + TAPS * C, tl.sum(total, axis=0), mask=is_n)
     else:
         tap, channel, exists = taps_of(tile, C, TAPS * C, FLAT, BLOCK_K)
         start = (first % (H * W)).to(tl.int32)
