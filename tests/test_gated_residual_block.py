@@ -52,7 +52,7 @@ def eager(x, weight, bias, weight_out, bias_out, mask="B", groups=1, order="cont
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("layout", (*LAYOUTS, innermost))
+@pytest.mark.parametrize("layout", [*LAYOUTS, innermost])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_parity(shape, layout, dtype: torch.dtype, device: str) -> None:
     x, *weights = arguments(shape, dtype, device)
@@ -64,7 +64,7 @@ def test_parity(shape, layout, dtype: torch.dtype, device: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("layout", (*LAYOUTS, innermost))
+@pytest.mark.parametrize("layout", [*LAYOUTS, innermost])
 @pytest.mark.parametrize("colors", COLORS)
 def test_gradients(colors: tuple[int, str], layout, dtype: torch.dtype, device: str) -> None:
     groups, order = colors
@@ -141,7 +141,10 @@ def test_module_is_two_convolutions() -> None:
     gated = masked_conv2d(x, block.conv.weight, block.conv.bias, "A", "gated", color_groups=3)
     expected = masked_conv2d(gated, block.out.weight, block.out.bias, "B", residual=x, color_groups=3)
     assert torch.equal(block(x), expected)
-    assert [name for name, _ in GatedResidualBlock(6, 3, bias=False).named_parameters()] == ["conv.weight", "out.weight"]
+    assert [name for name, _ in GatedResidualBlock(6, 3, bias=False).named_parameters()] == [
+        "conv.weight",
+        "out.weight",
+    ]
 
 
 def test_autocast_casts_as_conv2d_does() -> None:
