@@ -1,4 +1,4 @@
-"""The Triton kernels of gated_residual_block: in the interpreter where there is no GPU, as they are where there is one."""
+"""The Triton kernels of gated_residual_block: interpreted where there is no GPU, as they are where there is one."""
 
 from itertools import cycle
 

@@ -133,7 +133,7 @@ def gated_residual_block_triton(
         )
     (images, C, H, W), layout = x.shape, _layout(x)
     check_image(x, 2 * C)
-    like = {"dtype": x.dtype, "device": x.device, "memory_format": layout}
+    like: dict[str, Any] = {"dtype": x.dtype, "device": x.device, "memory_format": layout}
     y = torch.empty(x.shape, **like)
     pre = torch.empty((images, 2 * C, H, W), **like) if save_preactivation else None
     live = live_taps(weight, mask, "gated", color_groups, groups_order)
