@@ -2,7 +2,8 @@
 
 from . import sample
 from .gated_activation import gated_activation
+from .gated_residual_block import gated_residual_block
 from .masked_conv2d import masked_conv2d, masked_conv2d_mask
 from .rsample_kl import rsample_kl
 
-__all__ = ["gated_activation", "masked_conv2d", "masked_conv2d_mask", "rsample_kl", "sample"]
+__all__ = ["gated_activation", "gated_residual_block", "masked_conv2d", "masked_conv2d_mask", "rsample_kl", "sample"]
