@@ -165,19 +165,24 @@ void store_tile(const Pixels& pixels, int64_t P, const int64_t* offset, int64_t 
 // Values of a tile, [C][kPixels].
 template <typename acc_t>
 struct ValueTile {
-  acc_t x[3][kPixels] = {}, has_upper[3][kPixels] = {}, has_lower[3][kPixels] = {};
+  acc_t h, x[3][kPixels] = {}, has_upper[3][kPixels] = {}, has_lower[3][kPixels] = {};
+  acc_t log_widths[kPixels] = {};  // log 2h for every colour whose bin has both edges
 
   template <typename value_t>
   void load(const Pixels& pixels, int64_t C, int64_t levels, const int64_t* offset, int64_t count,
             const value_t* values) {
-    for (int64_t c = 0; c < C; ++c)
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t v = values[offset[i] + c * pixels.stride_c], last = levels - 1;
-        const bool inside = 0 <= v && v <= last;
-        x[c][i] = inside ? acc_t(2 * v - last) / acc_t(last) : acc_t(NAN);
-        has_upper[c][i] = v != last;
-        has_lower[c][i] = v != 0;
+    const double width = 2.0 / double(levels - 1);
+    h = acc_t(0.5 * width);
+    for (int64_t i = 0; i < count; ++i) {
+      int64_t middle = 0;
+      for (int64_t c = 0; c < C; ++c) {
+        const int64_t v = values[offset[i] + c * pixels.stride_c];
+        const auto value = bin_value<acc_t>(v, levels);
+        x[c][i] = value.x, has_upper[c][i] = value.has_upper, has_lower[c][i] = value.has_lower;
+        middle += v != 0 && v != levels - 1;
       }
+      log_widths[i] = acc_t(double(middle) * std::log(width));
+    }
   }
 
   FG_HD BinValue<acc_t> at(int64_t c, int64_t i) const { return {x[c][i], has_upper[c][i], has_lower[c][i]}; }
@@ -211,8 +216,8 @@ struct Weights {
 // exponents, divisors: of exp(πₖ) Π_c P of every pixel. In the tile, coefficients c become tanh(c); with kGradients,
 // means and log-scales become the derivatives of log P to them.
 template <typename acc_t, bool kGradients>
-FG_HD void evaluate(const Channels& channels, Bins<acc_t> bins, const ValueTile<acc_t>& values, acc_t* tile,
-                    acc_t* exponents, acc_t* divisors) {
+FG_HD void evaluate(const Channels& channels, const ValueTile<acc_t>& values, acc_t* tile, acc_t* exponents,
+                    acc_t* divisors) {
   const auto row = [&](int64_t channel) { return tile + channel * kPixels; };
   for (int64_t k = 0; k < channels.K; ++k) {
     acc_t exponent[kPixels], divisor[kPixels];
@@ -233,7 +238,7 @@ FG_HD void evaluate(const Channels& channels, Bins<acc_t> bins, const ValueTile<
         }
       }
       for (int64_t i = 0; i < kPixels; ++i) {
-        const Likelihood<acc_t> one = discretized_logistic(bins, values.at(c, i), mean[i], log_scale[i]);
+        const Likelihood<acc_t> one = discretized_logistic(values.at(c, i), values.h, mean[i], log_scale[i]);
         exponent[i] += one.exponent;
         divisor[i] *= one.divisor;
         if (kGradients) mean[i] = one.grad_mean, log_scale[i] = one.grad_log_scale;
@@ -245,22 +250,22 @@ FG_HD void evaluate(const Channels& channels, Bins<acc_t> bins, const ValueTile<
 }
 
 template <typename acc_t>
-FG_VECTOR_CLONES void forward_tile(const Channels& channels, Bins<acc_t> bins, const ValueTile<acc_t>& values,
-                                   acc_t* __restrict tile, acc_t* __restrict weights, acc_t* __restrict result) {
+FG_VECTOR_CLONES void forward_tile(const Channels& channels, const ValueTile<acc_t>& values, acc_t* __restrict tile,
+                                   acc_t* __restrict weights, acc_t* __restrict result) {
   acc_t* divisors = weights + channels.K * kPixels;
-  evaluate<acc_t, false>(channels, bins, values, tile, weights, divisors);
+  evaluate<acc_t, false>(channels, values, tile, weights, divisors);
   Weights<acc_t> posterior, prior;
   posterior.of(channels.K, weights, divisors);
   prior.of(channels.K, tile, nullptr);
-  for (int64_t i = 0; i < kPixels; ++i) result[i] = posterior.log_sum(i) - prior.log_sum(i);
+  for (int64_t i = 0; i < kPixels; ++i) result[i] = posterior.log_sum(i) - prior.log_sum(i) + values.log_widths[i];
 }
 
 // Turns the parameters in the tile into their gradients.
 template <typename acc_t>
-FG_VECTOR_CLONES void backward_tile(const Channels& channels, Bins<acc_t> bins, const ValueTile<acc_t>& values,
+FG_VECTOR_CLONES void backward_tile(const Channels& channels, const ValueTile<acc_t>& values,
                                     const acc_t* __restrict grad, acc_t* __restrict tile, acc_t* __restrict weights) {
   acc_t* divisors = weights + channels.K * kPixels;
-  evaluate<acc_t, true>(channels, bins, values, tile, weights, divisors);
+  evaluate<acc_t, true>(channels, values, tile, weights, divisors);
   Weights<acc_t> posterior, prior;
   posterior.of(channels.K, weights, divisors);
   prior.of(channels.K, tile, nullptr);
@@ -323,12 +328,11 @@ void for_each_tile(const Tensor& params, const Tensor& values, int64_t levels, c
 template <typename T>
 void forward(const Tensor& params, const Tensor& values, int64_t levels, accumulation_t<T>* result) {
   using acc_t = accumulation_t<T>;
-  const Bins<acc_t> bins(levels);
   for_each_tile<T>(params, values, levels,
                    [&](const Channels& channels, int64_t first, int64_t count, const int64_t*,
                        const ValueTile<acc_t>& value_tile, acc_t* tile, acc_t* weights) {
                      acc_t log_likelihood[kPixels];
-                     forward_tile(channels, bins, value_tile, tile, weights, log_likelihood);
+                     forward_tile(channels, value_tile, tile, weights, log_likelihood);
                      std::copy_n(log_likelihood, count, result + first);
                    });
 }
@@ -337,7 +341,6 @@ template <typename T>
 void backward(const accumulation_t<T>* grad, const Tensor& params, const Tensor& values, int64_t levels,
               Tensor& grad_params) {
   using acc_t = accumulation_t<T>;
-  const Bins<acc_t> bins(levels);
   const Pixels grad_pixels(grad_params);
   storage_t<T>* target = mutable_data<T>(grad_params);
   for_each_tile<T>(params, values, levels,
@@ -345,7 +348,7 @@ void backward(const accumulation_t<T>* grad, const Tensor& params, const Tensor&
                        const ValueTile<acc_t>& value_tile, acc_t* tile, acc_t* weights) {
                      acc_t upstream[kPixels] = {};
                      std::copy_n(grad + first, count, upstream);
-                     backward_tile(channels, bins, value_tile, upstream, tile, weights);
+                     backward_tile(channels, value_tile, upstream, tile, weights);
                      grad_pixels.offsets(first, count, offset);
                      store_tile<T>(grad_pixels, channels.P, offset, count, tile, target);
                    });
