@@ -30,8 +30,8 @@ struct Likelihood {
 
 // With a = (x + h − μ)/s and b = (μ + h − x)/s, how far the edges of the value's bin lie from μ,
 //   P = σ(a) − σ(−b) = σ(a)·σ(b)·(1 − exp(−a − b)),
-// less the factors of edges that are not there: products only, so nothing cancels. σ(a) = exp(min(a, 0)) / (1 +
-// exp(−|a|)).
+// less the factors of edges that are not there: products only, so nothing cancels. Each factor is taken apart as
+//   σ(a) = exp(min(a, 0)) / (1 + exp(−|a|)).
 template <typename T>
 FG_HD Likelihood<T> discretized_logistic(BinValue<T> value, T h, T mean, T log_scale) {
   const T clamped = log_scale < T(kLogScaleMin) ? T(kLogScaleMin) : log_scale;

@@ -1,4 +1,4 @@
-"""The loss of openai/pixel-cnn, ``discretized_mix_logistic_loss``, carried over to torch line by line, thresholds and all."""
+"""openai/pixel-cnn's ``discretized_mix_logistic_loss``, carried over to torch line by line, thresholds and all."""
 
 import math
 
@@ -33,8 +33,6 @@ def literal_log_likelihood(params: Tensor, values: Tensor) -> Tensor:
     cdf_delta = cdf_plus - cdf_min
     mid_in = inv_stdv * centered_x
     log_pdf_mid = mid_in - log_scales - 2.0 * F.softplus(mid_in)
-    inner = torch.where(
-        cdf_delta > 1e-5, torch.log(torch.clamp(cdf_delta, min=1e-12)), log_pdf_mid - math.log(127.5)
-    )
+    inner = torch.where(cdf_delta > 1e-5, torch.log(torch.clamp(cdf_delta, min=1e-12)), log_pdf_mid - math.log(127.5))
     log_probs = torch.where(x < -0.999, log_cdf_plus, torch.where(x > 0.999, log_one_minus_cdf_min, inner))
     return torch.logsumexp(log_probs.sum(dim=3) + F.log_softmax(logit_probs, dim=-1), dim=-1)

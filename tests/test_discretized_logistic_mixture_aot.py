@@ -28,4 +28,3 @@ def test_gates(capability: tuple[int, int], form: tuple[int, int, torch.dtype, t
         *assert_gates(capability, discretized_logistic_mixture_backward_triton, grad, params, values, 256),
     ):
         assert binary.stack == 0
-        print(binary.kernel, form, capability, binary.registers, binary.shared)

@@ -6,4 +6,11 @@ from .gated_activation import gated_activation
 from .masked_conv2d import masked_conv2d, masked_conv2d_mask
 from .rsample_kl import rsample_kl
 
-__all__ = ["discretized_logistic_mixture", "gated_activation", "masked_conv2d", "masked_conv2d_mask", "rsample_kl", "sample"]
+__all__ = [
+    "discretized_logistic_mixture",
+    "gated_activation",
+    "masked_conv2d",
+    "masked_conv2d_mask",
+    "rsample_kl",
+    "sample",
+]

@@ -41,7 +41,7 @@ def _terms(params: Tensor, values: Tensor, levels: int) -> _Terms:
     K = P // CHANNELS[C]
     logits, rest = params.to(dtype).split((K, P - K), dim=1)
     parts = rest.unflatten(1, (C, (P - K) // (C * max(K, 1)), K))  # (N, C, 2 or 3, K, H, W)
-    v = values.unsqueeze(2)
+    v = values.unsqueeze(2).to(torch.int64)
     first, last = v == 0, v == levels - 1
     x = torch.where((v < 0) | (v >= levels), math.nan, (2 * v.to(dtype) - (levels - 1)) / (levels - 1))
 
@@ -122,7 +122,8 @@ define_op(
     backward=_backward,
 )
 define_op(
-    "discretized_logistic_mixture_backward(Tensor grad_log_likelihood, Tensor params, Tensor values, int levels) -> Tensor",
+    "discretized_logistic_mixture_backward(Tensor grad_log_likelihood, Tensor params, Tensor values, int levels)"
+    " -> Tensor",
     kernels=KERNELS,
     reference=discretized_logistic_mixture_backward_reference,
     fake=_fake_backward,

@@ -1,6 +1,7 @@
 """discretized_logistic_mixture in Triton: one launch each way, a tile of pixels × components per program."""
 
 import math
+from typing import Any
 
 import torch
 import triton
@@ -16,8 +17,8 @@ TINY_WIDTH = tl.constexpr(1e-30)
 
 @triton.jit
 def exp_of_scale(x):
-    """exp(x) for x ≤ 7, at least exp(−87), without the error that rounding x·log₂ e would make: distances of hundreds of
-    scales are multiplied by it. x = n·ln 2 + r, as in csrc/math.h."""
+    # Without the error that rounding x·log₂ e would make: it is multiplied by distances of hundreds of scales.
+    # x = n·ln 2 + r, as in csrc/math.h; x ≤ 7, and below −87 the result stays that of −87.
     if x.dtype == tl.float64:
         y = tl.exp(x)
     else:
@@ -30,7 +31,7 @@ def exp_of_scale(x):
 
 @triton.jit
 def expm1(x):
-    """exp(x) − 1 without cancellation near 0: Taylor where |x| < ¼, to as many terms as the dtype needs."""
+    # exp(x) − 1 without cancellation near 0: Taylor where |x| < ¼, to as many terms as the dtype needs
     TERMS: tl.constexpr = 15 if x.dtype == tl.float64 else 8
     series = x / TERMS + 1
     for i in tl.static_range(1, TERMS - 1):
@@ -47,21 +48,20 @@ def tanh(x):
 
 @triton.jit
 def load_value(values, inside, LEVELS: tl.constexpr, ACC: tl.constexpr):
-    """Values at ``values`` [BLOCK, 1], scaled to [−1, 1], NaN where out of range; and whether their bins have an upper
-    and a lower edge, as 1 or 0."""
+    # [BLOCK, 1]: values scaled to [−1, 1], NaN where out of range; whether their bins have an upper and a lower edge
     LAST: tl.constexpr = LEVELS - 1
     v = tl.load(values, mask=inside, other=0).to(tl.int64)
     numerator = (2 * v - LAST).to(ACC)
     denominator = tl.full(numerator.shape, LAST, ACC)
-    x = tl.div_rn(numerator, denominator) if ACC == tl.float32 else numerator / denominator
+    x = tl.div_rn(numerator, denominator) if numerator.dtype == tl.float32 else numerator / denominator
     x = tl.where((v >= 0) & (v <= LAST), x, float("nan"))
     return x, (v != LAST).to(ACC), (v != 0).to(ACC)
 
 
 @triton.jit
 def discretized_logistic(x, has_upper, has_lower, mean, log_scale, H: tl.constexpr):
-    """P = exp(exponent) / divisor of a value, times 2h where its bin has both edges; and the derivatives of log P. As in
-    csrc/discretized_logistic_mixture.h."""
+    # P = exp(exponent) / divisor, times 2h where the bin has both edges, and the derivatives of log P: the formula of
+    # csrc/discretized_logistic_mixture.h, where it is explained
     clamped = tl.where(log_scale < LOG_SCALE_MIN, LOG_SCALE_MIN, log_scale)
     inverse_scale = exp_of_scale(-clamped)
     centered = inverse_scale * (x - mean)
@@ -86,38 +86,38 @@ def discretized_logistic(x, has_upper, has_lower, mean, log_scale, H: tl.constex
 
 
 @triton.jit
-def load_channels(params, channel: tl.constexpr, stride_c, inside, ACC: tl.constexpr):
+def load_channels(params, channel, stride_c, inside, ACC: tl.constexpr):
     return tl.load(params + channel * stride_c, mask=inside, other=0).to(ACC)
 
 
 @triton.jit
 def evaluate(
-    params, values, stride_c, values_stride_c, inside, pixel_inside,
+    params, values, k, stride_c, values_stride_c, inside, pixel_inside,
     C: tl.constexpr, K: tl.constexpr, LEVELS: tl.constexpr, H: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Exponent and divisor of Π_c P [BLOCK, KP], and how many colours lack the factor 2h [BLOCK, 1]; then x, the tanh of
-    coefficients, and the derivatives of every colour."""
+    # [BLOCK, KP] exponent and divisor of Π_c P; [BLOCK, 1] how many factors 2h are left out; then x, the tanh of the
+    # coefficients, and the derivatives for every colour
     x0, upper, lower = load_value(values, pixel_inside, LEVELS, ACC)
-    mean = load_channels(params, K, stride_c, inside, ACC)
-    log_scale = load_channels(params, 2 * K, stride_c, inside, ACC)
+    mean = load_channels(params, K + k, stride_c, inside, ACC)
+    log_scale = load_channels(params, 2 * K + k, stride_c, inside, ACC)
     exponent, divisor, mean0, scale0 = discretized_logistic(x0, upper, lower, mean, log_scale, H)
     middles = upper * lower
     x1 = x0
     c0, c1, c2, mean1, scale1, mean2, scale2 = mean0, mean0, mean0, mean0, mean0, mean0, mean0
     if C == 3:
         x1, upper, lower = load_value(values + values_stride_c, pixel_inside, LEVELS, ACC)
-        c0 = tanh(load_channels(params, 3 * K, stride_c, inside, ACC))
-        mean = load_channels(params, 4 * K, stride_c, inside, ACC) + c0 * x0
-        log_scale = load_channels(params, 5 * K, stride_c, inside, ACC)
+        c0 = tanh(load_channels(params, 3 * K + k, stride_c, inside, ACC))
+        mean = load_channels(params, 4 * K + k, stride_c, inside, ACC) + c0 * x0
+        log_scale = load_channels(params, 5 * K + k, stride_c, inside, ACC)
         e, d, mean1, scale1 = discretized_logistic(x1, upper, lower, mean, log_scale, H)
         exponent += e
         divisor *= d
         middles += upper * lower
-        x2, upper, lower = load_value(values + 2 * values_stride_c, pixel_inside, LEVELS, ACC)
-        c1 = tanh(load_channels(params, 6 * K, stride_c, inside, ACC))
-        c2 = tanh(load_channels(params, 9 * K, stride_c, inside, ACC))
-        mean = load_channels(params, 7 * K, stride_c, inside, ACC) + c1 * x0 + c2 * x1
-        log_scale = load_channels(params, 8 * K, stride_c, inside, ACC)
+        x2, upper, lower = load_value(values + 2 * tl.cast(values_stride_c, tl.int64), pixel_inside, LEVELS, ACC)
+        c1 = tanh(load_channels(params, 6 * K + k, stride_c, inside, ACC))
+        c2 = tanh(load_channels(params, 9 * K + k, stride_c, inside, ACC))
+        mean = load_channels(params, 7 * K + k, stride_c, inside, ACC) + c1 * x0 + c2 * x1
+        log_scale = load_channels(params, 8 * K + k, stride_c, inside, ACC)
         e, d, mean2, scale2 = discretized_logistic(x2, upper, lower, mean, log_scale, H)
         exponent += e
         divisor *= d
@@ -127,7 +127,7 @@ def evaluate(
 
 @triton.jit
 def tile_of(HW, BLOCK: tl.constexpr, KP: tl.constexpr):
-    """Which image and which of its pixels this program has, [BLOCK, 1], and the components [1, KP]."""
+    # which image and which of its pixels this program has, [BLOCK, 1], and the components, [1, KP]
     tiles = tl.cdiv(HW, BLOCK)
     n = (tl.program_id(0) // tiles).to(tl.int64)
     pixel = (tl.program_id(0) % tiles).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)[:, None]
@@ -137,7 +137,7 @@ def tile_of(HW, BLOCK: tl.constexpr, KP: tl.constexpr):
 # Math     log Σₖ softmax(π)ₖ Π_c P(v_c | μₖ_c, sₖ_c)                                        arXiv:1701.05517 eq. 2-3
 # Shapes   params (N, P, HW), values (N, C, HW), any strides; result (N, HW) contiguous; 64-bit offsets
 # Traffic  1 read of params and values, 1 write of a P-th of it
-# Launch   grid N·⌈HW / BLOCK⌉, 4 warps, [BLOCK, KP] pixels × components, KP the power of two that holds K
+# Launch   grid N·⌈HW / BLOCK⌉, 4 warps (backward 8), [BLOCK, KP] pixels × components, KP the power of two that holds K
 # Numerics float32 inside (float64 for float64); one fixed order of sums
 # Ragged   pixels and components masked; components beyond K weigh exp(−∞)
 @triton.jit
@@ -148,11 +148,11 @@ def discretized_logistic_mixture_kernel(
 ):  # fmt: skip
     n, pixel, k = tile_of(HW, BLOCK, KP)
     inside = (pixel < HW) & (k < K)
-    params += n * stride_n + pixel * stride_p + k * stride_c
+    params += n * stride_n + pixel * stride_p
     values += n * values_stride_n + pixel * values_stride_p
-    logit = tl.where(k < K, load_channels(params, 0, stride_c, inside, ACC), float("-inf"))
+    logit = tl.where(k < K, load_channels(params, k, stride_c, inside, ACC), float("-inf"))
     exponent, divisor, middles, _, _, _, _, _, _, _, _, _, _, _ = evaluate(
-        params, values, stride_c, values_stride_c, inside, pixel < HW, C, K, LEVELS, H, ACC
+        params, values, k, stride_c, values_stride_c, inside, pixel < HW, C, K, LEVELS, H, ACC
     )
     exponent += logit
     prior_max = tl.max(logit, axis=1, keep_dims=True)
@@ -175,12 +175,12 @@ def discretized_logistic_mixture_backward_kernel(
 ):  # fmt: skip
     n, pixel, k = tile_of(HW, BLOCK, KP)
     inside = (pixel < HW) & (k < K)
-    params += n * stride_n + pixel * stride_p + k * stride_c
+    params += n * stride_n + pixel * stride_p
     values += n * values_stride_n + pixel * values_stride_p
-    grad_params += n * grad_stride_n + pixel * grad_stride_p + k * grad_stride_c
-    logit = tl.where(k < K, load_channels(params, 0, stride_c, inside, ACC), float("-inf"))
+    grad_params += n * grad_stride_n + pixel * grad_stride_p
+    logit = tl.where(k < K, load_channels(params, k, stride_c, inside, ACC), float("-inf"))
     exponent, divisor, _, x0, x1, c0, c1, c2, mean0, scale0, mean1, scale1, mean2, scale2 = evaluate(
-        params, values, stride_c, values_stride_c, inside, pixel < HW, C, K, LEVELS, H, ACC
+        params, values, k, stride_c, values_stride_c, inside, pixel < HW, C, K, LEVELS, H, ACC
     )
     exponent += logit
     prior = tl.exp(logit - tl.max(logit, axis=1, keep_dims=True))
@@ -188,42 +188,42 @@ def discretized_logistic_mixture_backward_kernel(
     upstream = tl.load(grad + n * HW + pixel, mask=pixel < HW, other=0)
     share = joint * (upstream / tl.sum(joint, axis=1, keep_dims=True))  # of each component, times what arrives
     prior *= upstream / tl.sum(prior, axis=1, keep_dims=True)
-    store_channels(grad_params, 0, grad_stride_c, share - prior, inside)
-    store_channels(grad_params, K, grad_stride_c, share * mean0, inside)
-    store_channels(grad_params, 2 * K, grad_stride_c, share * scale0, inside)
+    store_channels(grad_params, k, grad_stride_c, share - prior, inside)
+    store_channels(grad_params, K + k, grad_stride_c, share * mean0, inside)
+    store_channels(grad_params, 2 * K + k, grad_stride_c, share * scale0, inside)
     if C == 3:
         green = share * mean1
         blue = share * mean2
-        store_channels(grad_params, 3 * K, grad_stride_c, (1 - c0 * c0) * green * x0, inside)
-        store_channels(grad_params, 4 * K, grad_stride_c, green, inside)
-        store_channels(grad_params, 5 * K, grad_stride_c, share * scale1, inside)
-        store_channels(grad_params, 6 * K, grad_stride_c, (1 - c1 * c1) * blue * x0, inside)
-        store_channels(grad_params, 7 * K, grad_stride_c, blue, inside)
-        store_channels(grad_params, 8 * K, grad_stride_c, share * scale2, inside)
-        store_channels(grad_params, 9 * K, grad_stride_c, (1 - c2 * c2) * blue * x1, inside)
+        store_channels(grad_params, 3 * K + k, grad_stride_c, (1 - c0 * c0) * green * x0, inside)
+        store_channels(grad_params, 4 * K + k, grad_stride_c, green, inside)
+        store_channels(grad_params, 5 * K + k, grad_stride_c, share * scale1, inside)
+        store_channels(grad_params, 6 * K + k, grad_stride_c, (1 - c1 * c1) * blue * x0, inside)
+        store_channels(grad_params, 7 * K + k, grad_stride_c, blue, inside)
+        store_channels(grad_params, 8 * K + k, grad_stride_c, share * scale2, inside)
+        store_channels(grad_params, 9 * K + k, grad_stride_c, (1 - c2 * c2) * blue * x1, inside)
 
 
 @triton.jit
-def store_channels(grad_params, channel: tl.constexpr, stride_c, value, inside):
+def store_channels(grad_params, channel, stride_c, value, inside):
     tl.store(grad_params + channel * stride_c, value, mask=inside)
 
 
-def _constants(params: Tensor, values: Tensor, levels: int, elements: int) -> dict[str, object]:
-    """The kernels' constants; a tile has ``elements`` pixels × components."""
+def _constants(params: Tensor, values: Tensor, levels: int, num_warps: int) -> dict[str, Any]:
+    """The kernels' constants: a tile has 512 pixels × components, 256 in float64, whose functions are long."""
     C = values.shape[1]
     K = params.shape[1] // CHANNELS[C]
     KP = triton.next_power_of_2(K)
     double = params.dtype == torch.float64
     return {
-        "C": C, "K": K, "LEVELS": levels, "H": 1 / (levels - 1),
-        "ACC": tl.float64 if double else tl.float32, "KP": KP, "BLOCK": max(1, elements // KP),
+        "C": C, "K": K, "LEVELS": levels, "H": 1 / (levels - 1), "ACC": tl.float64 if double else tl.float32,
+        "BLOCK": max(1, (256 if double else 512) // KP), "KP": KP, "num_warps": 4 if double else num_warps,
     }  # fmt: skip
 
 
 def discretized_logistic_mixture_triton(params: Tensor, values: Tensor, levels: int) -> Tensor:
     N, _, H, W = params.shape
     result = params.new_empty((N, H, W), dtype=torch.promote_types(params.dtype, torch.float32))
-    constants = _constants(params, values, levels, 512)
+    constants = _constants(params, values, levels, num_warps=4)
     params, values = params.flatten(2), values.flatten(2)
     grid = (N * triton.cdiv(H * W, constants["BLOCK"]),)
     launch(
@@ -240,13 +240,13 @@ def discretized_logistic_mixture_backward_triton(
     N, _, H, W = params.shape
     grad_params = torch.empty_like(params)
     target = grad_params.flatten(2)
-    constants = _constants(params, values, levels, 512)
+    constants = _constants(params, values, levels, num_warps=8)
     params, values = params.flatten(2), values.flatten(2)
     grid = (N * triton.cdiv(H * W, constants["BLOCK"]),)
     launch(
         discretized_logistic_mixture_backward_kernel, grid,
         grad_log_likelihood.contiguous(), params, values, target, H * W,
-        *params.stride(), *values.stride(), *target.stride(), num_warps=8, **constants,
+        *params.stride(), *values.stride(), *target.stride(), **constants,
     )  # fmt: skip
     target = target.unflatten(2, (H, W))
     return grad_params if target.stride() == grad_params.stride() else grad_params.copy_(target)
