@@ -137,7 +137,7 @@ def tile_of(HW, BLOCK: tl.constexpr, KP: tl.constexpr):
 # Math     log Σₖ softmax(π)ₖ Π_c P(v_c | μₖ_c, sₖ_c)                                        arXiv:1701.05517 eq. 2-3
 # Shapes   params (N, P, HW), values (N, C, HW), any strides; result (N, HW) contiguous; 64-bit offsets
 # Traffic  1 read of params and values, 1 write of a P-th of it
-# Launch   grid N·⌈HW / BLOCK⌉, 4 warps (backward 8), [BLOCK, KP] pixels × components, KP the power of two that holds K
+# Launch   grid N·⌈HW / BLOCK⌉, 8 warps, [BLOCK, KP] pixels × components, KP the power of two that holds K
 # Numerics float32 inside (float64 for float64); one fixed order of sums
 # Ragged   pixels and components masked; components beyond K weigh exp(−∞)
 @triton.jit
@@ -208,22 +208,24 @@ def store_channels(grad_params, channel, stride_c, value, inside):
     tl.store(grad_params + channel * stride_c, value, mask=inside)
 
 
-def _constants(params: Tensor, values: Tensor, levels: int, num_warps: int) -> dict[str, Any]:
-    """The kernels' constants: a tile has 512 pixels × components, 256 in float64, whose functions are long."""
+def _constants(params: Tensor, values: Tensor, levels: int) -> dict[str, Any]:
+    """The kernels' constants. A tile has 512 pixels × components over 8 warps, two a thread; in float64, where that
+    would spill, over 4 warps, and half as many for three colours.
+    """
     C = values.shape[1]
     K = params.shape[1] // CHANNELS[C]
     KP = triton.next_power_of_2(K)
     double = params.dtype == torch.float64
     return {
         "C": C, "K": K, "LEVELS": levels, "H": 1 / (levels - 1), "ACC": tl.float64 if double else tl.float32,
-        "BLOCK": max(1, (256 if double else 512) // KP), "KP": KP, "num_warps": 4 if double else num_warps,
+        "BLOCK": max(1, (256 if double and C == 3 else 512) // KP), "KP": KP, "num_warps": 4 if double else 8,
     }  # fmt: skip
 
 
 def discretized_logistic_mixture_triton(params: Tensor, values: Tensor, levels: int) -> Tensor:
     N, _, H, W = params.shape
     result = params.new_empty((N, H, W), dtype=torch.promote_types(params.dtype, torch.float32))
-    constants = _constants(params, values, levels, num_warps=4)
+    constants = _constants(params, values, levels)
     params, values = params.flatten(2), values.flatten(2)
     grid = (N * triton.cdiv(H * W, constants["BLOCK"]),)
     launch(
@@ -240,7 +242,7 @@ def discretized_logistic_mixture_backward_triton(
     N, _, H, W = params.shape
     grad_params = torch.empty_like(params)
     target = grad_params.flatten(2)
-    constants = _constants(params, values, levels, num_warps=8)
+    constants = _constants(params, values, levels)
     params, values = params.flatten(2), values.flatten(2)
     grid = (N * triton.cdiv(H * W, constants["BLOCK"]),)
     launch(
