@@ -1,7 +1,8 @@
 """Drop-in modules, state_dict-compatible with the torch module they replace."""
 
+from .conv_transpose2d_bn import ConvTranspose2dBatchNorm, ConvTranspose2dChain
 from .gated_activation import GatedActivation
 from .masked_conv2d import MaskedConv2d
 from .rsample_kl import GaussianRSample
 
-__all__ = ["GatedActivation", "GaussianRSample", "MaskedConv2d"]
+__all__ = ["ConvTranspose2dBatchNorm", "ConvTranspose2dChain", "GatedActivation", "GaussianRSample", "MaskedConv2d"]

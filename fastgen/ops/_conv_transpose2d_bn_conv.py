@@ -1,0 +1,199 @@
+"""Transposed convolution that normalises and activates what it loads, and takes statistics of what it stores."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._registry import define_op
+from ._conv_transpose2d_bn_norm import (
+    KERNELS,
+    accumulator,
+    activate,
+    activate_backward,
+    apply_backward_reference,
+    apply_reference,
+    layout,
+    statistics,
+)
+
+
+def result_shape(x: Tensor, weight: Tensor, stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int) -> tuple[int, ...]:
+    """Shape of the transposed convolution, as ``nn.ConvTranspose2d`` states it."""
+    H, W = (
+        (x.shape[2 + i] - 1) * stride[i]
+        - 2 * padding[i]
+        + dilation[i] * (weight.shape[2 + i] - 1)
+        + output_padding[i]
+        + 1
+        for i in range(2)
+    )
+    return x.shape[0], weight.shape[1] * groups, H, W
+
+
+def _normalized(x: Tensor, center: Tensor | None, scale: Tensor | None, shift: Tensor | None, activation: str, slope: float) -> Tensor:
+    if center is None or scale is None:
+        return x
+    return apply_reference(x, center, scale, shift, activation, slope, True)
+
+
+def conv_transpose2d_bn_reference(
+    x: Tensor,
+    center: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    x_activation: str,
+    x_slope: float,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    dilation: list[int],
+    groups: int,
+    activation: str,
+    slope: float,
+    take_statistics: bool,
+    channels_last: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    z = _normalized(x, center, scale, shift, x_activation, x_slope)
+    z = z.contiguous(memory_format=layout(channels_last))
+    y = F.conv_transpose2d(z, weight, bias, stride, padding, output_padding, groups, dilation)
+    y = activate(y, activation, slope).contiguous(memory_format=layout(channels_last))
+    mean, m2 = statistics(y) if take_statistics else (y.new_empty(0), y.new_empty(0))
+    return y, mean, m2
+
+
+def _total_gradient(
+    grad_y: Tensor, grad_mean: Tensor | None, grad_m2: Tensor | None, y: Tensor, mean: Tensor, activation: str, slope: float
+) -> Tensor:
+    """Gradient to the convolution's result: through itself, its mean and its M2."""
+    grad = activate_backward(grad_y, y, activation, slope)
+    if grad_mean is None or grad_m2 is None:
+        return grad
+    count = y.shape[0] * y.shape[2] * y.shape[3]
+    vectors = [v.view(1, -1, 1, 1) for v in (mean, 2 * grad_m2, grad_mean / max(count, 1))]
+    return (y - vectors[0]).mul_(vectors[1]).add_(vectors[2]).add_(grad).to(y.dtype)
+
+
+def conv_transpose2d_bn_backward_reference(
+    grad_y: Tensor,
+    grad_mean: Tensor | None,
+    grad_m2: Tensor | None,
+    y: Tensor,
+    mean: Tensor,
+    x: Tensor,
+    center: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    x_activation: str,
+    x_slope: float,
+    weight: Tensor,
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    dilation: list[int],
+    groups: int,
+    activation: str,
+    slope: float,
+    output_mask: list[bool],
+) -> tuple[Tensor, ...]:
+    """Gradients to x, center, scale, shift, weight, bias; ``output_mask``: of x (and its vectors), weight, bias."""
+    z = _normalized(x, center, scale, shift, x_activation, x_slope)
+    grad = _total_gradient(grad_y, grad_mean, grad_m2, y, mean, activation, slope)
+    grad_z, grad_weight, grad_bias = torch.ops.aten.convolution_backward.default(
+        grad, z, weight, [weight.shape[1] * groups], stride, padding, dilation, True, output_padding, groups, output_mask
+    )
+    empty = mean.new_empty(0)
+    grad_x, grad_center, grad_scale, grad_shift = x.new_empty(0), empty, empty.clone(), empty.clone()
+    if output_mask[0]:
+        grad_x = grad_z
+        if center is not None and scale is not None:
+            grad_x, grad_center, grad_scale, grad_shift = apply_backward_reference(
+                grad_z, x, center, scale, shift, x_activation, x_slope
+            )
+        grad_x = grad_x.contiguous(memory_format=layout(is_channels_last(x)))
+    grad_weight = grad_weight.contiguous() if output_mask[1] else x.new_empty(0)
+    return grad_x, grad_center, grad_scale, grad_shift, grad_weight, grad_bias if output_mask[2] else x.new_empty(0)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """The layout contract: channels_last is answered with channels_last, everything else with contiguous."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def _fake(x, center, scale, shift, x_activation, x_slope, weight, bias, *options):  # type: ignore[no-untyped-def]
+    *geometry, _activation, _slope, take_statistics, channels_last = options
+    size = result_shape(x, weight, *geometry)
+    y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout(channels_last))
+    mean = x.new_empty(size[1] if take_statistics else 0, dtype=accumulator(x.dtype) if take_statistics else x.dtype)
+    return y, mean, torch.empty_like(mean)
+
+
+def _fake_backward(grad_y, grad_mean, grad_m2, y, mean, x, center, scale, shift, x_activation, x_slope, weight, *options):  # type: ignore[no-untyped-def]
+    output_mask = options[-1]
+    like_x = {"dtype": x.dtype, "device": x.device, "memory_format": layout(is_channels_last(x))}
+    vectors = output_mask[0] and scale is not None
+    return (
+        torch.empty(x.shape, **like_x) if output_mask[0] else x.new_empty(0),
+        *(torch.empty_like(scale) if vectors else mean.new_empty(0) for _ in range(3)),
+        weight.new_empty(weight.shape) if output_mask[1] else x.new_empty(0),
+        weight.new_empty(y.shape[1]) if output_mask[2] else x.new_empty(0),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, center, scale, shift, *ctx.prologue, weight, _bias = inputs[:8]
+    ctx.options = inputs[8:15]
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, center, scale, shift, weight, *output[:2])
+
+
+def _backward(
+    ctx: Any, grad_y: Tensor | None, grad_mean: Tensor | None, grad_m2: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    x, center, scale, shift, weight, y, mean = ctx.saved_tensors
+    if grad_y is None:
+        grad_y = torch.zeros_like(y)
+    if grad_mean is not None or grad_m2 is not None:
+        grad_mean = torch.zeros_like(mean) if grad_mean is None else grad_mean
+        grad_m2 = torch.zeros_like(mean) if grad_m2 is None else grad_m2
+    mask = [any(ctx.needs_input_grad[:4]), ctx.needs_input_grad[6], ctx.needs_input_grad[7]]
+    grad_x, grad_center, grad_scale, grad_shift, grad_weight, grad_bias = (
+        torch.ops.fastgen.conv_transpose2d_bn_backward.default(
+            grad_y, grad_mean, grad_m2, y, mean, x, center, scale, shift, *ctx.prologue, weight, *ctx.options, mask
+        )
+    )
+    vectors: tuple[Tensor | None, ...] = (None, None, None)
+    if mask[0] and scale is not None:
+        vectors = (grad_center, grad_scale, None if shift is None else grad_shift.to(shift.dtype))
+    return (
+        grad_x if mask[0] else None, *vectors, None, None,
+        grad_weight if mask[1] else None, grad_bias if mask[2] else None, *([None] * 9),
+    )  # fmt: skip
+
+
+_GEOMETRY = "int[2] stride, int[2] padding, int[2] output_padding, int[2] dilation, int groups"
+define_op(
+    "conv_transpose2d_bn(Tensor x, Tensor? center, Tensor? scale, Tensor? shift, str x_activation, float x_slope, "
+    f"Tensor weight, Tensor? bias, {_GEOMETRY}, str activation, float slope, bool take_statistics, "
+    "bool channels_last) -> (Tensor y, Tensor mean, Tensor m2)",
+    kernels=KERNELS,
+    reference=conv_transpose2d_bn_reference,
+    fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+    contiguous=False,
+)
+define_op(
+    "conv_transpose2d_bn_backward(Tensor grad_y, Tensor? grad_mean, Tensor? grad_m2, Tensor y, Tensor mean, Tensor x, "
+    "Tensor? center, Tensor? scale, Tensor? shift, str x_activation, float x_slope, Tensor weight, "
+    f"{_GEOMETRY}, str activation, float slope, bool[3] output_mask) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    kernels=KERNELS,
+    reference=conv_transpose2d_bn_backward_reference,
+    fake=_fake_backward,
+    backward=None,
+    contiguous=False,
+)
