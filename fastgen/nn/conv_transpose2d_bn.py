@@ -1,7 +1,7 @@
 """ConvTranspose2dBatchNorm and chains of it: DCGAN's generator without normalised activations in memory."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -120,7 +120,7 @@ class ConvTranspose2dBatchNorm(nn.Sequential):
             ),
             nn.BatchNorm2d(out_channels, eps, momentum, affine, track_running_stats, **placed),
         )
-        self.activation = activation
+        self.activation: str = activation
         self.negative_slope = negative_slope
 
     @classmethod
@@ -147,17 +147,14 @@ class ConvTranspose2dBatchNorm(nn.Sequential):
             raise ValueError(f"bn: expected the {conv.out_channels} channels of conv, got {bn.num_features}")
         layer = cls.__new__(cls)
         nn.Sequential.__init__(layer, conv, bn)
-        layer.activation, layer.negative_slope = known  # type: ignore[assignment]
+        layer.activation, layer.negative_slope = known
         return layer
 
-    def forward(  # type: ignore[override]
-        self, x: Tensor | Deferred, deferred: bool = False, channels_last: bool | None = None
-    ) -> Any:
+    def forward(self, x: Tensor | Deferred, deferred: bool = False, channels_last: bool | None = None) -> Any:
         """The activation; with ``deferred``, in training, what the next layer computes it from while it loads."""
-        conv, bn = self
-        return run_conv_transpose2d_bn(
-            conv, bn, (self.activation, self.negative_slope), x, deferred=deferred, channels_last=channels_last  # type: ignore[arg-type]
-        )
+        conv, bn = cast("tuple[nn.ConvTranspose2d, nn.BatchNorm2d]", tuple(self))
+        kind = (self.activation, self.negative_slope)
+        return run_conv_transpose2d_bn(conv, bn, kind, x, deferred=deferred, channels_last=channels_last)
 
     def extra_repr(self) -> str:
         return f"activation={self.activation!r}" * (self.activation != "none")
@@ -180,9 +177,10 @@ class ConvTranspose2dChain(nn.Sequential):
             if isinstance(step, nn.Module):
                 value = step(value)
                 continue
+            conv, bn, activation = step
             inside = i + 1 < len(steps) and not isinstance(steps[i + 1], nn.Module)
             value = run_conv_transpose2d_bn(
-                *step, value, deferred=inside, channels_last=inside or channels_last
+                conv, bn, activation, value, deferred=inside, channels_last=inside or channels_last
             )
         return value
 

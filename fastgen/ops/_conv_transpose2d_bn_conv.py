@@ -3,10 +3,10 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .._registry import define_op
+from ._conv_transpose2d_bn_forms import convolve, convolve_backward, result_shape
 from ._conv_transpose2d_bn_norm import (
     KERNELS,
     accumulator,
@@ -19,20 +19,9 @@ from ._conv_transpose2d_bn_norm import (
 )
 
 
-def result_shape(x: Tensor, weight: Tensor, stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int) -> tuple[int, ...]:
-    """Shape of the transposed convolution, as ``nn.ConvTranspose2d`` states it."""
-    H, W = (
-        (x.shape[2 + i] - 1) * stride[i]
-        - 2 * padding[i]
-        + dilation[i] * (weight.shape[2 + i] - 1)
-        + output_padding[i]
-        + 1
-        for i in range(2)
-    )
-    return x.shape[0], weight.shape[1] * groups, H, W
-
-
-def _normalized(x: Tensor, center: Tensor | None, scale: Tensor | None, shift: Tensor | None, activation: str, slope: float) -> Tensor:
+def _normalized(
+    x: Tensor, center: Tensor | None, scale: Tensor | None, shift: Tensor | None, activation: str, slope: float
+) -> Tensor:
     if center is None or scale is None:
         return x
     return apply_reference(x, center, scale, shift, activation, slope, True)
@@ -59,14 +48,20 @@ def conv_transpose2d_bn_reference(
 ) -> tuple[Tensor, Tensor, Tensor]:
     z = _normalized(x, center, scale, shift, x_activation, x_slope)
     z = z.contiguous(memory_format=layout(channels_last))
-    y = F.conv_transpose2d(z, weight, bias, stride, padding, output_padding, groups, dilation)
+    y = convolve(z, weight, bias, stride, padding, output_padding, dilation, groups)
     y = activate(y, activation, slope).contiguous(memory_format=layout(channels_last))
     mean, m2 = statistics(y) if take_statistics else (y.new_empty(0), y.new_empty(0))
     return y, mean, m2
 
 
 def _total_gradient(
-    grad_y: Tensor, grad_mean: Tensor | None, grad_m2: Tensor | None, y: Tensor, mean: Tensor, activation: str, slope: float
+    grad_y: Tensor,
+    grad_mean: Tensor | None,
+    grad_m2: Tensor | None,
+    y: Tensor,
+    mean: Tensor,
+    activation: str,
+    slope: float,
 ) -> Tensor:
     """Gradient to the convolution's result: through itself, its mean and its M2."""
     grad = activate_backward(grad_y, y, activation, slope)
@@ -102,20 +97,16 @@ def conv_transpose2d_bn_backward_reference(
     """Gradients to x, center, scale, shift, weight, bias; ``output_mask``: of x (and its vectors), weight, bias."""
     z = _normalized(x, center, scale, shift, x_activation, x_slope)
     grad = _total_gradient(grad_y, grad_mean, grad_m2, y, mean, activation, slope)
-    grad_z, grad_weight, grad_bias = torch.ops.aten.convolution_backward.default(
-        grad, z, weight, [weight.shape[1] * groups], stride, padding, dilation, True, output_padding, groups, output_mask
-    )
-    empty = mean.new_empty(0)
-    grad_x, grad_center, grad_scale, grad_shift = x.new_empty(0), empty, empty.clone(), empty.clone()
-    if output_mask[0]:
-        grad_x = grad_z
+    geometry = [stride, padding, output_padding, dilation, groups]
+    grad_z, grad_weight, grad_bias = convolve_backward(grad, z, weight, geometry, output_mask)
+    grads = [x.new_empty(0), mean.new_empty(0), mean.new_empty(0), mean.new_empty(0)]
+    if grad_z is not None:
+        grads[0] = grad_z
         if center is not None and scale is not None:
-            grad_x, grad_center, grad_scale, grad_shift = apply_backward_reference(
-                grad_z, x, center, scale, shift, x_activation, x_slope
-            )
-        grad_x = grad_x.contiguous(memory_format=layout(is_channels_last(x)))
-    grad_weight = grad_weight.contiguous() if output_mask[1] else x.new_empty(0)
-    return grad_x, grad_center, grad_scale, grad_shift, grad_weight, grad_bias if output_mask[2] else x.new_empty(0)
+            grads[:] = apply_backward_reference(grad_z, x, center, scale, shift, x_activation, x_slope)
+        grads[0] = grads[0].contiguous(memory_format=layout(is_channels_last(x)))
+    grad_weight = x.new_empty(0) if grad_weight is None else grad_weight.contiguous()
+    return *grads, grad_weight, x.new_empty(0) if grad_bias is None else grad_bias
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -131,7 +122,7 @@ def _fake(x, center, scale, shift, x_activation, x_slope, weight, bias, *options
     return y, mean, torch.empty_like(mean)
 
 
-def _fake_backward(grad_y, grad_mean, grad_m2, y, mean, x, center, scale, shift, x_activation, x_slope, weight, *options):  # type: ignore[no-untyped-def]
+def _fake_backward(_g, _gm, _gq, y, mean, x, _center, scale, _shift, _x_act, _x_slope, weight, *options):  # type: ignore[no-untyped-def]
     output_mask = options[-1]
     like_x = {"dtype": x.dtype, "device": x.device, "memory_format": layout(is_channels_last(x))}
     vectors = output_mask[0] and scale is not None

@@ -53,7 +53,7 @@ def combine(counts: Tensor, means: Tensor, m2s: Tensor) -> tuple[Tensor, Tensor,
 
 def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and M2 = Σ(y − mean)² of every channel, each (C,), from the values as they are stored."""
-    N, C, H, W = y.shape
+    _N, C, H, W = y.shape
     dtype = accumulator(y.dtype)
     if y.numel() == 0:
         return torch.zeros(C, dtype=dtype, device=y.device), torch.zeros(C, dtype=dtype, device=y.device)

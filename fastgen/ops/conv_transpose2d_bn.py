@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ._conv_transpose2d_bn_checks import check_activation, check_batch_norm, check_convolution, check_count, pair
-from ._conv_transpose2d_bn_conv import is_channels_last, result_shape
+from ._conv_transpose2d_bn_conv import is_channels_last
 from ._conv_transpose2d_bn_fold import fold
+from ._conv_transpose2d_bn_forms import result_shape
 from ._conv_transpose2d_bn_norm import KERNELS, finalize_reference
 from ._conv_transpose2d_bn_sync import Synchronize, synchronized
 from ._dtypes import autocast_dtype
@@ -75,15 +76,21 @@ def conv_transpose2d_bn(
         x: (N, I, H, W), float32, float64, float16 or bfloat16; or what ``conv_transpose2d_bn_deferred`` answered.
         weight: (I, O / groups, KH, KW) as ``nn.ConvTranspose2d``'s, dtype of ``x``.
         bias: (O,) or None.
-        bn_weight, bn_bias: (O,) or None, any floating dtype.
-        running_mean, running_var: (O,) or None; updated in place when ``training``, the variance unbiased.
+        bn_weight: (O,) or None; like the three that follow, of any floating dtype.
+        bn_bias: (O,) or None.
+        running_mean: (O,) or None, updated in place when ``training``.
+        running_var: as ``running_mean``; the variance that goes into it is unbiased.
         training: normalise by the batch instead of the running statistics.
         momentum: share of the batch in the running statistics; None: their average over all batches so far, which
             ``num_batches_tracked`` counts.
         eps: added to the variance.
-        stride, padding, output_padding, dilation, groups: as ``nn.ConvTranspose2d``'s. Kernel 4, stride 2, padding 1 is
-            computed as four 2×2 convolutions; a 1×1 image without padding as a matrix product; other geometries by
-            ``torch.conv_transpose2d``, with the same statistics and normalisation.
+        stride: like the four that follow, as ``nn.ConvTranspose2d``'s. A CUDA kernel computes every geometry without
+            dilation and groups: kernel 4, stride 2, padding 1 as four 2×2 convolutions, a 1×1 image without padding as
+            a matrix product. Dilated, grouped or in float64 the convolution is ``torch.conv_transpose2d``.
+        padding: of the result, zeros.
+        output_padding: added to one side of the result.
+        dilation: distance of taps.
+        groups: of channels.
         activation: "none", "relu", "leaky_relu" or "tanh".
         negative_slope: of "leaky_relu", at least 0.
         num_batches_tracked: int64 scalar, incremented when ``training``; or None.
@@ -145,7 +152,6 @@ def conv_transpose2d_bn_deferred(
     vectors = {"bn_weight": bn_weight, "bn_bias": bn_bias, "running_mean": running_mean, "running_var": running_var}
     check_batch_norm(channels, vectors, training, momentum, num_batches_tracked)
     if not training:
-        assert running_mean is not None and running_var is not None
         weight, bias = fold(weight, bias, bn_weight, bn_bias, running_mean, running_var, groups, eps)
         return _convolve(x, weight, bias, geometry, activation, negative_slope, False, channels_last)[0]
 
