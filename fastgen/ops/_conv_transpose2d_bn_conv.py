@@ -10,11 +10,11 @@ from ._conv_transpose2d_bn_forms import convolve, convolve_backward, result_shap
 from ._conv_transpose2d_bn_norm import (
     KERNELS,
     accumulator,
-    activate,
+    activate_,
     activate_backward,
-    apply_backward_reference,
     apply_reference,
     layout,
+    normalize_backward,
     statistics,
 )
 
@@ -47,9 +47,8 @@ def conv_transpose2d_bn_reference(
     channels_last: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     z = _normalized(x, center, scale, shift, x_activation, x_slope)
-    z = z.contiguous(memory_format=layout(channels_last))
     y = convolve(z, weight, bias, stride, padding, output_padding, dilation, groups)
-    y = activate(y, activation, slope).contiguous(memory_format=layout(channels_last))
+    y = activate_(y, activation, slope).contiguous(memory_format=layout(channels_last))
     mean, m2 = statistics(y) if take_statistics else (y.new_empty(0), y.new_empty(0))
     return y, mean, m2
 
@@ -103,10 +102,15 @@ def conv_transpose2d_bn_backward_reference(
     if grad_z is not None:
         grads[0] = grad_z
         if center is not None and scale is not None:
-            grads[:] = apply_backward_reference(grad_z, x, center, scale, shift, x_activation, x_slope)
+            grads[:] = normalize_backward(grad_z, z, x, center, scale, x_activation, x_slope)
         grads[0] = grads[0].contiguous(memory_format=layout(is_channels_last(x)))
-    grad_weight = x.new_empty(0) if grad_weight is None else grad_weight.contiguous()
-    return *grads, grad_weight, x.new_empty(0) if grad_bias is None else grad_bias
+    if grad_weight is not None:
+        grad_weight = grad_weight.contiguous(memory_format=layout(is_channels_last(weight)))
+    return *grads, *(x.new_empty(0) if grad is None else grad for grad in (grad_weight, grad_bias))
+
+
+def _empty_like(x: Tensor) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout(is_channels_last(x)))
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -124,12 +128,11 @@ def _fake(x, center, scale, shift, x_activation, x_slope, weight, bias, *options
 
 def _fake_backward(_g, _gm, _gq, y, mean, x, _center, scale, _shift, _x_act, _x_slope, weight, *options):  # type: ignore[no-untyped-def]
     output_mask = options[-1]
-    like_x = {"dtype": x.dtype, "device": x.device, "memory_format": layout(is_channels_last(x))}
     vectors = output_mask[0] and scale is not None
     return (
-        torch.empty(x.shape, **like_x) if output_mask[0] else x.new_empty(0),
+        _empty_like(x) if output_mask[0] else x.new_empty(0),
         *(torch.empty_like(scale) if vectors else mean.new_empty(0) for _ in range(3)),
-        weight.new_empty(weight.shape) if output_mask[1] else x.new_empty(0),
+        _empty_like(weight) if output_mask[1] else x.new_empty(0),
         weight.new_empty(y.shape[1]) if output_mask[2] else x.new_empty(0),
     )
 

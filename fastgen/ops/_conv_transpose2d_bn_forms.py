@@ -1,5 +1,6 @@
 """Transposed convolution in plain torch, in the form that suits its geometry, and its gradients."""
 
+import math
 from typing import Any
 
 import torch
@@ -48,7 +49,14 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> 
     if O <= FEW and _is_doubling(weight, *geometry):
         return _doubled(x, weight, bias)
     stride, padding, output_padding, dilation, groups = geometry
+    x = x.contiguous(memory_format=_cheaper_layout(x, weight, *geometry))
     return F.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def _cheaper_layout(x: Tensor, weight: Tensor, *geometry: Any) -> torch.memory_format:
+    """What is contiguous is converted for oneDNN, which works in channels_last: the images, unless the weight is more."""
+    pixels = x.numel() + math.prod(result_shape(x, weight, *geometry))
+    return torch.contiguous_format if weight.is_contiguous() and weight.numel() > pixels else torch.channels_last
 
 
 def _doubled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -79,6 +87,8 @@ def convolve_backward(
         )
     stride, padding, output_padding, dilation, groups = geometry
     channels = [weight.shape[1] * groups]
+    cheaper = _cheaper_layout(x, weight, *geometry)
+    grad, x = grad.contiguous(memory_format=cheaper), x.contiguous(memory_format=cheaper)
     return torch.ops.aten.convolution_backward.default(
         grad, x, weight, channels, stride, padding, dilation, True, output_padding, groups, output_mask
     )

@@ -22,18 +22,19 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def activate(pre: Tensor, activation: str, slope: float) -> Tensor:
+def activate_(pre: Tensor, activation: str, slope: float) -> Tensor:
+    """In place: ``pre`` is the caller's own and has not been seen by autograd."""
     if activation == "relu":
-        return torch.relu(pre)
+        return torch.relu_(pre)
     if activation == "leaky_relu":
-        return torch.nn.functional.leaky_relu(pre, slope)
+        return torch.nn.functional.leaky_relu_(pre, slope)
     if activation == "tanh":
-        return torch.tanh(pre)
+        return torch.tanh_(pre)
     return pre
 
 
 def activate_backward(grad: Tensor, result: Tensor, activation: str, slope: float) -> Tensor:
-    """Gradient of ``activate``, from its result: the mask is recomputed, never stored."""
+    """Gradient of the activation, from its result: the mask is recomputed, never stored."""
     if activation == "relu":
         return torch.ops.aten.threshold_backward.default(grad, result, 0)
     if activation == "leaky_relu":
@@ -138,14 +139,22 @@ def apply_reference(
     one = torch.ones_like(scale)
     affine = torch.ops.aten.native_batch_norm.default  # (y - center) / sqrt(1 + 0) · scale + shift, in one pass
     z = affine(y, scale, shift, center, one, False, 0.0, 0.0)[0]
-    return activate(z, activation, slope).contiguous(memory_format=layout(channels_last))
+    return activate_(z, activation, slope).contiguous(memory_format=layout(channels_last))
 
 
 def apply_backward_reference(
     grad_z: Tensor, y: Tensor, center: Tensor, scale: Tensor, shift: Tensor | None, activation: str, slope: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients to y, center, scale, shift."""
-    z = apply_reference(y, center, scale, shift, activation, slope, True)
+    return normalize_backward(
+        grad_z, apply_reference(y, center, scale, shift, activation, slope, True), y, center, scale, activation, slope
+    )
+
+
+def normalize_backward(
+    grad_z: Tensor, z: Tensor, y: Tensor, center: Tensor, scale: Tensor, activation: str, slope: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same, for who has the result ``z`` already."""
     grad = activate_backward(grad_z.contiguous(memory_format=torch.channels_last), z, activation, slope)
     one = torch.ones_like(scale)
     backward = torch.ops.aten.native_batch_norm_backward.default
