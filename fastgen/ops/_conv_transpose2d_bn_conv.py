@@ -53,7 +53,7 @@ def conv_transpose2d_bn_reference(
     return y, mean, m2
 
 
-def _total_gradient(
+def total_gradient_reference(
     grad_y: Tensor,
     grad_mean: Tensor | None,
     grad_m2: Tensor | None,
@@ -95,7 +95,7 @@ def conv_transpose2d_bn_backward_reference(
 ) -> tuple[Tensor, ...]:
     """Gradients to x, center, scale, shift, weight, bias; ``output_mask``: of x (and its vectors), weight, bias."""
     z = _normalized(x, center, scale, shift, x_activation, x_slope)
-    grad = _total_gradient(grad_y, grad_mean, grad_m2, y, mean, activation, slope)
+    grad = total_gradient_reference(grad_y, grad_mean, grad_m2, y, mean, activation, slope)
     geometry = [stride, padding, output_padding, dilation, groups]
     grad_z, grad_weight, grad_bias = convolve_backward(grad, z, weight, geometry, output_mask)
     grads = [x.new_empty(0), mean.new_empty(0), mean.new_empty(0), mean.new_empty(0)]

@@ -54,7 +54,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> 
 
 
 def _cheaper_layout(x: Tensor, weight: Tensor, *geometry: Any) -> torch.memory_format:
-    """What is contiguous is converted for oneDNN, which works in channels_last: the images, unless the weight is more."""
+    """Contiguous tensors are converted for oneDNN, which works in channels_last: images, unless the weight is more."""
     pixels = x.numel() + math.prod(result_shape(x, weight, *geometry))
     return torch.contiguous_format if weight.is_contiguous() and weight.numel() > pixels else torch.channels_last
 
