@@ -242,7 +242,7 @@ def conv_transpose2d_bn_backward_triton(
     grads = [x.new_empty(0), mean.new_empty(0), mean.new_empty(0), mean.new_empty(0), x.new_empty(0), x.new_empty(0)]
     if output_mask[0]:
         grads[0] = torch.empty_like(x, memory_format=torch.channels_last)
-        tile = tiles(x, M, I, O)
+        tile = tiles("grad_x", x, M, I, O)
         slots = triton.cdiv(M, tile.m)
         sums = None if scale is None else scale.new_empty(2, I, slots)
         launch(
@@ -255,7 +255,7 @@ def conv_transpose2d_bn_backward_triton(
             grads[1:4] = vector_gradients(sums, scale)
     if output_mask[1]:
         grads[4] = torch.empty_like(weight, memory_format=layout(is_channels_last(weight)))
-        tile = tiles(x, I, O, M)
+        tile = tiles("grad_weight", x, I, O, M)
         grid = (triton.cdiv(I, tile.m) * triton.cdiv(O, tile.n), geometric["KH"] * geometric["KW"])
         wanted = min(triton.cdiv(PROGRAMS, grid[0] * grid[1]), triton.cdiv(M, 4 * tile.k))
         rows = triton.cdiv(triton.cdiv(M, max(wanted, 1)), tile.k) * tile.k
@@ -287,7 +287,11 @@ def _general(
     """Dilated or grouped: torch's convolution, the kernels for what is around it."""
     x, *vectors, x_activation, x_slope = prologue
     scale = vectors[1]
-    z = x if scale is None else conv_transpose2d_bn_apply_triton(x, *vectors, x_activation, x_slope, True)
+    z = (
+        x
+        if scale is None
+        else conv_transpose2d_bn_apply_triton(x, vectors[0], scale, vectors[2], x_activation, x_slope, True)
+    )
     grad_y, grad_mean, grad_m2, y, mean = tensors
     grad = total_gradient_reference(grad_y, grad_mean, grad_m2, y, mean, kind, slope)
     empty = mean.new_empty(0)

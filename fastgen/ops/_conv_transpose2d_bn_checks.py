@@ -26,7 +26,7 @@ def pair(name: str, value: Any, least: int) -> list[int]:
     return both
 
 
-def check_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: list[Any]) -> None:
+def check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: list[Any]) -> None:
     stride, _padding, output_padding, dilation, groups = geometry
     if weight.dim() != 4:
         raise ValueError(f"weight: expected shape (I, O / groups, KH, KW), got {tuple(weight.shape)}")
@@ -43,6 +43,9 @@ def check_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: 
                 f"output_padding: expected less than stride {tuple(stride)} or dilation {tuple(dilation)}, "
                 f"got {tuple(output_padding)}"
             )
+
+
+def check_dtypes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     check_floating("x", x)
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None and tensor.dtype != x.dtype:

@@ -15,6 +15,7 @@ from ._conv_transpose2d_bn_norm import (
     apply_reference,
     layout,
     normalize_backward,
+    per_channel,
     statistics,
 )
 
@@ -67,8 +68,8 @@ def total_gradient_reference(
     if grad_mean is None or grad_m2 is None:
         return grad
     count = y.shape[0] * y.shape[2] * y.shape[3]
-    vectors = [v.view(1, -1, 1, 1) for v in (mean, 2 * grad_m2, grad_mean / max(count, 1))]
-    return (y - vectors[0]).mul_(vectors[1]).add_(vectors[2]).add_(grad).to(y.dtype)
+    center, slant, constant = map(per_channel, (mean, 2 * grad_m2, grad_mean / max(count, 1)))
+    return (y - center).mul_(slant).add_(constant).add_(grad).to(y.dtype)
 
 
 def conv_transpose2d_bn_backward_reference(

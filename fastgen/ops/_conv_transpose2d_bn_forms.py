@@ -54,9 +54,13 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> 
 
 
 def _cheaper_layout(x: Tensor, weight: Tensor, *geometry: Any) -> torch.memory_format:
-    """Contiguous tensors are converted for oneDNN, which works in channels_last: images, unless the weight is more."""
+    """Contiguous tensors are converted for oneDNN, which works in channels_last: images, unless the weight is more.
+
+    Its grouped gradient to the weight loses digits in channels_last.
+    """
     pixels = x.numel() + math.prod(result_shape(x, weight, *geometry))
-    return torch.contiguous_format if weight.is_contiguous() and weight.numel() > pixels else torch.channels_last
+    heavy = weight.is_contiguous() and weight.numel() > pixels
+    return torch.contiguous_format if heavy or geometry[-1] > 1 else torch.channels_last
 
 
 def _doubled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

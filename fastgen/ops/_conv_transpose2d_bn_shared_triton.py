@@ -83,13 +83,20 @@ class Tiles:
         return {"PRECISION": self.precision, "num_warps": self.warps, "num_stages": self.stages}
 
 
-def tiles(x: Tensor, M: int, N: int, K: int) -> Tiles:
-    """For a product of (M, K) by (K, N) in the dtype of ``x``; between 16 and 128 in each direction."""
+#: The largest tile, by what a product is for and what it multiplies in: as large as registers allow.
+LARGEST = {
+    ("result", "half"): (128, 128, 64), ("grad_x", "half"): (128, 64, 32), ("grad_weight", "half"): (128, 64, 32),
+    ("result", "tf32"): (64, 64, 32), ("grad_x", "tf32"): (64, 32, 32), ("grad_weight", "tf32"): (64, 32, 32),
+    ("result", "ieee"): (64, 64, 16), ("grad_x", "ieee"): (64, 64, 16), ("grad_weight", "ieee"): (64, 32, 16),
+}  # fmt: skip
+
+
+def tiles(product: str, x: Tensor, M: int, N: int, K: int) -> Tiles:
+    """For a product of (M, K) by (K, N) in the dtype of ``x``; at least 16 in each direction."""
     precision = float32_precision() if x.dtype == torch.float32 else "ieee"
-    most = (64, 64, 16) if x.dtype == torch.float32 and precision == "ieee" else (128, 128, 64)
-    if x.dtype == torch.float32 and precision == "tf32":
-        most = (128, 64, 32)
-    m, n, k = (min(limit, max(16, triton.next_power_of_2(size))) for limit, size in zip(most, (M, N, K), strict=True))
+    largest = LARGEST[product, precision if x.dtype == torch.float32 else "half"]
+    sizes = zip(largest, (M, N, K), strict=True)
+    m, n, k = (min(limit, max(16, triton.next_power_of_2(size))) for limit, size in sizes)
     return Tiles(m, n, k, precision, 8 if m * n >= 128 * 128 else 4, 2 if capability(x)[0] == 12 else 3)
 
 

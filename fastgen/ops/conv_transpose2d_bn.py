@@ -5,7 +5,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ._conv_transpose2d_bn_checks import check_activation, check_batch_norm, check_convolution, check_count, pair
+from ._conv_transpose2d_bn_checks import (
+    check_activation,
+    check_batch_norm,
+    check_count,
+    check_dtypes,
+    check_shapes,
+    pair,
+)
 from ._conv_transpose2d_bn_conv import is_channels_last
 from ._conv_transpose2d_bn_fold import fold
 from ._conv_transpose2d_bn_forms import result_shape
@@ -148,6 +155,7 @@ def conv_transpose2d_bn_deferred(
     """
     check_activation(activation, negative_slope)
     geometry = _geometry(stride, padding, output_padding, dilation, groups)
+    check_shapes(x.raw if isinstance(x, Deferred) else x, weight, bias, geometry)
     channels = weight.shape[1] * groups
     vectors = {"bn_weight": bn_weight, "bn_bias": bn_bias, "running_mean": running_mean, "running_var": running_var}
     check_batch_norm(channels, vectors, training, momentum, num_batches_tracked)
@@ -189,6 +197,7 @@ def conv_transpose2d_activation(
     """
     check_activation(activation, negative_slope)
     geometry = _geometry(stride, padding, output_padding, dilation, groups)
+    check_shapes(x.raw if isinstance(x, Deferred) else x, weight, bias, geometry)
     if channels_last is None:
         channels_last = is_channels_last(x.raw if isinstance(x, Deferred) else x)
     return _convolve(x, weight, bias, geometry, activation, negative_slope, False, channels_last)[0]
@@ -216,7 +225,7 @@ def _convolve(
         if isinstance(x, Deferred) and raw.dtype != dtype:  # what is rounded is the activation
             raw, prologue = x.materialize(True), [None, None, None, "none", 0.0]
         raw = raw.to(dtype)
-    check_convolution(raw, weight, bias, geometry)
+    check_dtypes(raw, weight, bias)
     return torch.ops.fastgen.conv_transpose2d_bn.default(
         raw, *prologue, weight, bias, *geometry, activation, slope, take_statistics, channels_last
     )

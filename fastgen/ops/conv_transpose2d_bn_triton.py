@@ -166,7 +166,7 @@ def conv_transpose2d_bn_triton(
         constants = strides_and_padding(x, weight, geometry)
         HQ, WQ = triton.cdiv(HO, constants["SH"]), triton.cdiv(WO, constants["SW"])
         M, phases = N * HQ * WQ, constants["SH"] * constants["SW"]
-        tile = tiles(x, M, O, weight.shape[0])
+        tile = tiles("result", x, M, O, weight.shape[0])
         slots = triton.cdiv(M, tile.m) * phases
         parts = [torch.empty(shape, **float32) for shape in ((slots,), (O, slots), (O, slots))]
         launch(
