@@ -30,12 +30,12 @@ CASES = {
     "empty": ((0, 3, 5, 2, 2), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
     "one": ((1, 1, 1, 1, 1), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
     "primes": ((5, 7, 11, 5, 3), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
-    "to an image": ((2, 18, 3, 8, 8), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
+    "to an image": ((2, 18, 3, 7, 5), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
     "product": ((13, 20, 17, 1, 1), ([4, 4], [1, 1], [0, 0], [0, 0], [1, 1], 1)),
-    "any": ((3, 5, 3, 4, 5), ([3, 5], [2, 3], [1, 2], [1, 0], [1, 1], 1)),
-    "grouped": ((5, 4, 6, 5, 3), ([3, 3], [2, 2], [1, 1], [1, 1], [1, 1], 2)),
+    "any": ((3, 5, 19, 4, 5), ([3, 5], [2, 3], [1, 2], [1, 0], [1, 1], 1)),
+    "grouped": ((5, 8, 22, 5, 3), ([3, 3], [2, 2], [1, 1], [1, 1], [1, 1], 2)),
     "dilated": ((5, 4, 3, 5, 4), ([3, 3], [1, 1], [2, 2], [0, 0], [2, 2], 1)),
-    "real": ((4, 64, 32, 8, 8), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
+    "real": ((2, 64, 32, 8, 8), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
 }
 
 
@@ -55,14 +55,12 @@ def check(
     args = (x, *prologue, weight, bias, *geometry, activation, 0.2, statistics, layout is channels_last)
     assert_op_parity(OP, conv_transpose2d_bn_reference, *args, kernel=kernels.conv_transpose2d_bn_triton)
     y, mean, m2 = conv_transpose2d_bn_reference(*args)
-    grads = [layout(torch.randn_like(y)), torch.randn_like(mean), torch.randn_like(m2) / 9]
+    grads = [layout(torch.randn_like(y)), torch.randn_like(mean), torch.randn_like(m2) / 99]
     grads = grads if statistics else [grads[0], None, None]
-    for mask in ([True] * 3, [False, True, False], [True, False, False]):
+    for mask in ([True] * 3, [False, N > 1, False]):
         args = (*grads, y, mean, x, *prologue, weight, *geometry, activation, 0.2, mask)
         backward = kernels.conv_transpose2d_bn_backward_triton
         assert_op_parity(BACKWARD, conv_transpose2d_bn_backward_reference, *args, kernel=backward)
-        if N * H * W > 100:
-            break
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
@@ -80,7 +78,8 @@ def test_parity_of_a_first_and_of_a_last_layer(name: str, layout: Any, triton_de
     case = CASES[name]
     check(case, (None, None, None, "none", 0.0), "none", torch.float32, triton_device, layout)
     prologue = (*vectors(case[0][1], triton_device)[:2], None, "relu", 0.0)
-    check(case, prologue, "tanh", torch.float32, triton_device, layout)
+    check(case, prologue, "leaky_relu", torch.float32, triton_device, layout)
+    check(case, prologue, "tanh", torch.float16, triton_device, layout)
 
 
 def test_float64_is_the_reference(triton_device: str) -> None:
@@ -89,11 +88,12 @@ def test_float64_is_the_reference(triton_device: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
-@pytest.mark.parametrize("size", [(0, 3, 2, 2), (1, 1, 1, 1), (3, 37, 5, 7), (2, 5, 16, 16)])
+@pytest.mark.parametrize("size", [(0, 3, 2, 2), (1, 1, 1, 1), (3, 37, 5, 7), (2, 19, 16, 16)])
 def test_normalisation(size: tuple[int, ...], dtype: torch.dtype, triton_device: str) -> None:
     y = torch.randn(size, device=triton_device).to(dtype)
     center, scale, shift = vectors(size[1], triton_device)
-    for activation, given in (("none", shift), ("tanh", None), ("leaky_relu", shift.to(dtype))):
+    middle = "relu" if dtype == torch.float32 else "tanh"
+    for activation, given in (("none", shift), (middle, None), ("leaky_relu", shift.to(dtype))):
         for layout in (channels_last, contiguous):
             args = (layout(y), center, scale, given, activation, 0.2)
             for last in (True, False):
@@ -102,6 +102,12 @@ def test_normalisation(size: tuple[int, ...], dtype: torch.dtype, triton_device:
             backward = kernels.conv_transpose2d_bn_apply_backward_triton
             grad = layout(torch.randn_like(y))
             assert_op_parity(APPLY_BACKWARD, apply_backward_reference, grad, *args, kernel=backward)
+
+
+def test_tanh_in_float32(triton_device: str) -> None:
+    y = channels_last(torch.randn(2, 19, 16, 16, device=triton_device))
+    args = (y, *vectors(19, triton_device), "tanh", 0.0, True)
+    assert_op_parity(APPLY, apply_reference, *args, kernel=kernels.conv_transpose2d_bn_apply_triton)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
