@@ -29,7 +29,7 @@ HALVES = (torch.float16, torch.bfloat16)
 CASES = {
     "empty": ((0, 3, 5, 2, 2), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
     "one": ((1, 1, 1, 1, 1), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
-    "primes": ((5, 7, 11, 5, 3), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
+    "primes": ((3, 7, 11, 5, 3), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
     "to an image": ((2, 18, 3, 7, 5), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
     "product": ((13, 20, 17, 1, 1), ([4, 4], [1, 1], [0, 0], [0, 0], [1, 1], 1)),
     "any": ((3, 5, 19, 4, 5), ([3, 5], [2, 3], [1, 2], [1, 0], [1, 1], 1)),
@@ -73,7 +73,7 @@ def test_parity(name: str, dtype: torch.dtype, triton_device: str) -> None:
 
 
 @pytest.mark.parametrize("layout", [contiguous, channels_last, sliced])
-@pytest.mark.parametrize("name", ["primes", "product", "any", "grouped"])
+@pytest.mark.parametrize("name", ["primes", "product", "grouped"])
 def test_parity_of_a_first_and_of_a_last_layer(name: str, layout: Any, triton_device: str) -> None:
     case = CASES[name]
     check(case, (None, None, None, "none", 0.0), "none", torch.float32, triton_device, layout)

@@ -21,7 +21,7 @@ from ._conv_transpose2d_bn_norm import (
 from ._conv_transpose2d_bn_shared_triton import BLOCK, activation, activation_backward, pixels_last, rounded, vectors
 from ._triton import launch
 
-PIXELS, CHANNELS = 64, 32  # the tile of kernels over an image
+PIXELS, CHANNELS = 32, 64  # the tile of kernels over an image
 
 
 @triton.jit
