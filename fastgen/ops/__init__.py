@@ -1,6 +1,7 @@
 """The ops: one module each, with docstring, reference, fake kernel, autograd and public function."""
 
 from . import sample
+from .conv_transpose2d_bn import conv_transpose2d_bn
 from .discretized_logistic_mixture import discretized_logistic_mixture
 from .gated_activation import gated_activation
 from .gated_residual_block import gated_residual_block
@@ -8,6 +9,7 @@ from .masked_conv2d import masked_conv2d, masked_conv2d_mask
 from .rsample_kl import rsample_kl
 
 __all__ = [
+    "conv_transpose2d_bn",
     "discretized_logistic_mixture",
     "gated_activation",
     "gated_residual_block",
