@@ -1,0 +1,70 @@
+"""What fuse did: a table of what was swapped, and of what was looked at and left, with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from .swap import restore
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """Attributes: the modules' ``path``; what they were; what runs now; what differs, or ""."""
+
+    path: str
+    was: str
+    now: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Left:
+    """Attributes: the module's ``path``; what it is; why it was not swapped."""
+
+    path: str
+    what: str
+    reason: str
+
+
+@dataclass
+class FuseReport:
+    """What one call of :func:`fastgen.fuse` did. ``str()`` is a table; ``undo()`` takes the swaps back.
+
+    Attributes:
+        swapped: one entry for each op that runs instead of modules.
+        left: what was looked at and not swapped.
+    """
+
+    swapped: list[Swapped] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+    _modules: list[tuple[str, nn.Module]] = field(default_factory=list, repr=False, compare=False)
+
+    def undo(self) -> None:
+        """Give every module that this call swapped its own class back. What is undone already stays as it is.
+
+        Raises:
+            ValueError: the class of one was changed again since, as registering a parametrization does.
+        """
+        restore(self._modules)
+
+    def __str__(self) -> str:
+        lines = []
+        if self.swapped:
+            rows = [(entry.path or "model", entry.was, entry.now, entry.note) for entry in self.swapped]
+            lines += _table(("swapped", "was", "runs now", "what differs"), rows)
+        else:
+            lines.append("nothing was swapped")
+        if self.left:
+            rows = [(entry.path or "model", entry.what, entry.reason) for entry in self.left]
+            lines += ["", *_table(("left", "is", "because"), rows)]
+        return "\n".join(lines)
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    if not any(row[-1] for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    rule = tuple("─" * width for width in widths)
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, rule, *rows)]
