@@ -63,8 +63,8 @@ def prove(module: nn.Module) -> MaskSpec:
 
 
 def _trial(module: nn.Module, twin: nn.Module, N: int, H: int, W: int) -> MaskSpec:
-    weights = [t for _, t in held_tensors(twin) if t.dim() == 4 and t.requires_grad]
-    channels = next((t.shape[1] for t in weights), getattr(twin, "in_channels", 1))
+    weights = [t for _, t in held_tensors(twin) if t.dim() == 4 and isinstance(t, nn.Parameter)]
+    channels = max(weights, key=lambda t: t.requires_grad).shape[1] if weights else 1
     generator = torch.Generator().manual_seed(0)
     x = integers((N, channels, H, W), generator).requires_grad_()
     recorder, calls = Recorder(), []
