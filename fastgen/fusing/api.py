@@ -19,9 +19,9 @@ def fuse(model: nn.Module) -> FuseReport:
 
     * Masked convolutions, in whatever way the mask is applied → :func:`fastgen.ops.masked_conv2d`, with a following
       ReLU, ELU or GatedActivation of the same Sequential.
-    * ConvTranspose2d → BatchNorm2d or SyncBatchNorm → ReLU, LeakyReLU or Tanh, in a Sequential or in a forward that calls
-      them one after the other → :func:`fastgen.ops.conv_transpose2d_bn`; in a chain of them the normalised activations are
-      never written.
+    * ConvTranspose2d → BatchNorm2d or SyncBatchNorm → ReLU, LeakyReLU or Tanh, in a Sequential or in a forward that
+      calls them one after the other → :func:`fastgen.ops.conv_transpose2d_bn`; in a chain of them the normalised
+      activations are never written.
     * Modules without parameters that draw z ~ N(mu, exp(logvar)), with or without its KL divergence of each example →
       :func:`fastgen.ops.rsample_kl`.
 
@@ -73,7 +73,7 @@ def _check_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError(f"model: expected a module in Python, got a {type(model).__name__}; fuse it before it is scripted")
+        raise TypeError(f"model: expected a module in Python, got a {type(model).__name__}; fuse before scripting")
 
 
 @contextmanager

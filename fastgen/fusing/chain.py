@@ -27,7 +27,7 @@ class FusedSequential(Fused):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if kwargs or len(args) != 1:
-            return super().forward(*args, **kwargs)  # type: ignore[misc]
+            return super().forward(*args, **kwargs)
         return run_sequence(list(self._modules.values()), args[0])  # type: ignore[arg-type]
 
 
@@ -54,7 +54,7 @@ def run_sequence(modules: Sequence[nn.Module], x: Any) -> Any:
             continue
         epilogue = masked_epilogue(flat, i)
         if epilogue and can_run(flat[i], x):
-            x = run(flat[i], flat[i]._fastgen_spec, x, epilogue)
+            x = run(flat[i], type(flat[i])._fastgen_spec, x, epilogue)  # type: ignore[attr-defined]
             i += 2
             continue
         x = flat[i](x)
@@ -64,8 +64,7 @@ def run_sequence(modules: Sequence[nn.Module], x: Any) -> Any:
 
 def is_sequential(module: nn.Module) -> bool:
     """Whether calling it is calling what it holds, one after the other."""
-    own = own_class(module)
-    return isinstance(module, nn.Sequential) and own.forward is nn.Sequential.forward
+    return isinstance(module, nn.Sequential) and own_class(module).forward is nn.Sequential.forward
 
 
 def flatten(modules: Iterable[nn.Module]) -> list[nn.Module]:
@@ -79,8 +78,8 @@ def flatten(modules: Iterable[nn.Module]) -> list[nn.Module]:
     return flat
 
 
-def transposed(flat: Sequence[nn.Module], i: int) -> tuple[nn.Module | None, tuple[str, float], int]:
-    """The batch norm and the activation after the ConvTranspose2d at ``i``, and where they end; ``i`` if there is none."""
+def transposed(flat: Sequence[nn.Module], i: int) -> tuple[Any, tuple[str, float], int]:
+    """Batch norm and activation after the ConvTranspose2d at ``i``, and where they end; ``i`` if there is none."""
     conv = flat[i]
     if type(conv) is not nn.ConvTranspose2d or observed(conv):
         return None, ("none", 0.0), i
@@ -96,17 +95,17 @@ def transposed(flat: Sequence[nn.Module], i: int) -> tuple[nn.Module | None, tup
 
 
 def _normalises(module: nn.Module, conv: nn.ConvTranspose2d) -> bool:
-    return type(module) in (nn.BatchNorm2d, nn.SyncBatchNorm) and module.num_features == conv.out_channels
+    known: Any = type(module)
+    return known in (nn.BatchNorm2d, nn.SyncBatchNorm) and bool(module.num_features == conv.out_channels)
 
 
 def _is_batch(x: Any, conv: nn.Module) -> bool:
-    return isinstance(x, Tensor) and x.dim() == 4 and conv.weight.dtype in FLOATING  # type: ignore[union-attr]
+    weight: Any = conv.weight
+    return isinstance(x, Tensor) and x.dim() == 4 and weight.dtype in FLOATING
 
 
-def masked_epilogue(
-    flat: Sequence[nn.Module], i: int, specs: dict[nn.Module, Any] | None = None
-) -> str | None:
-    """The activation after the masked convolution at ``i`` that it can take along. ``specs``: before they are swapped."""
+def masked_epilogue(flat: Sequence[nn.Module], i: int, specs: dict[nn.Module, Any] | None = None) -> str | None:
+    """The activation that the masked convolution at ``i`` can take along. ``specs``: of those not swapped yet."""
     module = flat[i]
     spec = (specs or {}).get(module, module._fastgen_spec if isinstance(module, MaskedConv) else None)
     if not isinstance(spec, MaskSpec) or i + 1 == len(flat) or observed(module) or observed(flat[i + 1]):

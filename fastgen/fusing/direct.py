@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .chain import flatten, run_sequence, transposed
 from .record import NotProvenError
-from .swap import Fused, own_class
+from .swap import Fused, make_class, own_class
 
 _BUILTINS = {"range", "len", "tuple", "list", "int", "float", "super", "enumerate", "zip", "reversed"}
 _ASKS = {"is_grad_enabled", "is_autocast_enabled", "is_inference_mode_enabled", "initial_seed", "is_compiling"}
@@ -42,7 +42,7 @@ class Rewritten(Fused):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         same = all(getattr(self, name) == number for name, number in self._fastgen_numbers)
         if kwargs or len(args) != 1 or not same:
-            return super().forward(*args, **kwargs)  # type: ignore[misc]
+            return super().forward(*args, **kwargs)
         return type(self)._fastgen_run(self, args[0])
 
     def __setstate__(self, state: Any) -> None:
@@ -77,7 +77,7 @@ def rewritten_class(module: nn.Module) -> tuple[type[nn.Module], list[list[nn.Mo
         raise NotProvenError("its forward does something else in training than in evaluation")
     runs = []
     for run in list(_runs(graph, module)):
-        layers = [module.get_submodule(n.target) if n.op == "call_module" else _function(n) for n in run]
+        layers = [module.get_submodule(str(n.target)) if n.op == "call_module" else _function(n) for n in run]
         flat = flatten(layers)  # type: ignore[arg-type]
         if any(transposed(flat, i)[2] > i + 1 for i in range(len(flat))):
             _replace(graph, run, layers)  # type: ignore[arg-type]
@@ -89,10 +89,9 @@ def rewritten_class(module: nn.Module) -> tuple[type[nn.Module], list[list[nn.Mo
     namespace = dict(code.globals)
     exec(compile(code.src, f"<{base.__name__}, fused>", "exec"), namespace)
     numbers = tuple((name, getattr(module, name)) for name in sorted(reads))
-    names = {name: getattr(base, name) for name in ("__module__", "__qualname__", "__doc__")}
-    ours = {"_fastgen_base": base, "_fastgen_kind": Rewritten, "_fastgen_spec": None}
-    ours |= {"_fastgen_run": staticmethod(namespace["forward"]), "_fastgen_numbers": numbers}
-    return type(base.__name__, (Rewritten, base), {**names, **ours}), runs
+    return make_class(
+        base, Rewritten, None, _fastgen_run=staticmethod(namespace["forward"]), _fastgen_numbers=numbers
+    ), runs
 
 
 def _check_code(base: type[nn.Module]) -> None:

@@ -40,8 +40,8 @@ class MaskSpec:
         if not self.in_place:
             return ""
         return (
-            "the mask is no longer written into the weight: gradients of dead taps are exactly zero (they were not, and "
-            "the mask undid what they did), and dead taps keep their values, which do not count"
+            "the mask is no longer written into the weight: gradients of dead taps are exactly zero (they were not, "
+            "and the mask undid what they did); dead taps keep their values, which do not count"
         )
 
 
@@ -50,16 +50,14 @@ class MaskedConv(Fused):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if kwargs or len(args) != 1 or not _holds(self, args[0]):
-            return super().forward(*args, **kwargs)  # type: ignore[misc]
+            return super().forward(*args, **kwargs)
         return run(self, self._fastgen_spec, args[0], "none")
 
 
 def run(module: nn.Module, spec: MaskSpec, x: Tensor, activation: str) -> Tensor:
     bias = None if spec.bias is None else get(module, spec.bias)
-    return masked_conv2d(
-        x, get(module, spec.weight), bias, spec.type, activation,
-        color_groups=spec.color_groups, groups_order=spec.groups_order,
-    )  # type: ignore[arg-type]  # fmt: skip
+    names: Any = {"mask": spec.type, "activation": activation, "groups_order": spec.groups_order}
+    return masked_conv2d(x, get(module, spec.weight), bias, color_groups=spec.color_groups, **names)
 
 
 def can_run(module: nn.Module, x: Any) -> bool:

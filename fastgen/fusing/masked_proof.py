@@ -22,15 +22,16 @@ from .swap import observed
 
 _SAME_VALUES = {"aten._to_copy", "aten.view", "aten._unsafe_view", "aten.unsqueeze", "aten.expand", "aten.clone"}
 
+
 def looks_masked(module: nn.Module) -> bool:
-    """Whether it is worth a trial: some other people's module with a weight of four dimensions and a mask of its own."""
+    """Whether it is worth a trial: other people's module with a weight of four dimensions and a mask of its own."""
     parametrized = parametrize.is_parametrized(module)
     if type(module).__module__.startswith(("torch.", "fastgen.")) and not parametrized:
         return False
     near = [module, *module.children()]
     weights = [t for each in near for t in each._parameters.values() if t is not None and t.dim() == 4]
     if parametrized:
-        parts = module.parametrizations.values()  # type: ignore[union-attr,operator]
+        parts = module.parametrizations.values()  # type: ignore[operator]
         weights += [part.original for part in parts if hasattr(part, "original") and part.original.dim() == 4]
         own = held_tensors(module.parametrizations)  # type: ignore[arg-type]
     else:
@@ -120,7 +121,7 @@ def _pattern(recorder: Recorder, conv: Value, module: nn.Module) -> tuple[str, s
         raise NotProvenError("its weight, mask or bias is not a tensor that it holds as an attribute")
     (first, before_first), (second, before_second) = prepared
     tensors = [get(module, value.name) for value in (first, second)]
-    if tensors[0].dim() != 4 or not tensors[0].requires_grad and _may_mask(tensors[0], tensors[1]):
+    if tensors[0].dim() != 4 or (not tensors[0].requires_grad and _may_mask(*tensors)):
         first, second, before_first, before_second = second, first, before_second, before_first
     if before_first or get(module, second.name).requires_grad:
         raise NotProvenError("its weight is not multiplied by a constant mask alone")
@@ -185,6 +186,7 @@ def _compare(twin: nn.Module, spec: MaskSpec, x: Tensor, generator: torch.Genera
     if spec.in_place:  # what the mask undoes is no difference
         mask = get(twin, spec.mask)
         grads = [(g[0], g[1] * mask if g[1] is not None else None, *g[2:]) for g in grads]
-    for name, one, two in zip(("result", "input", "weight", "bias"), (theirs, *grads[0]), (ours, *grads[1]), strict=False):
+    names = ("result", "gradient of the input", "gradient of the weight", "gradient of the bias")
+    for name, one, two in zip(names, (theirs, *grads[0]), (ours, *grads[1]), strict=False):
         if one is None or not torch.equal(one, two):
-            raise NotProvenError(f"its {'result' if name == 'result' else f'gradient of the {name}'} differs on a trial")
+            raise NotProvenError(f"its {name} differs on a trial")

@@ -20,7 +20,7 @@ _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 class Plan:
-    """Attributes: ``classes``, module → its new class; ``rows``, what is swapped, by the layer's id; what is ``left``."""
+    """Attributes: ``classes``, module → new class; ``rows``, what is swapped, by the layer's id; what is ``left``."""
 
     def __init__(self, model: nn.Module) -> None:
         self.modules = [
@@ -35,7 +35,7 @@ class Plan:
         self.covered: dict[int, int] = {}  # how many modules run in one op with the layer, by its id
 
     def path(self, module: nn.Module) -> str:
-        """"" for what stands for a function in a forward."""
+        """ "" for what stands for a function in a forward."""
         return self.paths.get(id(module), "")
 
     def leave(self, module: nn.Module, reason: str) -> None:
@@ -121,7 +121,9 @@ def _steps(flat: Sequence[nn.Module], plan: Plan) -> Iterator[tuple[Sequence[nn.
         if end > i + 1 or (end > i and deferred):
             now = "conv_transpose2d" + "_bn" * (bn is not None) + f" + {activation}" * (activation != "none")
             deferred = bn is not None and end < len(flat) and transposed(flat, end)[2] > end
-            yield flat[i:end], now + f", normalised in the load of {plan.path(flat[min(end, len(flat) - 1)])}" * deferred
+            if deferred:
+                now += f", normalised in the load of {plan.path(flat[end])}"
+            yield flat[i:end], now
             i = end
             continue
         deferred = False

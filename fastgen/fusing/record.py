@@ -90,18 +90,17 @@ class Recorder(TorchDispatchMode):
         if self._noise is None:
             raise NotProvenError(f"its forward draws random numbers ({made.op})")
         if made.op == "aten.normal" and made.written:
-            mean, std, generator = (*args[1:], *(0.0, 1.0, None)[len(args) - 1 :])
-            if (kwargs.get("mean", mean), kwargs.get("std", std)) != (0, 1):
-                raise NotProvenError("its noise is not standard normal")
-            if kwargs.get("generator", generator) is not None:
-                raise NotProvenError("its noise comes from a generator of its own")
-            made.op, made.args = "noise", ()
+            options = {"mean": 0, "std": 1, **dict(zip(("mean", "std"), args[1:], strict=False)), **kwargs}
+            if options.pop("generator", None) is not None or options != {"mean": 0, "std": 1}:
+                raise NotProvenError("its noise is not standard normal, or comes from a generator of its own")
+            made.op, made.args, made.kwargs = "noise", (), {}
             return args[0].copy_(self._noise(args[0].shape, args[0].dtype))
         if made.op not in ("aten.randn_like", "aten.randn") or kwargs.get("generator") is not None:
             raise NotProvenError(f"its noise is drawn by {made.op}, and only standard normal noise is known here")
-        like = args[0] if isinstance(args[0], Tensor) else torch.empty(args[0], dtype=kwargs.get("dtype"))
         made.op, made.args, made.kwargs = "noise", (), {}
-        return self._noise(like.shape, kwargs.get("dtype") or like.dtype)
+        if isinstance(args[0], Tensor):
+            return self._noise(args[0].shape, kwargs.get("dtype") or args[0].dtype)
+        return self._noise(torch.Size(args[0]), kwargs.get("dtype") or torch.get_default_dtype())
 
 
 def place(tensor: Tensor) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:

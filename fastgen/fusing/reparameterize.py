@@ -1,8 +1,8 @@
 """Modules that draw z ~ N(μ, σ²) and give its KL divergence, run as ``fastgen.ops.rsample_kl``.
 
 A candidate has no parameters, takes (mu, logvar) and returns z, or z and the KL of each example. The forward of a copy
-is tried with noise put in its generator's place, in float64, and held against the formula, gradients too. It may only use ops
-that are smooth functions of single elements, sums, and clamps, so that agreement at many values is agreement.
+is tried with noise put in its generator's place, in float64, and held against the formula, gradients too. It may only
+use ops that are smooth functions of single elements, sums, and clamps, so that agreement at many values is agreement.
 """
 
 from __future__ import annotations
@@ -30,14 +30,19 @@ _SMOOTH = {
 }  # fmt: skip
 #: How far float64 sums in another order may be apart, relative to the sum of the sizes of their terms.
 _ROUNDING = 1e-12
+_FORMULA = "mu + exp(logvar / 2)·noise and KL(N(mu, exp(logvar)) ‖ N(0, 1)) of each example"
 _SAMPLE = GaussianRSample()
 
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """Whether the module returns the KL; in which modes (training or not) and for how many dimensions it is proven."""
+    """Whether the module returns the KL; in which modes (training or not) and for how many dimensions it is proven.
+
+    ``dtype``: the one that it is proven for, where noise of that dtype would change that of z; or None.
+    """
 
     kl: bool
+    dtype: torch.dtype | None
     modes: tuple[bool, ...]
     dims: tuple[int, ...]
 
@@ -46,7 +51,7 @@ class SampleSpec:
 
     @property
     def note(self) -> str:
-        text = f"other random numbers from the same seed; logvar counts as at most {LOGVAR_MAX:g}, at least {LOGVAR_MIN:g}"
+        text = f"other random numbers from the same seed; logvar counts as in [{LOGVAR_MIN:g}, {LOGVAR_MAX:g}]"
         if self.modes == (True, False):
             return text
         return text + f"; when {'training' if self.modes == (False,) else 'not training'} its own forward runs"
@@ -58,7 +63,7 @@ class Sample(Fused):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         spec: SampleSpec = self._fastgen_spec
         if kwargs or len(args) != 2 or self.training not in spec.modes or not _fit(*args, spec):
-            return super().forward(*args, **kwargs)  # type: ignore[misc]
+            return super().forward(*args, **kwargs)
         mu, logvar = args
         z, kl = _SAMPLE.forward(mu, logvar)
         if not spec.kl:
@@ -69,7 +74,12 @@ class Sample(Fused):
 def _fit(mu: Any, logvar: Any, spec: SampleSpec) -> bool:
     if not (isinstance(mu, Tensor) and isinstance(logvar, Tensor)) or mu.dim() not in spec.dims:
         return False
-    return mu.shape == logvar.shape and mu.dtype == logvar.dtype and mu.dtype in FLOATING
+    return (
+        mu.shape == logvar.shape
+        and mu.dtype == logvar.dtype
+        and mu.dtype in FLOATING
+        and spec.dtype in (None, mu.dtype)
+    )
 
 
 def looks_like_sampling(module: nn.Module) -> bool:
@@ -95,7 +105,7 @@ def prove(module: nn.Module) -> SampleSpec | None:
         NotProvenError: says why it could not be shown to be that.
     """
     twin = probe_copy(module)
-    proven: dict[bool, list[tuple[int, bool]]] = {}
+    proven: dict[bool, list[tuple[int, tuple[bool, torch.dtype | None]]]] = {}
     reasons, drawn = [], False
     for training in (True, False):
         twin.train(training)
@@ -103,7 +113,7 @@ def prove(module: nn.Module) -> SampleSpec | None:
             try:
                 answers = [_trial(twin, shape, seed) for seed, shape in enumerate(shapes)]
                 drawn = True
-            except _DrawsNothing as error:
+            except _DrawsNothingError as error:
                 reasons.append(str(error))
                 continue
             except NotProvenError as error:
@@ -118,17 +128,17 @@ def prove(module: nn.Module) -> SampleSpec | None:
     if len(results) != 1:
         raise NotProvenError(reasons[0] if reasons else "it computes something else in training than in evaluation")
     (cases,) = results
-    if len({kl for _, kl in cases}) != 1:
+    if len({answer for _, answer in cases}) != 1:
         raise NotProvenError("what it returns depends on the number of dimensions")
-    return SampleSpec(cases[0][1], tuple(proven), tuple(dims for dims, _ in cases))
+    return SampleSpec(*cases[0][1], tuple(proven), tuple(dims for dims, _ in cases))
 
 
-class _DrawsNothing(NotProvenError):
-    pass
+class _DrawsNothingError(NotProvenError):
+    """The module was never meant to sample."""
 
 
-def _trial(twin: nn.Module, shape: tuple[int, ...], seed: int) -> bool:
-    """Whether it returned a KL beside z, both as the formula says."""
+def _trial(twin: nn.Module, shape: tuple[int, ...], seed: int) -> tuple[bool, torch.dtype | None]:
+    """Whether it returned a KL beside z, both as the formula says; and the noise's dtype if that is not mu's."""
     generator = torch.Generator().manual_seed(seed)
     draws: list[Tensor] = []
 
@@ -149,9 +159,9 @@ def _trial(twin: nn.Module, shape: tuple[int, ...], seed: int) -> bool:
     except NotProvenError:
         raise
     except Exception as error:
-        raise (NotProvenError if draws else _DrawsNothing)(f"its forward cannot be tried: {error}") from error
+        raise (NotProvenError if draws else _DrawsNothingError)(f"its forward cannot be tried: {error}") from error
     if not draws:
-        raise _DrawsNothing("it draws nothing")
+        raise _DrawsNothingError("it draws nothing")
     _check_ops(recorder, draws, shape)
     z, kl = (result, None) if isinstance(result, Tensor) else (result if _is_pair(result) else (None, None))
     if z is None or z.shape != shape:
@@ -164,11 +174,11 @@ def _trial(twin: nn.Module, shape: tuple[int, ...], seed: int) -> bool:
     _agree("z", z, mu + spread * draws[0], mu, logvar, mu.abs() + (spread * draws[0]).abs() + 1, sizes)
     if kl is not None:
         _agree("KL", kl, terms.flatten(1).sum(1), mu, logvar, sizes.flatten(1).sum(1), sizes)
-    return kl is not None
+    return kl is not None, None if draws[0].dtype == mu.dtype else draws[0].dtype
 
 
 def _check_ops(recorder: Recorder, draws: list[Tensor], shape: tuple[int, ...]) -> None:
-    if len(draws) != 1 or draws[0].shape != shape or draws[0].dtype != torch.float64:
+    if len(draws) != 1 or draws[0].shape != shape:
         raise NotProvenError("its noise is not one standard normal number for each element of mu")
     others = sorted({op.op for op in recorder.ops} - _SMOOTH - {"noise"})
     if others:
@@ -196,4 +206,4 @@ def _agree(name: str, theirs: Tensor, ours: Tensor, mu: Tensor, logvar: Tensor, 
         (f"gradient of the {name} to logvar", grads[0][1], grads[1][1], sizes),
     ):
         if one is None or two is None or not bool(((one - two).abs() <= 100 * _ROUNDING * scale).all()):
-            raise NotProvenError(f"its {what} is not that of mu + exp(logvar / 2)·noise and KL(N(mu, exp(logvar)) ‖ N(0, 1))")
+            raise NotProvenError(f"its {what} is not that of {_FORMULA}")

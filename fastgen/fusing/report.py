@@ -50,21 +50,20 @@ class FuseReport:
         restore(self._modules)
 
     def __str__(self) -> str:
-        lines = []
+        lines = ["nothing was swapped"]
+        notes = list(dict.fromkeys(entry.note for entry in self.swapped if entry.note))
         if self.swapped:
-            rows = [(entry.path or "model", entry.was, entry.now, entry.note) for entry in self.swapped]
-            lines += _table(("swapped", "was", "runs now", "what differs"), rows)
-        else:
-            lines.append("nothing was swapped")
+            marks = {note: f" [{number}]" for number, note in enumerate(notes, 1)}
+            rows = [(each.path or "model", each.was, each.now + marks.get(each.note, "")) for each in self.swapped]
+            lines = _table([("swapped", "was", "runs now"), *rows])
+            lines += [f"[{number}] {note}" for number, note in enumerate(notes, 1)]
         if self.left:
-            rows = [(entry.path or "model", entry.what, entry.reason) for entry in self.left]
-            lines += ["", *_table(("left", "is", "because"), rows)]
+            rows = [(each.path or "model", each.what, each.reason) for each in self.left]
+            lines += ["", *_table([("left", "is", "because"), *rows])]
         return "\n".join(lines)
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    if not any(row[-1] for row in rows):
-        head, rows = head[:-1], [row[:-1] for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+def _table(rows: list[tuple[str, str, str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rule = tuple("─" * width for width in widths)
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, rule, *rows)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (rows[0], rule, *rows[1:])]

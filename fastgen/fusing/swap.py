@@ -29,7 +29,8 @@ class Fused(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A made class is not importable: it is named by what it was made of."""
-        make, arguments, *state = super().__reduce_ex__(max(protocol, 2))
+        reduced: Any = super().__reduce_ex__(max(protocol, 2))
+        make, arguments, *state = reduced
         if make is not copyreg.__newobj__ or arguments != (type(self),):  # type: ignore[attr-defined]
             return make, arguments, *state  # the user's own way; it makes a module that is not fused
         return _new, (self._fastgen_base, self._fastgen_kind, self._fastgen_spec), *state
@@ -47,11 +48,14 @@ def fused_class(base: type[nn.Module], kind: type[Fused], spec: Hashable) -> typ
     """The subclass of ``base`` that runs as ``kind`` says; the same one for the same arguments."""
     made = _CLASSES.get((base, kind, spec))
     if made is None:
-        names = {name: getattr(base, name) for name in ("__module__", "__qualname__", "__doc__")}
-        ours = {"_fastgen_base": base, "_fastgen_kind": kind, "_fastgen_spec": spec}
-        made = type(base.__name__, (kind, base), {**names, **ours})
-        _CLASSES[base, kind, spec] = made
+        made = _CLASSES[base, kind, spec] = make_class(base, kind, spec)
     return made
+
+
+def make_class(base: type[nn.Module], kind: type[Fused], spec: Hashable, **members: Any) -> type[nn.Module]:
+    names = {name: getattr(base, name) for name in ("__module__", "__qualname__", "__doc__")}
+    ours = {"_fastgen_base": base, "_fastgen_kind": kind, "_fastgen_spec": spec}
+    return type(base.__name__, (kind, base), {**names, **ours, **members})
 
 
 def is_fused(module: nn.Module) -> bool:
@@ -77,7 +81,7 @@ def restore(modules: list[tuple[str, nn.Module]]) -> list[str]:
                 f"{type(module).__name__}, which was changed since (by a parametrization?); undo that change first"
             )
     for _, module in fused:
-        module.__class__ = module._fastgen_base
+        module.__class__ = module._fastgen_base  # type: ignore[assignment]
     return [path for path, _ in fused]
 
 
