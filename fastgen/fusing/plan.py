@@ -35,7 +35,7 @@ class Plan:
         self.covered: dict[int, int] = {}  # how many modules run in one op with the layer, by its id
 
     def path(self, module: nn.Module) -> str:
-        """ "" for what stands for a function in a forward."""
+        """Its path; empty for what stands for a function in a forward."""
         return self.paths.get(id(module), "")
 
     def leave(self, module: nn.Module, reason: str) -> None:
