@@ -170,18 +170,26 @@ def live(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def assert_same_results(fused: nn.Module, plain: nn.Module, exact: nn.Module, *inputs: Tensor) -> None:
-    """Results, gradients of inputs and of parameters, and buffers afterwards."""
+def assert_same_results(
+    fused: nn.Module, plain: nn.Module, exact: nn.Module, inputs: Callable[[], Tensor], batches: int = 6
+) -> None:
+    """Results, gradients of inputs and of parameters, and buffers afterwards, over several batches at once."""
+    drawn = [inputs() for _ in range(batches)]
     answers = []
-    for model, cast in ((fused, Tensor.float), (plain, Tensor.float), (exact, Tensor.double)):
-        leaves = [cast(x.detach()).requires_grad_() for x in inputs]
-        y = model(*leaves)
-        upstream = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
-        parameters = dict(model.named_parameters())
-        grads = torch.autograd.grad(y, [*leaves, *parameters.values()], upstream)
-        by_name = live(model, dict(zip(parameters, grads[len(leaves) :], strict=True)))
-        buffers = [b for b in model.buffers() if b.is_floating_point()]
-        answers.append([y, *grads[: len(leaves)], *by_name.values(), *buffers])
+    for model in (fused, plain, exact):
+        seen = [_results(model, x.detach().to(next(model.parameters()).dtype)) for x in drawn]
+        answers.append([torch.stack(each) for each in zip(*seen, strict=True)])
     assert len(answers[0]) > 1
     for one, two, three in zip(*answers, strict=True):
-        assert_parity(one.detach(), two.detach(), three.detach())
+        assert_parity(one, two, three)
+
+
+def _results(model: nn.Module, x: Tensor) -> list[Tensor]:
+    x.requires_grad_()
+    y = model(x)
+    upstream = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
+    parameters = dict(model.named_parameters())
+    grad_x, *grads = torch.autograd.grad(y, [x, *parameters.values()], upstream)
+    by_name = live(model, dict(zip(parameters, grads, strict=True)))
+    buffers = [buffer.clone() for buffer in model.buffers() if buffer.is_floating_point()]
+    return [y.detach(), grad_x, *by_name.values(), *buffers]
