@@ -68,7 +68,7 @@ def learned(model: nn.Module) -> list[Tensor]:
 def test_twenty_steps_of_training(name: str, optimizer: type[torch.optim.Optimizer]) -> None:
     """Weights, running statistics and images after training; and the fused weights in an unfused model."""
     make, inputs = MODELS[name]
-    fused, plain, exact, report = twins(make())
+    fused, plain, exact, _ = twins(make())
     batches = [inputs() for _ in range(20)]
     options = {"lr": 0.05, "momentum": 0.5} if optimizer is torch.optim.SGD else {"lr": 1e-3, "eps": 1e-4}
     for model in (fused, plain, exact):

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..nn import GatedActivation
@@ -42,14 +43,14 @@ def run_sequence(modules: Sequence[nn.Module], x: Any) -> Any:
     channels_last = deferred = False
     while i < len(flat):
         bn, activation, end = transposed(flat, i)
-        if end > i and (deferred or (end > i + 1 and _is_batch(x, flat[i]))):
+        if end > i and (deferred or (_is_batch(x, flat[i]) and _is_free(bn, activation))):
             if not deferred:
                 channels_last = is_channels_last(x)
-            inside = end < len(flat) and transposed(flat, end)[2] > end
+            next_bn, next_activation, next_end = transposed(flat, end)
+            inside = next_end > end and _is_free(next_bn, next_activation)
             conv: Any = flat[i]
-            x = run_conv_transpose2d_bn(
-                conv, bn, activation, x, deferred=inside, channels_last=inside or channels_last
-            )  # fmt: skip
+            layout = inside or channels_last
+            x = run_conv_transpose2d_bn(conv, bn, activation, x, deferred=inside, channels_last=layout)
             deferred, i = not isinstance(x, Tensor), end
             continue
         epilogue = masked_epilogue(flat, i)
@@ -60,6 +61,12 @@ def run_sequence(modules: Sequence[nn.Module], x: Any) -> Any:
         x = flat[i](x)
         i += 1
     return x
+
+
+def _is_free(bn: Any, activation: tuple[str, float]) -> bool:
+    """Whether what follows may write over the result, as it may over a batch norm's: the folded op still needs it."""
+    by_batch = bn is not None and (bn.training or bn.running_mean is None)
+    return by_batch or activation[0] != "none" or not torch.is_grad_enabled()
 
 
 def is_sequential(module: nn.Module) -> bool:
@@ -80,21 +87,20 @@ def flatten(modules: Iterable[nn.Module]) -> list[nn.Module]:
 
 def transposed(flat: Sequence[nn.Module], i: int) -> tuple[Any, tuple[str, float], int]:
     """Batch norm and activation after the ConvTranspose2d at ``i``, and where they end; ``i`` if there is none."""
-    conv = flat[i]
-    if type(conv) is not nn.ConvTranspose2d or observed(conv):
+    if i == len(flat) or type(flat[i]) is not nn.ConvTranspose2d or observed(flat[i]):
         return None, ("none", 0.0), i
     end, bn = i + 1, None
-    if end < len(flat) and _normalises(flat[end], conv) and not observed(flat[end]):
+    if end < len(flat) and _normalises(flat[end], flat[i]) and not observed(flat[end]):
         bn = flat[end]
         end += 1
     if end < len(flat) and not observed(flat[end]):
         activation = activation_of(flat[end])
-        if activation is not None:
+        if activation is not None and (bn is not None or activation[0] != "none"):
             return bn, activation, end + 1
-    return bn, ("none", 0.0), end
+    return bn, ("none", 0.0), end if bn is not None else i
 
 
-def _normalises(module: nn.Module, conv: nn.ConvTranspose2d) -> bool:
+def _normalises(module: nn.Module, conv: nn.Module) -> bool:
     known: Any = type(module)
     return known in (nn.BatchNorm2d, nn.SyncBatchNorm) and bool(module.num_features == conv.out_channels)
 

@@ -79,7 +79,7 @@ def rewritten_class(module: nn.Module) -> tuple[type[nn.Module], list[list[nn.Mo
     for run in list(_runs(graph, module)):
         layers = [module.get_submodule(str(n.target)) if n.op == "call_module" else _function(n) for n in run]
         flat = flatten(layers)  # type: ignore[arg-type]
-        if any(transposed(flat, i)[2] > i + 1 for i in range(len(flat))):
+        if any(transposed(flat, i)[2] > i for i in range(len(flat))):
             _replace(graph, run, layers)  # type: ignore[arg-type]
             runs.append(flat)
     if not runs:

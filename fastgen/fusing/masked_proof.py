@@ -65,7 +65,8 @@ def prove(module: nn.Module) -> MaskSpec:
 
 def _trial(module: nn.Module, twin: nn.Module, N: int, H: int, W: int) -> MaskSpec:
     weights = [t for _, t in held_tensors(twin) if t.dim() == 4 and isinstance(t, nn.Parameter)]
-    channels = max(weights, key=lambda t: t.requires_grad).shape[1] if weights else 1
+    weights.sort(key=lambda t: (t.requires_grad, t.numel()), reverse=True)
+    channels = weights[0].shape[1] if weights else 1
     generator = torch.Generator().manual_seed(0)
     x = integers((N, channels, H, W), generator).requires_grad_()
     recorder, calls = Recorder(), []

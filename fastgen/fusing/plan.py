@@ -61,6 +61,8 @@ def make_plan(model: nn.Module) -> Plan:
     for _, module in plan.modules:
         if is_fused(module):
             plan.covered |= {id(step[0]): len(step) for step, _ in _steps(_layers(module), plan)}
+            if isinstance(module, direct.Rewritten):  # functions in its forward may end a step
+                plan.covered |= {id(each): len(plan.modules) for each in _layers(module)}
     for _, module in plan.modules:
         if not is_fused(module):
             _plan_container(module, plan)
@@ -114,19 +116,17 @@ def _plan_container(module: nn.Module, plan: Plan) -> None:
 
 def _steps(flat: Sequence[nn.Module], plan: Plan) -> Iterator[tuple[Sequence[nn.Module], str]]:
     """What ``run_sequence`` will run in one op, and as what."""
-    i, deferred = 0, False
+    i = 0
     while i < len(flat):
         bn, (activation, _), end = transposed(flat, i)
         epilogue = masked_epilogue(flat, i, plan.specs)
-        if end > i + 1 or (end > i and deferred):
+        if end > i:
             now = "conv_transpose2d" + "_bn" * (bn is not None) + f" + {activation}" * (activation != "none")
-            deferred = bn is not None and end < len(flat) and transposed(flat, end)[2] > end
-            if deferred:
+            if bn is not None and transposed(flat, end)[2] > end:
                 now += f", normalised in the load of {plan.path(flat[end])}"
             yield flat[i:end], now
             i = end
             continue
-        deferred = False
         if epilogue is not None:
             yield flat[i : i + 2], f"{plan.specs.get(flat[i]) or flat[i]._fastgen_spec} + {epilogue}"
         i += 1 if epilogue is None else 2

@@ -109,7 +109,7 @@ def prove(module: nn.Module) -> SampleSpec | None:
     reasons, drawn = [], False
     for training in (True, False):
         twin.train(training)
-        for dims, shapes in ((2, ((8, 5), (96, 1), (1, 7))), (4, ((3, 2, 4, 5),))):
+        for dims, shapes in ((2, ((8, 5), (96, 1), (1, 7))), (4, ((3, 2, 4, 5), (96, 1, 1, 1)))):
             try:
                 answers = [_trial(twin, shape, seed) for seed, shape in enumerate(shapes)]
                 drawn = True
@@ -147,7 +147,7 @@ def _trial(twin: nn.Module, shape: tuple[int, ...], seed: int) -> tuple[bool, to
         return draws[-1]
 
     mu, logvar = (torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu") for _ in range(2))
-    if shape[1] == 1:  # one term to a sum: over all that logvar may be
+    if shape[0] == 96:  # one term to a sum: over all that logvar may be
         logvar = torch.linspace(LOGVAR_MIN, LOGVAR_MAX, shape[0], dtype=torch.float64, device="cpu").view(shape)
     mu, logvar = mu.requires_grad_(), logvar.requires_grad_()
     recorder = Recorder(noise)
@@ -162,12 +162,12 @@ def _trial(twin: nn.Module, shape: tuple[int, ...], seed: int) -> tuple[bool, to
         raise (NotProvenError if draws else _DrawsNothingError)(f"its forward cannot be tried: {error}") from error
     if not draws:
         raise _DrawsNothingError("it draws nothing")
-    _check_ops(recorder, draws, shape)
     z, kl = (result, None) if isinstance(result, Tensor) else (result if _is_pair(result) else (None, None))
     if z is None or z.shape != shape:
         raise NotProvenError("it returns neither z nor z and the KL of each example")
     if kl is not None and kl.shape != shape[:1]:
         raise NotProvenError(f"its second result has shape {tuple(kl.shape)}, and the KL of each example {shape[:1]}")
+    _check_ops(recorder, draws, shape)
     spread = torch.exp(0.5 * logvar)
     terms = 0.5 * (mu.square() + torch.exp(logvar) - logvar - 1)
     sizes = (mu.square() + torch.exp(logvar) + logvar.abs() + 1).detach()
