@@ -33,9 +33,9 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_results_gradients_and_statistics(name: str) -> None:
+def test_results_gradients_and_statistics(name: str, device: str) -> None:
     make, inputs = MODELS[name]
-    fused, plain, exact, report = twins(make())
+    fused, plain, exact, report = twins(make().to(device))
     assert report.swapped
     assert report.left == []
     for training in (True, False):

@@ -74,7 +74,7 @@ class Bare(nn.Module):
 STYLES = {
     "data": lambda: ByData("A", 4, 6, 7, padding=3),
     "product": lambda: ByProduct("B", 4, 6, 3, padding=1),
-    "even number of rows and columns": lambda: ByProduct("B", 4, 6, (1, 1)),
+    "one by one": lambda: ByProduct("B", 4, 6, (1, 1)),
     "parametrized": lambda: parametrized("B", 4, 6, 5, padding=2),
     "_conv_forward": lambda: Style(lambda s, x: s._conv_forward(x, s.mask * s.weight, s.bias)),
     "no_grad": lambda: Style(no_grad_in_place),
@@ -219,6 +219,15 @@ def test_a_mask_that_is_changed_afterwards() -> None:
         assert torch.equal(layer(x), before(x))
     layer.mask[:, :, 0] = 1
     assert not torch.equal(layer(x), before(x))
+
+
+def test_an_attribute_that_is_changed_afterwards() -> None:
+    layer = ByData("B", 4, 4, 3, padding=1)
+    fastgen.fuse(layer)
+    layer.stride = (2, 2)
+    assert layer(torch.randn(1, 4, 6, 6)).shape == (1, 4, 3, 3)
+    counting = Style(lambda s, x: setattr(s, "calls", 1) or conv(s, x, s.weight * s.mask))
+    assert [left.reason for left in fastgen.fuse(counting).left] == ["its forward writes self.calls"]
 
 
 def test_other_changes_afterwards() -> None:

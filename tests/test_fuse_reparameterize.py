@@ -138,6 +138,34 @@ def test_what_is_left(case: str) -> None:
     assert type(module) is Module
 
 
+class Stateful(nn.Module):
+    """A module with an attribute that its forward reads or writes."""
+
+    def __init__(self, writes: bool, scale: object = 1.0) -> None:
+        super().__init__()
+        self.scale, self.writes, self.kl = scale, writes, None
+
+    def forward(self, mu: Tensor, logvar: Tensor) -> Tensor:
+        if self.writes:
+            self.kl = kl(mu, logvar)
+        scale = self.scale if isinstance(self.scale, float) else self.scale["scale"]
+        return mu + (logvar / 2).exp() * torch.randn_like(mu) * scale
+
+
+def test_attributes() -> None:
+    """A result beside the results would be missed; a number that is read is compared at each call."""
+    (left,) = fastgen.fuse(Stateful(writes=True)).left
+    assert left.reason == "its forward writes self.kl"
+    (left,) = fastgen.fuse(Stateful(writes=False, scale={"scale": 1.0})).left
+    assert left.reason == "its forward reads self.scale, a dict, which may change"
+    module = Stateful(writes=False)
+    assert len(fastgen.fuse(module).swapped) == 1
+    mu = torch.randn(2, 3)
+    assert not torch.equal(module(mu, mu), mu)
+    module.scale = 0.0
+    assert torch.equal(module(mu, mu), mu)
+
+
 def test_modules_that_never_draw_are_not_spoken_of() -> None:
     model = nn.ModuleList([Module(lambda s, m, v: m + v), Module(lambda s, m, v: m.missing), nn.Bilinear(2, 2, 2)])
     report = fastgen.fuse(model)

@@ -128,6 +128,10 @@ def _is_torch(forward: types.FunctionType, name: str) -> bool:
 
 
 class _NothingIsComputed(TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # saves the import of all of torch.compile
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise NotProvenError(f"its forward computes with tensors that do not come from its input ({func})")
 

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from ..ops.masked_conv2d import masked_conv2d, masked_conv2d_mask
 from .swap import Fused, observed, own_class
+from .watch import Reads, unchanged
 
 #: Per module: the mask that was last compared with the op's, and its version then.
 _SEEN: WeakKeyDictionary[nn.Module, tuple[Tensor, int]] = WeakKeyDictionary()
@@ -20,7 +21,7 @@ _SEEN: WeakKeyDictionary[nn.Module, tuple[Tensor, int]] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class MaskSpec:
-    """Where a module holds its tensors (paths), which mask it has, and which modules in it its forward calls."""
+    """Where a module holds its tensors (paths), which mask it has, and what else its forward calls and reads."""
 
     weight: str
     bias: str | None
@@ -29,6 +30,7 @@ class MaskSpec:
     color_groups: int
     groups_order: str
     calls: tuple[str, ...]
+    reads: Reads
     in_place: bool
 
     def __str__(self) -> str:
@@ -66,9 +68,9 @@ def can_run(module: nn.Module, x: Any) -> bool:
 
 
 def _holds(module: nn.Module, x: Any) -> bool:
-    """Whether what was proven is still so: an image batch, nobody watching inside, the mask as it was."""
+    """Whether what was proven is still so: an image batch, attributes as they were, nobody inside watched, the mask."""
     spec: MaskSpec = module._fastgen_spec  # type: ignore[assignment]
-    if not isinstance(x, Tensor) or x.dim() != 4:
+    if not isinstance(x, Tensor) or x.dim() != 4 or not unchanged(module, spec.reads):
         return False
     for path in spec.calls:
         called = get(module, path)

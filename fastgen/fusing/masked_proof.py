@@ -19,6 +19,7 @@ from ..ops.masked_conv2d import masked_conv2d_mask
 from .masked_conv import MaskSpec, get, run
 from .record import NotProvenError, Recorder, Value, held_tensors, integers, probe_copy
 from .swap import observed
+from .watch import frozen_reads, watching
 
 _SAME_VALUES = {"aten._to_copy", "aten.view", "aten._unsafe_view", "aten.unsqueeze", "aten.expand", "aten.clone"}
 
@@ -69,7 +70,7 @@ def _trial(module: nn.Module, twin: nn.Module, N: int, H: int, W: int) -> MaskSp
     channels = weights[0].shape[1] if weights else 1
     generator = torch.Generator().manual_seed(0)
     x = integers((N, channels, H, W), generator).requires_grad_()
-    recorder, calls = Recorder(), []
+    recorder, calls, seen = Recorder(), [], set[tuple[str, str]]()
     recorder.name("input", "0", x)
     for path, tensor in held_tensors(twin):
         recorder.name("held", path, tensor)
@@ -79,7 +80,7 @@ def _trial(module: nn.Module, twin: nn.Module, N: int, H: int, W: int) -> MaskSp
         if path
     ]
     try:
-        with recorder:
+        with watching(twin, seen), recorder:
             result = type(twin).forward(twin, x)
     except NotProvenError:
         raise
@@ -97,9 +98,10 @@ def _trial(module: nn.Module, twin: nn.Module, N: int, H: int, W: int) -> MaskSp
     for path in calls:
         if reason := observed(get(module, path)):
             raise NotProvenError(f"{path}, which it calls, {reason}")
+    reads = frozen_reads(module, seen)
     in_place = any(op.op == "aten.mul" and op.written for op in recorder.ops)
     in_place = in_place or recorder.value(get(twin, weight)).op == "aten.mul"
-    spec = MaskSpec(weight, bias, mask, *_which(get(module, mask), tensor), tuple(sorted(set(calls))), in_place)
+    spec = MaskSpec(weight, bias, mask, *_which(get(module, mask), tensor), tuple(sorted(set(calls))), reads, in_place)
     _compare(twin, spec, x, generator)
     return spec
 

@@ -46,6 +46,10 @@ class Recorder(TorchDispatchMode):
         noise: called with the shape and dtype wanted, instead of a standard normal draw. None: drawing is refused.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # saves the import of all of torch.compile
+
     def __init__(self, noise: Callable[[torch.Size, torch.dtype], Tensor] | None = None) -> None:
         super().__init__()
         self.ops: list[Value] = []

@@ -19,6 +19,7 @@ from ..ops._dtypes import FLOATING
 from ..ops.rsample_kl import LOGVAR_MAX, LOGVAR_MIN
 from .record import NotProvenError, Recorder, Value, probe_copy
 from .swap import Fused
+from .watch import Reads, frozen_reads, unchanged, watching
 
 _SMOOTH = {
     f"aten.{name}"
@@ -30,6 +31,7 @@ _SMOOTH = {
 }  # fmt: skip
 #: How far float64 sums in another order may be apart, relative to the sum of the sizes of their terms.
 _ROUNDING = 1e-12
+_Answer = tuple[bool, torch.dtype | None, Reads]
 _FORMULA = "mu + exp(logvar / 2)·noise and KL(N(mu, exp(logvar)) ‖ N(0, 1)) of each example"
 _SAMPLE = GaussianRSample()
 
@@ -38,11 +40,13 @@ _SAMPLE = GaussianRSample()
 class SampleSpec:
     """Whether the module returns the KL; in which modes (training or not) and for how many dimensions it is proven.
 
-    ``dtype``: the one that it is proven for, where noise of that dtype would change that of z; or None.
+    ``dtype``: the one that it is proven for, where noise of that dtype would change that of z; or None. ``reads``: what
+    its attributes have to be.
     """
 
     kl: bool
     dtype: torch.dtype | None
+    reads: Reads
     modes: tuple[bool, ...]
     dims: tuple[int, ...]
 
@@ -62,7 +66,13 @@ class Sample(Fused):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         spec: SampleSpec = self._fastgen_spec
-        if kwargs or len(args) != 2 or self.training not in spec.modes or not _fit(*args, spec):
+        if (
+            kwargs
+            or len(args) != 2
+            or self.training not in spec.modes
+            or not _fit(*args, spec)
+            or not unchanged(self, spec.reads)
+        ):
             return super().forward(*args, **kwargs)
         mu, logvar = args
         z, kl = _SAMPLE.forward(mu, logvar)
@@ -105,7 +115,7 @@ def prove(module: nn.Module) -> SampleSpec | None:
         NotProvenError: says why it could not be shown to be that.
     """
     twin = probe_copy(module)
-    proven: dict[bool, list[tuple[int, tuple[bool, torch.dtype | None]]]] = {}
+    proven: dict[bool, list[tuple[int, _Answer]]] = {}
     reasons, drawn = [], False
     for training in (True, False):
         twin.train(training)
@@ -137,8 +147,8 @@ class _DrawsNothingError(NotProvenError):
     """The module was never meant to sample."""
 
 
-def _trial(twin: nn.Module, shape: tuple[int, ...], seed: int) -> tuple[bool, torch.dtype | None]:
-    """Whether it returned a KL beside z, both as the formula says; and the noise's dtype if that is not mu's."""
+def _trial(twin: nn.Module, shape: tuple[int, ...], seed: int) -> _Answer:
+    """Whether it returned a KL, and both as the formula says; the noise's dtype if that is not mu's; what it read."""
     generator = torch.Generator().manual_seed(seed)
     draws: list[Tensor] = []
 
@@ -150,11 +160,11 @@ def _trial(twin: nn.Module, shape: tuple[int, ...], seed: int) -> tuple[bool, to
     if shape[0] == 96:  # one term to a sum: over all that logvar may be
         logvar = torch.linspace(LOGVAR_MIN, LOGVAR_MAX, shape[0], dtype=torch.float64, device="cpu").view(shape)
     mu, logvar = mu.requires_grad_(), logvar.requires_grad_()
-    recorder = Recorder(noise)
+    recorder, seen = Recorder(noise), set[tuple[str, str]]()
     recorder.name("input", "0", mu)
     recorder.name("input", "1", logvar)
     try:
-        with recorder:
+        with watching(twin, seen), recorder:
             result = type(twin).forward(twin, mu, logvar)
     except NotProvenError:
         raise
@@ -174,7 +184,7 @@ def _trial(twin: nn.Module, shape: tuple[int, ...], seed: int) -> tuple[bool, to
     _agree("z", z, mu + spread * draws[0], mu, logvar, mu.abs() + (spread * draws[0]).abs() + 1, sizes)
     if kl is not None:
         _agree("KL", kl, terms.flatten(1).sum(1), mu, logvar, sizes.flatten(1).sum(1), sizes)
-    return kl is not None, None if draws[0].dtype == mu.dtype else draws[0].dtype
+    return kl is not None, None if draws[0].dtype == mu.dtype else draws[0].dtype, frozen_reads(twin, seen)
 
 
 def _check_ops(recorder: Recorder, draws: list[Tensor], shape: tuple[int, ...]) -> None:
