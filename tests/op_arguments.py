@@ -14,8 +14,7 @@ from torch import Tensor
 import fastgen.ops as ops
 from fastgen.ops.discretized_logistic_mixture import discretized_logistic_mixture_reference
 from fastgen.ops.gated_activation import gated_activation_reference
-from fastgen.ops.gated_residual_block import gated_residual_block_reference
-from fastgen.ops.masked_conv2d import masked_conv2d_reference
+from fastgen.ops.masked_conv2d import masked_conv2d_mask, masked_conv2d_reference
 from fastgen.ops.rsample_kl import rsample_kl_reference
 from parity import channels_last
 
@@ -68,9 +67,7 @@ def _masked_conv2d_backward(
     return torch.randn_like(residual), preactivation, x, weight, *options, [True, True, True]
 
 
-def _block(
-    dtype: torch.dtype, C: int, bias: bool, groups: int, layout: Callable[[Tensor], Tensor]
-) -> tuple[Any, ...]:
+def _block(dtype: torch.dtype, C: int, bias: bool, groups: int, layout: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
     x, weight, weight_out, bias_in, bias_out = _randn(
         dtype, (2, C, 7, 5), (2 * C, C, 3, 3), (C, C, 1, 1), (2 * C,), (C,)
     )
@@ -135,6 +132,11 @@ def _finalize_backward(dtype: torch.dtype) -> tuple[Any, ...]:
     return grad_scale, m2.abs() + 1, *_randn(dtype, (13,)), 57, 1e-5
 
 
+def _fold(dtype: torch.dtype, groups: int) -> tuple[Any, ...]:
+    weight, bias, bn_weight, bn_bias, mean, var = _randn(dtype, (6, 8 // groups, 4, 4), *[(8,)] * 5)
+    return weight, bias, bn_weight, bn_bias, mean, var.abs() + 0.5, groups, 1e-5
+
+
 def _apply(dtype: torch.dtype, activation: str, layout: bool) -> tuple[Any, ...]:
     return channels_last(*_randn(dtype, (3, 13, 7, 5))), *_vectors(dtype, 13), activation, 0.2, layout
 
@@ -174,6 +176,7 @@ ARGUMENTS: dict[str, list[Make]] = {
     "conv_transpose2d_bn_backward": _for_each(_conv_transpose_backward, *_TRANSPOSED),
     "conv_transpose2d_bn_finalize": _for_each(_finalize, ()),
     "conv_transpose2d_bn_finalize_backward": _for_each(_finalize_backward, ()),
+    "conv_transpose2d_bn_fold": _for_each(_fold, (1,), (2,)),
     "discretized_logistic_mixture": _for_each(_mixture, *_MIXTURES),
     "discretized_logistic_mixture_backward": _for_each(_mixture_backward, *_MIXTURES),
     "gated_activation": _for_each(_gated_activation, (37,), (1024,)),
@@ -204,6 +207,13 @@ def _images(params: Tensor) -> Tensor:
     return torch.arange(2 * 3 * 7 * 5, device=params.device).view(2, 3, 7, 5)
 
 
+def _block_in_torch(x: Tensor, weight: Tensor, bias: Tensor, weight_out: Tensor, bias_out: Tensor) -> Tensor:
+    live = weight * masked_conv2d_mask(weight, "B").to(weight.dtype)
+    a, b = F.conv2d(x, live, bias, padding=1).chunk(2, dim=1)
+    y = F.conv2d(torch.tanh(a) * torch.sigmoid(b), weight_out, bias_out)
+    return x.to(y.dtype) + y
+
+
 def _transposed(x: Tensor, weight: Tensor, bn_weight: Tensor, bn_bias: Tensor) -> Tensor:
     y = F.conv_transpose2d(x, weight, None, 2, 1)
     return F.relu(F.batch_norm(y, None, None, bn_weight, bn_bias, True))
@@ -228,9 +238,7 @@ FUNCTIONS: dict[str, Function] = {
         lambda x, weight, bias, weight_out, bias_out: ops.gated_residual_block(
             x, weight, bias, weight_out, bias_out, mask="B"
         ),
-        lambda x, weight, bias, weight_out, bias_out: gated_residual_block_reference(
-            x, weight, bias, weight_out, bias_out, "B", 1, "contiguous", False
-        )[0],
+        _block_in_torch,
         ((2, 16, 7, 5), (32, 16, 3, 3), (32,), (16, 16, 1, 1), (16,)),
     ),
     "masked_conv2d": Function(
