@@ -144,7 +144,7 @@ def along_k(C: int, K: int, most: int) -> tuple[int, bool]:
     best = min(sizes, key=lambda size: padded[size] * (1 + 8 / size))  # each step costs as much as eight more k
     if 4 * padded[best] <= 5 * C:
         return best, False
-    return min(most, max(16, triton.next_power_of_2(K))), True
+    return min(most, 64, max(16, triton.next_power_of_2(K))), True  # every k has a tap of its own to be kept
 
 
 def _columns(N: int, most: int) -> int:
@@ -158,7 +158,7 @@ def product_blocks(M: int, N: int, C: int, K: int, activation: str, dtype: torch
     BLOCK_N = _columns(N, 128 >> (twice + ieee))
     BLOCK_K, FLAT = along_k(C, K, 16 if ieee else 128 // dtype.itemsize)
     few = triton.cdiv(M, 128) * triton.cdiv(N, BLOCK_N) < 132  # smaller tiles give work to more multiprocessors
-    BLOCK_M = 64 if few else 128
+    BLOCK_M = 64 if few or (K <= BLOCK_K and not FLAT) else 128  # and hide more of the wait for a single step
     return {
         "BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N, "BLOCK_K": BLOCK_K, "FLAT": FLAT,
         "num_warps": 8 if ieee or BLOCK_M * BLOCK_N > 64 * 64 else 4, "num_stages": 3,

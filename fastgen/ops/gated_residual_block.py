@@ -50,7 +50,7 @@ def gated_residual_block_backward_reference(
         grad_y, x.new_empty(0), _gate(preactivation), weight_out, "B", "none", *colors,
         [want_inner, want_weight_out, want_bias_out],
     )  # fmt: skip
-    grad_x = grad_weight = grad_bias = x.new_empty(0)
+    grad_x, grad_weight, grad_bias = (x.new_empty(0) for _ in range(3))
     if want_inner:
         grad_x, grad_weight, grad_bias = backward(
             grad_gated, preactivation, x, weight, mask, "gated", *colors, [want_x, want_weight, want_bias]

@@ -181,7 +181,7 @@ def gated_residual_block_backward_triton(
         CHANNELS_LAST=layout == torch.channels_last, PRECISION=float32_precision(), BLOCK_M=64, BLOCK_N=BLOCK,
         BLOCK_K=min(BLOCK, 128 // x.dtype.itemsize), num_warps=8,
     )  # fmt: skip
-    grads = [x.new_empty(0)] * 5
+    grads = [x.new_empty(0) for _ in range(5)]
     if output_mask[0]:
         grads[0] = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout)
         packed, (stride_o, stride_tap, stride_i) = prefix(weight, live)

@@ -339,7 +339,7 @@ def masked_conv2d_backward_triton(
     check_image(x, 2 * weight.shape[0])
     live = live_taps(weight, mask, activation, color_groups, groups_order)
     grad_pre = pixels(grad_y) if activation == "none" else activate_backward(grad_y, preactivation, x, activation)
-    grad_x = grad_weight = grad_bias = x.new_empty(0)
+    grad_x, grad_weight, grad_bias = (x.new_empty(0) for _ in range(3))
     if output_mask[0]:
         grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
         packed, (stride_o, stride_tap, stride_i) = prefix(weight, live)
