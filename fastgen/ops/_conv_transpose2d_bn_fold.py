@@ -30,12 +30,14 @@ def conv_transpose2d_bn_fold_reference(
     groups: int,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias of batch_norm(conv_transpose2d(·, weight, bias))."""
+    """Weight, channels_last as convolutions want it, and bias of batch_norm(conv_transpose2d(·, weight, bias))."""
     _, scale = _scale(weight, bn_weight, running_var, eps)
     shift = -running_mean.to(scale.dtype) if bias is None else bias.to(scale.dtype) - running_mean.to(scale.dtype)
     shift = shift * scale if bn_bias is None else shift * scale + bn_bias.to(scale.dtype)
-    folded = _by_group(weight, groups) * scale.view(groups, 1, -1, 1)
-    return folded.view(weight.shape).to(weight.dtype), shift.to(weight.dtype)
+    by_input = scale.view(groups, 1, -1).expand(-1, weight.shape[0] // groups, -1) if groups > 1 else scale
+    folded = torch.empty_like(weight, memory_format=torch.channels_last)
+    torch.mul(weight, by_input.reshape(-1, weight.shape[1], 1, 1), out=folded)
+    return folded, shift.to(weight.dtype)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -66,11 +68,12 @@ define_op(
     kernels=KERNELS,
     reference=conv_transpose2d_bn_fold_reference,
     fake=lambda weight, _b, _w, _s, running_mean, *_: (
-        weight.new_empty(weight.shape),
+        torch.empty(weight.shape, dtype=weight.dtype, device=weight.device, memory_format=torch.channels_last),
         weight.new_empty(running_mean.shape),
     ),
     setup_context=_setup_context,
     backward=_backward,
+    contiguous=False,
 )
 
 

@@ -196,16 +196,17 @@ def fold_kernel(
     """conv_transpose2d_bn_fold: running statistics into weight and bias.
 
     Math      s = bn_weight / √(var + eps);  folded = w · s;  shift = (bias − mean) · s + bn_bias
-    Shapes    w, folded (groups, I / groups, O, TAPS), of PER_GROUP elements per group; the vectors (C,), C = groups · O
+    Shapes    w (I, O, TAPS), folded (I, TAPS, O), PER_GROUP elements per group; the vectors (C,), C = groups · O
     Launch    grid ⌈max(TOTAL, C) / BLOCK⌉
     """
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    channel = i // PER_GROUP * O + i // TAPS % O
+    channel = i // PER_GROUP * O + i % O
     variance = tl.load(var_ptr + channel, mask=i < TOTAL, other=1.0).to(tl.float32)
     scale = 1 / tl.sqrt(variance + eps)
     if bn_weight_ptr is not None:
         scale *= tl.load(bn_weight_ptr + channel, mask=i < TOTAL, other=0.0).to(tl.float32)
-    w = tl.load(w_ptr + i, mask=i < TOTAL, other=0.0).to(tl.float32)
+    source = (i // (O * TAPS) * O + i % O) * TAPS + i // O % TAPS
+    w = tl.load(w_ptr + source, mask=i < TOTAL, other=0.0).to(tl.float32)
     tl.store(folded_ptr + i, rounded(w * scale, folded_ptr.dtype.element_ty), mask=i < TOTAL)
 
     scale = 1 / tl.sqrt(tl.load(var_ptr + i, mask=i < C, other=1.0).to(tl.float32) + eps)
@@ -315,7 +316,8 @@ def conv_transpose2d_bn_fold_triton(
     tensors = (bias, bn_weight, bn_bias, running_mean, running_var)
     if weight.dtype == torch.float64:
         return conv_transpose2d_bn_fold_reference(weight, *tensors, groups, eps)
-    folded, shift = weight.new_empty(weight.shape), weight.new_empty(running_mean.shape)
+    folded = torch.empty_like(weight, memory_format=torch.channels_last)
+    shift = weight.new_empty(running_mean.shape)
     total, C = weight.numel(), running_mean.shape[0]
     I, O, KH, KW = weight.shape
     per_group = I // groups * O * KH * KW

@@ -16,7 +16,7 @@ from ._conv_transpose2d_bn_checks import (
 from ._conv_transpose2d_bn_conv import is_channels_last
 from ._conv_transpose2d_bn_fold import fold
 from ._conv_transpose2d_bn_forms import result_shape
-from ._conv_transpose2d_bn_norm import KERNELS, finalize_reference
+from ._conv_transpose2d_bn_norm import KERNELS, accumulator, finalize_reference
 from ._conv_transpose2d_bn_sync import Synchronize, synchronized
 from ._dtypes import autocast_dtype
 
@@ -71,7 +71,7 @@ def conv_transpose2d_bn(
     y = conv_transpose2d(x, weight) + bias;  result = activation((y − mean(y)) / √(var(y) + eps) · bn_weight + bn_bias)
 
     With ``training`` the statistics are those of the batch, taken while y is stored, and the running ones are updated;
-    otherwise the running ones are folded into weight and bias, and y is not stored at all.
+    otherwise the running ones are folded into weight and bias, unless the weight is larger than y.
 
     Equivalent to::
 
@@ -150,8 +150,8 @@ def conv_transpose2d_bn_deferred(
 ) -> Tensor | Deferred:
     """``conv_transpose2d_bn`` for a consumer that normalises while it loads: in training, a ``Deferred``.
 
-    Without ``training`` there is nothing to defer, and the result is the activation, channels_last or contiguous as
-    ``channels_last`` says. Everything else is as ``conv_transpose2d_bn`` states it.
+    Without ``training``, and unless the weight is larger than the result, the batch norm is folded into it: then the
+    result is the activation, channels_last or contiguous as ``channels_last`` says.
     """
     check_activation(activation, negative_slope)
     geometry = _geometry(stride, padding, output_padding, dilation, groups)
@@ -159,20 +159,27 @@ def conv_transpose2d_bn_deferred(
     channels = weight.shape[1] * groups
     vectors = {"bn_weight": bn_weight, "bn_bias": bn_bias, "running_mean": running_mean, "running_var": running_var}
     check_batch_norm(channels, vectors, training, momentum, num_batches_tracked)
-    if not training:
+    finalize = torch.ops.fastgen.conv_transpose2d_bn_finalize.default
+    N, O, H, W = size = result_shape(x.raw if isinstance(x, Deferred) else x, weight, *geometry)
+    if training:
+        check_count(size, N * H * W, synchronized(process_group))
+    elif weight.numel() <= N * O * H * W:
         weight, bias = fold(weight, bias, bn_weight, bn_bias, running_mean, running_var, groups, eps)
         return _convolve(x, weight, bias, geometry, activation, negative_slope, False, channels_last)[0]
+    raw, mean, m2 = _convolve(x, weight, bias, geometry, "none", 0.0, training, True)
+    if not training:
+        assert running_mean is not None
+        assert running_var is not None
+        dtype = accumulator(raw.dtype)
+        mean, variance = running_mean.to(dtype), running_var.to(dtype)
+        scale = finalize(mean, variance, bn_weight, None, None, None, 1, 0.0, eps)
+        return Deferred(raw, mean, scale, bn_bias, activation, negative_slope)
 
-    tensor = x.raw if isinstance(x, Deferred) else x
-    N, _, H, W = size = result_shape(tensor, weight, *geometry)
-    check_count(size, N * H * W, synchronized(process_group))
-    raw, mean, m2 = _convolve(x, weight, bias, geometry, "none", 0.0, True, True)
     buffers = (running_mean, running_var, num_batches_tracked)
     if synchronized(process_group):  # the gather costs more than the few vectors of plain torch around it
-        mean, m2, count = Synchronize.apply(mean, m2, N * H * W, process_group)
-        scale = finalize_reference(mean, m2, bn_weight, *buffers, count, momentum, eps)
+        mean, m2, total = Synchronize.apply(mean, m2, N * H * W, process_group)
+        scale = finalize_reference(mean, m2, bn_weight, *buffers, total, momentum, eps)
     else:
-        finalize = torch.ops.fastgen.conv_transpose2d_bn_finalize.default
         scale = finalize(mean, m2, bn_weight, *buffers, N * H * W, momentum, eps)
     return Deferred(raw, mean, scale, bn_bias, activation, negative_slope)
 
