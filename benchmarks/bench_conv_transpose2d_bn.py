@@ -2,9 +2,9 @@
 
     python benchmarks/bench_conv_transpose2d_bn.py [--device cuda] [--threads 2] [--quick] [--output FILE.json]
 
-"folded" is what ``torch.nn.utils.fusion.fuse_conv_bn_eval(transpose=True)`` gives a user, folded beforehand. Least
-traffic of a layer in training: forward reads x and writes y; backward reads both and the gradient and writes one. Weights
-are counted once each way.
+"folded" is what ``torch.nn.utils.fusion.fuse_conv_bn_eval(transpose=True)`` gives a user, folded beforehand.
+Least traffic of a layer in training: forward reads x and writes y; backward reads both and the gradient and writes one.
+Weights are counted once each way.
 """
 
 import copy
