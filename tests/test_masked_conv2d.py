@@ -193,6 +193,7 @@ def test_errors() -> None:
                 TypeError,
                 "weight: expected the dtype of x, torch.float32, got torch.float64",
             ),
+            (lambda: masked_conv2d(x[:, :0], w[:, :0]), ValueError, r"one channel on either side, got \(4, 0\)"),
             (lambda: masked_conv2d(x.int(), w), TypeError, "x: expected float32, .* got torch.int32"),
             (lambda: MaskedConv2d(1, 1, 4), ValueError, r"kernel_size: expected odd sizes, got \(4, 4\)"),
         ]
