@@ -81,6 +81,10 @@ class AutoregressiveModel(nn.Module):
         x = self.distribution.to_input(values).to(next(self.parameters()).dtype)
         return self.distribution.log_prob(self(x, labels), values).sum(dim=(1, 2, 3))
 
+    def losses(self, values: Tensor, labels: Tensor | None = None, progress: float = 1.0) -> dict[str, Tensor]:
+        """What training minimises: {"nats": −log_prob}, (N,) nats per example; labels count where there are classes."""
+        return {"nats": -self.log_prob(values, None if self.classes is None else labels)}
+
     def bits_per_dim(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
         """Exact negative log-likelihood, (N,) bits per value: −log_prob / (C·H·W·ln 2)."""
         return -self.log_prob(values, labels) / (math.prod(values.shape[1:]) * math.log(2))
