@@ -43,6 +43,7 @@ class Position:
     batch: int = 0  # batches done of the one under way
     step: int = 0  # batches done of all
     best: float = math.inf  # held-out loss
+    loss: str = "loss"  # its name
     seconds: float = 0.0  # of the epoch under way
 
 
@@ -166,7 +167,7 @@ class Trainer:
             "held_out_seconds": round(time.perf_counter() - started, 3),
             "images_per_second": round(images / here.seconds, 1),
         }
-        is_best = loss < here.best
+        is_best, here.loss = loss < here.best, held.first
         here.epoch, here.batch, here.best, here.seconds = here.epoch + 1, 0, min(here.best, loss), 0.0
         return record, is_best
 
