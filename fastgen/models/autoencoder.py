@@ -2,12 +2,12 @@
 
     x ── encoder ── code ── decoder ── x̂          L = ‖x − x̂‖²                  Hinton and Salakhutdinov, Science 2006
 
-Age 1: one linear layer each way, each followed by a sigmoid (Rumelhart, Hinton and Williams 1986). Without the sigmoids the
-least L is that of PCA with as many components as the code has dimensions: both span the same subspace (Baldi and
+Age 1: one linear layer each way, each followed by a sigmoid (Rumelhart, Hinton and Williams 1986). Without the sigmoids
+the least L is that of PCA with as many components as the code has dimensions: both span the same subspace (Baldi and
 Hornik 1989). Age 2: deep, fully connected. Age 3: convolutions down, up-convolutions up, with ReLU.
 
 The sizes say which: ``Autoencoder(hidden=(), channels=())`` is of the first age, ``hidden=(512, 128)`` of the second,
-``channels=(32, 64)`` of the third. Images are read in [−1, 1], and compared as x, x̂ in [0, 1].
+``channels=(32, 64)`` of the third. x and x̂ are in [0, 1].
 """
 
 import torch
@@ -65,14 +65,14 @@ class Autoencoder(LatentModel):
         self.decoder = Decoder(in_channels, self.sides, latent, self.hidden, self.channels, activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Inputs (N, C, H, W) in [−1, 1] → x̂, (N, C, H, W); in (0, 1) with a sigmoid."""
+        """Inputs (N, C, H, W) in [0, 1] → x̂, (N, C, H, W); in (0, 1) with a sigmoid."""
         return self._decode(self.encoder(x))
 
     def losses(self, values: Tensor, labels: Tensor | None = None, progress: float = 1.0) -> dict[str, Tensor]:
-        """{"squared_error": ‖x − x̂‖²}, (N,), with images in [0, 1]."""
+        """{"squared_error": ‖x − x̂‖²}, (N,)."""
         self.check_images(values)
         x = self.to_input(values)
-        error = (0.5 * (x + 1) - self(x)).float() if x.dtype != torch.float64 else 0.5 * (x + 1) - self(x)
+        error = x - self(x).to(x.dtype)
         return {"squared_error": (error * error).flatten(1).sum(1)}
 
     def encode(self, values: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -2,8 +2,8 @@
 
     x ── encoder ── features ── linear ── softmax ── p(class|x)            Hinton and Salakhutdinov, Science 2006
 
-``Classifier.from_encoder(model, classes)`` takes the encoder of an autoencoder or a VAE, to be fine-tuned, or frozen, which
-trains the last layer alone. ``Classifier(...)`` has the same architecture with random weights, to compare with.
+``Classifier.from_encoder(model, classes)`` takes the encoder of an autoencoder or a VAE, to be fine-tuned, or frozen,
+which trains the last layer alone. ``Classifier(...)`` has the same architecture with random weights, to compare with.
 """
 
 from typing import Any
@@ -71,14 +71,14 @@ class Classifier(Model):
         return classifier.to(next(encoder.parameters()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Inputs (N, C, H, W) in [−1, 1] → logits (N, classes)."""
+        """Inputs (N, C, H, W) in [0, 1] → logits (N, classes)."""
         return self.head(self.encoder_network.features(x))
 
     def losses(self, values: Tensor, labels: Tensor | None = None, progress: float = 1.0) -> dict[str, Tensor]:
         """{"cross_entropy": −log p(label|x) in nats, "accuracy": 1 where the likeliest class is the label}, (N,)."""
-        labels = self.check_labels(len(values), labels)
-        logits = self.logits(values)
-        right = (logits.detach().argmax(dim=1) == labels).to(logits.dtype)
+        logits, labels = self.logits(values), self.check_labels(len(values), labels)
+        assert labels is not None  # a classifier has classes
+        right = torch.eq(logits.detach().argmax(dim=1), labels).to(logits.dtype)
         return {"cross_entropy": F.cross_entropy(logits, labels, reduction="none"), "accuracy": right}
 
     def logits(self, values: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ A decoder ends in ``P = likelihood.param_channels(C)`` channels; colour k reads 
 
 x = 2·value / (levels − 1) − 1, in [−1, 1]. All but "bernoulli" of more than two levels are probabilities of values (the
 Gaussian's by the midpoint of a value's interval of width Δ), so their nats can be compared. With more than two levels
-"bernoulli" reads a grey value as the probability of white, as is customary for grey MNIST: its nats are the expected nats
-of images binarised at random with these probabilities, and cannot be compared with those of the others.
+"bernoulli" reads a grey value as the probability of white, as is customary for grey MNIST: its nats are the expected
+nats of images binarised at random with these probabilities, and cannot be compared with those of the others.
 """
 
 import math
@@ -44,7 +44,7 @@ class Likelihood:
         return channels * self.per_color
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
-        """log p(x|z), summed over the dimensions of an image.
+        """The log-likelihood log p(x|z), summed over the dimensions of an image.
 
         Args:
             params: (*, N, P, H, W), floating point.
@@ -68,7 +68,7 @@ class Likelihood:
         raise NotImplementedError
 
     def _nearest(self, x: Tensor) -> Tensor:
-        """x of any size → the value in [0, levels) that is nearest to it."""
+        """The value in [0, levels) that is nearest to ``x``."""
         return ((x + 1) / self.width).round().clamp(0, self.levels - 1).to(torch.int64)
 
 

@@ -72,8 +72,8 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def to_input(self, values: Tensor) -> Tensor:
-        """Values as networks read them: 2·v / (levels − 1) − 1, in [−1, 1], in the dtype of the parameters."""
-        return values.to(next(self.parameters()).dtype) * (2 / (self.levels - 1)) - 1
+        """Values as encoders read them: v / (levels − 1), in [0, 1], in the dtype of the parameters."""
+        return values.to(next(self.parameters()).dtype) / (self.levels - 1)
 
     def check_images(self, values: Tensor) -> None:
         """Raise unless ``values`` are images that the model reads: integers (N, C, H, W) in [0, levels)."""

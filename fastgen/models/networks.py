@@ -3,11 +3,12 @@
     encoder   x ── [ 4×4 convolution, stride 2 ] × channels ── [ linear ] × hidden ── linear ── code
     decoder   z ── [ linear ] × hidden reversed ── [ 4×4 up-convolution, stride 2 ] × channels reversed ── parameters
 
-Without ``channels`` they are fully connected, without ``hidden`` too they are linear. Each layer but the last is followed
-by the activation; the up-convolutions by batch norm and ReLU. A class enters as a one-hot vector beside the first
-linear layer's input, in both.
+Without ``channels`` they are fully connected, without ``hidden`` too they are linear. Each layer but the last is
+followed by the activation; the up-convolutions by batch norm and ReLU. A class enters as a one-hot vector beside the
+first linear layer's input, in both.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ class Encoder(nn.Module):
         self.squash = nn.Sigmoid() if squash else nn.Identity()
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Inputs (N, C, H, W) in [−1, 1] → (N, code · parts)."""
+        """Inputs (N, C, H, W) in [0, 1] → (N, code · parts)."""
         return self.squash(self.linear(with_class(self.convolutions(x).flatten(1), labels, self.classes)))
 
     def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -96,21 +97,18 @@ class Decoder(nn.Module):
         self.classes = classes
         make = activation_named(activation)
         sizes = halved(image_size, len(channels))
-        self.start = ((*channels, outputs)[-1 if not channels else len(channels) - 1], *sizes[-1])
+        self.start = (channels[-1] if channels else outputs, *sizes[-1])
         flat = self.start[0] * self.start[1] * self.start[2]
         self.linear = mlp((code + (classes or 0), *hidden[::-1], flat), make)
         stages: list[nn.Module] = [make()] * bool(channels)
         widths = (outputs, *channels)
         for stage in range(len(channels), 0, -1):
-            padding = tuple(
-                big - 2 * small for big, small in zip(sizes[stage - 1], sizes[stage], strict=True)
-            )  # an odd side lost its last row on the way down
-            last = stage == 1
-            stages.append(
-                nn.ConvTranspose2d(widths[stage], widths[stage - 1], 4, 2, 1, padding)
-                if last
-                else UpConvolution(widths[stage], widths[stage - 1], padding)
-            )
+            (tall, wide), (H, W) = sizes[stage - 1], sizes[stage]
+            odd = (tall - 2 * H, wide - 2 * W)  # an odd side lost its last row on the way down
+            if stage > 1:
+                stages.append(UpConvolution(widths[stage], widths[stage - 1], odd))
+            else:
+                stages.append(nn.ConvTranspose2d(widths[stage], widths[stage - 1], 4, 2, 1, odd))
         self.convolutions = nn.Sequential(*stages)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -121,7 +119,7 @@ class Decoder(nn.Module):
 class UpConvolution(nn.Sequential):
     """Transposed convolution that doubles height and width, batch norm, ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, output_padding: tuple[int, ...]) -> None:
+    def __init__(self, inputs: int, outputs: int, output_padding: tuple[int, int]) -> None:
         super().__init__(
             nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, output_padding, bias=False), nn.BatchNorm2d(outputs)
         )
@@ -133,7 +131,7 @@ class UpConvolution(nn.Sequential):
 def mlp(widths: tuple[int, ...], activation: type[nn.Module]) -> nn.Sequential:
     """Linear layers from ``widths[0]`` to ``widths[-1]`` with an activation between each two."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), activation()]
     return nn.Sequential(*layers[:-1])
 

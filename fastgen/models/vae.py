@@ -1,19 +1,19 @@
 """Variational autoencoder: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, arXiv:1312.6114.
 
-    z ~ N(0, I)          p(x|z) = likelihood(decoder(z))          q(z|x) = N(μ(x), diag σ²(x)), μ and log σ² = encoder(x)
+    z ~ N(0, I)         p(x|z) = likelihood(decoder(z))         q(z|x) = N(μ(x), diag σ²(x)), μ and log σ² = encoder(x)
 
     log p(x) ≥ L = E_q[log p(x|z)] − KL(q(z|x) ‖ p(z))                                                             eq. 3
 
 The expectation is of one sample, z = μ + σ·ε; the KL is in closed form; both come from ``rsample_kl`` (section 2.4 and
-appendix B). With k importance samples (Burda, Grosse and Salakhutdinov 2016, arXiv:1509.00519, eq. 8) the bound tightens
-towards log p(x) as k grows:
+appendix B). With k importance samples (Burda, Grosse and Salakhutdinov 2016, arXiv:1509.00519, eq. 8) the bound
+tightens towards log p(x) as k grows:
 
     L_k = E[log 1/k Σ_i w_i],  w_i = p(x|z_i)·p(z_i) / q(z_i|x),  z_i ~ q(z|x)
 
 A class y conditions encoder and decoder: q(z|x, y) and p(x|z, y), with the same p(z) (Sohn, Lee and Yan 2015).
 
-While training, KL may be weighted by β (Higgins et al. 2017), its weight may rise from 0 ("warm-up", Sønderby et al. 2016,
-arXiv:1602.02282), and λ nats of it may be free in each dimension, Σ_j max(λ, KL_j) with KL_j averaged over the
+While training, KL may be weighted by β (Higgins et al. 2017), its weight may rise from 0 ("warm-up", Sønderby et al.
+2016, arXiv:1602.02282), and λ nats of it may be free in each dimension, Σ_j max(λ, KL_j) with KL_j averaged over the
 batch (Kingma et al. 2016, arXiv:1606.04934, eq. 15). In eval mode the loss is the bound itself.
 """
 
@@ -231,7 +231,7 @@ class VAE(LatentModel):
         return Posterior(*(out if out.dtype == torch.float64 else out.float()).chunk(2, dim=1))
 
     def _log_weights(self, q: Posterior, values: Tensor, labels: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
-        """log p(x|z) and log w for k draws of z, (k, N) each."""
+        """The logarithms of p(x|z) and w for k draws of z, (k, N) each."""
         mean, logvar = (part.expand(k, *part.shape).flatten(0, 1) for part in q)
         z, _ = self.rsample_kl(mean, logvar)
         params = self.decoder(z, None if labels is None else labels.repeat(k))
