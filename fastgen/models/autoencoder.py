@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .model import LatentModel, check_positive
-from .networks import Decoder, Encoder
+from .networks import Decoder, Encoder, as_widths
 
 AGES: dict[str, dict] = {
     "linear": {"hidden": (), "channels": (), "squash": True},
@@ -54,8 +54,8 @@ class Autoencoder(LatentModel):
         super().__init__(in_channels, levels, None, image_size)
         check_positive(latent=latent)
         self.latent = latent
-        self.hidden = tuple(hidden)
-        self.channels = tuple(channels)
+        self.hidden = as_widths("hidden", hidden)
+        self.channels = as_widths("channels", channels)
         self.activation = activation
         self.squash = squash
         self.sigmoid = sigmoid

@@ -8,6 +8,7 @@ followed by the activation; the up-convolutions by batch norm and ReLU. A class 
 first linear layer's input, in both.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -48,7 +49,7 @@ class Encoder(nn.Module):
         classes: int | None = None,
     ) -> None:
         super().__init__()
-        check_widths(hidden=hidden, channels=channels)
+        hidden, channels = as_widths("hidden", hidden), as_widths("channels", channels)
         check_positive(code=code)
         self.config: dict[str, Any] = {
             "code": code, "hidden": list(hidden), "channels": list(channels), "activation": activation,
@@ -93,7 +94,7 @@ class Decoder(nn.Module):
         classes: int | None = None,
     ) -> None:
         super().__init__()
-        check_widths(hidden=hidden, channels=channels)
+        hidden, channels = as_widths("hidden", hidden), as_widths("channels", channels)
         self.classes = classes
         make = activation_named(activation)
         sizes = halved(image_size, len(channels))
@@ -157,13 +158,13 @@ def halved(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
     return sizes
 
 
-def check_widths(**layers: tuple[int, ...]) -> None:
-    """Raise unless every width of every layer is a positive integer."""
-    for name, widths in layers.items():
-        if not isinstance(widths, (tuple, list)):
-            raise ValueError(f"{name}: expected a sequence of widths, got {widths!r}")
-        for width in widths:
-            check_positive(**{name: width})
+def as_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
+    """``widths`` as a tuple; raise ValueError unless each is a positive integer."""
+    if not isinstance(widths, (tuple, list)):
+        raise ValueError(f"{name}: expected a sequence of widths, got {widths!r}")
+    for width in widths:
+        check_positive(**{name: width})
+    return tuple(widths)
 
 
 def activation_named(name: str) -> type[nn.Module]:

@@ -29,7 +29,7 @@ from ..ops.rsample_kl import LOGVAR_MAX, LOGVAR_MIN
 from .likelihoods import likelihood as likelihood_named
 from .likelihoods import normals_from
 from .model import LatentModel, check_number, check_positive, evaluating
-from .networks import Decoder, Encoder
+from .networks import Decoder, Encoder, as_widths
 
 ROWS = 1 << 23
 """Parameters of pixels to hold at once when many samples are drawn for an image."""
@@ -96,7 +96,8 @@ class VAE(LatentModel):
                 f" KL to weight, got {importance_samples}"
             )
         self.latent = latent
-        self.hidden, self.channels, self.activation = tuple(hidden), tuple(channels), activation
+        self.hidden, self.channels = as_widths("hidden", hidden), as_widths("channels", channels)
+        self.activation = activation
         self.likelihood = likelihood
         self.beta, self.warmup, self.free_bits = beta, warmup, free_bits
         self.importance_samples = importance_samples
