@@ -1,9 +1,11 @@
 """fastgen: classic generative models of images.
 
     fastgen demo               train on embedded digits, draw, complete: one picture, in less than three minutes
-    fastgen train MODEL        train pixelcnn or gated-pixelcnn on a data set or on images of your own
+    fastgen train MODEL        train a model on a data set or on images of your own
     fastgen sample RUN         draw images, or complete half-hidden ones
     fastgen evaluate RUN       exact likelihood of images that were not trained on
+    fastgen explore RUN        reconstructions, manifold, traversals, arithmetic: what a latent space holds
+    fastgen taxonomy           densities that are explicit, approximate and implicit, side by side: one picture
     fastgen info               versions, devices, and which kernel runs where
 
 fastgen --version says which it is. Each command explains its options with --help.
@@ -22,6 +24,8 @@ COMMANDS = {
     "train": "fastgen.commands.train",
     "sample": "fastgen.commands.sample",
     "evaluate": "fastgen.commands.evaluate",
+    "explore": "fastgen.commands.explore",
+    "taxonomy": "fastgen.commands.taxonomy",
     "info": "fastgen._info",
 }
 """The module of each command; its ``main`` takes the arguments, and returns what to print."""

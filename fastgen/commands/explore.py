@@ -54,8 +54,8 @@ class Explore:
     label: int | None = None
     """Class of the manifold's images, for a conditional model; default: 0."""
     groups: tuple[str, str, str] | None = None
-    """Of the arithmetic a - b + c: each class=K, or the numbers of held-out images, as 3,14,15; default: the first three
-    classes."""
+    """Of the arithmetic a - b + c: each class=K, or the numbers of held-out images, as 3,14,15; default: the first
+    three classes."""
     checkpoint: Literal["best", "last"] = "best"
     """Weights to explore."""
     data_root: str | None = None
