@@ -167,6 +167,7 @@ class TrainClassifier(Train):
             options = Run(self.source).config()["options"] if self.source is not None else {"data": "digits"}
             object.__setattr__(self, "data", options["data"])
             object.__setattr__(self, "data_root", self.data_root or options.get("data_root"))
+            object.__setattr__(self, "levels", self.levels or options.get("levels"))
 
     def load_data(self) -> tuple[Dataset, Dataset]:
         train, held_out = super().load_data()
