@@ -251,7 +251,7 @@ def test_help_info_and_mistakes(capsys: pytest.CaptureFixture) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"fastgen {__version__}\n"
     assert "command: expected demo, train, sample, evaluate, info, got 'draw'" in refused(capsys, "draw")
-    for mistake in (["--nonsense"], ["--epochs", "-1"], ["--schedule", "linear"], ["--seed", "-1"]):
+    for mistake in (["--nonsense"], ["--epochs", "-1"], ["--schedule", "square"], ["--seed", "-1"]):
         with pytest.raises(SystemExit) as stopped:
             main(["train", "pixelcnn", *mistake])
         assert stopped.value.code == 2

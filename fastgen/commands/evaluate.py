@@ -1,18 +1,18 @@
-"""``fastgen evaluate``: the exact likelihood of held-out images."""
+"""``fastgen evaluate``: likelihood, or other losses, of held-out images."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
-from ..training import Run, as_json, evaluate, load_model, nats_per_image
-from . import load_images, parse, pick_device
+from ..training import Measures, Run, as_json, evaluate, load_model
+from . import check_seed, load_images, parse, pick_device
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Exact negative log-likelihood of images, with its standard error, under a run's averaged weights."""
+    """Losses of images under a run's averaged weights, with standard errors: likelihoods in nats and bits/dim."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
@@ -28,6 +28,8 @@ class Evaluate:
     """Weights to evaluate; the best are those of the epoch with the best held-out likelihood."""
     batch_size: int = 128
     """Images at a time."""
+    seed: int = 0
+    """Of what a model draws to be evaluated; an exact likelihood draws nothing."""
     json: bool = False
     """Print JSON."""
     device: str = "auto"
@@ -37,13 +39,18 @@ class Evaluate:
 def main(arguments: list[str]) -> str:
     """Evaluate as the arguments say."""
     options = parse(Evaluate, "evaluate", arguments)
+    check_seed(options.seed)
     model = load_model(options.run, options.checkpoint, pick_device(options.device))
     images = load_images(Run(options.run), options.split, options.data, options.data_root)
     if options.limit is not None:
         images = images.subset(options.limit)
-    likelihood = evaluate(model, nats_per_image, images, options.batch_size)
+    found = evaluate(model, images, options.batch_size, measures(model, options), options.seed)
     if options.json:
         about = {"run": str(options.run), "checkpoint": options.checkpoint, "data": images.name, "split": options.split}
-        bits = {"bits_per_dim": likelihood.bits_per_dim, "bits_per_dim_error": likelihood.bits_per_dim_error}
-        return as_json(about | asdict(likelihood) | bits)
-    return f"{images.name}, {options.split} split, {len(images):,} images: {likelihood} (mean ± standard error)"
+        return as_json(about | found.numbers(all_errors=True) | {"images": found.images, "dims": found.dims})
+    return f"{images.name}, {options.split} split, {len(images):,} images: {found} (mean ± standard error)"
+
+
+def measures(model: Any, options: Evaluate) -> Measures:
+    """What the options ask of the model: its losses."""
+    return model.losses

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Union
 import torch
 import tyro
 
-from .. import pictures, sampling
+from .. import pictures
 from .._extras import require
 from .._version import __version__
 from ..data import NAMES, Dataset
-from ..training import Record, Run, Trainer, checkpoint, describe, nats_per_image
+from ..training import Record, Run, Trainer, checkpoint, describe
 from . import parse, pick_device
 from .model_options import MODELS, Train
 
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> str:
         "data": {"shape": list(train.shape), "levels": train.levels, "train": len(train), "held_out": len(held_out)},
         "options": asdict(options),
     }
-    trainer = Trainer(model, nats_per_image, options, run)
+    trainer = Trainer(model, options, run)
     if not options.resume:
         run.create(config)
     elif config["data"] != run.config()["data"]:
@@ -106,7 +106,7 @@ def _describe(device: torch.device) -> str:
 def _draw(model: Any, data: Dataset, options: Train, path: Path) -> None:
     classes = model.classes
     labels = None if classes is None else torch.arange(options.samples) % classes
-    values = sampling.compile(model, data.shape).sample(options.samples, seed=options.seed, labels=labels)
+    values = model.sample(options.samples, seed=options.seed, labels=labels)
     columns = classes if classes is not None and classes <= 16 else math.ceil(options.samples**0.5)
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures.save(pictures.grid(pictures.to_rgb(values, data.levels), columns), path)
