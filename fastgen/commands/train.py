@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> str:
     def on_epoch(record: Record) -> None:
         say(describe(record, options.epochs))
         if options.samples > 0:
-            _draw(trainer.ema, train, options, run.samples / f"epoch-{record['epoch']:04}.png")
+            _draw(trainer.ema, held_out, options, run.samples / f"epoch-{record['epoch']:04}.png")
 
     try:
         if options.resume:
@@ -103,13 +103,17 @@ def _describe(device: torch.device) -> str:
     return f"{device}, {torch.get_num_threads()} threads"
 
 
-def _draw(model: Any, data: Dataset, options: Train, path: Path) -> None:
-    classes = model.classes
-    labels = None if classes is None else torch.arange(options.samples) % classes
-    values = model.sample(options.samples, seed=options.seed, labels=labels)
-    columns = classes if classes is not None and classes <= 16 else math.ceil(options.samples**0.5)
+def _draw(model: Any, held_out: Dataset, options: Train, path: Path) -> None:
+    n, classes, device = options.samples, model.classes, next(model.parameters()).device
+    some = held_out.subset(n)
+    labels = some.labels if some.labels is None else some.labels.to(device)
+    rows = model.preview(n, options.seed, some.values.to(device, torch.int64), labels)
+    if not rows:
+        return
+    columns = classes if classes is not None and classes <= 16 else math.ceil(n**0.5)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pictures.save(pictures.grid(pictures.to_rgb(values, data.levels), columns), path)
+    images = [pictures.to_rgb(row, held_out.levels) for row in rows]
+    pictures.save(pictures.grid(pictures.in_turn(images, columns), columns), path)
 
 
 def _how_to_continue(name: str, run: Run) -> str:

@@ -13,7 +13,7 @@ The sizes say which: ``Autoencoder(hidden=(), channels=())`` is of the first age
 import torch
 from torch import Tensor
 
-from .model import LatentModel, check_positive
+from .model import LatentModel, check_positive, evaluating
 from .networks import Decoder, Encoder, as_widths
 
 AGES: dict[str, dict] = {
@@ -82,6 +82,11 @@ class Autoencoder(LatentModel):
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         self.check_codes(z)
         return self._decode(z).clamp(0, 1) * (self.levels - 1)
+
+    def preview(self, n: int, seed: int, values: Tensor, labels: Tensor | None) -> list[Tensor]:
+        """Held-out images, and what becomes of them."""
+        with evaluating(self):
+            return [values[:n], self.reconstruct(values[:n])]
 
     def _decode(self, z: Tensor) -> Tensor:
         image = self.decoder(z)

@@ -47,12 +47,13 @@ class Likelihood:
         """The log-likelihood log p(x|z), summed over the dimensions of an image.
 
         Args:
-            params: (*, N, P, H, W), floating point.
+            params: (*, N, P, H, W), floating point; half types are computed in float32.
             values: (N, C, H, W), integers in [0, levels).
 
         Returns:
             (*, N) nats, differentiable in ``params``.
         """
+        params = params.float() if params.dtype in (torch.float16, torch.bfloat16) else params
         return self._log_prob(_by_color(params, self.per_color), values).flatten(-3).sum(-1)
 
     def mean(self, params: Tensor) -> Tensor:

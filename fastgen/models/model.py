@@ -71,6 +71,23 @@ class Model(nn.Module):
         """
         raise NotImplementedError
 
+    def preview(self, n: int, seed: int, values: Tensor, labels: Tensor | None) -> list[Tensor]:
+        """Images to look at while training: rows that belong together by their index, or none.
+
+        By default ``n`` samples, of all classes in turn, from a model that draws any.
+
+        Args:
+            n: how many.
+            seed: of the samples.
+            values: some held-out images, and their
+            labels: if there are any.
+        """
+        sample = getattr(self, "sample", None)
+        if sample is None:
+            return []
+        turns = None if self.classes is None else torch.arange(n, device=values.device) % self.classes
+        return [sample(n, seed=seed, labels=turns)]
+
     def to_input(self, values: Tensor) -> Tensor:
         """Values as encoders read them: v / (levels − 1), in [0, 1], in the dtype of the parameters."""
         return values.to(next(self.parameters()).dtype) / (self.levels - 1)
