@@ -10,7 +10,7 @@ results are float64, as scikit-learn's are.
 """
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,28 +18,34 @@ from torch import Tensor
 
 from ._extras import require
 
+Fitted = TypeVar("Fitted", bound="Baseline")
+
 
 class Baseline:
     """What they share: ``fit``, and the shape of the points that it saw."""
 
-    _model: Any = None
+    _kept: Any = None
 
-    def fit(self, x: Tensor) -> "Baseline":
+    def fit(self: Fitted, x: Tensor) -> Fitted:
         """Fit to points (N, …).
 
         Raises:
             ValueError: they are fewer than what is fitted, or one is not finite.
         """
         self.shape = tuple(x.shape[1:])
-        self._model = self._fitted(_points(x))
+        self._kept = self._fitted(_points(x))
         return self
 
     def _fitted(self, points: np.ndarray) -> Any:
         raise NotImplementedError
 
-    def _read(self, x: Tensor) -> np.ndarray:
-        if self._model is None:
+    @property
+    def _model(self) -> Any:
+        if self._kept is None:
             raise ValueError(f"{type(self).__name__}: expected to be fitted first: call fit(x)")
+        return self._kept
+
+    def _read(self, x: Tensor) -> np.ndarray:
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"x: expected shape {('N', *self.shape)}, as when it was fitted, got {tuple(x.shape)}")
         return _points(x)

@@ -206,6 +206,7 @@ def test_an_image_depends_on_the_seed_and_its_index_alone(kind: str, monkeypatch
     monkeypatch.setattr(vae, "ROWS", 1)
     assert torch.equal(model.sample(3, seed=7, labels=labels if labels is None else labels[:3]), drawn[:3])
     assert not torch.equal(model.sample(5, seed=8, labels=labels), drawn)
+    assert torch.equal(model.sample(2, seed=7, labels=labels if labels is None else labels[3:], first=3), drawn[3:])
     cold = model.sample(5, seed=7, labels=labels, temperature=0, means=True)
     assert torch.equal(cold[0], cold[-1]) or model.classes is not None
 

@@ -189,8 +189,9 @@ class VAE(LatentModel):
         labels: Tensor | None = None,
         temperature: float = 1.0,
         means: bool = False,
+        first: int = 0,
     ) -> Tensor:
-        """Draw images: z ~ N(0, temperature² I), then x ~ p(x|z). Image i depends on (seed, i) alone.
+        """Draw images: z ~ N(0, temperature² I), then x ~ p(x|z). Image i depends on (seed, first + i) alone.
 
         Args:
             n: how many.
@@ -198,6 +199,7 @@ class VAE(LatentModel):
             labels: int64 (n,), for a model with classes.
             temperature: scales the prior's standard deviation; below 1 gives likelier and less varied images.
             means: give E[x|z], rounded, instead of drawing x: without the pixels' own noise.
+            first: index of the first image.
 
         Returns:
             int64 (n, C, H, W) in [0, levels).
@@ -210,16 +212,14 @@ class VAE(LatentModel):
         shape = (self.in_channels, *self.sides)
         step, parts = max(1, ROWS // (self.p_x.param_channels(shape[0]) * shape[1] * shape[2])), []
         with evaluating(self):
-            for first in range(0, n, step):
-                count = min(step, n - first)
-                u = uniforms(seed, count, (self.latent + math.prod(shape),), first=first, device=device).to(dtype)
-                y = None if labels is None else labels[first : first + count]
-                params = self.decoder(temperature * normals_from(u[:, : self.latent]), y)
-                drawn = (
-                    self.p_x.mean(params).round()
-                    if means
-                    else self.p_x.draw(params, u[:, self.latent :].view(-1, *shape))
+            for done in range(0, n, step):
+                count = min(step, n - done)
+                u = uniforms(seed, count, (self.latent + math.prod(shape),), first=first + done, device=device).to(
+                    dtype
                 )
+                z, pixels = temperature * normals_from(u[:, : self.latent]), u[:, self.latent :].view(-1, *shape)
+                params = self.decoder(z, None if labels is None else labels[done : done + count])
+                drawn = self.p_x.mean(params).round() if means else self.p_x.draw(params, pixels)
                 parts.append(drawn.to(torch.int64))
         return torch.cat(parts)
 
