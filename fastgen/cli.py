@@ -1,10 +1,12 @@
 """fastgen: classic generative models of images.
 
     fastgen demo               train on embedded digits, draw, complete: one picture, in less than three minutes
-    fastgen train MODEL        train pixelcnn or gated-pixelcnn on a data set or on images of your own
+    fastgen train MODEL        train a model on a data set or on images of your own
     fastgen sample RUN         draw images, or complete half-hidden ones
     fastgen evaluate RUN       likelihood, or other losses, of images that were not trained on
     fastgen report RUN         one HTML page: curves, samples, timings, options
+    fastgen explore RUN        reconstructions, manifold, traversals, arithmetic: what a latent space holds
+    fastgen taxonomy           densities that are explicit, approximate and implicit, side by side: one picture
     fastgen info               versions, devices, and which kernel runs where
 
 fastgen --version says which it is. Each command explains its options with --help.
@@ -24,6 +26,8 @@ COMMANDS = {
     "sample": "fastgen.commands.sample",
     "evaluate": "fastgen.commands.evaluate",
     "report": "fastgen.commands.report",
+    "explore": "fastgen.commands.explore",
+    "taxonomy": "fastgen.commands.taxonomy",
     "info": "fastgen._info",
 }
 """The module of each command; its ``main`` takes the arguments, and returns what to print, if anything."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from torch import Tensor
 
 from ..training import Measures, Run, as_json, evaluate, load_model
 from . import check_seed, load_images, parse, pick_device
@@ -30,6 +31,8 @@ class Evaluate:
     """Images at a time."""
     seed: int = 0
     """Of what a model draws to be evaluated; an exact likelihood draws nothing."""
+    importance_samples: int | None = None
+    """Estimate the likelihood of a model with latent variables by so many importance samples for each image."""
     json: bool = False
     """Print JSON."""
     device: str = "auto"
@@ -52,5 +55,18 @@ def main(arguments: list[str]) -> str:
 
 
 def measures(model: Any, options: Evaluate) -> Measures:
-    """What the options ask of the model: its losses."""
-    return model.losses
+    """What the options ask of the model: its losses, or its likelihood by importance sampling."""
+    k = options.importance_samples
+    if k is None:
+        return model.losses
+    if not hasattr(model, "importance_log_prob"):
+        raise ValueError(
+            f"importance_samples: expected none, since {type(model).__name__} has no latent variables, got {k}"
+        )
+    if k < 1:
+        raise ValueError(f"importance_samples: expected 1 or more, got {k}")
+
+    def nats(values: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        return {"nats": -model.importance_log_prob(values, labels, k)}
+
+    return nats

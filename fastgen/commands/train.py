@@ -67,7 +67,7 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
             else:
                 distributed.first_only(lambda: run.rewind(0))
             distributed.first_only(lambda: run.write_config(config))
-        trainer.fit(train, held_out, _Reporter(trainer, train, options, run))
+        trainer.fit(train, held_out, _Reporter(trainer, held_out, options, run))
         distributed.first_only(lambda: _draw_curves(run))
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(_how_to_continue(name, run)) from stop
@@ -75,28 +75,25 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
         raise OSError(f"{error}; {checkpoint.good(run.checkpoints)}") from error
     if not run.has_checkpoint:
         return f"{run.folder}: no checkpoint, since nothing was trained"
-    best, draws = (
-        f"best held-out {trainer.position.loss} {trainer.position.best:.2f}",
-        f"fastgen sample {run.folder} draws",
-    )
-    return f"{run.folder}: {best}; {draws} from it, fastgen report {run.folder} sums it up"
+    best = f"best held-out {trainer.position.loss} {trainer.position.best:.2f}"
+    ways = [f"fastgen sample {run.folder} draws from it"] if hasattr(model, "sample") else []
+    return f"{run.folder}: {best}; {', '.join([*ways, f'fastgen report {run.folder} sums it up'])}"
 
 
 class _Reporter:
     """Called after every epoch: a line for the person, a picture of samples, and TensorBoard's."""
 
-    def __init__(self, trainer: Trainer, data: Dataset, options: Train, run: Run) -> None:
+    def __init__(self, trainer: Trainer, held_out: Dataset, options: Train, run: Run) -> None:
         self.trainer = trainer
-        self.data = data
+        self.held_out = held_out
         self.options = options
         self.run = run
         self.writer: Any = None
 
     def __call__(self, record: Record) -> None:
         require("tqdm").tqdm.write(describe(record, self.options.epochs))
-        picture = None
-        if self.options.samples > 0 and hasattr(self.trainer.ema, "sample"):
-            picture = _draw(self.trainer.ema, self.data, self.options)
+        picture = _draw(self.trainer.ema, self.held_out, self.options) if self.options.samples > 0 else None
+        if picture is not None:
             path = self.run.samples / f"epoch-{record['epoch']:04}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             pictures.save(picture, path)
@@ -139,7 +136,10 @@ def _read(arguments: list[str]) -> tuple[str, Train, Run]:
     if config["model"]["name"] != name:
         raise ValueError(f"model: expected {config['model']['name']}, which the run in {run.folder} is of, got {name}")
     try:
-        started = MODELS[name](**config["options"])
+        known: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in config["options"].items()
+        }
+        started = MODELS[name](**known)  # JSON has lists only
     except (TypeError, ValueError) as error:
         raise ValueError(f"{run.folder / 'config.json'}: {error}") from error
     options = parse(MODELS[name], f"train {name}", arguments[1:], default=replace(started, resume=False))
@@ -163,12 +163,17 @@ def _describe(device: torch.device) -> str:
     return f"{device}, {torch.get_num_threads()} threads"
 
 
-def _draw(model: Any, data: Dataset, options: Train) -> np.ndarray:
-    classes = model.classes
-    labels = None if classes is None else torch.arange(options.samples) % classes
-    values = model.sample(options.samples, seed=options.seed, labels=labels)
-    columns = classes if classes is not None and classes <= 16 else math.ceil(options.samples**0.5)
-    return pictures.grid(pictures.to_rgb(values, data.levels), columns)
+def _draw(model: Any, held_out: Dataset, options: Train) -> np.ndarray | None:
+    """What the model has to show after an epoch, if anything."""
+    n, classes, device = options.samples, model.classes, next(model.parameters()).device
+    some = held_out.subset(n)
+    labels = some.labels if some.labels is None else some.labels.to(device)
+    rows = model.preview(n, options.seed, some.values.to(device, torch.int64), labels)
+    if not rows:
+        return None
+    columns = classes if classes is not None and classes <= 16 else math.ceil(n**0.5)
+    images = [pictures.to_rgb(row, held_out.levels) for row in rows]
+    return pictures.grid(pictures.in_turn(images, columns), columns)
 
 
 def _draw_curves(run: Run) -> None:
