@@ -8,6 +8,11 @@ from fastgen.data import Dataset
 from fastgen.training import Objective, Player
 
 
+def full(x: Tensor) -> Tensor:
+    """Half precision as float32; what is more stays as it is."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class Tiny(nn.Module):
     """Independent pixels from a learned vector; dropout makes every step depend on the random numbers before it."""
 
@@ -22,7 +27,7 @@ class Tiny(nn.Module):
 
     def losses(self, values: Tensor, labels: Tensor | None = None, progress: float = 1.0) -> dict[str, Tensor]:
         """(N, 1, 4, 4) values of three levels → (N,) nats."""
-        logits = self().float().expand(len(values), -1, -1, -1, -1)
+        logits = full(self()).expand(len(values), -1, -1, -1, -1)
         return {"nats": F.cross_entropy(logits, values, reduction="none").sum(dim=(1, 2, 3))}
 
 
@@ -39,8 +44,8 @@ class Coder(nn.Module):
     def losses(self, values: Tensor, labels: Tensor | None = None, progress: float = 1.0) -> dict[str, Tensor]:
         """(N, 1, 4, 4) values of three levels → (N,) nats of the pixels, and a penalty that grows with progress."""
         code = F.relu(self.encode(values.to(self.encode.weight.dtype) - 1))
-        penalty = progress * code.float().square().flatten(1).mean(dim=1)
-        nats = F.cross_entropy(self.decode(code).float(), values[:, 0], reduction="none").sum(dim=(1, 2))
+        penalty = progress * full(code).square().flatten(1).mean(dim=1)
+        nats = F.cross_entropy(full(self.decode(code)), values[:, 0], reduction="none").sum(dim=(1, 2))
         return {"nats": nats + penalty, "penalty": penalty}
 
 
@@ -54,13 +59,14 @@ class Game(nn.Module):
         self.judge = nn.Sequential(nn.Linear(16, 12), nn.LeakyReLU(0.2), nn.Linear(12, 1))
 
     def losses(self, values: Tensor, labels: Tensor | None = None, progress: float = 1.0) -> dict[str, Tensor]:
-        """How far the mean image is from a real one, over all pixels, squared: what held-out images are measured by."""
-        forged = self.forger(self.draw(values)).float().mean(dim=0)
+        """How far forged images are from real ones, over all pixels, squared: what held-out images are measured by."""
+        forged = full(self.forger(self.draw(values)))
         return {"squared_error": (values.flatten(1) - 1 - forged).square().sum(dim=1)}
 
     def draw(self, values: Tensor) -> Tensor:
         """Noise; from the images themselves where nothing is to be random."""
-        return torch.randn(len(values), 8) if self.noise else values.flatten(1)[:, :8] - 1.0
+        dtype = self.forger[0].weight.dtype
+        return torch.randn(len(values), 8, dtype=dtype) if self.noise else values.flatten(1)[:, :8].to(dtype) - 1
 
 
 class GameObjective(Objective):
@@ -74,12 +80,13 @@ class GameObjective(Objective):
         ]
 
     def judging(self, values: Tensor, labels: Tensor | None, progress: float) -> dict[str, Tensor]:
-        real, forged = values.flatten(1) - 1.0, self.model.forger(self.model.draw(values)).detach()
-        scores = [self.model.judge(images)[:, 0].float() for images in (real, forged)]
+        noise = self.model.draw(values)
+        real, forged = values.flatten(1).to(noise.dtype) - 1, self.model.forger(noise).detach()
+        scores = [full(self.model.judge(images)[:, 0]) for images in (real, forged)]
         return {"loss": F.softplus(-scores[0]) + F.softplus(scores[1]), "real": scores[0].sigmoid()}
 
     def forging(self, values: Tensor, labels: Tensor | None, progress: float) -> dict[str, Tensor]:
-        return {"loss": F.softplus(-self.model.judge(self.model.forger(self.model.draw(values)))[:, 0].float())}
+        return {"loss": F.softplus(-full(self.model.judge(self.model.forger(self.model.draw(values)))[:, 0]))}
 
 
 def images(n: int = 40) -> Dataset:

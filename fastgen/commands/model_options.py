@@ -36,6 +36,10 @@ class Train(Recipe):
     """Checkpoint to resume from."""
     samples: int = 36
     """Images to draw after each epoch; 0 draws none."""
+    tensorboard: bool = False
+    """Also write the metrics and pictures for TensorBoard, into RUN/tensorboard."""
+    dry_run: bool = False
+    """Say what would happen, compute the first losses, and write nothing."""
     device: str = "auto"
     """cpu, cuda, cuda:1; auto is CUDA where there is one."""
 

@@ -1,68 +1,127 @@
-"""``fastgen train``: options, and what happens around the loop."""
+"""``fastgen train``: what happens around the loop."""
 
 import math
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Union
 
+import numpy as np
 import torch
 import tyro
 
-from .. import pictures
+from .. import _chart, pictures
 from .._extras import require
 from .._version import __version__
 from ..data import NAMES, Dataset
-from ..training import Record, Run, Trainer, checkpoint, describe
+from ..training import Record, Run, Trainer, checkpoint, describe, distributed
 from . import parse, pick_device
+from .dry_run import describe_plan, where
 from .model_options import MODELS, Train
 
-FREE_ON_RESUME = ("data_root", "epochs", "save_every", "samples", "device", "run", "resume", "checkpoint")
+FREE_ON_RESUME = (
+    *("data_root", "epochs", "save_every", "samples", "tensorboard", "dry_run", "device", "run", "resume"),
+    "checkpoint",
+)
 """Options that a resumed run may change: all others would make it another run."""
 
 
 def main(arguments: list[str]) -> str:
     """Train as the arguments say."""
     name, options, run = _read(arguments)
-    device = pick_device(options.device)
+    if options.tensorboard:
+        _tensorboard()
+    device = distributed.local_device(pick_device(options.device))
+    with distributed.processes(device):
+        said = _train(name, options, run, device)
+        return said if distributed.rank() == 0 else ""
+
+
+def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
     train, held_out = options.load_data()
     torch.manual_seed(options.seed)
     model = options.build(name, train).to(device)
     config = {
         "fastgen": __version__,
+        "torch": torch.__version__,
+        "device": _describe(device) + (f", {distributed.size()} processes" if distributed.size() > 1 else ""),
         "model": {"name": name, "config": model.config},
         "data": {"shape": list(train.shape), "levels": train.levels, "train": len(train), "held_out": len(held_out)},
         "options": asdict(options),
     }
-    trainer = Trainer(model, options, run)
-    if not options.resume:
-        run.create(config)
-    elif config["data"] != run.config()["data"]:
+    if options.resume and config["data"] != run.config()["data"]:
         raise ValueError(f"data: expected {run.config()['data']}, as when the run began, got {config['data']}")
+    trainer = Trainer(model, options, run)
+    if options.dry_run:
+        return describe_plan(name, options, trainer, train, held_out, str(config["device"]))
+    if not options.resume:
+        distributed.first_only(lambda: run.create(config))
 
-    say = require("tqdm").tqdm.write
-    say(f"{name}, {sum(p.numel() for p in model.parameters()):,} parameters, on {_describe(device)}")
-    say(f"{train.name}: {len(train):,} images to train on, {len(held_out):,} held out, {train.levels} levels")
-
-    def on_epoch(record: Record) -> None:
-        say(describe(record, options.epochs))
-        if options.samples > 0:
-            _draw(trainer.ema, held_out, options, run.samples / f"epoch-{record['epoch']:04}.png")
-
+    if distributed.rank() == 0:
+        say = require("tqdm").tqdm.write
+        say(f"{name}, {sum(p.numel() for p in model.parameters()):,} parameters, on {config['device']}")
+        say(f"{train.name}: {len(train):,} images to train on, {len(held_out):,} held out, {train.levels} levels")
     try:
         if options.resume:
             if run.has_checkpoint:
                 trainer.resume(options.checkpoint)
             else:
-                run.rewind(0)
-            run.write_config(config)
-        trainer.fit(train, held_out, on_epoch)
+                distributed.first_only(lambda: run.rewind(0))
+            distributed.first_only(lambda: run.write_config(config))
+        trainer.fit(train, held_out, _Reporter(trainer, held_out, options, run))
+        distributed.first_only(lambda: _draw_curves(run))
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(_how_to_continue(name, run)) from stop
     except OSError as error:
         raise OSError(f"{error}; {checkpoint.good(run.checkpoints)}") from error
     if not run.has_checkpoint:
         return f"{run.folder}: no checkpoint, since nothing was trained"
-    return f"{run.folder}: best held-out {trainer.position.best:.2f} nats; fastgen sample {run.folder} draws from it"
+    best = f"{run.folder}: best held-out {trainer.position.loss} {trainer.position.best:.2f}"
+    draws = f"fastgen sample {run.folder} draws from it, " if hasattr(model, "sample") else ""
+    return f"{best}; {draws}fastgen report {run.folder} sums it up"
+
+
+class _Reporter:
+    """Called after every epoch: a line for the person, a picture of what the model does, and TensorBoard's."""
+
+    def __init__(self, trainer: Trainer, held_out: Dataset, options: Train, run: Run) -> None:
+        self.trainer = trainer
+        self.held_out = held_out
+        self.options = options
+        self.run = run
+        self.writer: Any = None
+
+    def __call__(self, record: Record) -> None:
+        require("tqdm").tqdm.write(describe(record, self.options.epochs))
+        picture = None
+        if self.options.samples > 0:
+            picture = _draw(self.trainer.ema, self.held_out, self.options)
+        if picture is not None:
+            path = self.run.samples / f"epoch-{record['epoch']:04}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pictures.save(picture, path)
+        if self.options.tensorboard:
+            self._log(record, picture)
+
+    def _log(self, record: Record, picture: np.ndarray | None) -> None:
+        step = record["step"]
+        if self.writer is None:  # what a killed run wrote beyond its checkpoint is not shown
+            self.writer = _tensorboard()(str(self.run.folder / "tensorboard"), purge_step=step)
+        for key, value in record.items():
+            if key not in ("epoch", "step") and value is not None:
+                self.writer.add_scalar(key.replace("held_out_", "held_out/").replace("train_", "train/"), value, step)
+        if picture is not None:
+            self.writer.add_image("samples", picture, step, dataformats="HWC")
+        self.writer.flush()
+
+
+def _tensorboard() -> Any:
+    """The class of TensorBoard's writers.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    require("tensorboard", "log")
+    return require("torch.utils.tensorboard").SummaryWriter
 
 
 def _read(arguments: list[str]) -> tuple[str, Train, Run]:
@@ -103,23 +162,25 @@ def _describe(device: torch.device) -> str:
     return f"{device}, {torch.get_num_threads()} threads"
 
 
-def _draw(model: Any, held_out: Dataset, options: Train, path: Path) -> None:
+def _draw(model: Any, held_out: Dataset, options: Train) -> np.ndarray | None:
     n, classes, device = options.samples, model.classes, next(model.parameters()).device
     some = held_out.subset(n)
     labels = some.labels if some.labels is None else some.labels.to(device)
     rows = model.preview(n, options.seed, some.values.to(device, torch.int64), labels)
     if not rows:
-        return
+        return None
     columns = classes if classes is not None and classes <= 16 else math.ceil(n**0.5)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    images = [pictures.to_rgb(row, held_out.levels) for row in rows]
-    pictures.save(pictures.grid(pictures.in_turn(images, columns), columns), path)
+    return pictures.grid(pictures.in_turn([pictures.to_rgb(row, held_out.levels) for row in rows], columns), columns)
+
+
+def _draw_curves(run: Run) -> None:
+    drawn = _chart.charts(run.metrics())
+    if drawn:
+        pictures.save(_chart.pixels(drawn), run.folder / "curves.png")
 
 
 def _how_to_continue(name: str, run: Run) -> str:
     command = f"fastgen train {name} --run {run.folder} --resume"
     if not run.has_checkpoint:
         return f"nothing was saved in {run.folder} yet; begin again with: {command}"
-    here = checkpoint.load(run.checkpoints, with_state=True).state["position"]
-    saved = f"epoch {here['epoch']}" + (f" and {here['batch']} batches of the next" if here["batch"] else "")
-    return f"{run.folder} holds {saved}; continue with: {command}"
+    return f"{run.folder} holds {where(run)}; continue with: {command}"

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .._extras import require
 from ..data import Dataset
 from . import checkpoint, distributed, randomness
+from .average import Average
 from .checks import check_batch, check_data
 from .evaluation import evaluate
 from .objective import Objective
@@ -27,8 +27,6 @@ from .recipe import Recipe
 from .run import Record, Run
 from .seat import Seat
 from .watch import Sums, Watch
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 SYNC_EVERY = 25
 """Steps between looks at the losses on a device that runs ahead of Python; on the CPU every step is looked at."""
@@ -45,6 +43,7 @@ class Position:
     batch: int = 0  # batches done of the one under way
     step: int = 0  # batches done of all
     best: float = math.inf  # held-out loss
+    loss: str = "loss"  # its name
     seconds: float = 0.0  # of the epoch under way
 
 
@@ -73,7 +72,7 @@ class Trainer:
         self.run = run
         self.objective = objective or Objective(model)
         self.position = Position()
-        self.average = AveragedModel(model, multi_avg_fn=self._average) if recipe.ema else None
+        self.average = Average(model) if recipe.ema else None
         self.seats = Seat.all(self.objective, recipe, self.device)
         self._round = max(seat.player.steps for seat in self.seats)
         self.watch = Watch(model, recipe, len(self.seats) > 1, self._good)
@@ -111,7 +110,7 @@ class Trainer:
         loaded.restore(self.model, "model")
         if self.average is not None:
             loaded.restore(self.ema, "ema")
-            self.average.n_averaged.fill_(state["averaged"])
+            self.average.updates = state["averaged"]
         for seat in self.seats:
             seat.load_state_dict(state["players"][seat.player.name])
         self.position = Position(**state["position"])
@@ -168,7 +167,7 @@ class Trainer:
             "held_out_seconds": round(time.perf_counter() - started, 3),
             "images_per_second": round(images / here.seconds, 1),
         }
-        is_best = loss < here.best
+        is_best, here.loss = loss < here.best, held.first
         here.epoch, here.batch, here.best, here.seconds = here.epoch + 1, 0, min(here.best, loss), 0.0
         return record, is_best
 
@@ -221,20 +220,17 @@ class Trainer:
             seat.move(factor)
         here.step, here.batch = here.step + 1, here.batch + 1
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self.average.update(recipe.ema_at(here.step))
 
     def _good(self) -> str:
         return "no checkpoint was asked for" if self.run is None else checkpoint.good(self.run.checkpoints)
-
-    def _average(self, average: Tensors, current: Tensors, updates: Tensor | int) -> None:
-        get_ema_multi_avg_fn(self.recipe.ema_at(self.position.step))(average, current, updates)
 
     def _save(self, run: Run, names: tuple[str, ...]) -> None:
         self.watch.check_weights(self.position.step)
         state = {
             "version": STATE,
             "position": asdict(self.position),
-            "averaged": 0 if self.average is None else int(self.average.n_averaged),
+            "averaged": 0 if self.average is None else self.average.updates,
             "players": {seat.player.name: seat.state_dict() for seat in self.seats},
             "processes": distributed.gather({"random": randomness.get_state(), "sums": asdict(self.watch.sums)}),
         }
