@@ -4,8 +4,8 @@
 
 Both: 784-400-20, ReLU, Bernoulli likelihood of grey values, Adam 1e-3, batches of 128. The public loop is that of
 pytorch/examples: ``randn_like``, sigmoid and binary cross-entropy summed, KL as −½ Σ (1 + log σ² − μ² − σ²), and an
-``.item()`` in each step. Its images are float32 in memory already, which as published a ``DataLoader`` makes of them
-one by one: it is faster here. Ours does what a run does: moving average, gradient norm, non-finite checks.
+``.item()`` in each step. Its images are float32 in memory already, which a ``DataLoader`` usually makes of them one
+by one: it is faster here. Ours does what a run does: moving average, gradient norm, non-finite checks.
 """
 
 import argparse

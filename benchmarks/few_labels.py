@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("run", help="folder of an autoencoder's or VAE's run")
     parser.add_argument("--labels", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--lr", type=float, default=1e-3)
     options = parser.parse_args()
     source, data = load_model(options.run), Run(options.run).config()["options"]["data"]

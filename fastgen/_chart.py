@@ -90,7 +90,7 @@ def pixels(drawn: Sequence[Chart], columns: int = 2, scale: int = 2) -> np.ndarr
                 anchor = {"start": "ls", "middle": "ms", "end": "rs"}[mark.anchor]
                 x, y = round((mark.x + left) * scale), round((mark.y + top) * scale)
                 page.text(x, y, mark.text, mark.size * scale, mark.color, anchor)
-    return page.colors
+    return page.pixels()
 
 
 def _title(name: str) -> str:

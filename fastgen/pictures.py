@@ -98,14 +98,13 @@ class Page:
         """Fill a rectangle."""
         self._draw.rectangle((x, y, x + width - 1, y + height - 1), color)
 
-    @property
-    def colors(self) -> np.ndarray:
-        """What is on the page, (height, width, 3)."""
+    def pixels(self) -> np.ndarray:
+        """8-bit colours (height, width, 3)."""
         return np.asarray(self._image)
 
     def save(self, path: str | Path) -> None:
         """Write the page as PNG; ``path`` is the old file or the new one, never a part."""
-        save(self.colors, path)
+        save(self.pixels(), path)
 
     @staticmethod
     def _font(size: int) -> Any:

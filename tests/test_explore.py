@@ -1,6 +1,7 @@
 """``fastgen explore``, and what is particular to autoencoders, VAEs and classifiers on the command line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,12 @@ def test_a_classifier_begins_with_the_encoder_of_a_run(
     assert "no latent variables" in refused(capsys, "evaluate", run, "--importance-samples", "5")
     assert "expected a model that draws images, got Classifier" in refused(capsys, "sample", run)
     assert "expected a model that can be drawn from" in refused(capsys, "explore", run)
+
+
+def test_a_vae_is_resumed_with_its_sizes(vae: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(vae, tmp_path / "run"))
+    assert main(["train", "vae", "--run", str(run), "--resume", "--epochs", "3"]) == 0
+    assert load_model(run, "last").hidden == (16, 8)
 
 
 def test_labels_are_of_all_classes_alike(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
 
 
 class _Reporter:
-    """Called after every epoch: a line for the person, a picture of samples, and TensorBoard's."""
+    """Called after every epoch: a line for the person, a picture of what the model does, and TensorBoard's."""
 
     def __init__(self, trainer: Trainer, held_out: Dataset, options: Train, run: Run) -> None:
         self.trainer = trainer

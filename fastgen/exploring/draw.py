@@ -98,7 +98,7 @@ def draw_arithmetic(model: Any, a: Tensor, b: Tensor, c: Tensor) -> np.ndarray:
         page.text(x + 12, part.shape[0] // 2, sign, 18, anchor="mm")
         x += 24
     page.picture(x, 0, sums[-1])
-    return page.colors
+    return page.pixels()
 
 
 def draw_nearest(
