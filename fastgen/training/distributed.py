@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -67,6 +68,11 @@ def gather(value: T) -> list[T]:
     values: list[Any] = [None] * size()
     dist.all_gather_object(values, value)
     return values
+
+
+def share(indices: np.ndarray) -> np.ndarray:
+    """The part of a batch that this process reads: parts follow each other, and differ in size by one at most."""
+    return indices if size() == 1 else np.array_split(indices, size())[rank()]
 
 
 def first_only(action: Callable[[], object]) -> None:

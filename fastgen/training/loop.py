@@ -183,7 +183,7 @@ class Trainer:
             started = time.perf_counter()
             while here.batch < batches:
                 whole = order[here.batch * recipe.batch_size :][: recipe.batch_size]
-                mine = np.array_split(whole, distributed.size())[distributed.rank()]
+                mine = distributed.share(whole)
                 ((values, labels),) = train.batches(len(whole), device, mine if len(mine) else whole[:1])
                 self._step(values, labels, len(mine), len(whole), batches * recipe.epochs)
                 ends = here.batch == batches

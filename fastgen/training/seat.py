@@ -123,10 +123,17 @@ class Seat:
             sums = found if sums is None else sums + found
         assert sums is not None
         self.scaler.unscale_(self.optimizer)
-        norm = None
-        if recipe.clip or distributed.size() > 1:  # so that all processes see what is not finite in any
-            norm = nn.utils.clip_grad_norm_(player.parameters, recipe.clip or math.inf)
+        norm = self._clip() if recipe.clip or distributed.size() > 1 else None  # all see what is not finite in any
         return Watched(self, list(losses), sums, norm, mine)
+
+    def _clip(self) -> Tensor:
+        """The gradient's norm; the gradient is scaled down to the recipe's largest."""
+        gradients = [parameter.grad for parameter in self.player.parameters if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        most = self.recipe.clip or math.inf
+        if norm.device.type != "cpu" or norm > most:  # where the norm is at hand, what fits is not touched
+            nn.utils.clip_grads_with_norm_(self.player.parameters, most, norm)
+        return norm
 
     def move(self, factor: float) -> None:
         """Take the optimiser's step, at the player's learning rate times ``factor``."""
