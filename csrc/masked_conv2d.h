@@ -1,5 +1,5 @@
 // masked_conv2d: y = activation(Σ_live taps x · w + bias) + residual                   arXiv:1601.06759 §3.4, fig. 2
-// Which taps are live, what is left of the kernel without the dead ones, and the epilogue's formulas; for CPU and CUDA.
+// Which taps are live, what is left of the kernel without the dead ones, and the epilogue's formulas.
 // No torch headers.
 #pragma once
 

@@ -2,7 +2,8 @@
 //
 // On the CPU the float versions are short polynomials without branches or table look-ups, so that a loop over them
 // becomes vector code on every instruction set (glibc's are calls, one element at a time). Errors are below 3 ulp;
-// exp saturates outside [−87, 88]; NaN stays NaN. Double goes to the standard library, CUDA to its own.
+// exp saturates outside [−87, 88]; NaN stays NaN, but for log, whose argument must be positive. Double goes to the
+// standard library, CUDA to its own.
 #pragma once
 
 #include <cmath>

@@ -3,7 +3,8 @@
 from . import nn, ops
 from ._extension import load_kernels
 from ._version import __version__
+from .fusing import fuse, unfuse
 
-__all__ = ["__version__", "nn", "ops"]
+__all__ = ["__version__", "fuse", "nn", "ops", "unfuse"]
 
 load_kernels()

@@ -7,7 +7,8 @@ import sys
 
 import torch
 
-from op_cases import ARGUMENTS, CUDA_OPS, call, moved
+from op_arguments import ARGUMENTS
+from op_cases import CUDA_OPS, call, moved
 from parity import DTYPES
 
 

@@ -17,11 +17,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fastgen import _philox, ops
+from op_arguments import ARGUMENTS, FUNCTIONS, Make
 from op_cases import (
-    ARGUMENTS,
     CUDA_OPS,
-    FUNCTIONS,
-    Make,
     as_tuple,
     assert_autocast,
     assert_compiles_to_the_same,

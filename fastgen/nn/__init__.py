@@ -1,7 +1,18 @@
 """Drop-in modules, state_dict-compatible with the torch module they replace."""
 
+from .conv_transpose2d_bn import ConvTranspose2dBatchNorm, ConvTranspose2dChain
+from .discretized_logistic_mixture import DiscretizedLogisticMixture
 from .gated_activation import GatedActivation
+from .gated_residual_block import GatedResidualBlock
 from .masked_conv2d import MaskedConv2d
 from .rsample_kl import GaussianRSample
 
-__all__ = ["GatedActivation", "GaussianRSample", "MaskedConv2d"]
+__all__ = [
+    "ConvTranspose2dBatchNorm",
+    "ConvTranspose2dChain",
+    "DiscretizedLogisticMixture",
+    "GatedActivation",
+    "GatedResidualBlock",
+    "GaussianRSample",
+    "MaskedConv2d",
+]

@@ -1,8 +1,20 @@
 """The ops: one module each, with docstring, reference, fake kernel, autograd and public function."""
 
 from . import sample
+from .conv_transpose2d_bn import conv_transpose2d_bn
+from .discretized_logistic_mixture import discretized_logistic_mixture
 from .gated_activation import gated_activation
+from .gated_residual_block import gated_residual_block
 from .masked_conv2d import masked_conv2d, masked_conv2d_mask
 from .rsample_kl import rsample_kl
 
-__all__ = ["gated_activation", "masked_conv2d", "masked_conv2d_mask", "rsample_kl", "sample"]
+__all__ = [
+    "conv_transpose2d_bn",
+    "discretized_logistic_mixture",
+    "gated_activation",
+    "gated_residual_block",
+    "masked_conv2d",
+    "masked_conv2d_mask",
+    "rsample_kl",
+    "sample",
+]

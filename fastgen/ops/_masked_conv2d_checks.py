@@ -27,6 +27,8 @@ def check_options(mask: str, activation: str, color_groups: int, groups_order: s
 
 
 def check_channels(in_channels: int, out_channels: int, activation: str, color_groups: int) -> None:
+    if in_channels < 1 or out_channels < 1:
+        raise ValueError(f"weight: expected at least one channel on either side, got ({out_channels}, {in_channels})")
     if activation == "gated" and out_channels % 2:
         raise ValueError(f"weight: expected an even number of output channels for 'gated', got {out_channels}")
     half = out_channels // 2 if activation == "gated" else out_channels

@@ -29,14 +29,14 @@ def dot(a, b, acc, PRECISION: tl.constexpr):
 
 @triton.jit
 def expm1(x):
-    """exp(x) − 1 without cancellation near 0: Taylor to degree 7 where |x| < ¼."""
+    """exp(x) − 1 in float32, without cancellation near 0: Taylor to degree 7 where |x| < ¼."""
     small = x * (1 + x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6 * (1 + x / 7))))))
     return tl.where(tl.abs(x) < 0.25, small, tl.exp(x) - 1)
 
 
 @triton.jit
 def tanh(x):
-    """From e = expm1(−2|x|): −e / (2 + e), with the sign of x; exact near 0, NaN stays NaN."""
+    """In float32, from e = expm1(−2|x|): −e / (2 + e), with the sign of x; exact near 0, NaN stays NaN."""
     e = expm1(-2 * tl.abs(x))
     t = -e / (2 + e)
     return tl.where(x < 0, -t, t)

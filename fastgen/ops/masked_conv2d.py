@@ -10,7 +10,7 @@ from .._registry import define_op
 from ._dtypes import autocast_dtype
 from ._masked_conv2d_checks import check_masked_conv2d
 
-KERNELS = {"CPU": "csrc/masked_conv2d_cpu.cpp", "CUDA": "csrc/masked_conv2d_cuda.cu"}
+KERNELS = {"CPU": "csrc/masked_conv2d_cpu.cpp", "CUDA": "fastgen/ops/masked_conv2d_triton.py"}
 
 
 def masked_conv2d_mask(
@@ -223,7 +223,8 @@ def masked_conv2d(
         ValueError: a shape, ``mask``, ``activation`` or ``groups_order`` does not fit; says which, expected and got.
         TypeError: dtypes differ or are others. Under autocast all are cast, as nn.Conv2d casts them.
 
-    Gradients: first order, to x, weight, bias and residual; double backward raises.
+    Gradients: first order, to x, weight, bias and residual; double backward raises. Sums have a fixed order: the same
+    call gives the same bits. On CUDA float64 is the reference: torch's convolution of the weight times its mask.
 
     Source: van den Oord et al. 2016, arXiv:1601.06759, section 3.4; the gate: arXiv:1606.05328, eq. 2; concat_elu:
     Shang et al. 2016, arXiv:1603.05201, as in PixelCNN++, arXiv:1701.05517.

@@ -64,6 +64,16 @@ def _masked_conv2d(
     return [y if residual is None else b.pointwise("add", y, residual)]
 
 
+@handles("fastgen.gated_residual_block")
+def _gated_residual_block(
+    b: Builder, x: Value, weight: Tensor, bias: Tensor | None, weight_out: Tensor, bias_out: Tensor | None, mask: str,
+    color_groups: int, groups_order: str, save_preactivation: bool,
+) -> list[Value]:  # fmt: skip
+    colors = (color_groups, groups_order)
+    (gated,) = _masked_conv2d(b, x, weight, bias, None, mask, "gated", *colors, False)
+    return _masked_conv2d(b, gated, weight_out, bias_out, x, "B", "none", *colors, False)
+
+
 @handles("mm")
 def _mm(b: Builder, x: Argument, weight: Argument) -> Value:
     if isinstance(x, Tensor) and isinstance(weight, Value) and weight.kind(0) == "c" and "c" not in weight.kind(1):

@@ -1,0 +1,105 @@
+"""Other people's masked convolutions, run as ``fastgen.ops.masked_conv2d``."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ..ops.masked_conv2d import masked_conv2d, masked_conv2d_mask
+from .swap import Fused, observed, own_class
+from .watch import Reads, unchanged
+
+#: Per module: the mask that was last compared with the op's, and its version then.
+_SEEN: WeakKeyDictionary[nn.Module, tuple[Tensor, int]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class MaskSpec:
+    """Where a module holds its tensors (paths), which mask it has, and what else its forward calls and reads."""
+
+    weight: str
+    bias: str | None
+    mask: str
+    type: str
+    color_groups: int
+    groups_order: str
+    calls: tuple[str, ...]
+    reads: Reads
+    in_place: bool
+
+    def __str__(self) -> str:
+        groups = f", {self.color_groups} {self.groups_order} colours" if self.color_groups > 1 else ""
+        return f"masked_conv2d, mask {self.type}{groups}"
+
+    @property
+    def note(self) -> str:
+        if not self.in_place:
+            return ""
+        return (
+            "the mask is no longer written into the weight: gradients of dead taps are exactly zero (they were not, "
+            "and the mask undid what they did); dead taps keep their values, which do not count"
+        )
+
+
+class MaskedConv(Fused):
+    """Runs as ``fastgen.ops.masked_conv2d``, and as its own forward where that is not what was proven."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs or len(args) != 1 or not _holds(self, args[0]):
+            return super().forward(*args, **kwargs)
+        return run(self, self._fastgen_spec, args[0], "none")
+
+
+def run(module: nn.Module, spec: MaskSpec, x: Tensor, activation: str) -> Tensor:
+    bias = None if spec.bias is None else get(module, spec.bias)
+    names: Any = {"mask": spec.type, "activation": activation, "groups_order": spec.groups_order}
+    return masked_conv2d(x, get(module, spec.weight), bias, color_groups=spec.color_groups, **names)
+
+
+def can_run(module: nn.Module, x: Any) -> bool:
+    """Whether ``module`` is a fused masked convolution that can take an activation along, for this input."""
+    return isinstance(module, MaskedConv) and not observed(module) and _holds(module, x)
+
+
+def _holds(module: nn.Module, x: Any) -> bool:
+    """Whether what was proven is still so: an image batch, attributes as they were, nobody inside watched, the mask."""
+    spec: MaskSpec = module._fastgen_spec  # type: ignore[assignment]
+    if not isinstance(x, Tensor) or x.dim() != 4 or not unchanged(module, spec.reads):
+        return False
+    for path in spec.calls:
+        called = get(module, path)
+        if observed(called) or (isinstance(called, parametrize.ParametrizationList) and len(called) != 1):
+            return False
+    if torch.compiler.is_compiling():
+        return True  # a version cannot be read there
+    mask: Tensor = get(module, spec.mask)
+    version = -1 if mask.is_inference() else mask._version
+    seen = _SEEN.get(module)
+    if seen is not None and seen[0] is mask and seen[1] == version:
+        return True
+    if not is_mask(mask, get(module, spec.weight), spec.type, spec.color_groups, spec.groups_order):
+        warnings.warn(
+            f"the mask of a fused {own_class(module).__name__} was changed; it runs as it did before it was fused",
+            stacklevel=4,
+        )
+        return False
+    _SEEN[module] = mask, version
+    return True
+
+
+def is_mask(mask: Tensor, weight: Tensor, type: str, color_groups: int, groups_order: str) -> bool:
+    expected = masked_conv2d_mask(weight.detach(), type, "none", color_groups, groups_order)
+    return torch.equal(mask.detach().to(expected.dtype).expand_as(expected), expected)
+
+
+def get(module: nn.Module, path: str) -> Any:
+    found: Any = module
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found

@@ -1,0 +1,157 @@
+"""What to do to a model: which module gets which class. Nothing is changed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import direct, masked_proof, reparameterize
+from .chain import FusedSequential, flatten, is_sequential, masked_epilogue, transposed
+from .masked_conv import MaskedConv, MaskSpec, get
+from .record import NotProvenError
+from .report import Left, Swapped
+from .swap import fused_class, is_fused, observed, own_class
+
+_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+class Plan:
+    """Attributes: ``classes``, module → new class; ``rows``, what is swapped, by the layer's id; what is ``left``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modules = [
+            (path, each) for path, each in model.named_modules() if not isinstance(each, torch.jit.ScriptModule)
+        ]
+        self.paths = {id(each): path for path, each in reversed(self.modules)}
+        self.classes: dict[nn.Module, type[nn.Module]] = {}
+        self.rows: dict[int, Swapped] = {}
+        self.left: list[Left] = []
+        self.specs: dict[nn.Module, Any] = {}
+        self.reasons: dict[int, str] = {}  # why a transposed convolution is left, by its id
+        self.covered: dict[int, int] = {}  # how many modules run in one op with the layer, by its id
+
+    def path(self, module: nn.Module) -> str:
+        """Its path; empty for what stands for a function in a forward."""
+        return self.paths.get(id(module), "")
+
+    def leave(self, module: nn.Module, reason: str) -> None:
+        self.left.append(Left(self.paths[id(module)], own_class(module).__name__, reason))
+
+
+def make_plan(model: nn.Module) -> Plan:
+    plan = Plan(model)
+    for path, module in plan.modules:
+        if is_fused(module):
+            plan.leave(module, "it is fused already")
+            continue
+        try:
+            spec = _proof(module, plan)
+        except NotProvenError as error:
+            plan.leave(module, str(error))
+            continue
+        if spec is not None:
+            kind = MaskedConv if isinstance(spec, MaskSpec) else reparameterize.Sample
+            plan.specs[module] = spec
+            plan.classes[module] = fused_class(type(module), kind, spec)
+            plan.rows[id(module)] = Swapped(path, type(module).__name__, str(spec), spec.note)
+    for _, module in plan.modules:
+        if is_fused(module):
+            plan.covered |= {id(step[0]): len(step) for step, _ in _steps(_layers(module), plan)}
+            if isinstance(module, direct.Rewritten):  # functions in its forward may end a step
+                plan.covered |= {id(each): len(plan.modules) for each in _layers(module)}
+    for _, module in plan.modules:
+        if not is_fused(module):
+            _plan_container(module, plan)
+    for _, module in plan.modules:
+        if isinstance(module, nn.ConvTranspose2d) and id(module) not in plan.covered:
+            plan.leave(module, plan.reasons.get(id(module), "no batch norm or activation that the op knows follows it"))
+    return plan
+
+
+def _proof(module: nn.Module, plan: Plan) -> Any:
+    """What a module computes by itself; None if it was never meant to be anything that is known here."""
+    masked = masked_proof.looks_masked(module)
+    if not masked and not reparameterize.looks_like_sampling(module):
+        return None
+    if "forward" in vars(module):
+        raise NotProvenError("it has a forward of its own, not of its class")
+    if not masked:
+        return reparameterize.prove(module)
+    spec = masked_proof.prove(module)
+    if spec.in_place:
+        weight, inside = get(module, spec.weight), set(module.modules())
+        for path, other in plan.modules:
+            if other not in inside and any(tensor is weight for tensor in other._parameters.values()):
+                raise NotProvenError(
+                    f"its weight is also that of {path or 'model'}, which may count on the mask being written into it"
+                )
+    return spec
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    return flatten(module._modules.values())  # type: ignore[arg-type]
+
+
+def _plan_container(module: nn.Module, plan: Plan) -> None:
+    """A Sequential, or a module whose forward calls layers one after the other."""
+    own = "forward" in vars(module)
+    if is_sequential(module) and not own:
+        if _describe(_layers(module), plan):
+            plan.classes[module] = fused_class(type(module), FusedSequential, None)
+    elif direct.has_direct_layers(module):
+        try:
+            if own:
+                raise NotProvenError("its forward is its own, not its class's")
+            plan.classes[module], runs = direct.rewritten_class(module)
+            for flat in runs:
+                _describe(flat, plan)
+        except NotProvenError as error:
+            for child in module.children():
+                plan.reasons[id(child)] = f"{type(module).__name__} calls it, and {error}"
+
+
+def _steps(flat: Sequence[nn.Module], plan: Plan) -> Iterator[tuple[Sequence[nn.Module], str]]:
+    """What ``run_sequence`` will run in one op, and as what."""
+    i = 0
+    while i < len(flat):
+        bn, (activation, _), end = transposed(flat, i)
+        epilogue = masked_epilogue(flat, i, plan.specs)
+        if end > i:
+            now = "conv_transpose2d" + "_bn" * (bn is not None) + f" + {activation}" * (activation != "none")
+            if bn is not None and transposed(flat, end)[2] > end:
+                now += f", normalised in the load of {plan.path(flat[end])}"
+            yield flat[i:end], now
+            i = end
+            continue
+        if epilogue is not None:
+            yield flat[i : i + 2], f"{plan.specs.get(flat[i]) or flat[i]._fastgen_spec} + {epilogue}"
+        i += 1 if epilogue is None else 2
+
+
+def _describe(flat: Sequence[nn.Module], plan: Plan) -> bool:
+    """Rows for the steps of ``flat``; whether there is one that nothing else runs already."""
+    found = False
+    for step, now in _steps(flat, plan):
+        if plan.covered.get(id(step[0]), 0) >= len(step):
+            continue
+        found = True
+        plan.covered[id(step[0])] = len(step)
+        row = plan.rows.get(id(step[0]))
+        paths = ", ".join(filter(None, map(plan.path, step)))
+        names = ", ".join(own_class(each).__name__ for each in step)
+        plan.rows[id(step[0])] = Swapped(paths, names, now, row.note if row else "")
+    for conv, after in pairwise([*flat, nn.Module()]):
+        if not isinstance(conv, nn.ConvTranspose2d):
+            continue
+        if type(conv) is not nn.ConvTranspose2d:
+            plan.reasons[id(conv)] = f"it is a subclass of ConvTranspose2d, {type(conv).__name__}"
+        elif observed(conv):
+            plan.reasons[id(conv)] = f"it {observed(conv)}"
+        elif isinstance(after, _NORMS) and observed(after):
+            plan.leave(after, f"it {observed(after)}, and would not be called")
+            plan.reasons[id(conv)] = f"{plan.path(after)} after it {observed(after)}, and would not be called"
+    return found

@@ -1,0 +1,109 @@
+"""Swapping: a module keeps its place, its name and everything it holds, and changes its class.
+
+The new class is a subclass of the old one, made here, which overrides forward. So the object stays the object that
+optimisers, hooks, DDP and other modules know, ``isinstance`` and the class's name answer as before, and nothing is
+written into the module: undoing it is giving the old class back.
+"""
+
+from __future__ import annotations
+
+import copyreg
+from collections.abc import Hashable
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import nn
+from torch.nn.modules import module as _module
+
+#: Made classes; one goes when no module has it any more.
+_CLASSES: WeakValueDictionary[tuple[type, type, Hashable], type[nn.Module]] = WeakValueDictionary()
+
+
+class Fused(nn.Module):
+    """What the made classes have in common: they know what they were, and can be copied and pickled."""
+
+    _fastgen_base: type[nn.Module]
+    _fastgen_kind: type[nn.Module]
+    _fastgen_spec: Any
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A made class is not importable: it is named by what it was made of."""
+        reduced: Any = super().__reduce_ex__(max(protocol, 2))
+        make, arguments, *state = reduced
+        if make is not copyreg.__newobj__ or arguments != (type(self),):  # type: ignore[attr-defined]
+            return make, arguments, *state  # the user's own way; it makes a module that is not fused
+        return _new, (self._fastgen_base, self._fastgen_kind, self._fastgen_spec), *state
+
+    def _get_name(self) -> str:
+        return f"{super()._get_name()}[fused]"
+
+
+def _new(base: type[nn.Module], kind: type[Fused], spec: Hashable) -> nn.Module:
+    made = fused_class(base, kind, spec)
+    return made.__new__(made)
+
+
+def fused_class(base: type[nn.Module], kind: type[Fused], spec: Hashable) -> type[nn.Module]:
+    """The subclass of ``base`` that runs as ``kind`` says; the same one for the same arguments."""
+    made = _CLASSES.get((base, kind, spec))
+    if made is None:
+        made = _CLASSES[base, kind, spec] = make_class(base, kind, spec)
+    return made
+
+
+def make_class(base: type[nn.Module], kind: type[Fused], spec: Hashable, **members: Any) -> type[nn.Module]:
+    names = {name: getattr(base, name) for name in ("__module__", "__qualname__", "__doc__")}
+    ours = {"_fastgen_base": base, "_fastgen_kind": kind, "_fastgen_spec": spec}
+    return type(base.__name__, (kind, base), {**names, **ours, **members})
+
+
+def is_fused(module: nn.Module) -> bool:
+    return isinstance(module, Fused)
+
+
+def own_class(module: nn.Module) -> type[nn.Module]:
+    """The class that the module has, or had before it was fused."""
+    return module._fastgen_base if isinstance(module, Fused) else type(module)
+
+
+def restore(modules: list[tuple[str, nn.Module]]) -> list[str]:
+    """Give fused modules among (path, module) their own classes back; all of them or none. Returns the paths.
+
+    Raises:
+        ValueError: the class of one was changed again since, as registering a parametrization does.
+    """
+    fused = [(path, module) for path, module in modules if isinstance(module, Fused)]
+    for path, module in fused:
+        if "_fastgen_base" not in vars(type(module)):
+            raise ValueError(
+                f"model: expected modules with the classes that fuse gave them, got {path or 'model'} of class "
+                f"{type(module).__name__}, which was changed since (by a parametrization?); undo that change first"
+            )
+    for _, module in fused:
+        module.__class__ = module._fastgen_base  # type: ignore[assignment]
+    return [path for path, _ in fused]
+
+
+def observed(module: nn.Module) -> str:
+    """What makes calling the module more than running its class's forward; "" if nothing does."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "has a forward hook"
+    if module._backward_hooks or module._backward_pre_hooks:
+        return "has a backward hook"
+    if "forward" in module.__dict__ or "__call__" in module.__dict__:
+        return "has a forward of its own"
+    if module._compiled_call_impl is not None:
+        return "is compiled on its own"
+    return ""
+
+
+def globally_observed() -> bool:
+    """Whether hooks are registered for all modules, or a trace by ``torch.jit`` wants to see each of them."""
+    return bool(
+        _module._global_forward_hooks
+        or _module._global_forward_pre_hooks
+        or _module._global_backward_hooks
+        or _module._global_backward_pre_hooks
+        or torch._C._get_tracing_state()
+    )

@@ -1,0 +1,215 @@
+"""ConvTranspose2dBatchNorm and chains of it: DCGAN's generator without normalised activations in memory."""
+
+from collections.abc import Iterator
+from typing import Any, Literal, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..ops._conv_transpose2d_bn_checks import check_activation
+from ..ops._conv_transpose2d_bn_conv import is_channels_last
+from ..ops.conv_transpose2d_bn import Deferred, conv_transpose2d_activation, conv_transpose2d_bn_deferred
+
+Activation = Literal["none", "relu", "leaky_relu", "tanh"]
+
+
+def run_conv_transpose2d_bn(
+    conv: nn.ConvTranspose2d,
+    bn: nn.BatchNorm2d | nn.SyncBatchNorm | None,
+    activation: tuple[str, float],
+    x: Tensor | Deferred,
+    *,
+    deferred: bool = False,
+    channels_last: bool | None = None,
+) -> Tensor | Deferred:
+    """``activation(bn(conv(x)))`` with the parameters, buffers and modes of the given modules, whoever owns them.
+
+    Args:
+        conv: kernel, stride, padding, output_padding, dilation, groups and bias as they come; padding_mode "zeros".
+        bn: its ``training`` decides, not the convolution's; None: no batch norm.
+        activation: what ``activation_of`` answered.
+        x: (N, I, H, W), or the ``Deferred`` of the layer before.
+        deferred: in training, answer a ``Deferred`` for the next layer instead of computing the activation.
+        channels_last: layout of the result; None: that of ``x``, the contract of every op.
+    """
+    if channels_last is None:
+        channels_last = is_channels_last(x.raw if isinstance(x, Deferred) else x)
+    geometry: dict[str, Any] = {
+        "stride": conv.stride,
+        "padding": conv.padding,
+        "output_padding": conv.output_padding,
+        "dilation": conv.dilation,
+        "groups": conv.groups,
+    }
+    kind: Any = activation[0]
+    if bn is None:
+        return conv_transpose2d_activation(
+            x, conv.weight, conv.bias, **geometry, activation=kind, negative_slope=activation[1],
+            channels_last=channels_last,
+        )  # fmt: skip
+    tracked = bn.track_running_stats and bn.running_mean is not None
+    by_batch = bn.training or bn.running_mean is None
+    updated = bn.training and tracked
+    y = conv_transpose2d_bn_deferred(
+        x, conv.weight, conv.bias, bn.weight, bn.bias,
+        bn.running_mean if updated or not by_batch else None, bn.running_var if updated or not by_batch else None,
+        training=by_batch, momentum=bn.momentum, eps=bn.eps, **geometry, activation=kind,
+        negative_slope=activation[1], num_batches_tracked=bn.num_batches_tracked if updated else None,
+        process_group=_process_group(bn), channels_last=channels_last,
+    )  # fmt: skip
+    return y if deferred or not isinstance(y, Deferred) else y.materialize(channels_last)
+
+
+def activation_of(module: nn.Module | str | None, negative_slope: float = 0.01) -> tuple[str, float] | None:
+    """Name and negative slope of an activation that the layers know: a name or a torch module; None for any other."""
+    if module is None or isinstance(module, str):
+        return module or "none", negative_slope
+    if type(module) is nn.LeakyReLU and module.negative_slope >= 0:
+        return "leaky_relu", module.negative_slope
+    names: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Identity: "none"}
+    return (names[type(module)], 0.0) if type(module) in names else None
+
+
+def _process_group(bn: nn.Module) -> Any:
+    """The processes that share the batch of a ``SyncBatchNorm``; None otherwise."""
+    if not isinstance(bn, nn.SyncBatchNorm) or not (dist.is_available() and dist.is_initialized()):
+        return None
+    return bn.process_group or dist.group.WORLD
+
+
+class ConvTranspose2dBatchNorm(nn.Sequential):
+    """``nn.Sequential(nn.ConvTranspose2d(...), nn.BatchNorm2d(...))`` and an activation, in one op.
+
+    Parameters, initialisation and state_dict are those of the two modules, which it consists of. ``train()`` and
+    ``eval()`` of the batch norm decide whether the batch or the running statistics normalise.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, output_padding, bias: of the convolution.
+        activation: "none", "relu", "leaky_relu" or "tanh".
+        negative_slope: of "leaky_relu", at least 0.
+        eps, momentum, affine, track_running_stats: of the batch norm.
+
+    Shapes: (N, in_channels, H, W) → (N, out_channels, H', W'), channels_last if the input is, else contiguous.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        output_padding: int | tuple[int, int] = 0,
+        bias: bool = False,
+        *,
+        activation: Activation = "none",
+        negative_slope: float = 0.01,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_activation(activation, negative_slope)
+        placed = {"device": device, "dtype": dtype}
+        super().__init__(
+            nn.ConvTranspose2d(
+                in_channels, out_channels, kernel_size, stride, padding, output_padding, bias=bias, **placed
+            ),
+            nn.BatchNorm2d(out_channels, eps, momentum, affine, track_running_stats, **placed),
+        )
+        self.activation: str = activation
+        self.negative_slope = negative_slope
+
+    @classmethod
+    def from_modules(
+        cls,
+        conv: nn.ConvTranspose2d,
+        bn: nn.BatchNorm2d | nn.SyncBatchNorm,
+        activation: nn.Module | str | None = None,
+        negative_slope: float = 0.01,
+    ) -> "ConvTranspose2dBatchNorm":
+        """The layer of these very modules, shared, not copied; ``nn.SyncBatchNorm`` takes statistics across processes.
+
+        Args:
+            conv: with as many output channels as ``bn`` has features.
+            bn: decides by its own mode.
+            activation: nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Identity, a name, or None for none.
+            negative_slope: where ``activation`` is the name "leaky_relu".
+        """
+        known = activation_of(activation, negative_slope)
+        if known is None:
+            raise TypeError(f"activation: expected ReLU, LeakyReLU, Tanh, Identity, a name or None, got {activation}")
+        check_activation(*known)
+        if conv.out_channels != bn.num_features:
+            raise ValueError(f"bn: expected the {conv.out_channels} channels of conv, got {bn.num_features}")
+        layer = cls.__new__(cls)
+        nn.Sequential.__init__(layer, conv, bn)
+        layer.activation, layer.negative_slope = known
+        return layer
+
+    def forward(self, x: Tensor | Deferred, deferred: bool = False, channels_last: bool | None = None) -> Any:
+        """The activation; with ``deferred``, in training, what the next layer computes it from while it loads."""
+        conv, bn = cast("tuple[nn.ConvTranspose2d, nn.BatchNorm2d]", tuple(self))
+        kind = (self.activation, self.negative_slope)
+        return run_conv_transpose2d_bn(conv, bn, kind, x, deferred=deferred, channels_last=channels_last)
+
+    def extra_repr(self) -> str:
+        return f"activation={self.activation!r}" * (self.activation != "none")
+
+
+class ConvTranspose2dChain(nn.Sequential):
+    """``nn.Sequential`` that runs its transposed convolutions fused, and normalises in the next layer's load.
+
+    It takes any modules and computes what ``nn.Sequential(*layers)`` computes, with its state_dict. Fused are
+    ``ConvTranspose2dBatchNorm``, and runs of ``nn.ConvTranspose2d``[, ``nn.BatchNorm2d`` or ``nn.SyncBatchNorm``]
+    [, ``nn.ReLU``, ``nn.LeakyReLU`` or ``nn.Tanh``] without hooks. Inside, images are channels_last; the result is
+    channels_last if the input is, else contiguous.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels_last = is_channels_last(x)
+        steps = list(fused_steps(self))
+        value: Any = x
+        for i, step in enumerate(steps):
+            if isinstance(step, nn.Module):
+                value = step(value)
+                continue
+            conv, bn, activation = step
+            inside = i + 1 < len(steps) and not isinstance(steps[i + 1], nn.Module)
+            value = run_conv_transpose2d_bn(
+                conv, bn, activation, value, deferred=inside, channels_last=inside or channels_last
+            )
+        return value
+
+
+def fused_steps(layers: nn.Sequential) -> Iterator[Any]:
+    """What runs one after the other: (conv, bn or None, activation) as one step, or a module by itself."""
+    modules = list(layers)
+    i = 0
+    while i < len(modules):
+        module = modules[i]
+        i += 1
+        if type(module) is ConvTranspose2dBatchNorm and not _has_hooks(module) and not any(map(_has_hooks, module)):
+            yield module[0], module[1], (module.activation, module.negative_slope)
+            continue
+        if type(module) is not nn.ConvTranspose2d or _has_hooks(module) or module.padding_mode != "zeros":
+            yield module
+            continue
+        bn = None
+        if i < len(modules) and type(modules[i]) in (nn.BatchNorm2d, nn.SyncBatchNorm) and not _has_hooks(modules[i]):
+            bn = modules[i]
+            i += 1
+        activation = None
+        if i < len(modules) and not _has_hooks(modules[i]):
+            activation = activation_of(modules[i])
+            i += activation is not None
+        yield module, bn, activation or ("none", 0.0)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )

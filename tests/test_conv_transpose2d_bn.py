@@ -1,0 +1,295 @@
+"""conv_transpose2d_bn: transposed convolution, batch norm and activation, against the three torch functions."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastgen.ops import conv_transpose2d_bn
+from fastgen.ops._conv_transpose2d_bn_checks import ACTIVATIONS
+from fastgen.ops._conv_transpose2d_bn_conv import (
+    conv_transpose2d_bn_backward_reference,
+    conv_transpose2d_bn_reference,
+)
+from fastgen.ops._conv_transpose2d_bn_norm import apply_backward_reference, apply_reference
+from fastgen.ops.conv_transpose2d_bn import conv_transpose2d_bn_deferred
+from ops import (
+    assert_compiles,
+    assert_gradients,
+    assert_no_double_backward,
+    assert_no_forward_mode,
+    assert_op_parity,
+    assert_opcheck,
+    assert_raises,
+)
+from parity import DTYPES, LAYOUTS, assert_parity, assert_same_layout, channels_last
+
+NAMES = torch.ops.fastgen
+OP, BACKWARD = NAMES.conv_transpose2d_bn.default, NAMES.conv_transpose2d_bn_backward.default
+APPLY, APPLY_BACKWARD = NAMES.conv_transpose2d_bn_apply.default, NAMES.conv_transpose2d_bn_apply_backward.default
+# N, I, O, H, W; kernel, stride, padding, output_padding, dilation, groups
+CASES = {
+    "doubling": ((5, 6, 10, 5, 7), (4, 2, 1, 0, 1, 1)),
+    "to an image": ((5, 7, 3, 6, 5), (4, 2, 1, 0, 1, 1)),
+    "product": ((23, 13, 7, 1, 1), (4, 1, 0, 0, 1, 1)),
+    "Cin == Cout": ((5, 6, 6, 5, 5), (4, 2, 1, 0, 1, 1)),
+    "any": ((5, 3, 5, 5, 7), ((3, 5), (2, 3), (1, 2), (1, 0), 1, 1)),
+    "same size": ((7, 5, 3, 7, 5), (3, 1, 1, 0, 1, 1)),
+    "grouped": ((7, 4, 6, 7, 5), (4, 2, 1, 1, 1, 2)),
+    "dilated": ((7, 4, 3, 5, 7), (3, 1, 2, 0, 2, 1)),
+}
+REAL = ((16, 32, 16, 8, 8), (4, 2, 1, 0, 1, 1))
+
+
+def pair(value: Any) -> list[int]:
+    return [value] * 2 if isinstance(value, int) else list(value)
+
+
+def options(case: Any) -> dict[str, Any]:
+    return dict(zip(("stride", "padding", "output_padding", "dilation", "groups"), case[1][1:], strict=True))
+
+
+def arguments(case: Any, dtype: torch.dtype = torch.float32, device: str = "cpu") -> list[Tensor]:
+    """x, weight, bias, bn_weight, bn_bias."""
+    (N, I, O, H, W), (kernel, *_, groups) = case
+    x = torch.randn(N, I, H, W, device=device, dtype=dtype)
+    weight = torch.randn(I, O // groups, *pair(kernel), device=device, dtype=dtype) / I**0.5
+    bias, bn_weight, bn_bias = torch.randn(3, O, device=device, dtype=dtype).unbind()
+    return [x, weight, bias, bn_weight, bn_bias]
+
+
+def running(O: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    return torch.randn(O, device=device).to(dtype), (torch.rand(O, device=device) + 0.5).to(dtype)
+
+
+def eager(case: Any, stats: tuple[Any, Any], training: bool, activation: str) -> Callable[..., Tensor]:
+    named = options(case)
+
+    def function(x: Tensor, weight: Tensor, bias: Any, bn_weight: Any, bn_bias: Any) -> Tensor:
+        y = F.conv_transpose2d(x, weight, bias, **named)
+        mean, variance = (v if v is None else v.detach().to(y.dtype) for v in stats)
+        y = F.batch_norm(y, mean, variance, bn_weight, bn_bias, training)
+        return {"relu": F.relu, "tanh": torch.tanh, "leaky_relu": lambda t: F.leaky_relu(t, 0.2)}.get(
+            activation, lambda t: t
+        )(y)
+
+    return function
+
+
+def ours(case: Any, stats: tuple[Any, Any], training: bool, activation: str) -> Callable[..., Tensor]:
+    def function(*inputs: Any) -> Tensor:
+        buffers = [v if v is None else v.clone() for v in stats]
+        return conv_transpose2d_bn(
+            *inputs, *buffers, training=training, activation=activation, negative_slope=0.2, **options(case)
+        )
+
+    return function
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", CASES)
+def test_parity(name: str, layout: Callable[[Tensor], Tensor], dtype: torch.dtype, device: str) -> None:
+    """The whole function, with every activation, and with and without every optional vector."""
+    case = CASES[name]
+    x, weight, *vectors = arguments(case, dtype, device)
+    x = layout(x)
+    buffers = running(case[0][2], dtype, device)
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    for training, activation in ((True, "relu"), (True, "tanh"), (False, "leaky_relu"), (False, "none")):
+        for there in ((True, True, True), (False, False, False)):
+            given = [x, weight, *(v if t else None for v, t in zip(vectors, there, strict=True))]
+            result = ours(case, buffers, training, activation)(*given)
+            plain = eager(case, buffers, training, activation)
+            exact = plain(*(v if v is None else v.double() for v in given))
+            assert_parity(result, plain(*given), exact)
+            memory = torch.channels_last if last else torch.contiguous_format
+            assert_same_layout(result, exact.contiguous(memory_format=memory))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", [*CASES.values(), REAL])
+def test_parity_of_the_pieces(case: Any, dtype: torch.dtype, device: str) -> None:
+    """Every op against its reference, on the layouts that layers hand each other."""
+    x, weight, bias, *_ = arguments(case, dtype, device)
+    x = channels_last(x)
+    I, geometry = x.shape[1], [*map(pair, case[1][1:5]), case[1][5]]
+    vectors = [torch.randn(I, device=device), torch.rand(I, device=device) + 0.5, torch.randn(I, device=device)]
+    if dtype == torch.float64:
+        vectors = [v.double() for v in vectors]
+    prologues = ((*vectors, "relu", 0.0), (*vectors[:2], None, "leaky_relu", 0.2), (None, None, None, "none", 0.0))
+    for prologue, activation, statistics in zip(prologues, ("none", "tanh", "none"), (True, False, True), strict=True):
+        args = (x, *prologue, weight, bias, *geometry, activation, 0.0, statistics, True)
+        assert_op_parity(OP, conv_transpose2d_bn_reference, *args)
+        y, mean, m2 = conv_transpose2d_bn_reference(*args)
+        grads = torch.randn_like(y), torch.randn_like(mean), torch.randn_like(m2) / 9
+        grads = grads if statistics else (grads[0], None, None)
+        args = (*grads, y, mean, x, *prologue, weight, *geometry, activation, 0.0, [True] * 3)
+        assert_op_parity(BACKWARD, conv_transpose2d_bn_backward_reference, *args)
+    for prologue in prologues[:2]:
+        for last in (True, False):
+            assert_op_parity(APPLY, apply_reference, x, *prologue, last)
+        assert_op_parity(APPLY_BACKWARD, apply_backward_reference, torch.randn_like(x), x, *prologue)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CASES)
+def test_gradients(name: str, dtype: torch.dtype, device: str) -> None:
+    case = CASES[name]
+    buffers = running(case[0][2], dtype, device)
+    kink = "leaky_relu" if dtype in (torch.float32, torch.float64) else "tanh"  # a half may round to its other side
+    for training, activation in ((True, kink), (False, "tanh")):
+        options = (case, buffers, training, activation)
+        x, weight, *vectors = arguments(case, dtype, device)
+        assert_gradients(_one_bias(ours(*options)), _one_bias(eager(*options)), x, weight, *vectors[:2])
+
+
+def _one_bias(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Both biases are one: before the batch's own mean is taken away, the gradient of a bias is only rounding."""
+    return lambda x, weight, bias, bn_weight: function(x, weight, bias, bn_weight, bias)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", CASES)
+def test_gradcheck(name: str, training: bool, device: str) -> None:
+    (_, I, O, H, W), geometry = CASES[name]
+    case = (2, I, O, min(H, 3), min(W, 2)), geometry
+    inputs = [t.requires_grad_() for t in arguments(case, torch.float64, device)]
+    buffers = running(case[0][2], torch.float64, device)
+    for activation in ("none", "tanh"):
+        assert torch.autograd.gradcheck(ours(case, buffers, training, activation), inputs)
+
+
+def test_opcheck(device: str) -> None:
+    x, weight, bias, bn_weight, bn_bias = arguments(CASES["doubling"], device=device)
+    geometry = [[2, 2], [1, 1], [0, 0], [1, 1], 1]
+    vectors = torch.randn(3, 6, device=device).abs().unbind()
+    for layout in (Tensor.contiguous, channels_last):
+        leaves = [t.detach().requires_grad_() for t in (layout(x), *vectors)]
+        weights = [t.detach().requires_grad_() for t in (weight, bias)]
+        args = (*leaves, "tanh", 0.0, *weights, *geometry, "none", 0.0, True, True)
+        plain = (layout(x), None, None, None, "none", 0.0, weight, None, *geometry, "tanh", 0.0, False, False)
+        assert_opcheck(OP, args, plain)
+        y, mean, m2 = OP(layout(x), *vectors, "tanh", 0.0, weight, bias, *geometry, "none", 0.0, True, True)
+        tensors = (torch.randn_like(y), mean, m2, y, mean, layout(x))
+        for mask in ([True] * 3, [False, True, False]):
+            options = (*geometry, "none", 0.0, mask)
+            assert_opcheck(BACKWARD, (*tensors, *vectors, "tanh", 0.0, weight, *options))
+            assert_opcheck(BACKWARD, (*tensors, None, None, None, "none", 0.0, weight, *options))
+        for last in (True, False):
+            assert_opcheck(APPLY, (*leaves, "relu", 0.0, last))
+        assert_opcheck(APPLY_BACKWARD, (torch.randn_like(x), layout(x), *vectors, "relu", 0.0))
+    buffers = (*running(10, device=device), torch.tensor(3, device=device))
+    scale, m2 = bn_weight.detach().requires_grad_(), m2.detach().requires_grad_()
+    assert_opcheck(NAMES.conv_transpose2d_bn_finalize.default, (mean, m2, scale, *buffers, 120, None, 1e-5))
+    assert_opcheck(NAMES.conv_transpose2d_bn_finalize.default, (mean, m2, None, None, None, None, 120, 0.1, 1e-5))
+    for one in (bn_weight, None):
+        assert_opcheck(NAMES.conv_transpose2d_bn_finalize_backward.default, (mean, m2.detach(), one, 120, 1e-5))
+        tensors = (weight.detach().requires_grad_(), None, one, bn_bias, *running(10, device=device))
+        assert_opcheck(NAMES.conv_transpose2d_bn_fold.default, (*tensors, 1, 1e-5))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_compile(training: bool, device: str) -> None:
+    for name in ("doubling", "product", "grouped"):
+        buffers = running(CASES[name][0][2], device=device)
+        assert_compiles(ours(CASES[name], buffers, training, "relu"), *arguments(CASES[name], device=device))
+
+
+def test_unsupported_derivatives_raise() -> None:
+    _, *others = arguments(CASES["doubling"])
+    function = ours(CASES["doubling"], (None, None), True, "relu")
+    x = torch.randn(2, 6, 3, 5)
+    assert_no_double_backward(lambda x: function(x, *others), x, "conv_transpose2d_bn_backward")
+    assert_no_forward_mode(lambda x: function(x, *others), x)
+
+
+def test_errors() -> None:
+    x, w = torch.randn(2, 3, 4, 4), torch.randn(3, 5, 4, 4)
+
+    def call(*args: Any, **kwargs: Any) -> Callable[[], Any]:
+        vectors = [*args, *(None,) * (7 - len(args))]
+        return lambda: conv_transpose2d_bn(*vectors, **{"training": True, **kwargs})
+
+    many = [
+        (call(x, w, activation="gelu"), "activation: expected one of 'none', 'relu', .* got 'gelu'"),
+        (call(x, w, negative_slope=-1.0), "negative_slope: expected at least 0 .* got -1.0"),
+        (call(x[:, :2], w), r"x: expected shape \(N, 3, H, W\) to fit the weight, got \(2, 2, 4, 4\)"),
+        (call(x, w[0]), r"weight: expected shape \(I, O / groups, KH, KW\), got \(5, 4, 4\)"),
+        (call(x, w, torch.ones(4)), r"bias: expected shape \(5,\), got \(4,\)"),
+        (call(x, w, None, torch.ones(4)), r"bn_weight: expected shape \(5,\), got \(4,\)"),
+        (call(x, w, None, None, None, torch.ones(5)), "running_mean, running_var: expected both or neither, got one"),
+        (call(x, w, training=False), "running_mean: expected a tensor when training is False, got None"),
+        (call(x, w, None, None, None, torch.ones(5), torch.ones(5), momentum=None), "num_batches_tracked: expected"),
+        (call(x[:1, :, :1, :1], w[..., :1, :1]), r"x: expected more than 1 value per channel .* \(1, 5, 1, 1\)"),
+        (call(x, w, stride=0), "stride: expected one or two integers of at least 1, got 0"),
+        (call(x, w, padding=(1, 2, 3)), r"padding: expected one or two integers of at least 0, got \(1, 2, 3\)"),
+        (call(x, w, output_padding=1), r"output_padding: expected less than stride \(1, 1\) .* got \(1, 1\)"),
+        (call(x, w, groups=2), "groups: expected a divisor of the 3 input channels, got 2"),
+    ]
+    assert_raises((one, ValueError, message) for one, message in many)
+    assert_raises(
+        [
+            (call(x, w.double()), TypeError, "weight: expected the dtype of x, torch.float32, got torch.float64"),
+            (call(x.int(), w), TypeError, "x: expected float32, .* got torch.int32"),
+        ]
+    )
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.0, 1.0, None])
+def test_running_statistics_are_those_of_torch(momentum: float | None, device: str) -> None:
+    case = CASES["doubling"]
+    bn = torch.nn.BatchNorm2d(10, momentum=momentum).to(device)
+    buffers = copy.deepcopy([bn.running_mean, bn.running_var, bn.num_batches_tracked])
+    for _ in range(3):
+        x, weight, bias, *_ = arguments(case, device=device)
+        bn(F.conv_transpose2d(x, weight, bias, stride=2, padding=1))
+        versions = [b._version for b in buffers]
+        conv_transpose2d_bn(
+            x, weight, bias, None, None, *buffers[:2], num_batches_tracked=buffers[2], training=True, momentum=momentum,
+            stride=2, padding=1,
+        )  # fmt: skip
+        assert all(b._version > version for b, version in zip(buffers, versions, strict=True))
+    torch.testing.assert_close(buffers, [bn.running_mean, bn.running_var, bn.num_batches_tracked])
+
+
+def test_a_large_mean_costs_no_digits(device: str) -> None:
+    """Mean 1000, deviation 0.01: E[y²] − E[y]² has not one correct digit; two passes and Chan's combination do."""
+    x = 1000 + 0.01 * torch.randn(64, 4, 16, 16, device=device)
+    weight = torch.eye(4, device=device).view(4, 4, 1, 1)
+    y = conv_transpose2d_bn_deferred(x, weight, None, None, None, None, None, training=True, eps=0.0)
+    exact = x.double().std((0, 2, 3), correction=0)
+    naive = (x.square().mean((0, 2, 3)) - x.mean((0, 2, 3)).square()).abs().sqrt()
+    assert ((1 / y.scale - exact) / exact).abs().max() < 1e-2 < ((naive - exact) / exact).abs().max()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_same_input_gives_the_same_bits(activation: str, device: str) -> None:
+    inputs = [t.requires_grad_() for t in arguments(REAL, device=device)]
+    runs = [ours(REAL, (None, None), True, activation)(*inputs) for _ in range(2)]
+    grads = [torch.autograd.grad(y.square().sum(), inputs) for y in runs]
+    assert torch.equal(*runs)
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_autocast_casts_as_the_modules_do() -> None:
+    case = CASES["doubling"]
+    inputs = [t.requires_grad_() for t in arguments(case)]
+    for training in (True, False):
+        mean, variance = running(10)
+        conv = torch.nn.ConvTranspose2d(6, 10, 4, 2, 1)
+        bn = torch.nn.BatchNorm2d(10).train(training)
+        with torch.no_grad():
+            for mine, given in zip((conv.weight, conv.bias, bn.weight, bn.bias), inputs[1:], strict=True):
+                mine.copy_(given)
+        bn.running_mean, bn.running_var = mean.clone(), variance.clone()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = ours(case, (mean, variance), training, "relu")(*inputs)
+            plain = F.relu(bn(conv(inputs[0])))
+        exact = eager(case, (mean, variance), training, "relu")(*(t.double() for t in inputs))
+        assert_parity(y, plain, exact)
+        assert all(g.dtype == torch.float32 for g in torch.autograd.grad(y.float().sum(), inputs))

@@ -1,0 +1,87 @@
+"""Statistics across processes: two of them, with uneven parts of a batch, are one process with the whole batch."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fastgen.nn import ConvTranspose2dBatchNorm, ConvTranspose2dChain
+from parity import assert_parity
+
+SCRIPT = """
+import sys, torch, torch.distributed as dist
+sys.path.insert(0, {tests!r})
+from test_conv_transpose2d_bn_sync import run
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method="file://{folder}/meeting", rank=int(sys.argv[1]), world_size=2)
+torch.save(run(*torch.load("{folder}/given.pt", weights_only=False), int(sys.argv[1])), "{folder}/" + sys.argv[1])
+dist.destroy_process_group()
+"""
+
+
+def chain(synchronised: bool) -> ConvTranspose2dChain:
+    """The same modules in both; with torch's own batch norm where nobody else has a part."""
+    layers = []
+    for I, O, geometry in ((5, 6, (4, 1, 0)), (6, 6, (4, 2, 1))):
+        bn = (nn.SyncBatchNorm if synchronised else nn.BatchNorm2d)(O)
+        layers.append(ConvTranspose2dBatchNorm.from_modules(nn.ConvTranspose2d(I, O, *geometry), bn, "tanh"))
+    return ConvTranspose2dChain(*layers, nn.ConvTranspose2d(6, 3, 4, 2, 1), nn.Tanh())
+
+
+def run(state: dict[str, Tensor], x: Tensor, upstream: Tensor, first: int, rank: int) -> list[Tensor]:
+    """Of this process: its part of the batch ends, or starts, at sample ``first``."""
+    model = chain(True)
+    model.load_state_dict(state)
+    part = slice(0, first) if rank == 0 else slice(first, None)
+    return results(model, x[part], upstream[part])
+
+
+def results(model: nn.Module, x: Tensor, upstream: Tensor) -> list[Tensor]:
+    leaf = x.detach().requires_grad_()
+    y = model(leaf)
+    grads = torch.autograd.grad(y, [leaf, *model.parameters()], upstream)
+    return [y.detach(), *grads, *(b for b in model.buffers() if b.is_floating_point())]
+
+
+@pytest.mark.parametrize("first", [3, 1, 0])
+def test_two_processes_are_one_with_the_whole_batch(first: int, tmp_path: Path) -> None:
+    model = chain(False)
+    x, upstream = torch.randn(7, 5, 1, 1), torch.randn(7, 3, 16, 16)
+    torch.save((model.state_dict(), x, upstream, first), tmp_path / "given.pt")
+    script = SCRIPT.format(tests=str(Path(__file__).parent), folder=tmp_path)
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", script, str(rank)], cwd=Path(__file__).parent.parent) for rank in (0, 1)
+    ]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    one, two = (torch.load(tmp_path / str(rank)) for rank in (0, 1))
+    exact = results(copy.deepcopy(model).double(), x.double(), upstream.double())
+    eager = results(model, x, upstream)
+    parameters = len(list(model.parameters()))
+    scale = upstream.abs().sum()  # a bias before batch norm has no gradient but rounding, on this scale
+    for i, (a, b, plain, truth) in enumerate(zip(one, two, eager, exact, strict=True)):
+        if i < 2:  # of the samples
+            assert_parity(torch.cat((a, b)), plain, truth)
+        elif i < 2 + parameters:
+            together, plain, truth = (
+                torch.cat((g.flatten(), scale.to(g.dtype).view(1))) for g in (a + b, plain, truth)
+            )
+            assert_parity(together, plain, truth)
+        else:
+            assert torch.equal(a, b)
+            torch.testing.assert_close(a, plain)
+
+
+def test_alone_it_is_batch_norm() -> None:
+    """Without a process group, and in a group of one, ``SyncBatchNorm`` has nobody to ask."""
+    plain = chain(False)
+    model = chain(True)
+    model.load_state_dict(plain.state_dict())
+    x, upstream = torch.randn(7, 5, 1, 1), torch.randn(7, 3, 16, 16)
+    assert not dist.is_initialized()
+    for one, two in zip(results(model, x, upstream), results(plain, x, upstream), strict=True):
+        assert torch.equal(one, two)

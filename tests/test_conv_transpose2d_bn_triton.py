@@ -1,0 +1,168 @@
+"""conv_transpose2d_bn's Triton kernels, called directly, against their references."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastgen.ops import conv_transpose2d_bn_triton as kernels
+from fastgen.ops._conv_transpose2d_bn_conv import (
+    conv_transpose2d_bn_backward_reference,
+    conv_transpose2d_bn_reference,
+)
+from fastgen.ops._conv_transpose2d_bn_fold import conv_transpose2d_bn_fold_reference
+from fastgen.ops._conv_transpose2d_bn_norm import (
+    apply_backward_reference,
+    apply_reference,
+    finalize_backward_reference,
+    finalize_reference,
+)
+from ops import assert_op_parity
+from parity import channels_last, contiguous, sliced
+
+NAMES = torch.ops.fastgen
+OP, BACKWARD = NAMES.conv_transpose2d_bn.default, NAMES.conv_transpose2d_bn_backward.default
+APPLY, APPLY_BACKWARD = NAMES.conv_transpose2d_bn_apply.default, NAMES.conv_transpose2d_bn_apply_backward.default
+HALVES = (torch.float16, torch.bfloat16)
+# N, I, O, H, W; kernel, stride, padding, output_padding, dilation, groups
+CASES = {
+    "empty": ((0, 3, 5, 2, 2), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
+    "one": ((1, 1, 1, 1, 1), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
+    "primes": ((3, 7, 11, 5, 3), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
+    "to an image": ((2, 18, 3, 7, 5), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
+    "product": ((13, 20, 17, 1, 1), ([4, 4], [1, 1], [0, 0], [0, 0], [1, 1], 1)),
+    "any": ((3, 5, 19, 4, 5), ([3, 5], [2, 3], [1, 2], [1, 0], [1, 1], 1)),
+    "grouped": ((5, 8, 22, 5, 3), ([3, 3], [2, 2], [1, 1], [1, 1], [1, 1], 2)),
+    "dilated": ((5, 4, 3, 5, 4), ([3, 3], [1, 1], [2, 2], [0, 0], [2, 2], 1)),
+    "real": ((2, 64, 32, 8, 8), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
+}
+
+
+def vectors(C: int, device: str) -> list[Tensor]:
+    """Center, scale and shift."""
+    return [torch.randn(C, device=device), torch.rand(C, device=device) + 0.5, torch.randn(C, device=device)]
+
+
+def check(
+    case: Any, prologue: Any, activation: str, dtype: torch.dtype, device: str, layout: Any = channels_last
+) -> None:
+    """Forward and backward; statistics where there is no activation, as layers do."""
+    (N, I, O, H, W), (kernel, *geometry) = case
+    x = layout(torch.randn(N, I, H, W, device=device).to(dtype))
+    weight = (torch.randn(I, O // geometry[-1], *kernel, device=device) / I**0.5).to(dtype)
+    bias, statistics = torch.randn(O, device=device).to(dtype), activation == "none"
+    args = (x, *prologue, weight, bias, *geometry, activation, 0.2, statistics, layout is channels_last)
+    assert_op_parity(OP, conv_transpose2d_bn_reference, *args, kernel=kernels.conv_transpose2d_bn_triton)
+    y, mean, m2 = conv_transpose2d_bn_reference(*args)
+    grads = [layout(torch.randn_like(y)), torch.randn_like(mean), torch.randn_like(m2) / 99]
+    grads = grads if statistics else [grads[0], None, None]
+    for mask in ([True] * 3, [False, N > 1, False]):
+        args = (*grads, y, mean, x, *prologue, weight, *geometry, activation, 0.2, mask)
+        backward = kernels.conv_transpose2d_bn_backward_triton
+        assert_op_parity(BACKWARD, conv_transpose2d_bn_backward_reference, *args, kernel=backward)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("name", CASES)
+def test_parity(name: str, dtype: torch.dtype, triton_device: str) -> None:
+    """A layer inside a chain: it normalises what it loads and takes statistics of what it stores."""
+    case = CASES[name]
+    kind = "leaky_relu" if dtype == torch.float32 else "tanh"  # a half may round to the other side of a kink
+    check(case, (*vectors(case[0][1], triton_device), kind, 0.2), "none", dtype, triton_device)
+
+
+@pytest.mark.parametrize("layout", [contiguous, channels_last, sliced])
+@pytest.mark.parametrize("name", ["primes", "product", "grouped"])
+def test_parity_of_a_first_and_of_a_last_layer(name: str, layout: Any, triton_device: str) -> None:
+    case = CASES[name]
+    check(case, (None, None, None, "none", 0.0), "none", torch.float32, triton_device, layout)
+    prologue = (*vectors(case[0][1], triton_device)[:2], None, "relu", 0.0)
+    check(case, prologue, "leaky_relu", torch.float32, triton_device, layout)
+    check(case, prologue, "tanh", torch.float16, triton_device, layout)
+
+
+def test_float64_is_the_reference(triton_device: str) -> None:
+    prologue = (*(v.double() for v in vectors(7, triton_device)), "tanh", 0.0)
+    check(CASES["primes"], prologue, "none", torch.float64, triton_device)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("size", [(0, 3, 2, 2), (1, 1, 1, 1), (3, 37, 5, 7), (2, 19, 16, 16)])
+def test_normalisation(size: tuple[int, ...], dtype: torch.dtype, triton_device: str) -> None:
+    y = torch.randn(size, device=triton_device).to(dtype)
+    center, scale, shift = vectors(size[1], triton_device)
+    middle = "relu" if dtype == torch.float32 else "tanh"
+    for activation, given in (("none", shift), (middle, None), ("leaky_relu", shift.to(dtype))):
+        for layout in (channels_last, contiguous):
+            args = (layout(y), center, scale, given, activation, 0.2)
+            for last in (True, False):
+                apply = kernels.conv_transpose2d_bn_apply_triton
+                assert_op_parity(APPLY, apply_reference, *args, last, kernel=apply)
+            backward = kernels.conv_transpose2d_bn_apply_backward_triton
+            grad = layout(torch.randn_like(y))
+            assert_op_parity(APPLY_BACKWARD, apply_backward_reference, grad, *args, kernel=backward)
+
+
+def test_tanh_in_float32(triton_device: str) -> None:
+    y = channels_last(torch.randn(2, 19, 16, 16, device=triton_device))
+    args = (y, *vectors(19, triton_device), "tanh", 0.0, True)
+    assert_op_parity(APPLY, apply_reference, *args, kernel=kernels.conv_transpose2d_bn_apply_triton)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("C", [1, 37, 1030])
+def test_vectors(C: int, momentum: float | None, dtype: torch.dtype, triton_device: str) -> None:
+    mean, m2, weight = vectors(C, triton_device)
+    weight = weight.to(dtype)
+    buffers = [mean.flip(0).to(dtype), m2.flip(0).to(dtype), torch.tensor(3, device=triton_device)]
+    given = [b.clone() for b in buffers]
+    finalize = kernels.conv_transpose2d_bn_finalize_triton
+    args = (mean, m2, weight, *given, 30, momentum, 1e-5)
+    result = finalize(*args), *given
+    expected = finalize_reference(mean, m2, weight, *buffers, 30, momentum, 1e-5), *buffers
+    torch.testing.assert_close(result, expected)
+    without = (mean, m2, None, None, None, None, 30, momentum, 1e-5)
+    assert_op_parity(NAMES.conv_transpose2d_bn_finalize.default, finalize_reference, *without, kernel=finalize)
+    for one in (weight, None):
+        op = NAMES.conv_transpose2d_bn_finalize_backward.default
+        backward = kernels.conv_transpose2d_bn_finalize_backward_triton
+        assert_op_parity(op, finalize_backward_reference, mean, m2, one, 30, 1e-5, kernel=backward)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_folding(groups: int, dtype: torch.dtype, triton_device: str) -> None:
+    weight = torch.randn(6, 5, 4, 3, device=triton_device).to(dtype)
+    given = [torch.randn(5 * groups, device=triton_device) for _ in range(4)] + [vectors(5 * groups, triton_device)[1]]
+    op, reference = NAMES.conv_transpose2d_bn_fold.default, conv_transpose2d_bn_fold_reference
+    kernel = kernels.conv_transpose2d_bn_fold_triton
+    for there in ((True, True, True), (False, False, False)):
+        some = [v if t else None for v, t in zip(given, there, strict=False)]
+        assert_op_parity(op, reference, weight, *some, *given[3:], groups, 1e-5, kernel=kernel)
+
+
+def test_a_large_mean_costs_no_digits(triton_device: str) -> None:
+    """Tiles of rows whose mean is 1000 and whose deviation is 0.01, combined."""
+    x = channels_last(1000 + 0.01 * torch.randn(5, 3, 16, 16, device=triton_device))
+    weight = torch.eye(3, device=triton_device).view(3, 3, 1, 1)
+    geometry = ([1, 1], [0, 0], [0, 0], [1, 1], 1)
+    y, mean, m2 = kernels.conv_transpose2d_bn_triton(
+        x, None, None, None, "none", 0.0, weight, None, *geometry, "none", 0.0, True, True
+    )
+    assert torch.equal(y, x)
+    exact = x.double().var((0, 2, 3), correction=0)
+    count = x.numel() // 3
+    naive = x.square().mean((0, 2, 3)) - x.mean((0, 2, 3)).square()
+    assert ((m2 / count - exact) / exact).abs().max() < 1e-2 < ((naive - exact) / exact).abs().max()
+    z = kernels.conv_transpose2d_bn_apply_triton(y, mean, (m2 / count).rsqrt(), None, "none", 0.0, True)
+    assert z.double().var((0, 2, 3), correction=0).sub(1).abs().max() < 1e-2
+
+
+def test_the_same_input_gives_the_same_bits(triton_device: str) -> None:
+    (N, I, O, H, W), (kernel, *geometry) = CASES["primes"]
+    x, weight = torch.randn(N, I, H, W, device=triton_device), torch.randn(I, O, *kernel, device=triton_device)
+    args = (x, *vectors(I, triton_device), "relu", 0.0, weight, None, *geometry, "none", 0.0, True, True)
+    runs = [kernels.conv_transpose2d_bn_triton(*args) for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
