@@ -1,44 +1,41 @@
-"""gated_activation, forward and backward, against chunk, tanh, sigmoid and mul.
+"""gated_activation against chunk, tanh, sigmoid and mul.
 
-    python benchmarks/bench_gated_activation.py [--threads 2] [--output FILE.json]
+    python benchmarks/bench_gated_activation.py [--device cuda] [--threads 2] [--quick] [--output FILE.json]
 
-Floor: 4 copies of the result (2 reads and 1 write forward, 3 reads and 2 writes backward), with nothing computed.
+Least traffic: forward 2 reads and 1 write for each result, backward 3 reads and 2 writes.
 """
 
-from collections.abc import Callable
+import math
 
 import torch
 from torch import Tensor
 
+from cases import Case, Form, compiled
 from fastgen.ops import gated_activation
 from fastgen.ops.gated_activation import gated_activation_reference
-from harness import assert_parity, compare, gradients, start, write
+from harness import alone
 
-SHAPES = ((16, 256, 28, 28), (64, 256, 28, 28), (16, 256, 1, 1))
+SHAPES = {
+    "cpu": ((16, 256, 28, 28), (64, 256, 28, 28), (16, 256, 1, 1)),
+    "cuda": ((128, 256, 32, 32), (16, 256, 28, 28), (16, 256, 1, 1)),
+}
+QUICK = ((2, 8, 5, 5),)
 
 
-def step(gate: Callable[[Tensor], Tensor], x: Tensor, grad_y: Tensor) -> Callable[[], tuple[Tensor, ...]]:
-    return lambda: gradients((gate(x),), [x], [grad_y])
+def case(shape: tuple[int, ...], quick: bool) -> Case:
+    def inputs() -> list[Tensor]:
+        return [torch.randn(shape)]
+
+    forms = {"fastgen": Form(gated_activation), "eager": Form(gated_activation_reference)}
+    if not quick:
+        forms["torch.compile"] = compiled(gated_activation_reference)
+    y = math.prod(shape) // 2
+    return Case("gated_activation", shape, inputs, forms, moved=(3 * y, 8 * y), flops=(3 * y, 13 * y))
 
 
-def main() -> None:
-    output = start(__doc__)
-    cases = []
-    for shape in SHAPES:
-        x = torch.randn(shape, requires_grad=True)
-        grad_y = torch.randn(shape[0], shape[1] // 2, *shape[2:])
-        exact = gated_activation_reference(x.double())
-        assert_parity(gated_activation(x), gated_activation_reference(x), exact)
-        torch.compiler.reset()
-        contenders = {
-            "fastgen": step(gated_activation, x, grad_y),
-            "eager": step(gated_activation_reference, x, grad_y),
-            "torch.compile": step(torch.compile(gated_activation_reference), x, grad_y),
-        }
-        case = "gated_activation, forward + backward"
-        cases.append(compare(case, shape, x.dtype, contenders, floor_copies=4, elements=grad_y.numel()))
-    write("gated_activation", cases, output)
+def cases(device: str, quick: bool = False) -> list[Case]:
+    return [case(shape, quick) for shape in (QUICK if quick else SHAPES[device])]
 
 
 if __name__ == "__main__":
-    main()
+    alone(__doc__, "gated_activation", cases)

@@ -1,81 +1,109 @@
-"""masked_conv2d with bias, activation and residual, forward and backward, against F.conv2d with a masked weight.
+"""masked_conv2d with bias, activation and residual, against F.conv2d with a masked weight.
 
-    python benchmarks/bench_masked_conv2d.py [--threads 2] [--output FILE.json]
+    python benchmarks/bench_masked_conv2d.py [--device cuda] [--threads 2] [--quick] [--tuned] [--output FILE.json]
 
-"cropped" is the strongest form a user could write in torch: only the kernel's live rows, on a padded image. Floor: the
-memory traffic alone, 6 copies of the image (forward 2 reads and 1 write, backward about 9 transfers); the arithmetic,
-which bounds these shapes on a CPU, comes on top.
+"cropped" is the strongest form a user could write in torch: only the kernel's live rows, on a padded image. Operations
+are those of live taps. Least traffic: forward reads image and residual and writes the result; backward reads the
+upstream gradient and the image and writes the image's gradient; an activation's input is written and read again, since
+the alternative is to compute the convolution twice. The image itself, in a first layer, gets no gradient.
 """
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cases import Case, Form, compiled
 from fastgen.ops import masked_conv2d, masked_conv2d_mask
-from harness import assert_parity, compare, gradients, start, write
+from harness import alone
 
-# N, I, O, H, kernel, mask, activation
-CASES = (
-    (16, 1, 64, 28, 7, "A", "none"),
-    (16, 64, 64, 28, 3, "B", "relu"),
-    (16, 128, 256, 28, 3, "B", "gated"),
-    (16, 128, 128, 32, 5, "B", "elu"),
-)
+
+class Layer(NamedTuple):
+    N: int
+    I: int
+    O: int
+    H: int
+    k: int
+    mask: str
+    activation: str
+
+
+LAYERS = {
+    "cpu": (
+        Layer(16, 1, 64, 28, 7, "A", "none"),
+        Layer(16, 64, 64, 28, 3, "B", "relu"),
+        Layer(16, 128, 256, 28, 3, "B", "gated"),
+        Layer(16, 128, 128, 32, 5, "B", "elu"),
+    ),
+    "cuda": (
+        Layer(128, 128, 128, 32, 3, "B", "relu"),
+        Layer(128, 128, 256, 32, 3, "B", "gated"),
+        Layer(256, 64, 64, 28, 3, "B", "relu"),
+        Layer(256, 1, 64, 28, 7, "A", "none"),
+        Layer(128, 128, 128, 32, 5, "B", "elu"),
+        Layer(64, 256, 256, 64, 3, "B", "relu"),
+        Layer(16, 64, 64, 28, 3, "B", "relu"),
+    ),
+}
+QUICK = (Layer(2, 4, 8, 6, 3, "B", "gated"),)
 
 
 def activate(p: Tensor, activation: str) -> Tensor:
-    a, b = p.chunk(2, dim=1)
-    forms: dict[str, Callable[[], Tensor]] = {
-        "none": lambda: p,
-        "relu": lambda: F.relu(p),
-        "elu": lambda: F.elu(p),
-        "gated": lambda: torch.tanh(a) * torch.sigmoid(b),
+    if activation == "gated":
+        a, b = p.chunk(2, dim=1)
+        return torch.tanh(a) * torch.sigmoid(b)
+    return {"none": lambda t: t, "relu": F.relu, "elu": F.elu}[activation](p)
+
+
+def case(layer: Layer, device: str, quick: bool) -> Case:
+    N, I, O, H, k, mask, kind = layer
+    C, p = (O // 2 if kind == "gated" else O), k // 2
+    taps = masked_conv2d_mask(torch.empty(O, I, k, k), mask)
+
+    def inputs() -> list[Tensor]:
+        weight = torch.randn(O, I, k, k) / (I * k * k) ** 0.5
+        return [torch.randn(N, I, H, H), weight, torch.randn(O), torch.randn(N, C, H, H), taps.float()]
+
+    def ours(x: Tensor, w: Tensor, b: Tensor, r: Tensor, live: Tensor) -> Tensor:
+        return masked_conv2d(x, w, b, mask, kind, r)
+
+    def masked(x: Tensor, w: Tensor, b: Tensor, r: Tensor, live: Tensor) -> Tensor:
+        return activate(F.conv2d(x, w * live, b, padding=p), kind) + r
+
+    def cropped(x: Tensor, w: Tensor, b: Tensor, r: Tensor, live: Tensor) -> Tensor:
+        return activate(F.conv2d(F.pad(x, (p, p, p, 0)), (w * live)[:, :, : p + 1], b), kind) + r
+
+    fast = device == "cuda"  # the memory format that convolutions are fastest in there
+    forms = {
+        "fastgen": Form(ours, channels_last=fast),
+        "fastgen, contiguous" if fast else "fastgen, channels_last": Form(ours, channels_last=not fast),
+        "eager": Form(masked),
+        "eager, cropped": Form(cropped),
+        "eager, channels_last": Form(masked, channels_last=True),
+        "eager, cropped, channels_last": Form(cropped, channels_last=True),
     }
-    return forms[activation]()
+    if not quick:
+        forms["torch.compile"] = compiled(masked, channels_last=fast)
+        forms["torch.compile, cropped"] = compiled(cropped, channels_last=fast)
+    if fast:
+        forms["torch.compile, cropped, max-autotune"] = compiled(
+            cropped, channels_last=True, tuned=True, mode="max-autotune-no-cudagraphs"
+        )
+    first, pixels, weights = I <= 3, N * H * H, O * I * k * k
+    forward = pixels * (I + 2 * C) + weights
+    backward = pixels * (C + I * (1 if first else 2) + 2 * O * (kind != "none")) + 2 * weights
+    products = 2 * pixels * I * int(taps[:, 0].sum())
+    return Case(
+        f"masked_conv2d {k}x{k} {mask}, {I} to {O}, {kind}", (N, I, H, H), inputs, forms, kind="conv",
+        moved=(forward, forward + backward), flops=(products, products * (2 if first else 3)),
+        leaves=(1, 2, 3) if first else (0, 1, 2, 3),
+    )  # fmt: skip
 
 
-def main() -> None:
-    output = start(__doc__)
-    cases = []
-    for N, I, O, H, k, mask, activation in CASES:
-        channels = O // 2 if activation == "gated" else O
-        sizes = ((N, I, H, H), (O, I, k, k), (O,), (N, channels, H, H))
-        inputs = [torch.randn(size) for size in sizes]
-        inputs[1] /= (I * k * k) ** 0.5
-        inputs = [tensor.requires_grad_() for tensor in inputs]
-        live, grad_y, p = masked_conv2d_mask(inputs[1], mask), torch.randn(sizes[3]), k // 2
-
-        def masked(x: Tensor, w: Tensor, b: Tensor, r: Tensor, *, live=live, p=p, kind=activation) -> Tensor:
-            return activate(F.conv2d(x, w * live.to(w), b, padding=p), kind) + r
-
-        def cropped(x: Tensor, w: Tensor, b: Tensor, r: Tensor, *, live=live, p=p, kind=activation) -> Tensor:
-            padded = F.pad(x, (p, p, p, 0))
-            return activate(F.conv2d(padded, (w * live)[:, :, : p + 1], b), kind) + r
-
-        def ours(x: Tensor, w: Tensor, b: Tensor, r: Tensor, *, mask=mask, kind=activation) -> Tensor:
-            return masked_conv2d(x, w, b, mask, kind, r)
-
-        exact = masked(*(tensor.double() for tensor in inputs))
-        assert_parity(ours(*inputs), masked(*inputs), exact)
-        torch.compiler.reset()
-        forms = {
-            "fastgen": ours,
-            "eager": masked,
-            "eager, cropped": cropped,
-            "torch.compile": torch.compile(masked),
-            "torch.compile, cropped": torch.compile(cropped),
-        }
-        contenders = {
-            name: (lambda form=form, inputs=inputs, g=grad_y: gradients((form(*inputs),), inputs, [g]))
-            for name, form in forms.items()
-        }
-        name = f"masked_conv2d {k}x{k} {mask}, {I} to {O}, {activation}, forward + backward"
-        result = compare(name, sizes[0], torch.float32, contenders, floor_copies=6, elements=N * channels * H * H)
-        cases.append(result)
-    write("masked_conv2d", cases, output)
+def cases(device: str, quick: bool = False) -> list[Case]:
+    return [case(layer, device, quick) for layer in (QUICK if quick else LAYERS[device])]
 
 
 if __name__ == "__main__":
-    main()
+    alone(__doc__, "masked_conv2d", cases)

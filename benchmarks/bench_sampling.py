@@ -1,7 +1,7 @@
 """Compiled against naive sampling, in CPU-seconds of one thread.
 
     python benchmarks/bench_sampling.py [--models gated-pixelcnn pixelcnn pixelcnn++] [--batches 1 16 64]
-                                        [--tuned] [--output FILE.json]
+                                        [--device cuda] [--tuned] [--output FILE.json]
 
 Naive sampling is counted as one full forward times the number of pixels: what it costs to run the model once for every
 pixel, with nothing else in the loop. Both run in inference mode and eval mode, alternately, in this process, after it
@@ -9,33 +9,37 @@ was checked that they draw the same images and that the compiled path sees what 
 forward of ``torch.compile`` as well. The ceiling beside each ratio is the one of arithmetic, H·W; a ratio can pass it
 only where the arithmetic itself runs faster. ``sgemm_share`` is the rate of the plan's products, over all of the
 sampler's time, against torch's own product in this process, one thread, (64, 384) by (384, 256).
+
+With ``--device cuda`` the forward runs on the GPU and the compiled sampler still on the CPU, where its C++ is, with
+``--threads``; both are then counted in seconds on the wall.
 """
 
 import argparse
+import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import checkout  # noqa: F401
 from fastgen import models, sampling
 from fastgen.distributions import Categorical, Distribution
-from harness import write  # puts the folder of the tests on the path
-
-# isort: split
 from foreign import ShiftedPixelCNN
+from harness import Bench, finish, run
+from parity import LOGITS_AGREE
 
 MODELS = ["gated-pixelcnn", "pixelcnn", "pixelcnn++"]
 
-
 #: A model, the shape of its images, and the distribution of a value.
-Case = tuple[nn.Module, tuple[int, int, int], Distribution]
+Model = tuple[nn.Module, tuple[int, int, int], Distribution]
 
 
-def case(name: str, small: bool) -> Case:
+def build(name: str, small: bool) -> Model:
     """What is measured, or a model of the same kind that is small enough for naive sampling."""
     if name == "pixelcnn++":  # its shape, with a categorical head instead of the mixture of logistics
         if small:
@@ -45,9 +49,12 @@ def case(name: str, small: bool) -> Case:
     return model, (model.in_channels, *model.image_size), model.distribution
 
 
-def check_parity(name: str) -> None:
-    """Same uniforms, same images on a small model; forced agrees with one forward on the one that is measured."""
-    small, shape, distribution = case(name, small=True)
+def check_parity(name: str, quick: bool = False) -> None:
+    """Same uniforms, same images on a small model; forced agrees with one forward on the one that is measured.
+
+    ``quick``: the small model is the one that is measured.
+    """
+    small, shape, distribution = build(name, small=True)
     for parameter in small.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # far from the zeros that a last layer may begin with
     uniforms = torch.rand(2, *shape)
@@ -57,13 +64,14 @@ def check_parity(name: str) -> None:
         raise AssertionError(
             f"{name}: {(compiled != naive).sum()} of {naive.numel()} values differ from naive sampling"
         )
-    model, shape, distribution = case(name, small=False)
+    model, shape, distribution = build(name, small=quick)
     model.eval()
     values = torch.randint(distribution.levels, (1, *shape))
     x = distribution.to_input(values)
     with torch.inference_mode():
         eager = model(x)
-    torch.testing.assert_close(sampling.compile(model, shape, distribution).forced(values), eager, rtol=0, atol=1e-4)
+    forced = sampling.compile(model, shape, distribution).forced(values)
+    torch.testing.assert_close(forced, eager, rtol=0, atol=LOGITS_AGREE)
 
 
 def seconds(run: Callable[[], Any]) -> tuple[float, float]:
@@ -90,51 +98,102 @@ def summary(seconds: list[float]) -> dict[str, Any]:
     }
 
 
-def measure(name: str, batch: int, repeats: int, tuned: bool) -> dict[str, Any]:
-    torch.manual_seed(0)
-    model, shape, distribution = case(name, small=False)
-    model.eval()
-    pixels = shape[1] * shape[2]
-    sampler = sampling.compile(model, shape, distribution)
-    flops = batch * sum(i.rows.count * i.columns.count * i.flops for i in sampler.plan.instructions)
-    x = distribution.to_input(torch.randint(distribution.levels, (batch, *shape)))
-    runs: dict[str, Callable[[], Tensor]] = {
-        "forward": torch.inference_mode()(lambda: model(x)),
-        "compiled": lambda: sampler.sample(batch, seed=0),
-    }
-    if tuned:
-        fast = torch.compile(model)
-        runs["tuned_forward"] = torch.inference_mode()(lambda: fast(x))
-    for run in runs.values():
-        run()
+@dataclass(frozen=True)
+class SamplingCase:
+    """A model, how many images at a time, how often each is timed, and whether torch.compile's forward is too."""
+
+    model: str
+    batch: int
+    repeats: int = 5
+    tuned: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"sample {self.model}, {self.batch} at a time"
+
+    def results(self, bench: Bench) -> Iterator[dict[str, Any]]:
+        """One case; on the CPU with one thread, whatever the process has."""
+        threads = torch.get_num_threads()
+        torch.manual_seed(0)
+        try:
+            if bench.device == "cpu":
+                torch.set_num_threads(1)
+            check_parity(self.model, bench.quick)
+            yield self._measured(bench)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _measured(self, bench: Bench) -> dict[str, Any]:
+        model, shape, distribution = build(self.model, small=bench.quick)
+        model.eval()
+        pixels, batch = shape[1] * shape[2], self.batch
+        sampler = sampling.compile(model, shape, distribution)
+        flops = batch * sum(i.rows.count * i.columns.count * i.flops for i in sampler.plan.instructions)
+        x = distribution.to_input(torch.randint(distribution.levels, (batch, *shape)))
+        spent = _in_turn(self._runs(bench.device, model, x, sampler), self.repeats)
+        clock = "cpu" if bench.device == "cpu" else "wall"
+        medians = {each: statistics.median(time[clock == "wall"] for time in times) for each, times in spent.items()}
+        ratios = {
+            each.replace("forward", "ratio"): round(medians[each] * pixels / medians["compiled"], 1)
+            for each in medians
+            if each != "compiled"
+        }
+        rate, sgemm = 1e-9 * flops / medians["compiled"], 0.0 if bench.quick else sgemm_rate()
+        return {
+            "case": self.name,
+            "model": self.model,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "shape": [batch, *shape],
+            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "clock": clock,
+            "cpu_s": {each: summary([c for c, _ in times]) for each, times in spent.items()},
+            "wall_s": {each: summary([w for _, w in times]) for each, times in spent.items()},
+            f"compiled_{clock}_s_per_image": round(medians["compiled"] / batch, 5),
+            "gflops": round(rate, 1),
+            "sgemm_gflops": round(sgemm, 1),
+            "sgemm_share": round(rate / sgemm, 3) if sgemm else None,
+            "steps": sampler.plan.steps,
+            **ratios,
+            "ceiling": pixels,
+        }
+
+    def _runs(
+        self, device: str, model: nn.Module, x: Tensor, sampler: sampling.Sampler
+    ) -> dict[str, Callable[[], Any]]:
+        there, x = copy.deepcopy(model).to(device), x.to(device)
+        forms = {"forward": there, "tuned_forward": torch.compile(there)} if self.tuned else {"forward": there}
+        runs: dict[str, Callable[[], Any]] = {each: _forward(form, x) for each, form in forms.items()}
+        return runs | {"compiled": lambda: sampler.sample(self.batch, seed=0)}
+
+
+def _forward(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], None]:
+    @torch.inference_mode()
+    def forward() -> None:
+        model(x)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+
+    return forward
+
+
+def _in_turn(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[tuple[float, float]]]:
+    """(CPU-seconds, seconds on the wall) of each run, round by round, after one round that does not count."""
+    for run_once in runs.values():
+        run_once()
     spent: dict[str, list[tuple[float, float]]] = {each: [] for each in runs}
-    sgemm = 0.0
     for _ in range(repeats):
-        sgemm = max(sgemm, sgemm_rate())
-        for each, run in runs.items():
-            spent[each].append(seconds(run))
-    cpu = {each: statistics.median(c for c, _ in times) for each, times in spent.items()}
-    ratios = {each.replace("forward", "ratio"): round(cpu[each] * pixels / cpu["compiled"], 1) for each in runs}
-    ratios.pop("compiled")
-    result = {
-        "model": name,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "shape": [batch, *shape],
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "cpu_s": {each: summary([c for c, _ in times]) for each, times in spent.items()},
-        "wall_s": {each: summary([w for _, w in times]) for each, times in spent.items()},
-        "compiled_cpu_s_per_image": round(cpu["compiled"] / batch, 5),
-        "gflops": round(flops / cpu["compiled"] / 1e9, 1),
-        "sgemm_gflops": round(sgemm, 1),
-        "sgemm_share": round(flops / cpu["compiled"] / 1e9 / sgemm, 3),
-        "steps": sampler.plan.steps,
-        **ratios,
-        "ceiling": pixels,
-    }
-    print(
-        f"{name}, batch {batch}: {cpu['compiled']:.4g} CPU-s, {result['ratio']}x, {result['sgemm_share']:.0%} of sgemm"
-    )
-    return result
+        for each, run_once in runs.items():
+            spent[each].append(seconds(run_once))
+    return spent
+
+
+def cases(device: str, quick: bool = False) -> list[SamplingCase]:
+    """The suite's; on CUDA a short one."""
+    if quick:
+        return [SamplingCase(name, 2, repeats=1) for name in MODELS[:2]]
+    batches = (1, 16, 64) if device == "cpu" else (1, 16)
+    return [SamplingCase(name, batch) for batch in batches for name in MODELS[:2]]
 
 
 def main() -> None:
@@ -142,17 +201,18 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS[:2])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="of the compiled sampler, with --device cuda")
     parser.add_argument("--tuned", action="store_true", help="also count torch.compile's forward; compiles for minutes")
     parser.add_argument("--output", type=Path, help="write the JSON here, not to the terminal")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    for name in options.models:
-        check_parity(name)
-    cases = [
-        measure(name, batch, options.repeats, options.tuned) for name in options.models for batch in options.batches
+    torch.set_num_threads(options.threads)
+    entries = [
+        SamplingCase(name, batch, options.repeats, options.tuned)
+        for name in options.models
+        for batch in options.batches
     ]
-    write("sampling", cases, options.output)
+    finish(run("sampling", entries, Bench(options.device), options.output), options.output)
 
 
 if __name__ == "__main__":

@@ -1,153 +1,146 @@
-"""What every benchmark shares: where it ran, timing side by side, and results as JSON.
+"""Runs suites of cases, and keeps what was measured as JSON, written anew after every case.
 
-A case is measured only after its parity check passed in the same process. Contenders take turns, round by round, so
-that a busy machine disturbs all of them alike; what counts is the ratio of medians within one run.
+    {"benchmark": "kernels", "quick": false, "environment": {...}, "ceilings": {...},
+     "cases": [...], "failed": [{"case", "error"}], "left_out": ["case", ...]}
+
+A case is measured only after its parity check passed in the same process; one that fails is listed under "failed".
+"left_out" names what was not begun because the time given was up.
 """
 
 import argparse
+import itertools
 import json
-import platform
-import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable
-from datetime import date
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 import torch
-from torch import Tensor
 
-from fastgen import __version__
+from cases import Case, Contest
+from environment import environment
+from fastgen._files import write_atomic
+from measure import Bench, brief
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-from parity import assert_parity  # noqa: E402
-
-__all__ = ["ROOT", "assert_parity", "compare", "gradients", "start", "write"]
+__all__ = ["Bench", "Contests", "Measurable", "alone", "finish", "parts", "run"]
 
 
-def start(description: str | None) -> Path | None:
-    """Parse --threads and --output, set threads and seed; return where the results go."""
+class Measurable(Protocol):
+    """What a suite is made of."""
+
+    name: str
+
+    def results(self, bench: Bench) -> Iterator[dict[str, Any]]:
+        """Measure, and yield the "cases" of the JSON one by one."""
+
+
+@dataclass(frozen=True)
+class Contests:
+    """A case in one dtype, or another maker of contests, as a part of a suite."""
+
+    name: str
+    make: Callable[[Bench], Iterable[Contest]]
+
+    def results(self, bench: Bench) -> Iterator[dict[str, Any]]:
+        for contest in self.make(bench):
+            yield bench.measure(contest)
+
+
+def parts(tables: Iterable[Iterable[Case | Measurable]], bench: Bench) -> list[Measurable]:
+    """The entries of several tables in turn, so that whatever stops a run stops it after the first of each table.
+
+    Cases come once for each dtype, the device's first one before the others.
+    """
+    rows = [entry for row in itertools.zip_longest(*tables) for entry in row if entry is not None]
+    found: list[Measurable] = []
+    for dtype in bench.dtypes:
+        found += [_of_case(entry, dtype) for entry in rows if isinstance(entry, Case)]
+        if dtype == bench.dtypes[0]:
+            found += [entry for entry in rows if not isinstance(entry, Case)]
+    return found
+
+
+def _of_case(case: Case, dtype: torch.dtype) -> Contests:
+    name = f"{case.name}, {'x'.join(map(str, case.shape))}, {str(dtype).removeprefix('torch.')}"
+    return Contests(name, lambda bench: case.contests(bench.device, dtype, bench.tuned))
+
+
+def run(
+    benchmark: str, entries: Iterable[Measurable], bench: Bench, output: Path | None, budget: float | None = None
+) -> dict[str, Any]:
+    """Measure every entry, report progress on stderr, and write ``output`` after each.
+
+    Args:
+        benchmark: name of the suite.
+        entries: what is measured, most important first.
+        bench: how.
+        output: JSON file, or None.
+        budget: seconds after which no further entry begins.
+    """
+    begin = time.perf_counter()
+    report: dict[str, Any] = {
+        "benchmark": benchmark,
+        "quick": bench.quick,
+        "environment": environment(bench.device),
+        "ceilings": bench.ceilings.report(),
+        "cases": [],
+        "failed": [],
+        "left_out": [],
+    }
+    save(report, output)
+    for entry in entries:
+        if budget is not None and time.perf_counter() - begin > budget:
+            report["left_out"].append(entry.name)
+            continue
+        try:
+            for result in entry.results(bench):
+                report["cases"].append(result)
+                print(line(result), file=sys.stderr, flush=True)
+        except Exception as error:
+            report["failed"].append({"case": entry.name, "error": brief(error)})
+            traceback.print_exc()
+        report["ceilings"] = bench.ceilings.report()
+        save(report, output)
+        if bench.device == "cuda":
+            torch.cuda.empty_cache()
+    save(report, output)
+    return report
+
+
+def save(report: dict[str, Any], output: Path | None) -> None:
+    if output is not None:
+        write_atomic(output, (json.dumps(report, indent=1) + "\n").encode())
+
+
+def line(result: dict[str, Any]) -> str:
+    """Progress: a case, and what its contenders took."""
+    if "microseconds" not in result:
+        return f"{result['case']} {tuple(result['shape'])}: {result['ratio']}x one forward for every pixel"
+    times = "; ".join(f"{name} {value:g} us" for name, value in result["microseconds"].items())
+    refused = "".join(f"; without {name} ({why})" for name, why in result["refused"].items())
+    return f"{result['case']} {tuple(result['shape'])} {result['dtype']}: {times}{refused}"
+
+
+def alone(description: str | None, benchmark: str, cases: Callable[..., Sequence[Case | Measurable]]) -> None:
+    """``main`` of a file of cases: ``--device``, ``--threads``, ``--quick``, ``--tuned`` and ``--output``."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="tiny and meaningless, to see that everything runs")
+    parser.add_argument("--tuned", action="store_true", help="also the forms that torch.compile tunes for minutes")
     parser.add_argument("--output", type=Path, help="write the JSON here, not to the terminal")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    return options.output
+    bench = Bench(options.device, options.quick, options.tuned)
+    table = cases(options.device, options.quick)
+    finish(run(benchmark, parts([table], bench), bench, options.output), options.output)
 
 
-def environment() -> dict[str, Any]:
-    """Machine, versions, threads, and the commit; "+changes" says that what ran was not what was committed."""
-
-    def git(*args: str) -> str:
-        done = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    changed = git("status", "--porcelain", "--", "fastgen", "csrc", "benchmarks/*.py", "CMakeLists.txt")
-    return {
-        "date": date.today().isoformat(),
-        "machine": _machine(),
-        "threads": torch.get_num_threads(),
-        "fastgen": __version__,
-        "commit": (git("rev-parse", "--short", "HEAD") or "unknown") + ("+changes" if changed else ""),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _machine() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {len(names) or '?'} cores, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def copy_seconds(count: int, dtype: torch.dtype, device: str = "cpu") -> float:
-    """Median time to copy ``count`` elements: one read and one write each, the unit of a memory floor."""
-    source = torch.ones(count, dtype=dtype, device=device)
-    target = torch.empty_like(source)
-    return statistics.median(_round(lambda: target.copy_(source), 0.02) for _ in range(7))
-
-
-def _round(run: Callable[[], Any], seconds: float) -> float:
-    """Seconds a call, over calls that fill ``seconds``."""
-    calls = 0
-    start = time.perf_counter()
-    while True:
-        run()
-        calls += 1
-        passed = time.perf_counter() - start
-        if passed >= seconds:
-            return passed / calls
-
-
-def compare(
-    case: str,
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    contenders: dict[str, Callable[[], Any]],
-    *,
-    floor_copies: int,
-    elements: int,
-    rounds: int = 21,
-    seconds: float = 0.1,
-) -> dict[str, Any]:
-    """Time contenders in turn; the first is fastgen's, the others are what a user could use instead.
-
-    Args:
-        case: what is measured, such as "rsample_kl forward + backward".
-        shape: of the main input.
-        dtype: of the main input.
-        contenders: name → a call. Parity has been checked.
-        floor_copies: how often ``elements`` elements must at least be read and written once, as copies.
-        elements: of one tensor.
-        rounds: how often each contender takes its turn.
-        seconds: how long a turn is at least.
-    """
-    for run in contenders.values():
-        for _ in range(3):
-            run()
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, run in contenders.items():
-            times[name].append(_round(run, seconds))
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    ours, *others = medians
-    best = min(others, key=lambda name: medians[name])
-    floor = floor_copies * copy_seconds(elements, dtype)
-    result = {
-        "case": case,
-        "shape": list(shape),
-        "dtype": str(dtype).removeprefix("torch."),
-        "microseconds": {name: round(1e6 * value, 1) for name, value in medians.items()},
-        "quartiles": {
-            name: [round(1e6 * q, 1) for q in statistics.quantiles(values, n=4)[::2]] for name, values in times.items()
-        },
-        "rounds": rounds,
-        "floor_microseconds": round(1e6 * floor, 1),
-        "best_alternative": best,
-        "ratio": round(medians[best] / medians[ours], 2),
-    }
-    print(f"{case} {shape}: " + ", ".join(f"{n} {1e6 * t:.0f} us" for n, t in medians.items()), end="")
-    print(f"; floor {1e6 * floor:.0f} us; {result['ratio']}x the best alternative ({best})", flush=True)
-    return result
-
-
-def write(benchmark: str, cases: list[dict[str, Any]], output: Path | None) -> None:
-    """Print the results as JSON, and write them to ``output`` if it is given."""
-    report = json.dumps({"benchmark": benchmark, "environment": environment(), "cases": cases}, indent=1)
+def finish(report: dict[str, Any], output: Path | None) -> NoReturn:
+    """End a script: the JSON on the terminal if it went to no file, and exit code 1 if a case failed."""
     if output is None:
-        print(report)
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(report + "\n")
-
-
-def gradients(results: tuple[Tensor, ...], inputs: list[Tensor], upstream: list[Tensor]) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(results, inputs, upstream)
+        print(json.dumps(report, indent=1))
+    sys.exit(1 if report["failed"] else 0)

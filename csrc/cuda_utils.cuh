@@ -1,4 +1,4 @@
-// What every launch needs: the device guard, the current stream, a check afterwards. Included by .cu files only.
+// From torch to a launch: the device guard, the current stream, a check afterwards. Included by .cu files only.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -33,7 +33,33 @@ struct CudaType<torch::headeronly::BFloat16> {
     __VA_ARGS__;                                      \
   }())
 
-// Makes the tensor's device current while it lives; `stream` is torch's current stream there.
+inline void check_launch(const char* op) {
+  const cudaError_t error = cudaGetLastError();
+  STD_TORCH_CHECK(
+      error != cudaErrorNoKernelImageForDevice, op,
+      ": not built for this GPU; rebuild with its target in FASTGEN_CUDA_ARCHS (`fastgen info` lists both)");
+  STD_TORCH_CHECK(error == cudaSuccess, op, ": launch failed: ", cudaGetErrorString(error));
+}
+
+inline dim3 grid_of(int64_t x, unsigned y = 1) {
+  STD_TORCH_CHECK(x <= INT32_MAX, "tensor too large: ", x, " blocks, a grid holds ", INT32_MAX);
+  return {static_cast<unsigned>(x), y};
+}
+
+// What a `<op>_launch` calls for every kernel. No blocks, as for an empty tensor: nothing is launched.
+struct Launcher {
+  const char* op;
+  cudaStream_t stream;
+
+  template <typename... Parameters, typename... Arguments>
+  void operator()(void (*kernel)(Parameters...), Grid grid, int threads, Arguments... arguments) const {
+    if (grid.x == 0) return;
+    kernel<<<grid_of(grid.x, grid.y), threads, 0, stream>>>(arguments...);
+    check_launch(op);
+  }
+};
+
+// Makes the tensor's device current while it lives; its launchers use torch's current stream there.
 struct CudaScope {
   explicit CudaScope(const Tensor& tensor) : guard(tensor.get_device_index()) {
     STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr, "this torch was built without CUDA");
@@ -42,28 +68,10 @@ struct CudaScope {
     stream = static_cast<cudaStream_t>(current);
   }
 
+  Launcher launcher(const char* op) const { return {op, stream}; }
+
   torch::stable::accelerator::DeviceGuard guard;
   cudaStream_t stream;
 };
-
-inline void check_launch(const char* kernel) {
-  const cudaError_t error = cudaGetLastError();
-  STD_TORCH_CHECK(
-      error != cudaErrorNoKernelImageForDevice, kernel,
-      ": not built for this GPU; rebuild with its target in FASTGEN_CUDA_ARCHS (`fastgen info` lists both)");
-  STD_TORCH_CHECK(error == cudaSuccess, kernel, ": launch failed: ", cudaGetErrorString(error));
-}
-
-// A grid of `blocks` blocks, refused where it would overflow; kernels that loop may ask for fewer.
-inline dim3 grid_of(int64_t blocks) {
-  STD_TORCH_CHECK(blocks <= INT32_MAX, "tensor too large: ", blocks, " blocks, a grid holds ", INT32_MAX);
-  return dim3(static_cast<unsigned>(blocks));
-}
-
-// Whether every pointer allows packs of V elements.
-template <int V, typename... T>
-bool aligned_for(const T*... pointers) {
-  return ((reinterpret_cast<uintptr_t>(pointers) % (V * sizeof(T)) == 0) && ...);
-}
 
 }  // namespace fastgen

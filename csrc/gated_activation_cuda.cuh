@@ -21,12 +21,22 @@ __global__ void __launch_bounds__(kGateThreads)
   using acc_t = accumulation_t<T>;
   const int64_t i = (int64_t(blockIdx.x) * kGateThreads + threadIdx.x) * V;  // first output of this thread
   if (i >= total) return;
-  const int64_t a = i + i / run * run;  // its place in x: every earlier row has a second run
+  const int64_t a = i + quotient(i, run) * run;  // its place in x: every earlier row has a second run
   const auto pack_a = load_pack<T, V>(x + a), pack_b = load_pack<T, V>(x + a + run);
   Pack<T, V> out;
 #pragma unroll
   for (int v = 0; v < V; ++v) out.at[v] = T(gated_activation(acc_t(pack_a.at[v]), acc_t(pack_b.at[v])));
   store_pack<T, V>(y + i, out);
+}
+
+template <typename T, typename Launch>
+void gated_activation_launch(const Launch& launch, int64_t N, int64_t run, const T* x, T* y) {
+  constexpr int V = kPackOf16Bytes<T>;
+  const int64_t total = N * run;
+  if (run % V == 0 && aligned_for<V>(x, y))
+    launch(gated_activation_kernel<T, V>, grid_for(total, kGateThreads * V), kGateThreads, total, run, x, y);
+  else
+    launch(gated_activation_kernel<T, 1>, grid_for(total, kGateThreads), kGateThreads, total, run, x, y);
 }
 
 // gated_activation_backward_kernel: gradient of x
@@ -43,7 +53,7 @@ __global__ void __launch_bounds__(kGateThreads)
   using acc_t = accumulation_t<T>;
   const int64_t i = (int64_t(blockIdx.x) * kGateThreads + threadIdx.x) * V;
   if (i >= total) return;
-  const int64_t a = i + i / run * run;
+  const int64_t a = i + quotient(i, run) * run;
   const auto pack_y = load_pack<T, V>(grad_y + i), pack_a = load_pack<T, V>(x + a),
              pack_b = load_pack<T, V>(x + a + run);
   Pack<T, V> out_a, out_b;
@@ -56,6 +66,19 @@ __global__ void __launch_bounds__(kGateThreads)
   }
   store_pack<T, V>(grad_x + a, out_a);
   store_pack<T, V>(grad_x + a + run, out_b);
+}
+
+template <typename T, typename Launch>
+void gated_activation_backward_launch(const Launch& launch, int64_t N, int64_t run, const T* grad_y, const T* x,
+                                      T* grad_x) {
+  constexpr int V = kPackOf16Bytes<T>;
+  const int64_t total = N * run;
+  if (run % V == 0 && aligned_for<V>(grad_y, x, grad_x))
+    launch(gated_activation_backward_kernel<T, V>, grid_for(total, kGateThreads * V), kGateThreads, total, run, grad_y,
+           x, grad_x);
+  else
+    launch(gated_activation_backward_kernel<T, 1>, grid_for(total, kGateThreads), kGateThreads, total, run, grad_y, x,
+           grad_x);
 }
 
 }  // namespace fastgen

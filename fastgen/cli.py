@@ -4,9 +4,10 @@
     fastgen train MODEL        train a model on a data set or on images of your own
     fastgen sample RUN         draw images, or complete half-hidden ones
     fastgen evaluate RUN       likelihood, or other losses, of images that were not trained on
+    fastgen report RUN         one HTML page: curves, samples, timings, options
     fastgen explore RUN        reconstructions, manifold, traversals, arithmetic: what a latent space holds
     fastgen taxonomy           densities that are explicit, approximate and implicit, side by side: one picture
-    fastgen report RUN         one HTML page: curves, samples, timings, options
+    fastgen bench              measure the kernels, sampling and the models against what else there is, here
     fastgen info               versions, devices, and which kernel runs where
 
 fastgen --version says which it is. Each command explains its options with --help.
@@ -25,9 +26,10 @@ COMMANDS = {
     "train": "fastgen.commands.train",
     "sample": "fastgen.commands.sample",
     "evaluate": "fastgen.commands.evaluate",
+    "report": "fastgen.commands.report",
     "explore": "fastgen.commands.explore",
     "taxonomy": "fastgen.commands.taxonomy",
-    "report": "fastgen.commands.report",
+    "bench": "fastgen.commands.bench",
     "info": "fastgen._info",
 }
 """The module of each command; its ``main`` takes the arguments, and returns what to print, if anything."""
@@ -62,7 +64,8 @@ def _run(command: str, arguments: list[str]) -> None:
     if command == "info":  # needs no extra
         importlib.import_module(COMMANDS[command]).main()
         return
-    require("tyro")
+    if command != "bench":  # neither does this one, until it plots
+        require("tyro")
     said = importlib.import_module(COMMANDS[command]).main(arguments)
     if said:  # of several processes, the first one speaks
         print(said)

@@ -29,10 +29,10 @@ def _repeatable() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture
-def triton_device() -> str:
+@pytest.fixture(params=["cpu"] if INTERPRETED else [pytest.param("cuda", marks=pytest.mark.gpu)])
+def triton_device(request: pytest.FixtureRequest) -> str:
     """Where Triton kernels run in this process: on CPU tensors when interpreted, else on the GPU."""
-    return "cpu" if INTERPRETED else "cuda"
+    return request.param
 
 
 @pytest.fixture(params=DEVICES)

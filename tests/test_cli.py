@@ -250,9 +250,8 @@ def test_help_info_and_mistakes(capsys: pytest.CaptureFixture) -> None:
         assert "fastgen evaluate RUN" in capsys.readouterr().out
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"fastgen {__version__}\n"
-    assert "command: expected demo, train, sample, evaluate, explore, taxonomy, report, info, got 'draw'" in refused(
-        capsys, "draw"
-    )
+    commands = "demo, train, sample, evaluate, report, explore, taxonomy, bench, info"
+    assert f"command: expected {commands}, got 'draw'" in refused(capsys, "draw")
     for mistake in (["--nonsense"], ["--epochs", "-1"], ["--schedule", "square"], ["--seed", "-1"]):
         with pytest.raises(SystemExit) as stopped:
             main(["train", "pixelcnn", *mistake])

@@ -75,9 +75,9 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
         raise OSError(f"{error}; {checkpoint.good(run.checkpoints)}") from error
     if not run.has_checkpoint:
         return f"{run.folder}: no checkpoint, since nothing was trained"
-    best = f"{run.folder}: best held-out {trainer.position.loss} {trainer.position.best:.2f}"
-    draws = f"fastgen sample {run.folder} draws from it, " if hasattr(model, "sample") else ""
-    return f"{best}; {draws}fastgen report {run.folder} sums it up"
+    best = f"best held-out {trainer.position.loss} {trainer.position.best:.2f}"
+    ways = [f"fastgen sample {run.folder} draws from it"] if hasattr(model, "sample") else []
+    return f"{run.folder}: {best}; {', '.join([*ways, f'fastgen report {run.folder} sums it up'])}"
 
 
 class _Reporter:
@@ -92,9 +92,7 @@ class _Reporter:
 
     def __call__(self, record: Record) -> None:
         require("tqdm").tqdm.write(describe(record, self.options.epochs))
-        picture = None
-        if self.options.samples > 0:
-            picture = _draw(self.trainer.ema, self.held_out, self.options)
+        picture = _draw(self.trainer.ema, self.held_out, self.options) if self.options.samples > 0 else None
         if picture is not None:
             path = self.run.samples / f"epoch-{record['epoch']:04}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +136,10 @@ def _read(arguments: list[str]) -> tuple[str, Train, Run]:
     if config["model"]["name"] != name:
         raise ValueError(f"model: expected {config['model']['name']}, which the run in {run.folder} is of, got {name}")
     try:
-        started = MODELS[name](**config["options"])
+        known: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in config["options"].items()
+        }
+        started = MODELS[name](**known)  # JSON has lists only
     except (TypeError, ValueError) as error:
         raise ValueError(f"{run.folder / 'config.json'}: {error}") from error
     options = parse(MODELS[name], f"train {name}", arguments[1:], default=replace(started, resume=False))
@@ -163,6 +164,7 @@ def _describe(device: torch.device) -> str:
 
 
 def _draw(model: Any, held_out: Dataset, options: Train) -> np.ndarray | None:
+    """What the model has to show after an epoch, if anything."""
     n, classes, device = options.samples, model.classes, next(model.parameters()).device
     some = held_out.subset(n)
     labels = some.labels if some.labels is None else some.labels.to(device)
@@ -170,7 +172,8 @@ def _draw(model: Any, held_out: Dataset, options: Train) -> np.ndarray | None:
     if not rows:
         return None
     columns = classes if classes is not None and classes <= 16 else math.ceil(n**0.5)
-    return pictures.grid(pictures.in_turn([pictures.to_rgb(row, held_out.levels) for row in rows], columns), columns)
+    images = [pictures.to_rgb(row, held_out.levels) for row in rows]
+    return pictures.grid(pictures.in_turn(images, columns), columns)
 
 
 def _draw_curves(run: Run) -> None:

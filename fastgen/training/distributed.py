@@ -1,6 +1,6 @@
 """Several processes, on one machine or many, as torchrun starts them.
 
-    torchrun --nproc-per-node 2 -m fastgen train vae --data mnist
+    torchrun --nproc-per-node 2 -m -- fastgen train vae --data mnist --run runs/vae
 
 Every process reads its part of every batch, and their gradients are averaged: the run is that of one process with the
 same batch size, to rounding, but for what is random inside the model and for statistics of a batch, as batch

@@ -1,0 +1,144 @@
+// A CUDA machine made of fibers, for tests: kernels of csrc/*_cuda.cuh, compiled as C++ and unchanged, run on the CPU
+// under AddressSanitizer and UndefinedBehaviorSanitizer. One fiber per CUDA thread, one block at a time, in one OS
+// thread: what a schedule does, it does again.
+//
+// What it sees: wrong results; reads and writes outside arrays, global and shared; misaligned vectors; integer
+// overflow; a barrier that some threads do not reach; a missing barrier, where some schedule makes it matter; shared
+// memory read before it is written (it begins as NaN); results that depend on the order of threads or blocks.
+//
+// What it does not: the memory model (a missing fence), bank conflicts, occupancy, speed; `extern __shared__`; grid
+// synchronisation, clusters, TMA and matrix instructions; the last bits of the device's own exp, log, sin and cos.
+// A race inside one warp is seen only where a collective of the warp stands between the two accesses.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <stdexcept>
+#include <string>
+
+#define __CUDA_ARCH__ 800  // so that headers for both take the device's side
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+// One array serves all blocks, which run in turn; it is poisoned for each. Kernels live in an unnamed namespace (see
+// kernels.cpp), without which GCC's sanitizer does not watch the arrays of templates.
+#define __shared__                         \
+  simt::poison_shared(__FILE__, __LINE__); \
+  static
+
+#define threadIdx (simt::thread_index)
+#define blockIdx (simt::block_index)
+#define blockDim (simt::block_size)
+#define gridDim (simt::grid_size)
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
+namespace simt {
+
+// The order in which threads, and blocks, get their turns.
+enum class Schedule { kInOrder, kReversed, kShuffled };
+
+extern dim3 thread_index, block_index, block_size, grid_size;
+
+// Run `body` once per thread of the grid. Throws what a thread throws, and where no thread can move on.
+void launch(dim3 grid, dim3 block, Schedule schedule, const std::function<void()>& body);
+
+void poison_shared(const char* file, int line);
+void block_barrier();
+
+constexpr size_t kSlot = 16;  // bytes that a lane can publish
+
+// Publish `value`, wait for every lane of `mask`, and return the slots of all 32 lanes.
+using Slots = const unsigned char (*)[kSlot];
+Slots warp_exchange(unsigned mask, const void* value, size_t size, const char* what);
+unsigned lane();
+
+template <typename T>
+T shuffle(unsigned mask, T value, unsigned from, const char* what) {
+  static_assert(sizeof(T) <= kSlot);
+  const Slots slots = warp_exchange(mask, &value, sizeof value, what);
+  if (from > 31 || !(mask >> from & 1)) throw std::runtime_error(std::string(what) + ": reads a lane outside its mask");
+  std::memcpy(&value, slots[from], sizeof value);
+  return value;
+}
+
+}  // namespace simt
+
+// ---- what kernels call
+
+inline void __syncthreads() { simt::block_barrier(); }
+inline void __syncwarp(unsigned mask = 0xffffffffu) { simt::warp_exchange(mask, nullptr, 0, "__syncwarp"); }
+
+template <typename T>
+T __shfl_sync(unsigned mask, T value, int from) {
+  return simt::shuffle(mask, value, unsigned(from) % 32, "__shfl_sync");
+}
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T value, int lanes) {
+  return simt::shuffle(mask, value, simt::lane() ^ unsigned(lanes), "__shfl_xor_sync");
+}
+template <typename T>
+T __shfl_down_sync(unsigned mask, T value, unsigned by) {  // past the last lane, a lane reads itself
+  return simt::shuffle(mask, value, simt::lane() + by > 31 ? simt::lane() : simt::lane() + by, "__shfl_down_sync");
+}
+template <typename T>
+T __shfl_up_sync(unsigned mask, T value, unsigned by) {
+  return simt::shuffle(mask, value, simt::lane() < by ? simt::lane() : simt::lane() - by, "__shfl_up_sync");
+}
+
+// Fibers change places at barriers and collectives only: every statement is atomic and every write is seen.
+inline void __threadfence() {}
+inline void __threadfence_block() {}
+template <typename T>
+T __ldg(const T* pointer) {
+  return *pointer;
+}
+template <typename T>
+void __stwb(T* pointer, T value) {
+  *pointer = value;
+}
+template <typename T>
+T atomicAdd(T* address, T value) {
+  const T old = *address;
+  *address = old + value;
+  return old;
+}
+template <typename T>
+T atomicExch(T* address, T value) {
+  const T old = *address;
+  *address = value;
+  return old;
+}
+template <typename T>
+T atomicCAS(T* address, T expected, T value) {
+  const T old = *address;
+  if (old == expected) *address = value;
+  return old;
+}
+
+inline void sincospi(double x, double* sine, double* cosine) {
+  const double halves = std::nearbyint(2.0 * x);
+  const long double angle = 3.14159265358979323846L * (x - 0.5 * halves);  // |angle| ≤ ¼π
+  const double s = double(std::sin(angle)), c = double(std::cos(angle));
+  const int quadrant = int(std::fmod(halves, 4.0) + 4.0) % 4;
+  *sine = quadrant == 0 ? s : quadrant == 1 ? c : quadrant == 2 ? -s : -c;
+  *cosine = quadrant == 0 ? c : quadrant == 1 ? -s : quadrant == 2 ? -c : s;
+}
+inline void sincospif(float x, float* sine, float* cosine) {
+  double s, c;
+  sincospi(x, &s, &c);
+  *sine = float(s);
+  *cosine = float(c);
+}
