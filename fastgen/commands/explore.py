@@ -107,14 +107,15 @@ def _draw(kind: str, model: Any, images: Dataset, options: Explore, path: Path) 
         order = exploring.importance(model, seen_values, seen_labels).argsort(descending=True).tolist()
         dims = (order[0], order[1])
     label = None if model.classes is None else options.label or 0
-    half, halves = len(values) // 2, None if labels is None else labels.tensor_split(2)
+    half = min(len(values) // 2, max(1, n // 2))
+    ends = None if labels is None else (labels[:half], labels[half : 2 * half])
     draw: dict[str, Callable[[], Any]] = {
         "reconstructions": lambda: exploring.draw_reconstructions(model, values, labels, n),
         "samples": lambda: exploring.draw_samples(model, n * n, n, options.seed),
         "manifold": lambda: exploring.draw_manifold(model, options.side, dims or (0, 1), label),
         "traversals": lambda: exploring.draw_traversals(model, seen_values, seen_labels, rows=n),
         "interpolations": lambda: exploring.draw_interpolations(
-            model, values[:half], values[half : 2 * half], n, None if halves is None else (halves[0], halves[1])
+            model, values[:half], values[half : 2 * half], max(2, n), ends
         ),
         "arithmetic": lambda: exploring.draw_arithmetic(model, *_groups(options, images, device)),
         "nearest": lambda: exploring.draw_nearest(

@@ -43,6 +43,12 @@ class Train(Recipe):
     device: str = "auto"
     """cpu, cuda, cuda:1; auto is CUDA where there is one."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in fields(self):
+            if isinstance(getattr(self, field.name), list):  # as JSON keeps tuples
+                object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
+
     def load_data(self) -> tuple[Dataset, Dataset]:
         """Images to train on, and held-out ones."""
         train, held_out = load_for_training(self.data, root=self.data_root, levels=self.levels, watch=self.held_out)

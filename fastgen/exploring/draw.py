@@ -92,7 +92,7 @@ def draw_arithmetic(model: Any, a: Tensor, b: Tensor, c: Tensor) -> np.ndarray:
     sums = [pictures.grid(image[None], 1, scale) for image in images]
     page = pictures.Page(sum(part.shape[1] for part in sums) + 3 * 24, sums[0].shape[0])
     x = 0
-    for part, sign in zip(sums, "−+=", strict=False):
+    for part, sign in zip(sums, "-+=", strict=False):
         page.picture(x, 0, part)
         x += part.shape[1]
         page.text(x + 12, part.shape[0] // 2, sign, 18, anchor="mm")
