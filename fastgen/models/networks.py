@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..nn import ConvTranspose2dBatchNorm, ConvTranspose2dChain
 from .model import check_positive
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
@@ -107,26 +108,15 @@ class Decoder(nn.Module):
             (tall, wide), (H, W) = sizes[stage - 1], sizes[stage]
             odd = (tall - 2 * H, wide - 2 * W)  # an odd side lost its last row on the way down
             if stage > 1:
-                stages.append(UpConvolution(widths[stage], widths[stage - 1], odd))
+                layer = ConvTranspose2dBatchNorm(widths[stage], widths[stage - 1], 4, 2, 1, odd, activation="relu")
+                stages.append(layer)
             else:
                 stages.append(nn.ConvTranspose2d(widths[stage], widths[stage - 1], 4, 2, 1, odd))
-        self.convolutions = nn.Sequential(*stages)
+        self.convolutions = ConvTranspose2dChain(*stages)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """(N, code) → (N, P, H, W)"""
         return self.convolutions(self.linear(with_class(z, labels, self.classes)).unflatten(1, self.start))
-
-
-class UpConvolution(nn.Sequential):
-    """Transposed convolution that doubles height and width, batch norm, ReLU."""
-
-    def __init__(self, inputs: int, outputs: int, output_padding: tuple[int, int]) -> None:
-        super().__init__(
-            nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, output_padding, bias=False), nn.BatchNorm2d(outputs)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(super().forward(x))
 
 
 def mlp(widths: tuple[int, ...], activation: type[nn.Module]) -> nn.Sequential:
