@@ -1,9 +1,12 @@
 """fastgen: classic generative models of images.
 
     fastgen demo               train on embedded digits, draw, complete: one picture, in less than three minutes
-    fastgen train MODEL        train pixelcnn or gated-pixelcnn on a data set or on images of your own
+    fastgen train MODEL        train a model on a data set or on images of your own
     fastgen sample RUN         draw images, or complete half-hidden ones
-    fastgen evaluate RUN       exact likelihood of images that were not trained on
+    fastgen evaluate RUN       likelihood, or other losses, of images that were not trained on
+    fastgen report RUN         one HTML page: curves, samples, timings, options
+    fastgen explore RUN        reconstructions, manifold, traversals, arithmetic: what a latent space holds
+    fastgen taxonomy           densities that are explicit, approximate and implicit, side by side: one picture
     fastgen bench              measure the kernels, sampling and the models against what else there is, here
     fastgen info               versions, devices, and which kernel runs where
 
@@ -16,19 +19,22 @@ from collections.abc import Sequence
 
 from ._extras import MissingExtraError, require
 from ._version import __version__
-from .training import CheckpointError, NonFiniteError
+from .training import CheckpointError, ElsewhereError, NonFiniteError
 
 COMMANDS = {
     "demo": "fastgen.demo",
     "train": "fastgen.commands.train",
     "sample": "fastgen.commands.sample",
     "evaluate": "fastgen.commands.evaluate",
+    "report": "fastgen.commands.report",
+    "explore": "fastgen.commands.explore",
+    "taxonomy": "fastgen.commands.taxonomy",
     "bench": "fastgen.commands.bench",
     "info": "fastgen._info",
 }
-"""The module of each command; its ``main`` takes the arguments, and returns what to print."""
+"""The module of each command; its ``main`` takes the arguments, and returns what to print, if anything."""
 
-EXPECTED = (CheckpointError, MissingExtraError, NonFiniteError, OSError, ValueError)
+EXPECTED = (CheckpointError, ElsewhereError, MissingExtraError, NonFiniteError, OSError, ValueError)
 """Errors whose message is all that a user needs."""
 
 
@@ -60,4 +66,6 @@ def _run(command: str, arguments: list[str]) -> None:
         return
     if command != "bench":  # neither does this one, until it plots
         require("tyro")
-    print(importlib.import_module(COMMANDS[command]).main(arguments))
+    said = importlib.import_module(COMMANDS[command]).main(arguments)
+    if said:  # of several processes, the first one speaks
+        print(said)

@@ -19,7 +19,7 @@ from ._version import __version__
 from .commands import check_can_write, check_seed, parse
 from .data import Dataset, load, load_for_training
 from .models import GatedPixelCNN
-from .training import Recipe, Trainer, describe, nats_per_image
+from .training import Recipe, Trainer, describe
 
 MODEL = {"channels": 32, "layers": 4}
 RECIPE = Recipe(epochs=44, batch_size=32, lr=1.5e-2, weight_decay=0.7, warmup=50, schedule="cosine")
@@ -79,7 +79,7 @@ def learn_measure_draw(options: Demo) -> Results:
     model = GatedPixelCNN(1, train.levels, classes=CLASSES, image_size=train.shape[1:], **MODEL)
     recipe = replace(RECIPE, seed=options.seed)
     recipe = replace(recipe, epochs=min(recipe.epochs, affordable_epochs(options.seconds, model, train, recipe)))
-    trainer = Trainer(model, nats_per_image, recipe)
+    trainer = Trainer(model, recipe)
     started = time.perf_counter()
     trainer.fit(train, watched, lambda record: say(describe(record, recipe.epochs)))
     seconds = time.perf_counter() - started
@@ -114,7 +114,7 @@ def learn_measure_draw(options: Demo) -> Results:
 def affordable_epochs(seconds: float, model: GatedPixelCNN, train: Dataset, recipe: Recipe) -> int:
     """How many epochs fit in ``seconds``, by the time that a few steps of a copy of ``model`` take."""
     few = train.subset(10 * recipe.batch_size)
-    trial = Trainer(copy.deepcopy(model), nats_per_image, replace(recipe, epochs=2))
+    trial = Trainer(copy.deepcopy(model), replace(recipe, epochs=2))
     times: list[float] = []
     trial.fit(few, few.subset(1), lambda record: times.append(record["seconds"]))
     return max(1, int(seconds * len(few) / (times[-1] * len(train))))

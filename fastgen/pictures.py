@@ -90,13 +90,21 @@ class Page:
         """Draw a thin horizontal line."""
         self._draw.line((x, y, x + width, y), color)
 
+    def path(self, points: list[tuple[float, float]], color: tuple = INK, width: int = 2) -> None:
+        """Draw a line through points."""
+        self._draw.line(points, color, width, joint="curve")
+
     def box(self, x: int, y: int, width: int, height: int, color: tuple) -> None:
         """Fill a rectangle."""
         self._draw.rectangle((x, y, x + width - 1, y + height - 1), color)
 
+    def pixels(self) -> np.ndarray:
+        """8-bit colours (height, width, 3)."""
+        return np.asarray(self._image)
+
     def save(self, path: str | Path) -> None:
         """Write the page as PNG; ``path`` is the old file or the new one, never a part."""
-        save(np.asarray(self._image), path)
+        save(self.pixels(), path)
 
     @staticmethod
     def _font(size: int) -> Any:

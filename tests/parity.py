@@ -8,6 +8,9 @@ from torch import Tensor
 #: What a sampler promises about the parameters along its path, in float32, against one full forward.
 LOGITS_AGREE = 1e-4
 
+#: What a run on two processes promises about losses and weights, in float32, against one process, after a few epochs.
+PROCESSES_AGREE = 1e-5
+
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 

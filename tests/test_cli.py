@@ -250,8 +250,9 @@ def test_help_info_and_mistakes(capsys: pytest.CaptureFixture) -> None:
         assert "fastgen evaluate RUN" in capsys.readouterr().out
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"fastgen {__version__}\n"
-    assert "command: expected demo, train, sample, evaluate, bench, info, got 'draw'" in refused(capsys, "draw")
-    for mistake in (["--nonsense"], ["--epochs", "-1"], ["--schedule", "linear"], ["--seed", "-1"]):
+    commands = "demo, train, sample, evaluate, report, explore, taxonomy, bench, info"
+    assert f"command: expected {commands}, got 'draw'" in refused(capsys, "draw")
+    for mistake in (["--nonsense"], ["--epochs", "-1"], ["--schedule", "square"], ["--seed", "-1"]):
         with pytest.raises(SystemExit) as stopped:
             main(["train", "pixelcnn", *mistake])
         assert stopped.value.code == 2

@@ -1,87 +1,88 @@
-"""The loop: it learns, it stops on non-finite numbers, and a resumed run is the run that was never stopped."""
+"""The loop: it learns, it reports, and every option does what it says."""
 
 import dataclasses
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import tiny
-from fastgen.training import CheckpointError, NonFiniteError, Recipe, Run, Trainer, evaluate
-from fastgen.training import checkpoint as checkpoints
+from fastgen.training import Evaluation, Recipe, Trainer, describe, evaluate
+from parity import assert_parity
+from trainers import CONFIG, GAME, RECIPE, game, gradients, lines, new_run, trainer
 
 pytest.importorskip("safetensors", reason="safetensors comes with fastgen[train]")
 pytest.importorskip("tqdm", reason="tqdm comes with fastgen[train]")
 
-RECIPE = Recipe(epochs=4, batch_size=12, lr=0.1, warmup=3, schedule="cosine", ema=0.8, clip=0.5, seed=3, save_every=2)
-
-
-def trainer(run: Run | None = None, recipe: Recipe = RECIPE, nats=tiny.nats) -> Trainer:
-    torch.manual_seed(recipe.seed)
-    return Trainer(tiny.Tiny(), nats, recipe, run)
-
-
-def weights(trained: Trainer) -> dict[str, Tensor]:
-    return {
-        f"{role}.{key}": tensor
-        for role, module in (("model", trained.model), ("ema", trained.ema))
-        for key, tensor in module.state_dict().items()
-    }
-
-
-def lines(run: Run) -> list[dict]:
-    """metrics.jsonl without what differs from run to run: the clock."""
-    kept = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if "second" not in key} for line in kept]
-
 
 def test_learns_and_reports(tmp_path: Path) -> None:
-    run, data, seen = Run(tmp_path / "run").create(CONFIG), tiny.images(), []
+    run, data, seen = new_run(tmp_path / "run"), tiny.images(), []
     trained = trainer(run, dataclasses.replace(RECIPE, epochs=12))
-    before = evaluate(trained.model, tiny.nats, data)
+    before = evaluate(trained.model, data)
     trained.fit(data, data, seen.append)
-    after = evaluate(trained.ema, tiny.nats, data)
+    after = evaluate(trained.ema, data)
     assert after.nats < before.nats - 3
     assert [line["epoch"] for line in lines(run)] == list(range(1, 13))
     assert json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1]) == seen[-1]
     assert seen[-1]["held_out_nats"] == after.nats
+    assert seen[-1]["held_out_bits_per_dim"] == pytest.approx(after.nats / 16 / math.log(2))
     assert seen[-1]["step"] == 12 * math.ceil(40 / 12)
     assert run.config() == CONFIG
+    assert describe(seen[-1], 12).startswith(f"epoch 12/12   train {seen[-1]['train_nats']:.2f}   held out")
+
+
+def test_every_loss_is_recorded_and_averaged_over_examples(tmp_path: Path) -> None:
+    seen: list = []
+    frozen = dataclasses.replace(RECIPE, epochs=1, optimizer="sgd", lr=1e-30, ema=0.0)
+    trained, data = trainer(recipe=frozen, kind=tiny.Coder), tiny.images()
+    trained.fit(data, data, seen.append)
+    names = [key for key in seen[0] if key.startswith(("train", "held"))]
+    wanted = ["train_nats", "train_penalty", "held_out_nats", "held_out_nats_error", "held_out_bits_per_dim"]
+    assert names == [*wanted, "held_out_penalty", "held_out_seconds"]
+    every = trained.model.losses(data.values.long())
+    assert seen[0]["held_out_penalty"] == pytest.approx(every["penalty"].mean().item())
+    nats = seen[0]["train_nats"] - seen[0]["train_penalty"]
+    assert nats == pytest.approx((every["nats"] - every["penalty"]).mean().item())
+    assert 0 < seen[0]["train_penalty"] < seen[0]["held_out_penalty"], "progress rises from 0 to below 1 in training"
 
 
 def test_likelihood_is_nats_per_image_with_its_standard_error() -> None:
     data, model = tiny.images(), tiny.Tiny()
-    likelihood = evaluate(model, tiny.nats, data, batch_size=7)
-    every = tiny.nats(model.eval(), data.values.long(), None).double()
+    likelihood = evaluate(model, data, batch_size=7)
+    every = model.eval().losses(data.values.long())["nats"].double()
     assert likelihood.nats == pytest.approx(every.mean().item())
     assert likelihood.nats_error == pytest.approx((every.var() / 40).sqrt().item())
     assert likelihood.bits_per_dim == pytest.approx(every.mean().item() / 16 / math.log(2))
     assert (likelihood.images, likelihood.dims) == (40, 16)
+    said = str(Evaluation({"error": 0.25, "nats": 2.0}, {"error": 0.1, "nats": 0.5}, 9, 4))
+    assert said == "error 0.25 ± 0.1, 2.00 ± 0.50 nats = 0.7213 ± 0.1803 bits/dim"
 
 
-def test_evaluating_leaves_every_module_in_its_mode() -> None:
-    def failing(*_: object) -> Tensor:
+def test_evaluating_leaves_modules_in_their_modes_and_random_numbers_alone() -> None:
+    def failing(*_: object) -> dict[str, Tensor]:
         raise KeyboardInterrupt
 
-    model = tiny.Tiny().train()
+    def noisy(values: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        return {"noise": torch.rand(len(values))}
+
+    model, data = tiny.Tiny().train(), tiny.images()
     model.logits.eval()
-    evaluate(model, tiny.nats, tiny.images())
+    before = torch.get_rng_state()
+    found = [evaluate(model, data, 16, noisy, seed).means["noise"] for seed in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
     assert (model.training, model.logits.training) == (True, False)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(model, failing, tiny.images())
+        evaluate(model, data, measures=failing)
     assert (model.training, model.logits.training) == (True, False)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_what_is_not_a_number_is_null(tmp_path: Path) -> None:
-    run, data, seen = Run(tmp_path / "run").create(CONFIG), tiny.images(), []
+    run, data, seen = new_run(tmp_path / "run"), tiny.images(), []
     trainer(run, dataclasses.replace(RECIPE, epochs=1)).fit(data, data.subset(1), seen.append)
     run.rewind(1)
     (line,) = lines(run)
@@ -96,11 +97,13 @@ def test_schedule_and_average() -> None:
     assert [recipe.lr_at(step, 10) for step in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
     recipe = Recipe(lr=2.0, schedule="cosine")
     assert [recipe.lr_at(step, 4) for step in (0, 2)] == [2.0, pytest.approx(1.0)]
+    assert [Recipe(lr=2.0, schedule="linear").lr_at(step, 4) for step in range(4)] == [2.0, 1.5, 1.0, 0.5]
+    steps = [Recipe(lr=2.0, schedule="step").lr_at(step, 8) for step in (0, 3, 4, 5, 6, 7)]
+    assert steps == pytest.approx([2.0, 2.0, 0.2, 0.2, 0.02, 0.02])
     assert Recipe(ema=0.5).ema_at(1) == 2 / 11
     assert Recipe(ema=0.5).ema_at(100) == 0.5
     trained = trainer(recipe=dataclasses.replace(RECIPE, ema=0.0))
-    trained.fit(tiny.images(), tiny.images())
-    assert all(torch.equal(a, b) for a, b in zip(trained.ema.parameters(), trained.model.parameters(), strict=True))
+    assert trained.ema is trained.model
 
 
 @pytest.mark.parametrize(
@@ -108,7 +111,8 @@ def test_schedule_and_average() -> None:
     [
         *(("epochs", -1), ("epochs", 1.5), ("batch_size", 0), ("batch_size", 8.0), ("lr", 0.0), ("lr", math.nan)),
         *(("ema", 1.0), ("clip", -1.0), ("clip", math.inf), ("weight_decay", math.nan), ("weight_decay", math.inf)),
-        *(("schedule", "linear"), ("seed", -1), ("seed", 2**63), ("seed", 0.5)),
+        *(("schedule", "square"), ("optimizer", "lion"), ("precision", "int8"), ("accumulate", 0), ("accumulate", 0.5)),
+        *(("seed", -1), ("seed", 2**63), ("seed", 0.5)),
     ],
 )
 def test_recipes_that_cannot_be(field: str, value: object) -> None:
@@ -116,158 +120,143 @@ def test_recipes_that_cannot_be(field: str, value: object) -> None:
         dataclasses.replace(RECIPE, **{field: value})
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 4, 7, 9, 12, 14, 16])
-def test_resumed_is_unbroken(tmp_path: Path, stop: int) -> None:
-    """Stopped after any step, in the middle of an epoch or not, and resumed: the same weights and metrics, exactly."""
+def test_betas_and_parts_that_cannot_be() -> None:
+    for betas in ((0.5,), (0.5, 1.0), (-0.1, 0.9)):
+        with pytest.raises(ValueError, match=r"betas: expected two in \[0, 1\), got"):
+            Recipe(betas=betas)
+    with pytest.raises(ValueError, match="batch_size: expected a multiple of 5, 1 processes times accumulate 5, got"):
+        trainer(recipe=dataclasses.replace(RECIPE, accumulate=5))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop"])
+def test_optimisers_are_those_of_torch(optimizer: str) -> None:
+    recipe = Recipe(optimizer=optimizer, lr=0.02, betas=(0.5, 0.9), weight_decay=0.1)
+    kinds = {
+        "adam": partial(torch.optim.Adam, betas=(0.5, 0.9)),
+        "adamw": partial(torch.optim.AdamW, betas=(0.5, 0.9)),
+        "sgd": partial(torch.optim.SGD, momentum=0.5),
+        "rmsprop": partial(torch.optim.RMSprop, alpha=0.9),
+    }
+    start, step = torch.randn(50), torch.randn(4, 50)
+
+    def moved(make: partial, dtype: torch.dtype) -> Tensor:
+        weight = torch.nn.Parameter(start.to(dtype))
+        made = make([weight])
+        for gradient in step:
+            weight.grad = gradient.to(dtype)
+            made.step()
+        return weight.detach()
+
+    plain = partial(kinds[optimizer], lr=0.02, weight_decay=0.1)
+    mine = moved(partial(recipe.make_optimizer), torch.float32)
+    assert_parity(mine, moved(plain, torch.float32), moved(plain, torch.float64))
+
+
+@pytest.mark.parametrize("parts", [2, 3, 12])
+def test_accumulated_is_one_big_batch(parts: int) -> None:
+    """The gradient of a step in parts is that of the whole, also where the parts differ in size."""
+    values = tiny.images().values[:11].long()
+    recipe = dataclasses.replace(RECIPE, clip=0.0)
+    whole = trainer(recipe=recipe, kind=tiny.Coder)
+    exact = trainer(recipe=recipe, kind=tiny.Coder)
+    exact.model.double()
+    mine = gradients(trainer(recipe=dataclasses.replace(recipe, accumulate=parts), kind=tiny.Coder), values)
+    for one, eager, true in zip(mine, gradients(whole, values), gradients(exact, values), strict=True):
+        assert_parity(one, eager, true)
+
+
+@pytest.mark.parametrize("change", [{"precision": "bfloat16"}, {"precision": "float16"}, {"channels_last": True}])
+def test_precision_and_memory_format_change_little(change: dict) -> None:
+    data, found = tiny.images(), []
+    for recipe in (RECIPE, dataclasses.replace(RECIPE, **change)):
+        seen: list = []
+        trained = trainer(recipe=recipe, kind=tiny.Coder)
+        trained.fit(data, data, seen.append)
+        found.append((seen[-1]["held_out_nats"], trained.model.encode.weight))
+    (plain, weight), (changed, other) = found
+    assert plain == pytest.approx(changed, abs=0.2)
+    assert other.dtype == torch.float32
+    if "precision" in change:
+        assert not torch.equal(weight, other), "the precision was not used"
+
+
+def test_float16_scales_its_loss() -> None:
+    recipe = dataclasses.replace(RECIPE, precision="float16")
+    trained = trainer(recipe=recipe, kind=tiny.Coder)
+    (seat,) = trained.seats
+    values = tiny.images().values.long()
+    seat.gradient(values, None, 40, 40, 0.0)
+    seat.move(1.0)
+    assert seat.scaler.get_scale() == 2.0**16
+    seat.scaler.update(2.0**40)  # the gradient overflows, but not the loss
+    before = trained.model.encode.weight.detach().clone()
+    watched = seat.gradient(values, None, 40, 40, 0.0)
+    assert watched.sums.isfinite().all()
+    assert not watched.norm.isfinite()
+    seat.move(1.0)
+    assert torch.equal(trained.model.encode.weight, before), "a step with an overflowing gradient is skipped"
+    assert seat.scaler.get_scale() == 2.0**39
+
+
+def test_compiled_losses_are_the_same() -> None:
+    data, found = tiny.images(), []
+    for compile in (False, True):
+        recipe = Recipe(epochs=2, batch_size=16, lr=0.1, compile=compile, seed=3)
+        seen: list = []
+        trainer(recipe=recipe, kind=tiny.Coder).fit(data, data, seen.append)
+        found.append(seen[-1]["held_out_nats"])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_deterministic_refuses_what_is_not_and_only_inside() -> None:
+    class Loose(tiny.Tiny):
+        def losses(self, *arguments: object) -> dict[str, Tensor]:
+            assert torch.are_deterministic_algorithms_enabled()
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()
+            return super().losses(*arguments)
+
     data = tiny.images()
-    unbroken = trainer(Run(tmp_path / "unbroken").create({}))
-    unbroken.fit(data, data)
-
-    def interrupted(model: nn.Module, values: Tensor, labels: Tensor | None) -> Tensor:
-        if model.training and stopped.position.step == stop:
-            raise KeyboardInterrupt
-        return tiny.nats(model, values, labels)
-
-    run = Run(tmp_path / "stopped").create({})
-    stopped = trainer(run, nats=interrupted)
-    try:
-        stopped.fit(data, data)
-    except KeyboardInterrupt:
-        torch.rand(stop)  # a new process has other random numbers behind it
-    resumed = trainer(run)
-    if stop >= 2:  # the first checkpoint
-        resumed.resume()
-    resumed.fit(data, data)
-    assert weights(resumed).keys() == weights(unbroken).keys()
-    assert all(torch.equal(tensor, weights(unbroken)[key]) for key, tensor in weights(resumed).items())
-    assert lines(run) == lines(unbroken.run)
-    best, wanted = (checkpoints.load(one.checkpoints, "best") for one in (run, unbroken.run))
-    assert all(torch.equal(tensor, wanted.weights["ema"][key]) for key, tensor in best.weights["ema"].items())
+    trainer(recipe=dataclasses.replace(RECIPE, deterministic=True, epochs=1), kind=Loose).fit(data, data)
+    assert torch.is_deterministic_algorithms_warn_only_enabled(), "the mode around it is not put back"
 
 
-def test_an_epoch_is_kept_whatever_on_epoch_does(tmp_path: Path) -> None:
-    def failing(record: dict) -> None:
-        if record["epoch"] == 2:
-            raise OSError("no picture")
+def test_players_take_their_turns_and_keep_to_their_own() -> None:
+    trained, data, moves = game(recipe=dataclasses.replace(GAME, epochs=1, ema=0.0)), tiny.images(), []
+    judge, forger = trained.seats
 
-    data, run = tiny.images(), Run(tmp_path / "run").create({})
-    with pytest.raises(OSError, match="no picture"):
-        trainer(run).fit(data, data, failing)
-    resumed = trainer(run)
-    resumed.resume()
-    assert resumed.position.epoch == 2
-    resumed.fit(data, data)
-    unbroken = trainer(Run(tmp_path / "unbroken").create({}))
-    unbroken.fit(data, data)
-    assert lines(run) == lines(unbroken.run)
-    assert all(torch.equal(tensor, weights(unbroken)[key]) for key, tensor in weights(resumed).items())
+    def spied(seat: object, factor: float, original: object) -> None:
+        before = [p.detach().clone() for p in trained.model.parameters()]
+        original(factor)
+        pairs = zip(trained.model.named_parameters(), before, strict=True)
+        moves.append({name.partition(".")[0] for (name, now), then in pairs if not torch.equal(now, then)})
 
-
-def test_going_back_to_the_best_epoch_lists_no_epoch_twice(tmp_path: Path) -> None:
-    data, run = tiny.images(), Run(tmp_path / "run").create({})
-    trainer(run).fit(data, data)
-    with open(tmp_path / "run/metrics.jsonl", "a") as file:
-        file.write('{"epoch": 5, "st')  # killed while writing
-    again = trainer(run)
-    again.resume("best")
-    best = again.position.epoch
-    assert len(lines(run)) == best
-    again.fit(data, data)
-    assert [line["epoch"] for line in lines(run)] == [1, 2, 3, 4]
+    for seat in trained.seats:
+        seat.move = partial(spied, seat, original=seat.move)
+    seen: list = []
+    trained.fit(data, data, seen.append)
+    assert moves == [{"judge"}, {"judge"}, {"forger"}, {"judge"}, {"judge"}, {"forger"}]
+    assert {"train_judge_loss", "train_judge_real", "train_forger_loss", "held_out_squared_error"} <= seen[0].keys()
+    assert "held_out_bits_per_dim" not in seen[0]
+    assert forger.optimizer.param_groups[0]["lr"] == 0.005
+    assert judge.optimizer.param_groups[0]["lr"] == 0.01
 
 
-CHILD = """
-import sys, torch, tiny
-from pathlib import Path
-from fastgen.training import Run, Trainer
-from test_training import RECIPE, trainer
-run = Run(Path(sys.argv[1]))
-training = trainer(run, RECIPE.__class__(**{**RECIPE.__dict__, "epochs": 60, "save_every": 1}))
-if any(run.checkpoints.glob("last.safetensors")):
-    training.resume()
-print("ready", flush=True)
-training.fit(tiny.images(), tiny.images())
-"""
+def test_a_game_is_learnt() -> None:
+    data, seen = tiny.images(), []
+    game(recipe=dataclasses.replace(GAME, epochs=20, accumulate=1)).fit(data, data, seen.append)
+    assert seen[-1]["held_out_squared_error"] < 0.75 * seen[0]["held_out_squared_error"]
 
 
-def test_killed_at_random_moments_and_resumed_is_unbroken(tmp_path: Path) -> None:
-    data, run = tiny.images(), Run(tmp_path / "run").create({})
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    for delay in torch.rand(2).tolist():
-        command = [sys.executable, "-c", CHILD, str(run.folder)]
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
-            assert child.stdout.readline() == b"ready\n"
-            time.sleep(delay / 2)
-            child.send_signal(signal.SIGKILL)
-    recipe = dataclasses.replace(RECIPE, epochs=60)
-    resumed = trainer(run, recipe)
-    if (run.checkpoints / "last.safetensors").exists():
-        resumed.resume()
-    assert resumed.position.epoch < 60, "the kills came too late to test anything"
-    resumed.fit(data, data)
-    unbroken = trainer(Run(tmp_path / "unbroken").create({}), recipe)
-    unbroken.fit(data, data)
-    assert all(torch.equal(tensor, weights(unbroken)[key]) for key, tensor in weights(resumed).items())
-    assert lines(run) == lines(unbroken.run)
-    assert not list(tmp_path.rglob("*.tmp"))
-
-
-@pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_non_finite_numbers_stop_with_a_diagnosis(tmp_path: Path, where: str) -> None:
-    def failing(model: nn.Module, values: Tensor, labels: Tensor | None) -> Tensor:
-        nats = tiny.nats(model, values, labels)
-        if model.training and training.position.step == 6:
-            return nats * math.nan if where == "loss" else nats + (model.code.sum() - model.code.sum()).sqrt()
-        return nats
-
-    run, data = Run(tmp_path / "run").create({}), tiny.images()
-    training = trainer(run, nats=failing)
-    with pytest.raises(NonFiniteError, match=r"step 7 \(epoch 2\): loss .* last finite loss was .* nats in step 6"):
-        training.fit(data, data)
-    kept = checkpoints.load(run.checkpoints, with_state=True)
-    assert kept.state["position"]["step"] == 6
-    assert all(tensor.isfinite().all() for tensor in kept.weights["model"].values())
-
-
-def test_a_run_is_not_written_over(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=f"{tmp_path}: expected a new or empty folder; --resume"):
-        Run(tmp_path).create({})
-    with pytest.raises(FileNotFoundError, match=r"expected the folder of a run, with a config\.json"):
-        Run(tmp_path).config()
-
-
-CONFIG = {
-    "model": {"name": "m", "config": {}},
-    "data": {"shape": [1, 4, 4], "levels": 3},
-    "options": {"data": "x", "held_out": "test"},
-}
-
-
-@pytest.mark.parametrize("text", ["{", "\xff", "{}", "[]", "1"])
-def test_broken_config(tmp_path: Path, text: str) -> None:
-    run = Run(tmp_path)
-    (tmp_path / "config.json").write_text(text, encoding="latin1")
-    with pytest.raises(ValueError, match=r"config\.json: corrupted"):
-        run.config()
-    for part, keys in CONFIG.items():
-        for key in keys:
-            run.write_config(CONFIG | {part: {other: value for other, value in keys.items() if other != key}})
-            with pytest.raises(ValueError, match=rf"config\.json: corrupted: expected {part} with {key}"):
-                run.config()
-
-
-@pytest.mark.parametrize("line", ["garbage", "\xff", "{}", "1"])
-def test_broken_metrics(tmp_path: Path, line: str) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n' + line + '\n{"epoch": 3}\n', encoding="latin1")
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: corrupted"):
-        Run(tmp_path).rewind(3)
-
-
-def test_resuming_another_model_names_the_weight(tmp_path: Path) -> None:
-    run, data = Run(tmp_path / "run").create({}), tiny.images()
-    trainer(run).fit(data, data)
-    other = Trainer(tiny.Tiny(hidden=7), tiny.nats, RECIPE, run)
-    message = r"last\.safetensors: holds another model: expected model\.code \(1, 7\), got \(1, 6\)"
-    with pytest.raises(CheckpointError, match=message):
-        other.resume()
+def test_players_that_cannot_play() -> None:
+    model = tiny.Game()
+    objective = tiny.GameObjective(model)
+    first, second = objective.players()
+    for changes, message in [
+        ({"name": "judge"}, "of different names, got"),
+        ({"parameters": [*model.judge.parameters()]}, "expected no parameter twice"),
+        ({"steps": 0}, "player forger: expected parameters to move, and 1 step or more, got 4 parameters and 0 steps"),
+        ({"parameters": []}, "got 0 parameters and 1 steps"),
+    ]:
+        objective.players = partial(list, [first, dataclasses.replace(second, **changes)])
+        with pytest.raises(ValueError, match=message):
+            Trainer(model, GAME, None, objective)

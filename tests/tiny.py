@@ -1,28 +1,92 @@
-"""A data set and a model small enough for tests of the loop; the model is no one's but the tests'."""
+"""A data set and models small enough for tests of the loop; the models are no one's but the tests'."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgen.data import Dataset
+from fastgen.training import Objective, Player
+
+
+def full(x: Tensor) -> Tensor:
+    """Half precision as float32; what is more stays as it is."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 class Tiny(nn.Module):
     """Independent pixels from a learned vector; dropout makes every step depend on the random numbers before it."""
 
-    def __init__(self, hidden: int = 6) -> None:
+    def __init__(self, hidden: int = 6, dropout: float = 0.5) -> None:
         super().__init__()
+        self.dropout = dropout
         self.code = nn.Parameter(torch.ones(1, hidden))
         self.logits = nn.Linear(hidden, 4 * 4 * 3)
 
     def forward(self) -> Tensor:
-        return self.logits(F.dropout(self.code, 0.5, self.training)).view(1, 3, 1, 4, 4)
+        return self.logits(F.dropout(self.code, self.dropout, self.training)).view(1, 3, 1, 4, 4)
+
+    def losses(self, values: Tensor, labels: Tensor | None = None, progress: float = 1.0) -> dict[str, Tensor]:
+        """(N, 1, 4, 4) values of three levels → (N,) nats."""
+        logits = full(self()).expand(len(values), -1, -1, -1, -1)
+        return {"nats": F.cross_entropy(logits, values, reduction="none").sum(dim=(1, 2, 3))}
 
 
-def nats(model: nn.Module, values: Tensor, labels: Tensor | None) -> Tensor:
-    """(N, 1, 4, 4) values of three levels → (N,) nats."""
-    logits = model().expand(len(values), -1, -1, -1, -1)
-    return F.cross_entropy(logits, values, reduction="none").sum(dim=(1, 2, 3))
+class Coder(nn.Module):
+    """An autoencoder with a convolution, and two terms; nothing in it is random but its first weights."""
+
+    levels, in_channels, classes = 3, 1, None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode = nn.Conv2d(1, 6, 3, padding=1)
+        self.decode = nn.Conv2d(6, 3, 3, padding=1)
+
+    def losses(self, values: Tensor, labels: Tensor | None = None, progress: float = 1.0) -> dict[str, Tensor]:
+        """(N, 1, 4, 4) values of three levels → (N,) nats of the pixels, and a penalty that grows with progress."""
+        code = F.relu(self.encode(values.to(self.encode.weight.dtype) - 1))
+        penalty = progress * full(code).square().flatten(1).mean(dim=1)
+        nats = F.cross_entropy(full(self.decode(code)), values[:, 0], reduction="none").sum(dim=(1, 2))
+        return {"nats": nats + penalty, "penalty": penalty}
+
+
+class Game(nn.Module):
+    """A forger that makes images from noise, and a judge of them."""
+
+    def __init__(self, noise: bool = True) -> None:
+        super().__init__()
+        self.noise = noise
+        self.forger = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.Tanh())
+        self.judge = nn.Sequential(nn.Linear(16, 12), nn.LeakyReLU(0.2), nn.Linear(12, 1))
+
+    def losses(self, values: Tensor, labels: Tensor | None = None, progress: float = 1.0) -> dict[str, Tensor]:
+        """How far forged images are from real ones, over all pixels, squared: what held-out images are measured by."""
+        forged = full(self.forger(self.draw(values)))
+        return {"squared_error": (values.flatten(1) - 1 - forged).square().sum(dim=1)}
+
+    def draw(self, values: Tensor) -> Tensor:
+        """Noise; from the images themselves where nothing is to be random."""
+        dtype = self.forger[0].weight.dtype
+        return torch.randn(len(values), 8, dtype=dtype) if self.noise else values.flatten(1)[:, :8].to(dtype) - 1
+
+
+class GameObjective(Objective):
+    """The judge moves in every batch, the forger in every other one."""
+
+    def players(self) -> list[Player]:
+        game = self.model
+        return [
+            Player("judge", [*game.judge.parameters()], self.judging, steps=2, per_dimension=False),
+            Player("forger", [*game.forger.parameters()], self.forging, lr=0.005, per_dimension=False),
+        ]
+
+    def judging(self, values: Tensor, labels: Tensor | None, progress: float) -> dict[str, Tensor]:
+        noise = self.model.draw(values)
+        real, forged = values.flatten(1).to(noise.dtype) - 1, self.model.forger(noise).detach()
+        scores = [full(self.model.judge(images)[:, 0]) for images in (real, forged)]
+        return {"loss": F.softplus(-scores[0]) + F.softplus(scores[1]), "real": scores[0].sigmoid()}
+
+    def forging(self, values: Tensor, labels: Tensor | None, progress: float) -> dict[str, Tensor]:
+        return {"loss": F.softplus(-full(self.model.judge(self.model.forger(self.model.draw(values)))[:, 0]))}
 
 
 def images(n: int = 40) -> Dataset:

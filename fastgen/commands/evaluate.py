@@ -1,18 +1,19 @@
-"""``fastgen evaluate``: the exact likelihood of held-out images."""
+"""``fastgen evaluate``: likelihood, or other losses, of held-out images."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
+from torch import Tensor
 
-from ..training import Run, as_json, evaluate, load_model, nats_per_image
-from . import load_images, parse, pick_device
+from ..training import Measures, Run, as_json, evaluate, load_model
+from . import check_seed, load_images, parse, pick_device
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Exact negative log-likelihood of images, with its standard error, under a run's averaged weights."""
+    """Losses of images under a run's averaged weights, with standard errors: likelihoods in nats and bits/dim."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
@@ -28,6 +29,10 @@ class Evaluate:
     """Weights to evaluate; the best are those of the epoch with the best held-out likelihood."""
     batch_size: int = 128
     """Images at a time."""
+    seed: int = 0
+    """Of what a model draws to be evaluated; an exact likelihood draws nothing."""
+    importance_samples: int | None = None
+    """Estimate the likelihood of a model with latent variables by so many importance samples for each image."""
     json: bool = False
     """Print JSON."""
     device: str = "auto"
@@ -37,13 +42,31 @@ class Evaluate:
 def main(arguments: list[str]) -> str:
     """Evaluate as the arguments say."""
     options = parse(Evaluate, "evaluate", arguments)
+    check_seed(options.seed)
     model = load_model(options.run, options.checkpoint, pick_device(options.device))
     images = load_images(Run(options.run), options.split, options.data, options.data_root)
     if options.limit is not None:
         images = images.subset(options.limit)
-    likelihood = evaluate(model, nats_per_image, images, options.batch_size)
+    found = evaluate(model, images, options.batch_size, measures(model, options), options.seed)
     if options.json:
         about = {"run": str(options.run), "checkpoint": options.checkpoint, "data": images.name, "split": options.split}
-        bits = {"bits_per_dim": likelihood.bits_per_dim, "bits_per_dim_error": likelihood.bits_per_dim_error}
-        return as_json(about | asdict(likelihood) | bits)
-    return f"{images.name}, {options.split} split, {len(images):,} images: {likelihood} (mean ± standard error)"
+        return as_json(about | found.numbers(all_errors=True) | {"images": found.images, "dims": found.dims})
+    return f"{images.name}, {options.split} split, {len(images):,} images: {found} (mean ± standard error)"
+
+
+def measures(model: Any, options: Evaluate) -> Measures:
+    """What the options ask of the model: its losses, or its likelihood by importance sampling."""
+    k = options.importance_samples
+    if k is None:
+        return model.losses
+    if not hasattr(model, "importance_log_prob"):
+        raise ValueError(
+            f"importance_samples: expected none, since {type(model).__name__} has no latent variables, got {k}"
+        )
+    if k < 1:
+        raise ValueError(f"importance_samples: expected 1 or more, got {k}")
+
+    def nats(values: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        return {"nats": -model.importance_log_prob(values, labels, k)}
+
+    return nats

@@ -3,6 +3,7 @@
 import io
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,7 +29,7 @@ BATCH = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Draw images from a run with the compiled sampler."""
+    """Draw images from a run: from autoregressive models with the compiled sampler."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
@@ -37,7 +38,7 @@ class Sample:
     seed: int = 0
     """Image i depends on the seed and i alone."""
     temperature: float = 1.0
-    """Divides the logits: below 1 gives likelier images."""
+    """Below 1 gives likelier images: divides the logits, or scales the prior of a model with latent variables."""
     labels: tuple[int, ...] = ()
     """Classes to draw, in turn, from a conditional model; default: all of them."""
     complete: str | None = None
@@ -75,9 +76,9 @@ def main(arguments: list[str]) -> str:
     n = options.n if given is None else len(given.values)
     labels = given.labels if given is not None and not options.labels else None
     labels = _labels(options.labels, n, model.classes) if labels is None else labels
-    sampler = sampling.compile(model, shape)
+    draw, how = _way(model, shape, options, labels, given)
     started = time.perf_counter()
-    values = torch.cat([_draw(sampler, options, first, n, labels, given) for first in range(0, n, BATCH)]).cpu()
+    values = torch.cat([draw(first, n) for first in range(0, n, BATCH)]).cpu()
     seconds = time.perf_counter() - started
 
     rows = [pictures.to_rgb(values, model.levels)]
@@ -94,7 +95,7 @@ def main(arguments: list[str]) -> str:
             arrays["y"] = labels.numpy()
         np.savez_compressed(buffer, **arrays)
         write_atomic(options.npz, buffer.getvalue())
-    return f"{n} images in {seconds:.2f} s, {n / seconds:.1f} images/s, with the compiled sampler: {options.out}"
+    return f"{n} images in {seconds:.2f} s, {n / seconds:.1f} images/s, {how}: {options.out}"
 
 
 class Given(NamedTuple):
@@ -148,6 +149,33 @@ def _labels(wanted: tuple[int, ...], n: int, classes: int | None) -> Tensor | No
             raise ValueError("labels: expected none, since the model has no classes, got some")
         return None
     return torch.tensor(wanted or range(classes)).repeat(n)[:n]
+
+
+def _way(
+    model: Any, shape: tuple[int, int, int], options: Sample, labels: Tensor | None, given: Given | None
+) -> tuple[Callable[[int, int], Tensor], str]:
+    """(first, n) → images ``first`` to ``first + BATCH`` of ``n``, and how they are drawn."""
+    if isinstance(model, AutoregressiveModel):
+        sampler = sampling.compile(model, shape)
+        return lambda first, n: _draw(sampler, options, first, n, labels, given), "with the compiled sampler"
+    kind = type(model).__name__
+    if not hasattr(model, "sample"):
+        raise ValueError(
+            f"run: expected a model that draws images, got {kind}; fastgen explore shows what it has learned"
+        )
+    if given is not None:
+        raise ValueError(f"complete: expected none, since {kind} draws whole images, got {options.complete}")
+    device = next(model.parameters()).device
+    labels = labels if labels is None else labels.to(device)
+
+    def draw(first: int, n: int) -> Tensor:
+        part = slice(first, min(first + BATCH, n))
+        return model.sample(
+            part.stop - part.start, seed=options.seed, labels=labels if labels is None else labels[part],
+            temperature=options.temperature, first=first,
+        )  # fmt: skip
+
+    return draw, "a forward of the decoder each"
 
 
 def _draw(sampler: Sampler, options: Sample, first: int, n: int, labels: Tensor | None, given: Given | None) -> Tensor:

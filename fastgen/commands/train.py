@@ -1,138 +1,125 @@
-"""``fastgen train``: options, and what happens around the loop."""
+"""``fastgen train``: what happens around the loop."""
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Union
 
+import numpy as np
 import torch
 import tyro
 
-from .. import models, pictures, sampling
+from .. import _chart, pictures
 from .._extras import require
 from .._version import __version__
-from ..data import NAMES, Dataset, load_for_training
-from ..training import Recipe, Record, Run, Trainer, checkpoint, describe, nats_per_image
+from ..data import NAMES, Dataset
+from ..training import Record, Run, Trainer, checkpoint, describe, distributed
 from . import parse, pick_device
+from .dry_run import describe_plan, where
+from .model_options import MODELS, Train
 
-FREE_ON_RESUME = ("data_root", "epochs", "save_every", "samples", "device", "run", "resume", "checkpoint")
+FREE_ON_RESUME = (
+    *("data_root", "epochs", "save_every", "samples", "tensorboard", "dry_run", "device", "run", "resume"),
+    "checkpoint",
+)
 """Options that a resumed run may change: all others would make it another run."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Train(Recipe):
-    """Options of every model."""
-
-    data: str = "digits"
-    """digits, mnist, fashion-mnist, binarized-mnist, cifar10; or a folder of images, an .npy or an .npz."""
-    data_root: str | None = None
-    """Folder of the named data sets' files, as torchvision lays them out; default: FASTGEN_DATA."""
-    levels: int | None = None
-    """Quantise the images to fewer levels."""
-    limit: int | None = None
-    """Train on so many images, drawn from all."""
-    held_out: Literal["valid", "test"] = "valid"
-    """Images to evaluate on after each epoch: the data's validation split, or else a tenth of the training images, so
-    that the test split stays unseen; or the test split itself."""
-    run: str | None = None
-    """Folder of the run; default: runs/MODEL-DATA."""
-    resume: bool = False
-    """Continue the run in its folder, from its last checkpoint; from the beginning where it has none yet."""
-    checkpoint: Literal["last", "best"] = "last"
-    """Checkpoint to resume from."""
-    samples: int = 36
-    """Images to draw after each epoch; 0 draws none."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1; auto is CUDA where there is one."""
-
-    def model_config(self, data: Dataset) -> dict[str, Any]:
-        """Arguments of the model's constructor."""
-        generic = {field.name for field in fields(Train)}
-        channels, height, width = data.shape
-        config = {"in_channels": channels, "levels": data.levels, "image_size": [height, width]}
-        return config | {name: value for name, value in asdict(self).items() if name not in generic}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainPixelCNN(Train):
-    """PixelCNN, van den Oord et al. 2016, arXiv:1601.06759."""
-
-    channels: int = 64
-    """Width h of the residual blocks; their stream has 2h."""
-    layers: int = 7
-    """Residual blocks."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainGatedPixelCNN(Train):
-    """Gated PixelCNN, van den Oord et al. 2016, arXiv:1606.05328."""
-
-    channels: int = 128
-    """Width of each stack."""
-    layers: int = 15
-    """Gated layers after the first."""
-    kernel_size: int = 3
-    """Of the gated layers."""
-    conditional: bool = False
-    """Condition on the images' labels."""
-
-    def model_config(self, data: Dataset) -> dict[str, Any]:
-        config = super().model_config(data)
-        if config.pop("conditional") and data.classes is None:
-            raise ValueError(f"conditional: expected data with labels, got {data.name}, which has none")
-        return config | {"classes": data.classes if self.conditional else None}
-
-
-MODELS: dict[str, type[Train]] = {"pixelcnn": TrainPixelCNN, "gated-pixelcnn": TrainGatedPixelCNN}
 
 
 def main(arguments: list[str]) -> str:
     """Train as the arguments say."""
     name, options, run = _read(arguments)
-    device = pick_device(options.device)
-    train, held_out = load_for_training(
-        options.data, root=options.data_root, levels=options.levels, watch=options.held_out
-    )
-    if options.limit is not None:
-        train = train.subset(options.limit)
+    if options.tensorboard:
+        _tensorboard()
+    device = distributed.local_device(pick_device(options.device))
+    with distributed.processes(device):
+        said = _train(name, options, run, device)
+        return said if distributed.rank() == 0 else ""
+
+
+def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
+    train, held_out = options.load_data()
     torch.manual_seed(options.seed)
-    model = models.build(name, **options.model_config(train)).to(device)
+    model = options.build(name, train).to(device)
     config = {
         "fastgen": __version__,
+        "torch": torch.__version__,
+        "device": _describe(device) + (f", {distributed.size()} processes" if distributed.size() > 1 else ""),
         "model": {"name": name, "config": model.config},
         "data": {"shape": list(train.shape), "levels": train.levels, "train": len(train), "held_out": len(held_out)},
         "options": asdict(options),
     }
-    trainer = Trainer(model, nats_per_image, options, run)
-    if not options.resume:
-        run.create(config)
-    elif config["data"] != run.config()["data"]:
+    if options.resume and config["data"] != run.config()["data"]:
         raise ValueError(f"data: expected {run.config()['data']}, as when the run began, got {config['data']}")
+    trainer = Trainer(model, options, run)
+    if options.dry_run:
+        return describe_plan(name, options, trainer, train, held_out, str(config["device"]))
+    if not options.resume:
+        distributed.first_only(lambda: run.create(config))
 
-    say = require("tqdm").tqdm.write
-    say(f"{name}, {sum(p.numel() for p in model.parameters()):,} parameters, on {_describe(device)}")
-    say(f"{train.name}: {len(train):,} images to train on, {len(held_out):,} held out, {train.levels} levels")
-
-    def on_epoch(record: Record) -> None:
-        say(describe(record, options.epochs))
-        if options.samples > 0:
-            _draw(trainer.ema, train, options, run.samples / f"epoch-{record['epoch']:04}.png")
-
+    if distributed.rank() == 0:
+        say = require("tqdm").tqdm.write
+        say(f"{name}, {sum(p.numel() for p in model.parameters()):,} parameters, on {config['device']}")
+        say(f"{train.name}: {len(train):,} images to train on, {len(held_out):,} held out, {train.levels} levels")
     try:
         if options.resume:
             if run.has_checkpoint:
                 trainer.resume(options.checkpoint)
             else:
-                run.rewind(0)
-            run.write_config(config)
-        trainer.fit(train, held_out, on_epoch)
+                distributed.first_only(lambda: run.rewind(0))
+            distributed.first_only(lambda: run.write_config(config))
+        trainer.fit(train, held_out, _Reporter(trainer, held_out, options, run))
+        distributed.first_only(lambda: _draw_curves(run))
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(_how_to_continue(name, run)) from stop
     except OSError as error:
         raise OSError(f"{error}; {checkpoint.good(run.checkpoints)}") from error
     if not run.has_checkpoint:
         return f"{run.folder}: no checkpoint, since nothing was trained"
-    return f"{run.folder}: best held-out {trainer.position.best:.2f} nats; fastgen sample {run.folder} draws from it"
+    best = f"best held-out {trainer.position.loss} {trainer.position.best:.2f}"
+    ways = [f"fastgen sample {run.folder} draws from it"] if hasattr(model, "sample") else []
+    return f"{run.folder}: {best}; {', '.join([*ways, f'fastgen report {run.folder} sums it up'])}"
+
+
+class _Reporter:
+    """Called after every epoch: a line for the person, a picture of what the model does, and TensorBoard's."""
+
+    def __init__(self, trainer: Trainer, held_out: Dataset, options: Train, run: Run) -> None:
+        self.trainer = trainer
+        self.held_out = held_out
+        self.options = options
+        self.run = run
+        self.writer: Any = None
+
+    def __call__(self, record: Record) -> None:
+        require("tqdm").tqdm.write(describe(record, self.options.epochs))
+        picture = _draw(self.trainer.ema, self.held_out, self.options) if self.options.samples > 0 else None
+        if picture is not None:
+            path = self.run.samples / f"epoch-{record['epoch']:04}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pictures.save(picture, path)
+        if self.options.tensorboard:
+            self._log(record, picture)
+
+    def _log(self, record: Record, picture: np.ndarray | None) -> None:
+        step = record["step"]
+        if self.writer is None:  # what a killed run wrote beyond its checkpoint is not shown
+            self.writer = _tensorboard()(str(self.run.folder / "tensorboard"), purge_step=step)
+        for key, value in record.items():
+            if key not in ("epoch", "step") and value is not None:
+                self.writer.add_scalar(key.replace("held_out_", "held_out/").replace("train_", "train/"), value, step)
+        if picture is not None:
+            self.writer.add_image("samples", picture, step, dataformats="HWC")
+        self.writer.flush()
+
+
+def _tensorboard() -> Any:
+    """The class of TensorBoard's writers.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    require("tensorboard", "log")
+    return require("torch.utils.tensorboard").SummaryWriter
 
 
 def _read(arguments: list[str]) -> tuple[str, Train, Run]:
@@ -149,7 +136,10 @@ def _read(arguments: list[str]) -> tuple[str, Train, Run]:
     if config["model"]["name"] != name:
         raise ValueError(f"model: expected {config['model']['name']}, which the run in {run.folder} is of, got {name}")
     try:
-        started = MODELS[name](**config["options"])
+        known: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in config["options"].items()
+        }
+        started = MODELS[name](**known)  # JSON has lists only
     except (TypeError, ValueError) as error:
         raise ValueError(f"{run.folder / 'config.json'}: {error}") from error
     options = parse(MODELS[name], f"train {name}", arguments[1:], default=replace(started, resume=False))
@@ -173,19 +163,27 @@ def _describe(device: torch.device) -> str:
     return f"{device}, {torch.get_num_threads()} threads"
 
 
-def _draw(model: Any, data: Dataset, options: Train, path: Path) -> None:
-    classes = model.classes
-    labels = None if classes is None else torch.arange(options.samples) % classes
-    values = sampling.compile(model, data.shape).sample(options.samples, seed=options.seed, labels=labels)
-    columns = classes if classes is not None and classes <= 16 else math.ceil(options.samples**0.5)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pictures.save(pictures.grid(pictures.to_rgb(values, data.levels), columns), path)
+def _draw(model: Any, held_out: Dataset, options: Train) -> np.ndarray | None:
+    """What the model has to show after an epoch, if anything."""
+    n, classes, device = options.samples, model.classes, next(model.parameters()).device
+    some = held_out.subset(n)
+    labels = some.labels if some.labels is None else some.labels.to(device)
+    rows = model.preview(n, options.seed, some.values.to(device, torch.int64), labels)
+    if not rows:
+        return None
+    columns = classes if classes is not None and classes <= 16 else math.ceil(n**0.5)
+    images = [pictures.to_rgb(row, held_out.levels) for row in rows]
+    return pictures.grid(pictures.in_turn(images, columns), columns)
+
+
+def _draw_curves(run: Run) -> None:
+    drawn = _chart.charts(run.metrics())
+    if drawn:
+        pictures.save(_chart.pixels(drawn), run.folder / "curves.png")
 
 
 def _how_to_continue(name: str, run: Run) -> str:
     command = f"fastgen train {name} --run {run.folder} --resume"
     if not run.has_checkpoint:
         return f"nothing was saved in {run.folder} yet; begin again with: {command}"
-    here = checkpoint.load(run.checkpoints, with_state=True).state["position"]
-    saved = f"epoch {here['epoch']}" + (f" and {here['batch']} batches of the next" if here["batch"] else "")
-    return f"{run.folder} holds {saved}; continue with: {command}"
+    return f"{run.folder} holds {where(run)}; continue with: {command}"

@@ -102,7 +102,7 @@ class Dataset:
         if size < 1:
             raise ValueError(f"size: expected 1 or more images in a batch, got {size}")
         for part in torch.as_tensor(np.arange(len(self)) if order is None else order).split(size):
-            values = self.values[part].to(device, torch.int64, non_blocking=True)
+            values = self.values.index_select(0, part).to(device, torch.int64, non_blocking=True)
             yield values, None if self.labels is None else self.labels[part].to(device, non_blocking=True)
 
 

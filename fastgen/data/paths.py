@@ -35,7 +35,8 @@ def read_folder(path: Path, split: str | None = None) -> Arrays:
 
     Raises:
         ValueError: no picture; pictures both in the folder and below it; a class that ``train`` does not have; a
-            picture that cannot be read, or whose size or mode differs from the first one's. The message names it.
+            picture that cannot be read, or whose size or mode differs from the first one's. The message names all of
+            these.
     """
     folder = path / split if split else path
     classes = _subfolders(path / "train" if split else path)
@@ -48,17 +49,34 @@ def read_folder(path: Path, split: str | None = None) -> Arrays:
         raise ValueError(f"{folder}: expected the classes {', '.join(classes) or '(none)'}, got {', '.join(below)}")
     labels = [classes.index(name) for name in below for _ in _pictures(folder / name)]
     files = files or [file for name in below for file in _pictures(folder / name)]
-    first = read_picture(files[0])
-    images = np.empty((len(files), *first.shape), first.dtype)
-    for index, file in enumerate(files):
-        image = read_picture(file)
-        if image.shape != first.shape or image.dtype != first.dtype:
-            raise ValueError(f"{file}: expected {_describe(first)} as {files[0].name} is, got {_describe(image)}")
-        images[index] = image
+    images = _read_pictures(files)
     images = images[:, None] if images.ndim == 3 else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     levels = 2 if images.dtype == bool else 256
     numbers = np.array(labels, np.int64) if below else None
     return Arrays(images.astype(np.uint8), numbers, levels, len(classes) if below else None)
+
+
+def _read_pictures(files: list[Path]) -> np.ndarray:
+    """All of ``files``, one array; the message of an error names every file that does not fit."""
+    images: np.ndarray | None = None
+    broken: dict[Path, ValueError] = {}
+    for index, file in enumerate(files):
+        try:
+            image = read_picture(file)
+            if images is None:
+                first, images = file, np.empty((len(files), *image.shape), image.dtype)
+            if image.shape != images.shape[1:] or image.dtype != images.dtype:
+                raise ValueError(f"{file}: expected {_describe(images[0])} as {first.name} is, got {_describe(image)}")
+            images[index] = image
+        except ValueError as error:
+            broken[file] = error
+    if broken:
+        (_, cause), *others = broken.items()
+        names = ", ".join(str(file) for file, _ in others)
+        more = f"; {len(broken)} of {len(files)} images do not fit, the others are {names}" if others else ""
+        raise ValueError(f"{cause}{more}") from cause
+    assert images is not None
+    return images
 
 
 def read_picture(file: Path) -> np.ndarray:

@@ -2,17 +2,38 @@
 
 from typing import Any
 
+from .autoencoder import Autoencoder
 from .autoregressive import AutoregressiveModel
+from .classifier import Classifier
 from .gated_pixelcnn import GatedPixelCNN
+from .model import LatentModel, Model
 from .pixelcnn import PixelCNN
+from .vae import VAE
 
-__all__ = ["NAMES", "AutoregressiveModel", "GatedPixelCNN", "PixelCNN", "build"]
+__all__ = [
+    "NAMES",
+    "VAE",
+    "Autoencoder",
+    "AutoregressiveModel",
+    "Classifier",
+    "GatedPixelCNN",
+    "LatentModel",
+    "Model",
+    "PixelCNN",
+    "build",
+]
 
 #: The name of every model, as the command line has it.
-NAMES: dict[str, type[AutoregressiveModel]] = {"pixelcnn": PixelCNN, "gated-pixelcnn": GatedPixelCNN}
+NAMES: dict[str, type[Model]] = {
+    "pixelcnn": PixelCNN,
+    "gated-pixelcnn": GatedPixelCNN,
+    "autoencoder": Autoencoder,
+    "vae": VAE,
+    "classifier": Classifier,
+}
 
 
-def build(name: str, **config: Any) -> AutoregressiveModel:
+def build(name: str, **config: Any) -> Any:
     """The model called ``name``, with its constructor's arguments; a missing one has the paper's value.
 
     Raises:

@@ -4,57 +4,38 @@ p(x) = Π_i p(x_i | x_1 … x_{i−1}),  over pixels in raster order, and within
                                                                      van den Oord et al. 2016, arXiv:1601.06759, eq. 1
 """
 
-import inspect
 import math
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..distributions import Bernoulli, Categorical, check_values
 from ..sampling import Sampler
 from ..sampling import compile as compile_sampler
 from ..sampling.sampler import Progress
+from .model import Model, as_pair
 
 
-class AutoregressiveModel(nn.Module):
+class AutoregressiveModel(Model):
     """Base of models whose parameters for a value depend on earlier values only.
 
-    A model defines ``forward(x, labels=None)`` → parameters (N, P, H, W). Every constructor argument is kept as an
-    attribute of its name, so that ``config`` can list them.
+    A model defines ``forward(x, labels=None)`` → parameters (N, P, H, W).
 
     Attributes:
         distribution: of a value: Bernoulli for 2 levels, Categorical for more.
-        in_channels: C, colours.
-        levels: values are integers in [0, levels).
-        classes: number of classes, or None for an unconditional model.
         image_size: (H, W) that ``sample`` draws by default, or None. Likelihoods take any size.
     """
 
     def __init__(
         self, in_channels: int, levels: int, classes: int | None, image_size: int | tuple[int, int] | None
     ) -> None:
-        super().__init__()
-        check_positive(in_channels=in_channels)
-        if classes is not None:
-            check_positive(classes=classes)
+        super().__init__(in_channels, levels, classes, image_size)
         self.distribution = Bernoulli() if levels == 2 else Categorical(levels)
-        self.in_channels = in_channels
-        self.levels = levels
-        self.classes = classes
-        self.image_size = None if image_size is None else _pair("image_size", image_size)
         self._samplers: dict[tuple[int, int], Sampler] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are made without the compiled samplers."""
         return {**self.__dict__, "_samplers": {}}
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments, ready for JSON: ``type(model)(**model.config)`` builds the same model."""
-        names = inspect.signature(type(self)).parameters
-        config = {name: getattr(self, name) for name in names}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         raise NotImplementedError
@@ -81,6 +62,10 @@ class AutoregressiveModel(nn.Module):
         x = self.distribution.to_input(values).to(next(self.parameters()).dtype)
         return self.distribution.log_prob(self(x, labels), values).sum(dim=(1, 2, 3))
 
+    def losses(self, values: Tensor, labels: Tensor | None = None, progress: float = 1.0) -> dict[str, Tensor]:
+        """What training minimises: {"nats": −log_prob}, (N,) nats per example; labels count where there are classes."""
+        return {"nats": -self.log_prob(values, None if self.classes is None else labels)}
+
     def bits_per_dim(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
         """Exact negative log-likelihood, (N,) bits per value: −log_prob / (C·H·W·ln 2)."""
         return -self.log_prob(values, labels) / (math.prod(values.shape[1:]) * math.log(2))
@@ -103,7 +88,7 @@ class AutoregressiveModel(nn.Module):
         It is compiled once for each size, and again when weights have changed. The other arguments, the result and the
         errors are those of :meth:`fastgen.sampling.Sampler.sample`.
         """
-        size = self.image_size if size is None else _pair("size", size)
+        size = self.image_size if size is None else as_pair("size", size)
         if size is None:
             raise ValueError("size: expected (H, W), since the model was built without image_size, got None")
         if size not in self._samplers:
@@ -119,42 +104,3 @@ class AutoregressiveModel(nn.Module):
             raise ValueError(f"x: expected shape (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
         if not x.is_floating_point():
             raise TypeError(f"x: expected a floating-point tensor, as distribution.to_input(values) is, got {x.dtype}")
-
-    def check_labels(self, n: int, labels: Tensor | None) -> Tensor | None:
-        """``labels`` as int64: n classes of a model that has them, None for one that has none; raise otherwise."""
-        if self.classes is None:
-            if labels is not None:
-                raise ValueError(f"labels: expected None, since the model has no classes, got {tuple(labels.shape)}")
-            return None
-        if labels is None:
-            raise ValueError(f"labels: expected {n} integers in [0, {self.classes}), one for each image, got None")
-        if labels.shape != (n,):
-            raise ValueError(f"labels: expected shape ({n},), one for each image, got {tuple(labels.shape)}")
-        if labels.is_floating_point() or labels.is_complex():
-            raise TypeError(f"labels: expected an integer tensor, got {labels.dtype}")
-        if labels.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere a look at them would wait
-            check_values(labels, self.classes, "labels")
-        return labels.to(torch.int64)
-
-
-def check_positive(**sizes: int) -> None:
-    """Raise unless every size is a positive integer."""
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name}: expected a positive integer, got {size!r}")
-
-
-def check_divides(groups: int, **channels: int) -> None:
-    """Raise unless the colours divide the channels evenly."""
-    for name, size in channels.items():
-        if size % groups:
-            raise ValueError(f"{name}: expected a multiple of in_channels = {groups}, one part per colour, got {size}")
-
-
-def _pair(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2:
-        raise ValueError(f"{name}: expected one size or (H, W), got {size!r}")
-    check_positive(**{name: pair[0]})
-    check_positive(**{name: pair[1]})
-    return pair

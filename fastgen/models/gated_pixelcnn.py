@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from ..nn import MaskedConv2d
 from ..ops import gated_activation
-from .autoregressive import AutoregressiveModel, check_divides, check_positive
+from .autoregressive import AutoregressiveModel
+from .model import check_divides, check_positive
 
 
 class GatedPixelCNN(AutoregressiveModel):

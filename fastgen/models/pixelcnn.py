@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn import MaskedConv2d
-from .autoregressive import AutoregressiveModel, check_divides, check_positive
+from .autoregressive import AutoregressiveModel
+from .model import check_divides, check_positive
 
 
 class PixelCNN(AutoregressiveModel):

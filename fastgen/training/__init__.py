@@ -1,15 +1,24 @@
 """Training: one plain loop for every model, checkpoints that are never half written, exact resume."""
 
 from .checkpoint import Checkpoint, CheckpointError
-from .likelihood import Likelihood, evaluate, nats_per_image
-from .loop import NonFiniteError, Recipe, Trainer
+from .diagnosis import NonFiniteError
+from .distributed import ElsewhereError
+from .evaluation import Evaluation, Measures, evaluate
+from .loop import Trainer
+from .objective import Losses, Objective, Player
+from .recipe import Recipe
 from .run import Record, Run, as_json, describe, load_model
 
 __all__ = [
     "Checkpoint",
     "CheckpointError",
-    "Likelihood",
+    "ElsewhereError",
+    "Evaluation",
+    "Losses",
+    "Measures",
     "NonFiniteError",
+    "Objective",
+    "Player",
     "Recipe",
     "Record",
     "Run",
@@ -18,5 +27,4 @@ __all__ = [
     "describe",
     "evaluate",
     "load_model",
-    "nats_per_image",
 ]

@@ -18,7 +18,6 @@ import torch
 
 from .. import models
 from .._files import errors_name, remove_temporaries, write_atomic
-from ..models import AutoregressiveModel
 from .checkpoint import load
 
 Record = dict[str, Any]
@@ -129,15 +128,20 @@ def _record(line: bytes, where: str) -> Record:
 
 def describe(record: Record, epochs: int) -> str:
     """A line of metrics.jsonl for people."""
-    return (
-        f"epoch {record['epoch']:{len(str(epochs))}}/{epochs}   train {record['train_nats']:.2f}   held out"
-        f" {record['held_out_nats']:.2f} ± {record['held_out_nats_error']:.2f} nats"
-        f" = {record['held_out_bits_per_dim']:.4f} bits/dim   {record['seconds']:.1f} s"
-    )
+    first = next(key for key in record if key.startswith("held_out_")).removeprefix("held_out_")
+    held, error = record[f"held_out_{first}"], record[f"held_out_{first}_error"]
+    said = f"epoch {record['epoch']:{len(str(epochs))}}/{epochs}   "
+    if first == "nats":
+        said += f"train {record['train_nats']:.2f}   " if "train_nats" in record else ""
+        said += f"held out {held:.2f} ± {error:.2f} nats = {record['held_out_bits_per_dim']:.4f} bits/dim"
+    else:
+        said += f"train {record[f'train_{first}']:.4g}   " if f"train_{first}" in record else ""
+        said += f"held out {first} {held:.4g} ± {error:.2g}"
+    return f"{said}   {record['seconds']:.1f} s"
 
 
-def load_model(folder: str | Path, name: str = "best", device: torch.device | str = "cpu") -> AutoregressiveModel:
-    """Build the model of a run with the averaged weights of one of its checkpoints, in eval mode.
+def load_model(folder: str | Path, name: str = "best", device: torch.device | str = "cpu") -> Any:
+    """Build the model of a run with the weights of one of its checkpoints, averaged if it has these, in eval mode.
 
     Args:
         folder: of the run.
@@ -155,5 +159,6 @@ def load_model(folder: str | Path, name: str = "best", device: torch.device | st
         model = models.build(about["name"], **about["config"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{run.folder / 'config.json'}: {error}") from error
-    load(run.checkpoints, name).restore(model, "ema")
+    loaded = load(run.checkpoints, name)
+    loaded.restore(model, "ema" if "ema" in loaded.weights else "model")
     return model.to(device).eval()

@@ -1,0 +1,140 @@
+"""Line charts of a run's metrics: laid out once, as lines and text, and drawn as SVG or as pixels."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .pictures import FAINT, INK, Page
+
+WIDTH, HEIGHT = 480, 300
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 44, 40
+COLORS = ((31, 105, 180), (214, 92, 30), (44, 140, 80), (140, 80, 170))
+GRID = (222, 224, 228)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of lines over epochs, each (x, y) pairs; pairs that are not finite are left out."""
+
+    title: str
+    lines: dict[str, list[tuple[float, float]]]
+
+
+class Stroke(NamedTuple):
+    """A line through points."""
+
+    points: list[tuple[float, float]]
+    color: tuple[int, int, int]
+    width: float
+
+
+class Label(NamedTuple):
+    """Text with its baseline at a point: anchored at its start, middle or end."""
+
+    x: float
+    y: float
+    text: str
+    anchor: str
+    size: int
+    color: tuple[int, int, int]
+
+
+def charts(metrics: Sequence[dict[str, Any]]) -> list[Chart]:
+    """A chart for every measured quantity in the lines of metrics.jsonl, what was minimised first."""
+    names: dict[str, None] = {}
+    for record in metrics:
+        for key in record:
+            side = next((side for side in ("held_out_", "train_") if key.startswith(side)), None)
+            if side and not key.endswith(("_error", "_seconds")):
+                names[key.removeprefix(side)] = None
+    order = sorted(names, key=lambda name: not any(f"held_out_{name}_error" in record for record in metrics))
+    found = []
+    for name in order:
+        lines = {}
+        for side, label in (("train_", "train"), ("held_out_", "held out")):
+            pairs = [(record["epoch"], record.get(side + name)) for record in metrics]
+            lines[label] = [(x, y) for x, y in pairs if y is not None and math.isfinite(y)]
+        found.append(Chart(_title(name), {label: pairs for label, pairs in lines.items() if pairs}))
+    return [chart for chart in found if chart.lines]
+
+
+def svg(chart: Chart) -> str:
+    """The chart as an ``<svg>`` element, its text in the surrounding font."""
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(chart.title)}">']
+    for mark in _layout(chart):
+        color = "#{:02x}{:02x}{:02x}".format(*mark.color)
+        if isinstance(mark, Stroke):
+            points = " ".join(f"{x:.1f},{y:.1f}" for x, y in mark.points)
+            parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="{mark.width}"/>')
+        else:
+            at = f'x="{mark.x:.1f}" y="{mark.y:.1f}" text-anchor="{mark.anchor}" font-size="{mark.size}"'
+            parts.append(f'<text {at} fill="{color}">{escape(mark.text)}</text>')
+    return "".join([*parts, "</svg>"])
+
+
+def pixels(drawn: Sequence[Chart], columns: int = 2, scale: int = 2) -> np.ndarray:
+    """Charts in rows of ``columns``, as 8-bit colours (height, width, 3)."""
+    columns = min(columns, len(drawn))
+    page = Page(columns * WIDTH * scale, -(-len(drawn) // columns) * HEIGHT * scale)
+    for index, chart in enumerate(drawn):
+        left, top = index % columns * WIDTH, index // columns * HEIGHT
+        for mark in _layout(chart):
+            if isinstance(mark, Stroke):
+                points = [((x + left) * scale, (y + top) * scale) for x, y in mark.points]
+                page.path(points, mark.color, max(1, round(mark.width * scale)))
+            else:
+                anchor = {"start": "ls", "middle": "ms", "end": "rs"}[mark.anchor]
+                x, y = round((mark.x + left) * scale), round((mark.y + top) * scale)
+                page.text(x, y, mark.text, mark.size * scale, mark.color, anchor)
+    return page.pixels()
+
+
+def _title(name: str) -> str:
+    units = {"nats": "nats per image", "bits_per_dim": "bits per dimension"}
+    return units.get(name, name.replace("_", " "))
+
+
+def _layout(chart: Chart) -> Iterator[Stroke | Label]:
+    every = [pair for pairs in chart.lines.values() for pair in pairs]
+    x_ticks = _ticks(min(x for x, _ in every), max(x for x, _ in every), 6, whole=True)
+    y_ticks = _ticks(min(y for _, y in every), max(y for _, y in every), 5)
+    x_range = min(x for x, _ in every), max(max(x for x, _ in every), min(x for x, _ in every) + 1)
+    y_range = min(y_ticks[0], *(y for _, y in every)), max(y_ticks[-1], *(y for _, y in every))
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = (x - x_range[0]) / (x_range[1] - x_range[0])
+        up = (y - y_range[0]) / (y_range[1] - y_range[0])
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+
+    yield Label(LEFT, 22, chart.title, "start", 15, INK)
+    for tick in y_ticks:
+        _, y = at(x_range[0], tick)
+        yield Stroke([(LEFT, y), (WIDTH - RIGHT, y)], GRID, 1)
+        yield Label(LEFT - 8, y + 4, f"{tick:.6g}", "end", 12, FAINT)
+    for tick in x_ticks:
+        if x_range[0] <= tick <= x_range[1]:
+            yield Label(at(tick, y_range[0])[0], HEIGHT - BOTTOM + 18, f"{tick:.6g}", "middle", 12, FAINT)
+    yield Label(WIDTH - RIGHT, HEIGHT - 6, "epoch", "end", 12, FAINT)
+    for index, (name, pairs) in enumerate(chart.lines.items()):
+        color = COLORS[index % len(COLORS)]
+        points = [at(x, y) for x, y in pairs]
+        if len(points) == 1:  # a line needs two ends to be seen
+            points = [(points[0][0] - 3, points[0][1]), (points[0][0] + 3, points[0][1])]
+        yield Stroke(points, color, 1.75)
+        yield Label(WIDTH - RIGHT - 72 * (len(chart.lines) - 1 - index), 22, name, "end", 12, color)
+
+
+def _ticks(low: float, high: float, about: int, whole: bool = False) -> list[float]:
+    """Round numbers from below ``low`` to above ``high``, around ``about`` of them."""
+    if high <= low:
+        low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
+    step = max(step, 1.0) if whole else step
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]

@@ -1,0 +1,140 @@
+"""One page about a run, whole in itself: no server, no script, nothing fetched."""
+
+import base64
+import json
+import math
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from . import _chart
+from .training import Run
+
+PICTURES = 4
+"""Pictures of samples that a page shows, from the first epoch to the last."""
+
+ROWS = 12
+"""Epochs that the table lists: the last ones and the best."""
+
+STYLE = """
+:root { color-scheme: light }
+body { max-width: 66rem; margin: 2rem auto; padding: 0 1rem; background: #fff; color: #1c1e22;
+       font: 15px/1.5 system-ui, sans-serif }
+h1 { font-size: 1.6rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem }
+.sub { color: #6a6f78; margin: .2rem 0 1.4rem }
+.facts { display: flex; flex-wrap: wrap; gap: 1rem 2.4rem }
+.facts div { min-width: 7rem } .facts b { display: block; font-size: 1.35rem; font-weight: 600 }
+.facts span { color: #6a6f78; font-size: .85rem }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(24rem, 1fr)); gap: .6rem }
+.charts svg { width: 100% }
+.pictures { display: flex; flex-wrap: wrap; gap: 1rem }
+figure { margin: 0; max-width: 100% } figure img { max-width: 100%; image-rendering: pixelated }
+figcaption { color: #6a6f78; font-size: .85rem }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { text-align: right; padding: .15rem .8rem .15rem 0; border-bottom: 1px solid #e6e8eb; font-weight: normal;
+         white-space: nowrap }
+th { color: #6a6f78 } .left th, .left td { text-align: left; white-space: normal } .best td { font-weight: 600 }
+"""
+
+
+def write(run: Run) -> str:
+    """The page, as HTML.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ValueError: a file of the run is not what was written.
+    """
+    config, metrics = run.config(), run.metrics()
+    name, data = config["model"]["name"], Path(config["options"]["data"]).name
+    first = next((key for record in metrics for key in record if key.startswith("held_out_")), None)
+    best = min(metrics, key=lambda record: _less(record.get(first)), default=None) if first else None
+    made = [f"{key} {config[key]}" for key in ("fastgen", "torch", "device") if key in config]
+    parts = [
+        f"<h1>{escape(name)} on {escape(data)}</h1>",
+        f'<p class="sub">{escape(str(run.folder))}{escape("".join(f" · {part}" for part in made))}</p>',
+        _facts(config, metrics, first, best),
+        _section("Curves", "charts", [_chart.svg(chart) for chart in _chart.charts(metrics)]),
+        _section("Samples", "pictures", [_picture(path) for path in _some(sorted(run.samples.glob("*.png")))]),
+        _section("Epochs", "wide", [_epochs(metrics, best)] if metrics else []),
+        _section("Model", "wide", [_table(config["model"]["config"])]),
+        _section("Data", "wide", [_table(config["data"])]),
+        _section("Options", "wide", [_table(config["options"])]),
+    ]
+    head = f'<meta charset="utf-8"><title>{escape(name)} on {escape(data)}</title><style>{STYLE}</style>'
+    body = "\n".join(filter(None, parts))
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
+
+
+def _facts(config: dict[str, Any], metrics: list[dict[str, Any]], first: str | None, best: dict | None) -> str:
+    if best is None or first is None:
+        return "<p>No epoch is finished yet.</p>"
+    seconds = sum(record.get("seconds", 0) for record in metrics)
+    checks = sum(record.get("held_out_seconds", 0) for record in metrics)
+    loss = first.removeprefix("held_out_")
+    unit = "nats" if loss == "nats" else loss.replace("_", " ")
+    facts = [(f"{_number(best[first])} ± {_number(best.get(f'{first}_error'))}", f"best held-out {unit}")]
+    if loss == "nats":
+        facts.append((f"{best['held_out_bits_per_dim']:.4f}", "bits per dimension"))
+    facts += [
+        (f"{best['epoch']} of {config['options'].get('epochs', len(metrics))}", "best epoch"),
+        (f"{len(metrics)}, {metrics[-1]['step']:,} steps", "epochs done"),
+        (_time(seconds), "training"),
+        (_time(checks), "evaluating"),
+        (f"{metrics[-1].get('images_per_second', 0):,.0f}", "images per second"),
+    ]
+    cells = "".join(f"<div><b>{escape(value)}</b><span>{escape(what)}</span></div>" for value, what in facts)
+    return f'<div class="facts">{cells}</div>'
+
+
+def _section(title: str, kind: str, parts: list[str]) -> str:
+    return f'<h2>{title}</h2><div class="{kind}">{"".join(parts)}</div>' if parts else ""
+
+
+def _some(paths: list[Path]) -> list[Path]:
+    """The first, the last, and some between."""
+    if len(paths) <= PICTURES:
+        return paths
+    return [paths[round(index * (len(paths) - 1) / (PICTURES - 1))] for index in range(PICTURES)]
+
+
+def _picture(path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    name = escape(path.stem.replace("-", " "))
+    return f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
+
+
+def _epochs(metrics: list[dict[str, Any]], best: dict | None) -> str:
+    shown = [record for record in metrics if record in metrics[-ROWS:] or record is best]
+    keys = list(dict.fromkeys(key for record in shown for key in record))
+    head = "".join(f"<th>{escape(key.replace('_', ' '))}</th>" for key in keys)
+    rows = []
+    for record in shown:
+        cells = "".join(f"<td>{escape(_number(record.get(key)))}</td>" for key in keys)
+        rows.append(f"<tr{' class=best' if record is best else ''}>{cells}</tr>")
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def _table(values: dict[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><th>{escape(key)}</th><td>{escape(value if isinstance(value, str) else json.dumps(value))}</td></tr>"
+        for key, value in values.items()
+    )
+    return f'<table class="left">{rows}</table>'
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "–" if value is None else f"{value:,}"
+
+
+def _less(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
+def _time(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"

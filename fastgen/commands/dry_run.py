@@ -1,0 +1,99 @@
+"""What ``fastgen train --dry-run`` says: everything that would happen, and the losses of the first batch."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data import Dataset
+from ..training import Run, Trainer, checkpoint, distributed
+from ..training.checks import check_batch, check_data, check_losses
+from .model_options import Train
+
+SLOTS = {"adam": 2, "adamw": 2, "sgd": 1, "rmsprop": 1}
+"""Numbers that an optimiser remembers for each weight."""
+
+
+def describe_plan(name: str, options: Train, trainer: Trainer, train: Dataset, held_out: Dataset, device: str) -> str:
+    """Lines about a run that has not begun; the first batch is checked and its losses are computed.
+
+    Raises:
+        ValueError: the data are not what the model reads, or its losses have not their form.
+    """
+    run, model = trainer.run, trainer.model
+    assert run is not None
+    weights = sum(p.numel() for p in model.parameters())
+    moved = sum(p.numel() for seat in trainer.seats for p in seat.player.parameters)
+    steps = math.ceil(len(train) / options.batch_size)
+    channels, height, width = train.shape
+    losses, kept = _first_losses(trainer, train, held_out)
+    state = 4 * (weights + moved * (1 + SLOTS[options.optimizer]) + (weights if options.ema else 0))
+    averaged = f", average {options.ema:g}" if options.ema else ", no average"
+    files = ["config.json", "metrics.jsonl", "curves.png", "checkpoints/{last,best}.safetensors, state-*.pt"]
+    files += ["samples/epoch-*.png"] if options.samples > 0 else []
+    files += ["tensorboard/"] if options.tensorboard else []
+    lines = {
+        "model": f"{name}, {weights:,} parameters" + (f", {moved:,} of them trained" if moved < weights else ""),
+        "data": f"{train.name}: {len(train):,} images to train on, {len(held_out):,} held out;"
+        f" {channels}x{height}x{width}, {train.levels} levels"
+        + ("" if train.classes is None else f", {train.classes} classes"),
+        "device": f"{device}, {options.precision}" + (", compiled" if options.compile else ""),
+        "steps": f"{options.epochs} epochs of {steps:,} batches of {options.batch_size}"
+        + (f", each in {options.accumulate} parts" if options.accumulate > 1 else "")
+        + f": {options.epochs * steps:,} steps",
+        "optimiser": f"{options.optimizer}, lr {options.lr:g}, {options.schedule}, warm-up {options.warmup} steps,"
+        f" clip {options.clip:g}{averaged}",
+        "memory": f"about {_size(state + kept)}: {_size(state)} for weights, gradients, optimiser and average,"
+        f" {_size(kept)} for a batch; {_size(train.values.numel() + held_out.values.numel())} for the data",
+        "first batch": ", ".join(f"{key} {value:.4g}" for key, value in losses.items()) + " per image",
+        "would write": f"{run.folder}/: {', '.join(files)}",
+    }
+    if options.resume and run.has_checkpoint:
+        lines["continues"] = f"after {where(run, options.checkpoint)}"
+    return "\n".join(f"{key:<12}  {said}" for key, said in lines.items()) + "\nnothing was written"
+
+
+def where(run: Run, name: str = "last") -> str:
+    """How far a checkpoint is, in words."""
+    here = checkpoint.load(run.checkpoints, name, with_state=True).state["position"]
+    return f"epoch {here['epoch']}" + (f" and {here['batch']} batches of the next" if here["batch"] else "")
+
+
+def _first_losses(trainer: Trainer, train: Dataset, held_out: Dataset) -> tuple[dict[str, float], int]:
+    """Losses of the first batch, as every player sees it, and the bytes that its gradient would be computed from."""
+    check_data(trainer.model, train, "train")
+    check_data(trainer.model, held_out, "held_out")
+    size = trainer.recipe.batch_size // distributed.size() // trainer.recipe.accumulate
+    values, labels = next(iter(train.batches(size, trainer.device)))
+    check_batch(trainer.model, values, labels)
+    weights = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
+    found: dict[str, float] = {}
+    most = 0
+    for seat in trainer.seats:
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        prefix = f"{seat.player.name}_" if len(trainer.seats) > 1 else ""
+        with torch.autograd.graph.saved_tensors_hooks(keep, _same), seat.autocast():
+            losses: dict[str, Any] = seat.player.losses(values, labels, 0.0)
+        check_losses(losses, len(values), seat.player.name)
+        found |= {f"{prefix}{key}": loss.mean().item() for key, loss in losses.items()}
+        most = max(most, sum(kept.values()))
+    return found, most
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 2**10:.0f} KiB"

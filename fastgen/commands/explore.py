@@ -1,0 +1,149 @@
+"""``fastgen explore``: what a model's latent space holds, as pictures."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from torch import Tensor
+
+from .. import exploring, pictures
+from ..data import Dataset
+from ..training import Run, load_model
+from . import check_seed, load_images, parse, pick_device
+
+Kind = Literal[
+    "reconstructions", "samples", "manifold", "traversals", "interpolations", "arithmetic", "nearest", "scatter"
+]
+NEEDS: dict[str, tuple[str, ...]] = {
+    "reconstructions": ("encode", "decode"),
+    "samples": ("sample",),
+    "manifold": ("decode", "sample"),
+    "traversals": ("encode", "decode"),
+    "interpolations": ("encode", "decode"),
+    "arithmetic": ("encode", "decode"),
+    "nearest": ("sample",),
+    "scatter": ("encode",),
+}
+"""What a model must have for each kind of picture; what has no ``sample`` has no prior to draw codes from."""
+
+SEEN = 2000
+"""Held-out images by which dimensions are ordered, and which the scatter shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explore:
+    """Draw what a model's latent space holds, each kind of picture as a PNG."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    what: tyro.conf.Positional[tuple[Kind, ...]] = ()
+    """Pictures to draw; default: all that the model can."""
+    out: Path | None = None
+    """Folder to write them to; default: RUN/explore."""
+    n: int = 10
+    """Images in a row; samples have as many rows."""
+    seed: int = 0
+    """Of the images drawn, and of the held-out images shown."""
+    side: int = 20
+    """Codes along each side of the manifold."""
+    dims: tuple[int, int] | None = None
+    """Latent dimensions of manifold and scatter; default: the two that tell most of an image."""
+    label: int | None = None
+    """Class of the manifold's images, for a conditional model; default: 0."""
+    groups: tuple[str, str, str] | None = None
+    """Of the arithmetic a - b + c: each class=K, or the numbers of held-out images, as 3,14,15; default: the first
+    three classes."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Weights to explore."""
+    data_root: str | None = None
+    """Folder of the data set's files; default: the run's, else FASTGEN_DATA."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1; auto is CUDA where there is one."""
+
+
+def main(arguments: list[str]) -> str:
+    """Draw as the arguments say."""
+    options = parse(Explore, "explore", arguments)
+    check_seed(options.seed)
+    for name in ("n", "side"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"{name}: expected 1 or more, got {getattr(options, name)}")
+    model = load_model(options.run, options.checkpoint, pick_device(options.device))
+    able = [kind for kind, needs in NEEDS.items() if all(hasattr(model, need) for need in needs)]
+    for kind in options.what:
+        if kind not in able:
+            raise ValueError(f"what: expected {', '.join(able) or 'none'}, which this model can show, got {kind}")
+    images = load_images(Run(options.run), root=options.data_root)
+    kinds = [kind for kind in (options.what or able) if kind in options.what or _applies(kind, model, images, options)]
+    if not kinds:
+        raise ValueError(f"run: expected a model that can be drawn from or has codes, got {type(model).__name__}")
+    folder = options.out or options.run / "explore"
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [_draw(kind, model, images, options, folder / f"{kind}.png") for kind in kinds]
+    return "\n".join(map(str, written))
+
+
+def _applies(kind: str, model: Any, images: Dataset, options: Explore) -> bool:
+    """Whether a picture that was not asked for by name has what it needs in model and data."""
+    if kind == "arithmetic":
+        return model.classes is None and (options.groups is not None or (images.classes or 0) >= 3)
+    return kind not in ("manifold", "scatter") or model.latent >= 2
+
+
+def _draw(kind: str, model: Any, images: Dataset, options: Explore, path: Path) -> Path:
+    n, device = options.n, next(model.parameters()).device
+    some = images.subset(2 * n, options.seed)
+    values, labels = some.values.to(device, torch.int64), _to(some.labels, device)
+    seen = images.subset(SEEN, options.seed)
+    seen_values, seen_labels = seen.values.to(device, torch.int64), _to(seen.labels, device)
+    if kind == "scatter":
+        exploring.draw_scatter(model, seen_values, seen_labels, path, options.dims)
+        return path
+    dims = options.dims
+    if kind == "manifold" and dims is None:
+        order = exploring.importance(model, seen_values, seen_labels).argsort(descending=True).tolist()
+        dims = (order[0], order[1])
+    label = None if model.classes is None else options.label or 0
+    half = min(len(values) // 2, max(1, n // 2))
+    ends = None if labels is None else (labels[:half], labels[half : 2 * half])
+    draw: dict[str, Callable[[], Any]] = {
+        "reconstructions": lambda: exploring.draw_reconstructions(model, values, labels, n),
+        "samples": lambda: exploring.draw_samples(model, n * n, n, options.seed),
+        "manifold": lambda: exploring.draw_manifold(model, options.side, dims or (0, 1), label),
+        "traversals": lambda: exploring.draw_traversals(model, seen_values, seen_labels, rows=n),
+        "interpolations": lambda: exploring.draw_interpolations(
+            model, values[:half], values[half : 2 * half], max(2, n), ends
+        ),
+        "arithmetic": lambda: exploring.draw_arithmetic(model, *_groups(options, images, device)),
+        "nearest": lambda: exploring.draw_nearest(
+            model, load_images(Run(options.run), "train", root=options.data_root).values, n, seed=options.seed
+        ),
+    }
+    pictures.save(draw[kind](), path)
+    return path
+
+
+def _groups(options: Explore, images: Dataset, device: torch.device) -> list[Tensor]:
+    """The images of a, b and c."""
+    found = []
+    for group in options.groups or ("class=0", "class=1", "class=2"):
+        name, _, number = group.partition("=")
+        try:
+            if name == "class" and images.labels is not None:
+                chosen = torch.nonzero(images.labels == int(number)).flatten()
+            else:
+                chosen = torch.tensor([int(index) for index in group.split(",")])
+        except ValueError as error:
+            what = "class=K or" if images.labels is not None else "no classes, since the data have no labels, but"
+            raise ValueError(f"groups: expected {what} numbers of images, as 3,14,15, got {group!r}") from error
+        if not len(chosen) or int(chosen.min()) < 0 or int(chosen.max()) >= len(images):
+            raise ValueError(f"groups: expected images of {images.name}, 0 to {len(images) - 1}, got {group!r}")
+        found.append(images.values[chosen].to(device, torch.int64))
+    return found
+
+
+def _to(labels: Tensor | None, device: torch.device) -> Tensor | None:
+    return labels if labels is None else labels.to(device)

@@ -1,0 +1,230 @@
+"""Options of ``fastgen train``: those of every model, and one dataclass for each. Their fields are the command line."""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from .. import models
+from ..data import Dataset, load_for_training
+from ..models.autoencoder import AGES
+from ..training import Recipe, Run, load_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Recipe):
+    """Options of every model."""
+
+    data: str = "digits"
+    """digits, mnist, fashion-mnist, binarized-mnist, cifar10; or a folder of images, an .npy or an .npz."""
+    data_root: str | None = None
+    """Folder of the named data sets' files, as torchvision lays them out; default: FASTGEN_DATA."""
+    levels: int | None = None
+    """Quantise the images to fewer levels."""
+    limit: int | None = None
+    """Train on so many images, drawn from all."""
+    held_out: Literal["valid", "test"] = "valid"
+    """Images to evaluate on after each epoch: the data's validation split, or else a tenth of the training images, so
+    that the test split stays unseen; or the test split itself."""
+    run: str | None = None
+    """Folder of the run; default: runs/MODEL-DATA."""
+    resume: bool = False
+    """Continue the run in its folder, from its last checkpoint; from the beginning where it has none yet."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Checkpoint to resume from."""
+    samples: int = 36
+    """Images to draw after each epoch; 0 draws none."""
+    tensorboard: bool = False
+    """Also write the metrics and pictures for TensorBoard, into RUN/tensorboard."""
+    dry_run: bool = False
+    """Say what would happen, compute the first losses, and write nothing."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1; auto is CUDA where there is one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in fields(self):
+            if isinstance(getattr(self, field.name), list):  # as JSON keeps tuples
+                object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
+
+    def load_data(self) -> tuple[Dataset, Dataset]:
+        """Images to train on, and held-out ones."""
+        train, held_out = load_for_training(self.data, root=self.data_root, levels=self.levels, watch=self.held_out)
+        return train if self.limit is None else train.subset(self.limit), held_out
+
+    def build(self, name: str, data: Dataset) -> Any:
+        """The model called ``name``, as it is before training."""
+        return models.build(name, **self.model_config(data))
+
+    def model_config(self, data: Dataset) -> dict[str, Any]:
+        """Arguments of the model's constructor."""
+        generic = {field.name for field in fields(Train)}
+        channels, height, width = data.shape
+        config = {"in_channels": channels, "levels": data.levels, "image_size": [height, width]}
+        return config | {name: value for name, value in asdict(self).items() if name not in generic}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPixelCNN(Train):
+    """PixelCNN, van den Oord et al. 2016, arXiv:1601.06759."""
+
+    channels: int = 64
+    """Width h of the residual blocks; their stream has 2h."""
+    layers: int = 7
+    """Residual blocks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainGatedPixelCNN(Train):
+    """Gated PixelCNN, van den Oord et al. 2016, arXiv:1606.05328."""
+
+    channels: int = 128
+    """Width of each stack."""
+    layers: int = 15
+    """Gated layers after the first."""
+    kernel_size: int = 3
+    """Of the gated layers."""
+    conditional: bool = False
+    """Condition on the images' labels."""
+
+    def model_config(self, data: Dataset) -> dict[str, Any]:
+        config = super().model_config(data)
+        if config.pop("conditional") and data.classes is None:
+            raise ValueError(f"conditional: expected data with labels, got {data.name}, which has none")
+        return config | {"classes": data.classes if self.conditional else None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainAutoencoder(Train):
+    """Autoencoder of one of three ages: linear and sigmoid; deep; convolutional with up-convolutions."""
+
+    age: Literal["linear", "deep", "convolutional"] = "deep"
+    """Sets the sizes that are not given."""
+    latent: int = 32
+    """Dimensions of the code."""
+    hidden: tuple[int, ...] | None = None
+    """Widths of the fully connected layers, from the image to the code."""
+    channels: tuple[int, ...] | None = None
+    """Of the convolutions, each of which halves the image."""
+    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+    """Between layers."""
+    sigmoid: bool = True
+    """Sigmoids on the image and, in the linear age, on the code; without them the linear one is PCA's equal."""
+
+    def model_config(self, data: Dataset) -> dict[str, Any]:
+        config = super().model_config(data)
+        sizes = AGES[config.pop("age")]
+        given = {name: config.pop(name) for name in ("hidden", "channels")}
+        config |= sizes | {name: widths for name, widths in given.items() if widths is not None}
+        return config | {"squash": sizes["squash"] and self.sigmoid}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainVAE(Train):
+    """Variational autoencoder, Kingma and Welling 2014, arXiv:1312.6114; fully connected, or convolutional."""
+
+    latent: int = 50
+    """Dimensions of z."""
+    hidden: tuple[int, ...] = (200, 200)
+    """Widths of the encoder's fully connected layers; the decoder has them reversed."""
+    channels: tuple[int, ...] = ()
+    """Of the encoder's convolutions, each of which halves the image; none makes it fully connected."""
+    activation: Literal["relu", "tanh", "sigmoid"] = "tanh"
+    """Between layers."""
+    likelihood: Literal["bernoulli", "gaussian", "categorical", "logistic"] = "bernoulli"
+    """Of a value given z; bernoulli reads grey values as probabilities."""
+    beta: float = 1.0
+    """Weight of the KL."""
+    kl_warmup: float = 0.0
+    """Part of the training over which that weight rises from 0."""
+    free_bits: float = 0.0
+    """Nats in each latent dimension below which the KL is not reduced."""
+    importance_samples: int = 1
+    """k of the bound: 1 is the ELBO, more that of the importance-weighted autoencoder."""
+    conditional: bool = False
+    """Condition on the images' labels."""
+
+    def model_config(self, data: Dataset) -> dict[str, Any]:
+        config = super().model_config(data)
+        if config.pop("conditional") and data.classes is None:
+            raise ValueError(f"conditional: expected data with labels, got {data.name}, which has none")
+        warmup = config.pop("kl_warmup")
+        return config | {"warmup": warmup, "classes": data.classes if self.conditional else None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainClassifier(Train):
+    """Classifier that begins with the encoder of a run, to be trained with few labels."""
+
+    data: str = "auto"
+    """As for the other models; auto is the data of the run that the encoder is from."""
+    source: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """Folder of the autoencoder's or VAE's run whose encoder it begins with; by default random weights."""
+    labels: int | None = None
+    """Train on so many labelled images, as many of each class as can be; default: all."""
+    frozen: bool = False
+    """Leave the encoder as it is, and train the last layer alone."""
+    scratch: bool = False
+    """Take the encoder's sizes only, and begin with random weights: what fine-tuning is compared with."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.source is not None:
+            object.__setattr__(self, "source", str(Path(self.source).resolve()))
+        if self.data == "auto":
+            options = Run(self.source).config()["options"] if self.source is not None else {"data": "digits"}
+            object.__setattr__(self, "data", options["data"])
+            object.__setattr__(self, "data_root", self.data_root or options.get("data_root"))
+            object.__setattr__(self, "levels", self.levels or options.get("levels"))
+
+    def load_data(self) -> tuple[Dataset, Dataset]:
+        train, held_out = super().load_data()
+        if train.labels is None or train.classes is None:
+            raise ValueError(f"data: expected data with labels, got {train.name}, which has none")
+        return train if self.labels is None else balanced(train, self.labels, self.seed), held_out
+
+    def build(self, name: str, data: Dataset) -> Any:
+        if self.source is None:
+            for option in ("frozen", "scratch"):
+                if getattr(self, option):
+                    raise ValueError(f"{option}: expected it with --from RUN, whose encoder it is about")
+            return super().build(name, data)
+        source = load_model(self.source)
+        classifier = models.Classifier.from_encoder(source, data.classes or 0, self.frozen)
+        return models.build(name, **classifier.config) if self.scratch else classifier
+
+    def model_config(self, data: Dataset) -> dict[str, Any]:
+        config = super().model_config(data)
+        for name in ("source", "labels", "scratch"):
+            del config[name]
+        return config | {"classes": data.classes}
+
+
+def balanced(data: Dataset, n: int, seed: int) -> Dataset:
+    """``n`` images, as many of each class as can be, drawn without replacement; the same ones for the same seed.
+
+    Raises:
+        ValueError: there are fewer images, or fewer wanted than classes.
+    """
+    assert data.labels is not None
+    classes = data.labels.unique()
+    if not len(classes) <= n <= len(data):
+        raise ValueError(f"labels: expected {len(classes)} to {len(data)}, the classes and images there are, got {n}")
+    order = np.random.default_rng(seed).permutation(len(data))
+    labels = data.labels.numpy()[order]
+    turn = np.zeros(len(data), dtype=np.int64)  # how many of its class come before an image
+    for label in classes.tolist():
+        turn[labels == label] = np.arange((labels == label).sum())
+    return data.pick(order[np.argsort(turn, kind="stable")[:n]])
+
+
+#: The options of every model, by its name on the command line.
+MODELS: dict[str, type[Train]] = {
+    "pixelcnn": TrainPixelCNN,
+    "gated-pixelcnn": TrainGatedPixelCNN,
+    "autoencoder": TrainAutoencoder,
+    "vae": TrainVAE,
+    "classifier": TrainClassifier,
+}

@@ -1,0 +1,31 @@
+"""``fastgen report``: one HTML page about a run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from .. import _report_page
+from .._files import write_atomic
+from ..training import Run
+from . import check_can_write, parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write one page about a run: curves, samples, timings and options. It needs no server and fetches nothing."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run, finished or not."""
+    out: Path | None = None
+    """Page to write; default: report.html in the run's folder."""
+
+
+def main(arguments: list[str]) -> str:
+    """Write the page as the arguments say."""
+    options = parse(Report, "report", arguments)
+    page = _report_page.write(Run(options.run))
+    out = options.run / "report.html" if options.out is None else options.out
+    check_can_write("out", out)
+    write_atomic(out, page.encode())
+    return f"{out}: {len(page) / 1024:,.0f} KiB"

@@ -1,0 +1,241 @@
+"""``fastgen taxonomy``: the kinds of generative models, fitted to the same points in the plane.
+
+    explicit, tractable      p(x) in closed form: kernel density, Gaussian mixture, PixelCNN (p(x₁)·p(x₂|x₁))
+    explicit, approximate    a lower bound on p(x): VAE
+    implicit                 samples, and no p(x): GAN                 (the tree of Goodfellow 2016, arXiv:1701.00160)
+
+The points are on a grid of ``LEVELS`` values along each axis, as the values of pixels are: a point is an image of two
+pixels, which image models read as they are. So all likelihoods are of the same thing, in nats per point.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from .._extras import require
+from ..baselines import GaussianMixture, KernelDensity
+from ..data import Dataset
+from ..exploring.scatter import save_figure
+from ..models import VAE, PixelCNN
+from ..models.networks import mlp
+from ..training import Recipe, Trainer
+from . import check_can_write, check_seed, parse
+
+LEVELS = 64
+POINTS = 4000
+SHOWN = 1000
+STEPS = 2000
+"""Of the GAN, for each of its two players."""
+IMPORTANCE_SAMPLES = 300
+"""For each point, to estimate the VAE's p(x)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taxonomy:
+    """Fit tractable, approximate and implicit models to points in the plane, and draw them side by side."""
+
+    out: Path = Path("fastgen-taxonomy.png")
+    """Picture to write."""
+    effort: float = 1.0
+    """Scales how long the networks are trained."""
+    seed: int = 0
+    """Of points, weights and samples."""
+
+
+@dataclass(eq=False)
+class Fitted:
+    """A model after fitting.
+
+    Attributes:
+        kind: its place in the tree.
+        samples: int64 (SHOWN, 2).
+        log_p: log-probability of each value (LEVELS², 2) of the grid, row by row; None if the model has none.
+        nats: negative log-likelihood of held-out points and its standard error.
+    """
+
+    name: str
+    kind: str
+    samples: Tensor
+    log_p: Tensor | None = None
+    nats: tuple[float, float] | None = None
+    seconds: float = field(default=0.0)
+
+
+def main(arguments: list[str]) -> str:
+    """Fit and draw as the arguments say."""
+    options = parse(Taxonomy, "taxonomy", arguments)
+    check_seed(options.seed)
+    check_can_write("out", options.out)
+    if not 0 < options.effort < math.inf:
+        raise ValueError(f"effort: expected a positive number, got {options.effort}")
+    train, held_out = moons(POINTS, options.seed), moons(POINTS, options.seed + 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # networks this small gain nothing from more
+    try:
+        fitted = [_timed(fit, train, held_out, options) for fit in FITS]
+    finally:
+        torch.set_num_threads(threads)
+    draw(train, fitted, options.out)
+    lines = [f"{'held-out nats':42}fitted and drawn in"]
+    for model in fitted:
+        nats = "none" if model.nats is None else "{:.3f} ± {:.3f}".format(*model.nats)
+        lines.append(f"{model.name:17}{nats:>17}        {model.seconds:5.1f} s    {model.kind}")
+    return "\n".join([*lines, f"picture {options.out}"])
+
+
+def moons(n: int, seed: int) -> Tensor:
+    """Two half moons: int64 (n, 2) in [0, LEVELS)."""
+    points, _ = require("sklearn.datasets").make_moons(n, noise=0.08, random_state=seed % 2**32)
+    low, high = np.array([-1.4, -0.9]), np.array([2.4, 1.4])
+    values = np.floor((points - low) / (high - low) * LEVELS)
+    return torch.from_numpy(values.clip(0, LEVELS - 1).astype(np.int64))
+
+
+def grid() -> Tensor:
+    """Every point there is, (LEVELS², 2): the second coordinate varies slowest."""
+    ticks = torch.arange(LEVELS)
+    return torch.stack([ticks.repeat(LEVELS), ticks.repeat_interleave(LEVELS)], dim=1)
+
+
+def fit_kernels(train: Tensor, held_out: Tensor, options: Taxonomy) -> Fitted:
+    """A kernel around every point; a value has the width 1, so that a density is a probability."""
+    model = KernelDensity().fit(_within(train))
+    return _explicit("kernel density", model.log_prob, model.sample(SHOWN, options.seed % 2**32), held_out)
+
+
+def fit_mixture(train: Tensor, held_out: Tensor, options: Taxonomy) -> Fitted:
+    """Gaussians, by expectation maximisation."""
+    model = GaussianMixture(8, options.seed % 2**32).fit(_within(train))
+    return _explicit("Gaussian mixture", model.log_prob, model.sample(SHOWN, options.seed % 2**32), held_out)
+
+
+def fit_pixelcnn(train: Tensor, held_out: Tensor, options: Taxonomy) -> Fitted:
+    """Autoregressive: the first coordinate, then the second given the first, each a categorical distribution."""
+    model = PixelCNN(1, LEVELS, channels=32, layers=3, image_size=(1, 2))
+    model = _train(model, train, held_out, epochs=_epochs(40, options), batch_size=400, lr=6e-3)
+    with torch.no_grad():
+        return _explicit(
+            "PixelCNN", lambda x: model.log_prob(_image(x)), model.sample(SHOWN, seed=options.seed), held_out
+        )
+
+
+def fit_vae(train: Tensor, held_out: Tensor, options: Taxonomy) -> Fitted:
+    """Latent variables: p(x) is estimated from below, here by importance samples."""
+    model = VAE(
+        1, LEVELS, 2, (64, 64), activation="tanh", likelihood="gaussian", image_size=(1, 2), importance_samples=8
+    )
+    model = _train(model, train, held_out, epochs=_epochs(80, options), batch_size=100, lr=4e-3)
+    found = _explicit(
+        "VAE",
+        lambda x: model.importance_log_prob(_image(x), samples=IMPORTANCE_SAMPLES),
+        model.sample(SHOWN, seed=options.seed),
+        held_out,
+    )
+    found.kind = "explicit, approximate"
+    return found
+
+
+def fit_gan(train: Tensor, held_out: Tensor, options: Taxonomy) -> Fitted:
+    """A generator against a discriminator, with the non-saturating loss (Goodfellow et al. 2014, arXiv:1406.2661)."""
+    generator, judge = (mlp((2, 128, 128, outputs), nn.ReLU) for outputs in (2, 1))
+    average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(0.995))
+    players = [torch.optim.Adam(net.parameters(), lr=1e-3, betas=(0.5, 0.9)) for net in (judge, generator)]
+    real, steps = (_within(train) + 0.5) / (LEVELS / 4) - 2, math.ceil(STEPS * options.effort)
+    for step in range(steps):
+        for player in players:
+            player.param_groups[0]["lr"] = 1e-3 * (1 - step / steps)
+        true = real[torch.randint(len(real), (256,))]
+        fake = generator(torch.randn(256, 2))
+        _step(players[0], F.softplus(-judge(true)).mean() + F.softplus(judge(fake.detach())).mean())
+        _step(players[1], F.softplus(-judge(fake)).mean())
+        average.update_parameters(generator)
+    with torch.no_grad():
+        drawn = (average(torch.randn(SHOWN, 2)) + 2) * (LEVELS / 4)
+    return Fitted("GAN", "implicit", drawn.floor().clamp(0, LEVELS - 1).long())
+
+
+FITS = (fit_kernels, fit_mixture, fit_pixelcnn, fit_vae, fit_gan)
+
+
+def draw(train: Tensor, fitted: list[Fitted], path: Path) -> None:
+    """Above the probability of every point, below samples; the points of the data first."""
+    figure = require("matplotlib.figure").Figure(figsize=(2.3 * (len(fitted) + 1), 5), dpi=110, layout="constrained")
+    axes = figure.subplots(2, len(fitted) + 1)
+    histogram = torch.zeros(LEVELS, LEVELS).index_put_(
+        (train[:, 1], train[:, 0]), torch.ones(len(train)), accumulate=True
+    )
+    panels: list[tuple[str, str, Tensor | None, Tensor]] = [
+        ("data", f"{len(train):,} points", histogram / len(train), train[:SHOWN])
+    ]
+    for model in fitted:
+        says = model.kind if model.nats is None else f"{model.kind}: {model.nats[0]:.2f} nats"
+        density = None if model.log_p is None else model.log_p.exp().view(LEVELS, LEVELS)
+        panels.append((model.name, says, density, model.samples))
+    highest = max(float(model.log_p.exp().max()) for model in fitted if model.log_p is not None)
+    for (upper, lower), (name, says, density, points) in zip(axes.T, panels, strict=True):
+        upper.set_title(f"{name}\n", fontsize=11)
+        upper.text(0.5, 1.02, says, ha="center", va="bottom", fontsize=8, color="0.4", transform=upper.transAxes)
+        if density is None:
+            upper.text(0.5, 0.5, "p(x) is not known", ha="center", va="center", fontsize=8, transform=upper.transAxes)
+        else:
+            upper.imshow(density.numpy(), origin="lower", cmap="Blues", vmin=0, vmax=highest)
+        lower.scatter(*_within(points).T.numpy(), s=1.2, linewidths=0, color="C0")
+        lower.set(xlim=(-0.5, LEVELS - 0.5), ylim=(-0.5, LEVELS - 0.5), aspect="equal")
+        for axis in (upper, lower):
+            axis.set(xticks=[], yticks=[])
+    axes[0, 0].set_ylabel("p(x)", fontsize=8)
+    axes[1, 0].set_ylabel("samples", fontsize=8)
+    save_figure(figure, path)
+
+
+def _timed(fit: Callable[..., Fitted], train: Tensor, held_out: Tensor, options: Taxonomy) -> Fitted:
+    torch.manual_seed(options.seed)
+    started = time.perf_counter()
+    fitted = fit(train, held_out, options)
+    fitted.seconds = time.perf_counter() - started
+    return fitted
+
+
+def _explicit(name: str, log_prob: Callable[[Tensor], Tensor], samples: Tensor, held_out: Tensor) -> Fitted:
+    each = -log_prob(held_out).detach().double()
+    nats = (each.mean().item(), each.std().item() / math.sqrt(len(each)))
+    samples = samples.reshape(-1, 2).round().clamp(0, LEVELS - 1).long()
+    return Fitted(name, "explicit, tractable", samples, log_prob(grid()).detach(), nats)
+
+
+def _train(model: Any, train: Tensor, held_out: Tensor, **recipe: Any) -> Any:
+    trainer = Trainer(model, Recipe(schedule="cosine", ema=0.99, **recipe))
+    trainer.fit(_dataset(train), _dataset(held_out[:500]))
+    return trainer.ema.eval()
+
+
+def _within(points: Tensor) -> Tensor:
+    """Points anywhere within their values' intervals, so that none lies on another."""
+    return points + torch.rand(points.shape, generator=torch.Generator().manual_seed(0)) - 0.5
+
+
+def _dataset(points: Tensor) -> Dataset:
+    return Dataset(_image(points).to(torch.uint8), None, LEVELS, None, "moons")
+
+
+def _image(points: Tensor) -> Tensor:
+    return points.view(-1, 1, 1, 2)
+
+
+def _epochs(epochs: int, options: Taxonomy) -> int:
+    return max(1, round(epochs * options.effort))
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()

@@ -1,0 +1,47 @@
+"""Exploring a model with a latent space: what its codes mean, as tensors and as pictures.
+
+A model takes part by what it has: ``latent`` and ``decode`` (codes → images); ``encode`` (images → codes), if it can;
+``posterior``, if its codes have a distribution; ``sample``, if they have a prior, which is N(0, I).
+"""
+
+from .draw import (
+    draw_arithmetic,
+    draw_interpolations,
+    draw_manifold,
+    draw_nearest,
+    draw_reconstructions,
+    draw_samples,
+    draw_traversals,
+)
+from .latent import (
+    arithmetic,
+    codes_of,
+    combine,
+    importance,
+    lerp,
+    manifold_codes,
+    nearest,
+    slerp,
+    traversal_codes,
+)
+from .scatter import draw_scatter
+
+__all__ = [
+    "arithmetic",
+    "codes_of",
+    "combine",
+    "draw_arithmetic",
+    "draw_interpolations",
+    "draw_manifold",
+    "draw_nearest",
+    "draw_reconstructions",
+    "draw_samples",
+    "draw_scatter",
+    "draw_traversals",
+    "importance",
+    "lerp",
+    "manifold_codes",
+    "nearest",
+    "slerp",
+    "traversal_codes",
+]

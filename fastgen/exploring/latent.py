@@ -1,0 +1,136 @@
+"""Codes: where they lie, and the paths and grids among them."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BATCH = 512
+
+
+@torch.no_grad()
+def codes_of(model: Any, values: Tensor, labels: Tensor | None = None) -> Tensor:
+    """The code of each image, (N, latent), a batch at a time; labels count where the model has classes."""
+    device = next(model.parameters()).device
+    labels = labels if model.classes is not None else None
+    parts = [
+        model.encode(values[i : i + BATCH].to(device), labels if labels is None else labels[i : i + BATCH].to(device))
+        for i in range(0, len(values), BATCH)
+    ]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def importance(model: Any, values: Tensor, labels: Tensor | None = None) -> Tensor:
+    """How much each latent dimension tells of an image, (latent,), on average over ``values``.
+
+    For a model with a posterior the nats that the dimension carries, KL(q(z_j|x) ‖ N(0, 1)); a dimension that is not
+    used has none. For one without, the variance of the code.
+    """
+    if not hasattr(model, "posterior"):
+        return codes_of(model, values, labels).var(dim=0)
+    device = next(model.parameters()).device
+    labels = labels if model.classes is not None else None
+    total = torch.zeros(model.latent, dtype=torch.float64, device=device)
+    for i in range(0, len(values), BATCH):
+        y = labels if labels is None else labels[i : i + BATCH].to(device)
+        total += model.posterior(values[i : i + BATCH].to(device), y).kl_per_dimension().double().sum(0)
+    return total / len(values)
+
+
+def lerp(a: Tensor, b: Tensor, steps: int) -> Tensor:
+    """Points on the straight line from ``a`` to ``b``, (D,) each: (steps, D), both ends included."""
+    t = _fractions(steps, a)
+    return (1 - t) * a + t * b
+
+
+def slerp(a: Tensor, b: Tensor, steps: int) -> Tensor:
+    """Points on the arc from ``a`` to ``b``, (D,) each: (steps, D), both ends included.
+
+    sin((1 − t)·Ω)/sin Ω · a + sin(t·Ω)/sin Ω · b, with Ω the angle between them (Shoemake 1985; White 2016,
+    arXiv:1609.04468). Between points of N(0, I) in many dimensions it keeps to their usual distance from the origin,
+    which the straight line cuts short. Parallel vectors have no arc: between them it is the straight line.
+    """
+    t = _fractions(steps, a)
+    cosine = torch.dot(a, b) / (a.norm() * b.norm()).clamp(min=torch.finfo(a.dtype).tiny)
+    angle = torch.acos(cosine.clamp(-1, 1))
+    if torch.sin(angle) < 1e-4:
+        return lerp(a, b, steps)
+    return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+
+
+def manifold_codes(side: int, latent: int, dims: tuple[int, int] = (0, 1), at: Tensor | None = None) -> Tensor:
+    """A grid of codes, even in probability: z = Φ⁻¹((i + ½) / side) along two dimensions (arXiv:1312.6114, figure 4).
+
+    Args:
+        side: codes along each dimension.
+        latent: dimensions of the latent space.
+        dims: the two that vary: the first from left to right, the second from top (high) to bottom (low).
+        at: (latent,), what the others are; zero by default.
+
+    Returns:
+        (side², latent), row by row.
+    """
+    if side < 1:
+        raise ValueError(f"side: expected 1 or more, got {side}")
+    if dims[0] == dims[1] or not all(0 <= dim < latent for dim in dims):
+        raise ValueError(f"dims: expected two different ones of {latent}, got {dims}")
+    ticks = torch.special.ndtri((torch.arange(side, dtype=torch.float64) + 0.5) / side).float()
+    codes = (torch.zeros(latent) if at is None else at.cpu()).repeat(side, side, 1)
+    codes[:, :, dims[0]] = ticks[None, :]
+    codes[:, :, dims[1]] = ticks.flip(0)[:, None]
+    return codes.view(side * side, latent)
+
+
+def traversal_codes(code: Tensor, dims: Tensor, steps: int, reach: float = 3.0) -> Tensor:
+    """For each of ``dims``, ``code`` (latent,) with that dimension from −reach to reach: (dims · steps, latent)."""
+    codes = code.repeat(len(dims), steps, 1)
+    ticks = torch.linspace(-reach, reach, steps, dtype=code.dtype, device=code.device)
+    for row, dim in enumerate(dims.tolist()):
+        codes[row, :, dim] = ticks
+    return codes.flatten(0, 1)
+
+
+def combine(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Mean of ``a`` − mean of ``b`` + mean of ``c``: (·, latent) each → (latent,) (arXiv:1511.06434, section 6.3.2)."""
+    return a.mean(0) - b.mean(0) + c.mean(0)
+
+
+def arithmetic(model: Any, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """``combine`` for the codes of three groups of images."""
+    for name, group in (("a", a), ("b", b), ("c", c)):
+        if not len(group):
+            raise ValueError(f"{name}: expected at least one image, got none")
+    return combine(*(codes_of(model, group) for group in (a, b, c)))
+
+
+def nearest(images: Tensor, among: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+    """For each image the ``k`` nearest ``among`` others, by Euclidean distance of their values.
+
+    Args:
+        images: (N, C, H, W).
+        among: (M, C, H, W); of several that are equally near the first.
+        k: how many.
+
+    Returns:
+        (indices int64 (N, k), distances (N, k)), nearest first.
+    """
+    if not 1 <= k <= len(among):
+        raise ValueError(f"k: expected 1 to {len(among)}, the number of images to choose from, got {k}")
+    wanted = images.flatten(1).double()
+    best, indices = torch.full((len(images), k), math.inf, dtype=torch.float64), torch.zeros(len(images), k).long()
+    for first in range(0, len(among), 8192):
+        part = among[first : first + 8192].flatten(1).double()
+        squares = (wanted**2).sum(1, keepdim=True) - 2 * wanted @ part.T + (part**2).sum(1)
+        both = torch.cat([best, squares], dim=1)
+        best, order = (found[:, :k] for found in both.sort(dim=1, stable=True))
+        there = torch.arange(first, first + len(part)).expand(len(images), -1)
+        indices = torch.cat([indices, there], dim=1).gather(1, order)
+    return indices, best.clamp(min=0).sqrt()
+
+
+def _fractions(steps: int, like: Tensor) -> Tensor:
+    if steps < 2:
+        raise ValueError(f"steps: expected 2 or more, got {steps}")
+    return torch.linspace(0, 1, steps, dtype=like.dtype, device=like.device)[:, None]

@@ -1,0 +1,193 @@
+"""What a decoder's output means: p(x|z), pixel by pixel independent given z.
+
+A decoder ends in ``P = likelihood.param_channels(C)`` channels; colour k reads the k-th of C equal, contiguous parts.
+
+    bernoulli     log p = v·l − softplus(l)            v = value / (levels − 1), l = logit
+    gaussian      log p = log N(x; μ, σ²) + log Δ      μ and σ learned for every pixel; Δ = 2 / (levels − 1)
+    categorical   log p = log softmax(l)[value]
+    logistic      log p = log(σ((x + Δ/2 − μ)/s) − σ((x − Δ/2 − μ)/s)), without bound below at 0, above at levels − 1
+                  (arXiv:1701.05517, eq. 2, with one component)
+
+x = 2·value / (levels − 1) − 1, in [−1, 1]. All but "bernoulli" of more than two levels are probabilities of values (the
+Gaussian's by the midpoint of a value's interval of width Δ), so their nats can be compared. With more than two levels
+"bernoulli" reads a grey value as the probability of white, as is customary for grey MNIST: its nats are the expected
+nats of images binarised at random with these probabilities, and cannot be compared with those of the others.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import distributions
+from ..distributions import Distribution
+
+
+class Likelihood:
+    """What the likelihoods share.
+
+    Args:
+        levels: values are integers in [0, levels).
+    """
+
+    name: str
+    per_color: int
+    """Parameters of a pixel's colour."""
+
+    def __init__(self, levels: int) -> None:
+        self.levels = levels
+        self.width = 2 / (levels - 1)
+
+    def param_channels(self, channels: int) -> int:
+        """P, the number of parameter channels for images of ``channels`` colours."""
+        return channels * self.per_color
+
+    def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        """The log-likelihood log p(x|z), summed over the dimensions of an image.
+
+        Args:
+            params: (*, N, P, H, W), floating point; half types are computed in float32.
+            values: (N, C, H, W), integers in [0, levels).
+
+        Returns:
+            (*, N) nats, differentiable in ``params``.
+        """
+        params = params.float() if params.dtype in (torch.float16, torch.bfloat16) else params
+        return self._log_prob(_by_color(params, self.per_color), values).flatten(-3).sum(-1)
+
+    def mean(self, params: Tensor) -> Tensor:
+        """Expected values (N, C, H, W) in [0, levels − 1]; of a distribution that reaches further, the nearest."""
+        raise NotImplementedError
+
+    def draw(self, params: Tensor, uniforms: Tensor) -> Tensor:
+        """Values (N, C, H, W), int64, by inverting the cumulative distribution at ``uniforms`` (N, C, H, W)."""
+        raise NotImplementedError
+
+    def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        """Parameters (*, N, C, per_color, H, W) and values (N, C, H, W) → (*, N, C, H, W)"""
+        raise NotImplementedError
+
+    def _nearest(self, x: Tensor) -> Tensor:
+        """The value in [0, levels) that is nearest to ``x``."""
+        return ((x + 1) / self.width).round().clamp(0, self.levels - 1).to(torch.int64)
+
+
+class Bernoulli(Likelihood):
+    """One logit; of more than two levels, a value is read as a probability, and drawn as one."""
+
+    name, per_color = "bernoulli", 1
+
+    def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        logits = params.squeeze(-3)
+        white = (values.to(params.dtype) / (self.levels - 1)).expand_as(logits)
+        return -F.binary_cross_entropy_with_logits(logits, white, reduction="none")
+
+    def mean(self, params: Tensor) -> Tensor:
+        return torch.sigmoid(params) * (self.levels - 1)
+
+    def draw(self, params: Tensor, uniforms: Tensor) -> Tensor:
+        if self.levels > 2:
+            return self.mean(params).round().to(torch.int64)
+        return distributions.Bernoulli().draw(params, uniforms)
+
+
+class Gaussian(Likelihood):
+    """Mean μ and r, with σ² = exp(r) + (Δ/2)²: a σ far below Δ would only say that values are discrete."""
+
+    name, per_color = "gaussian", 2
+
+    def moments(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        """μ and σ², (N, C, H, W) each: the learned mean and diagonal of the covariance."""
+        mean, r = _by_color(params, self.per_color).unbind(-3)
+        return mean, torch.exp(r.clamp(max=20)) + (self.width / 2) ** 2
+
+    def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        mean, variance = self.moments(params.flatten(-4, -3))
+        x = values.to(params.dtype) * self.width - 1
+        return math.log(self.width) - 0.5 * ((x - mean) ** 2 / variance + torch.log(2 * math.pi * variance))
+
+    def mean(self, params: Tensor) -> Tensor:
+        return ((self.moments(params)[0] + 1) / self.width).clamp(0, self.levels - 1)
+
+    def draw(self, params: Tensor, uniforms: Tensor) -> Tensor:
+        mean, variance = self.moments(params)
+        return self._nearest(mean + variance.sqrt() * normals_from(uniforms))
+
+
+class Categorical(Likelihood):
+    """One logit for each level."""
+
+    name = "categorical"
+
+    def __init__(self, levels: int) -> None:
+        super().__init__(levels)
+        self.per_color = levels
+
+    def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        log_p = F.log_softmax(params, dim=-3)
+        index = values.to(torch.int64).unsqueeze(-3).expand(*log_p.shape[:-3], 1, *log_p.shape[-2:])
+        return log_p.gather(-3, index).squeeze(-3)
+
+    def mean(self, params: Tensor) -> Tensor:
+        p = torch.softmax(_by_color(params, self.levels), dim=-3)
+        return torch.einsum("...lhw,l->...hw", p, torch.arange(self.levels, dtype=p.dtype, device=p.device))
+
+    def draw(self, params: Tensor, uniforms: Tensor) -> Tensor:
+        return self._distribution().draw(params, uniforms)
+
+    def _distribution(self) -> Distribution:
+        return distributions.Categorical(self.levels)
+
+
+class Logistic(Likelihood):
+    """Mean μ and log s, of one discretised logistic."""
+
+    name, per_color = "logistic", 2
+    LOG_SCALE_MIN = -7.0
+
+    def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        mean, log_scale = params.unbind(-3)
+        log_scale = log_scale.clamp(min=self.LOG_SCALE_MIN)
+        inverse = torch.exp(-log_scale)
+        center = values.to(params.dtype) * self.width - 1 - mean
+        above, below = (center + self.width / 2) * inverse, (center - self.width / 2) * inverse
+        log_cdf, log_rest = F.logsigmoid(above), F.logsigmoid(-below)
+        # σ(a) − σ(b) = σ(a)·σ(−b)·(1 − e^(b−a)): no difference of numbers that are close
+        between = log_cdf + log_rest + torch.log(-torch.expm1(-self.width * inverse))
+        return torch.where(values == 0, log_cdf, torch.where(values == self.levels - 1, log_rest, between))
+
+    def mean(self, params: Tensor) -> Tensor:
+        mean = _by_color(params, self.per_color).select(-3, 0)
+        return ((mean + 1) / self.width).clamp(0, self.levels - 1)
+
+    def draw(self, params: Tensor, uniforms: Tensor) -> Tensor:
+        mean, log_scale = _by_color(params, self.per_color).unbind(-3)
+        u = (uniforms.double() + 2**-25).to(params.dtype)
+        return self._nearest(mean + torch.exp(log_scale.clamp(min=self.LOG_SCALE_MIN)) * torch.logit(u))
+
+
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    kind.name: kind for kind in (Bernoulli, Gaussian, Categorical, Logistic)
+}  # fmt: skip
+
+
+def likelihood(name: str, levels: int) -> Likelihood:
+    """The likelihood called ``name``.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in LIKELIHOODS:
+        raise ValueError(f"likelihood: expected one of {', '.join(LIKELIHOODS)}, got {name!r}")
+    return LIKELIHOODS[name](levels)
+
+
+def normals_from(uniforms: Tensor) -> Tensor:
+    """Standard normal numbers by the inverse Gaussian CDF of uniform ones, multiples of 2⁻²⁴ in [0, 1)."""
+    return torch.special.ndtri(uniforms.double() + 2**-25).to(uniforms.dtype)
+
+
+def _by_color(params: Tensor, per_color: int) -> Tensor:
+    """(*, N, C·k, H, W) → (*, N, C, k, H, W)"""
+    return params.unflatten(-3, (-1, per_color))

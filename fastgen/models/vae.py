@@ -1,0 +1,243 @@
+"""Variational autoencoder: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, arXiv:1312.6114.
+
+    z ~ N(0, I)         p(x|z) = likelihood(decoder(z))         q(z|x) = N(μ(x), diag σ²(x)), μ and log σ² = encoder(x)
+
+    log p(x) ≥ L = E_q[log p(x|z)] − KL(q(z|x) ‖ p(z))                                                             eq. 3
+
+The expectation is of one sample, z = μ + σ·ε; the KL is in closed form; both come from ``rsample_kl`` (section 2.4 and
+appendix B). With k importance samples (Burda, Grosse and Salakhutdinov 2016, arXiv:1509.00519, eq. 8) the bound
+tightens towards log p(x) as k grows:
+
+    L_k = E[log 1/k Σ_i w_i],  w_i = p(x|z_i)·p(z_i) / q(z_i|x),  z_i ~ q(z|x)
+
+A class y conditions encoder and decoder: q(z|x, y) and p(x|z, y), with the same p(z) (Sohn, Lee and Yan 2015).
+
+While training, KL may be weighted by β (Higgins et al. 2017), its weight may rise from 0 ("warm-up", Sønderby et al.
+2016, arXiv:1602.02282), and λ nats of it may be free in each dimension, Σ_j max(λ, KL_j) with KL_j averaged over the
+batch (Kingma et al. 2016, arXiv:1606.04934, eq. 15). In eval mode the loss is the bound itself.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._philox import uniforms
+from ..nn import GaussianRSample
+from ..ops.rsample_kl import LOGVAR_MAX, LOGVAR_MIN
+from .likelihoods import likelihood as likelihood_named
+from .likelihoods import normals_from
+from .model import LatentModel, check_number, check_positive, evaluating
+from .networks import Decoder, Encoder, as_widths
+
+ROWS = 1 << 23
+"""Parameters of pixels to hold at once when many samples are drawn for an image."""
+
+
+class Posterior(NamedTuple):
+    """q(z|x) = N(mean, diag exp(logvar)); (N, latent) each."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    def kl_per_dimension(self) -> Tensor:
+        """KL(q(z_j|x) ‖ p(z_j)) = ½ (μ² + σ² − 1 − log σ²), (N, latent) nats."""
+        logvar = self.logvar.clamp(LOGVAR_MIN, LOGVAR_MAX)
+        return 0.5 * (self.mean**2 + torch.expm1(logvar) - logvar)
+
+
+class VAE(LatentModel):
+    """Variational autoencoder, fully connected or convolutional, optionally conditional on a class.
+
+    The sizes are by default those of the one-layer model of arXiv:1509.00519: 784-200-200-50, tanh.
+
+    Args:
+        in_channels: colours of an image.
+        levels: values of a pixel.
+        latent: dimensions of z.
+        hidden: widths of the encoder's fully connected layers; the decoder has them reversed.
+        channels: of the encoder's convolutions, each of which halves the image; none gives a fully connected model.
+        activation: relu, tanh or sigmoid.
+        likelihood: bernoulli, gaussian, categorical or logistic: see :mod:`fastgen.models.likelihoods`.
+        classes: number of classes, or None for an unconditional model.
+        image_size: one size or (H, W).
+        beta: β, weight of the KL while training.
+        warmup: part of the training, in [0, 1], over which that weight rises from 0.
+        free_bits: λ, nats in each dimension, averaged over the batch, below which the KL is not reduced further.
+        importance_samples: k; 1 gives the ELBO, more the bound L_k, in training and in evaluation.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        levels: int = 2,
+        latent: int = 50,
+        hidden: tuple[int, ...] = (200, 200),
+        channels: tuple[int, ...] = (),
+        activation: str = "tanh",
+        likelihood: str = "bernoulli",
+        classes: int | None = None,
+        image_size: int | tuple[int, int] = 28,
+        beta: float = 1.0,
+        warmup: float = 0.0,
+        free_bits: float = 0.0,
+        importance_samples: int = 1,
+    ) -> None:
+        super().__init__(in_channels, levels, classes, image_size)
+        check_positive(latent=latent, importance_samples=importance_samples)
+        check_number("beta", beta, 0)
+        check_number("warmup", warmup, 0, 1)
+        check_number("free_bits", free_bits, 0)
+        self.reweighted = beta != 1 or warmup > 0 or free_bits > 0
+        if importance_samples > 1 and self.reweighted:
+            raise ValueError(
+                "importance_samples: expected 1 with another beta than 1, a warmup or free_bits, since its bound has no"
+                f" KL to weight, got {importance_samples}"
+            )
+        self.latent = latent
+        self.hidden, self.channels = as_widths("hidden", hidden), as_widths("channels", channels)
+        self.activation = activation
+        self.likelihood = likelihood
+        self.beta, self.warmup, self.free_bits = beta, warmup, free_bits
+        self.importance_samples = importance_samples
+        self.p_x = likelihood_named(likelihood, levels)
+        sizes = (self.hidden, self.channels, activation)
+        self.encoder = Encoder(in_channels, self.sides, latent, *sizes, parts=2, classes=classes)
+        self.decoder = Decoder(self.p_x.param_channels(in_channels), self.sides, latent, *sizes, classes=classes)
+        self.rsample_kl = GaussianRSample()
+
+    def losses(self, values: Tensor, labels: Tensor | None = None, progress: float = 1.0) -> dict[str, Tensor]:
+        """The bound that is trained, and its terms, (N,) nats each.
+
+        Returns:
+            {"nats": −L or −L_k, "reconstruction": −E[log p(x|z)], "kl"}. In training mode with a β other than 1, a
+            warm-up or free bits, "objective" comes first: reconstruction + weight · KL.
+        """
+        labels = self._labels(values, labels)
+        q = self._posterior(values, labels)
+        if self.importance_samples > 1:
+            log_p, log_w = self._log_weights(q, values, labels, self.importance_samples)
+            terms = {"reconstruction": -log_p.mean(0).detach(), "kl": q.kl_per_dimension().sum(1).detach()}
+            return {"nats": math.log(self.importance_samples) - torch.logsumexp(log_w, dim=0), **terms}
+        z, kl = self.rsample_kl(q.mean, q.logvar)
+        reconstruction = -self.p_x.log_prob(self.decoder(z, labels), values)
+        terms = {"nats": reconstruction + kl, "reconstruction": reconstruction.detach(), "kl": kl.detach()}
+        if not (self.training and self.reweighted):
+            return terms
+        weight = self.beta * min(1.0, progress / self.warmup) if self.warmup else self.beta
+        if self.free_bits:
+            each = q.kl_per_dimension()
+            kl = torch.where(each.detach().mean(0) > self.free_bits, each, self.free_bits).sum(1)
+        return {"objective": reconstruction + weight * kl, **terms, "nats": terms["nats"].detach()}
+
+    def elbo(self, values: Tensor, labels: Tensor | None = None, samples: int = 1) -> Tensor:
+        """The bound on log p(x) from one draw, (N,) nats: L, or with more samples L_samples; differentiable."""
+        check_positive(samples=samples)
+        labels = self._labels(values, labels)
+        q = self._posterior(values, labels)
+        if samples > 1:
+            return torch.logsumexp(self._log_weights(q, values, labels, samples)[1], dim=0) - math.log(samples)
+        z, kl = self.rsample_kl(q.mean, q.logvar)
+        return self.p_x.log_prob(self.decoder(z, labels), values) - kl
+
+    def importance_log_prob(self, values: Tensor, labels: Tensor | None = None, samples: int = 5000) -> Tensor:
+        """Estimate log p(x) by L_samples, in pieces, so that memory does not grow with ``samples``.
+
+        Args:
+            values: integers (N, C, H, W) in [0, levels).
+            labels: int64 (N,), for a model with classes.
+            samples: k. The estimate is too low on average, and less so with more of them.
+
+        Returns:
+            (N,) nats, float64, without gradients; in eval mode whatever the model's mode.
+        """
+        check_positive(samples=samples)
+        labels = self._labels(values, labels)
+        rows = max(1, ROWS // (self.p_x.param_channels(self.in_channels) * self.sides[0] * self.sides[1]))
+        parts = []
+        with evaluating(self):
+            for first in range(0, len(values), rows):
+                part = slice(first, first + rows)
+                x, y = values[part], None if labels is None else labels[part]
+                q, step = self._posterior(x, y), max(1, rows // len(x))
+                total = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+                for done in range(0, samples, step):
+                    log_w = self._log_weights(q, x, y, min(step, samples - done))[1]
+                    total = torch.logaddexp(total, torch.logsumexp(log_w.double(), dim=0))
+                parts.append(total - math.log(samples))
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64, device=values.device)
+
+    def posterior(self, values: Tensor, labels: Tensor | None = None) -> Posterior:
+        """q(z|x) of images: mean and log-variance, (N, latent) each."""
+        return self._posterior(values, self._labels(values, labels))
+
+    def encode(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The mean of q(z|x), (N, latent)."""
+        return self.posterior(values, labels).mean
+
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """E[x|z], floating point (N, C, H, W) in [0, levels − 1]."""
+        self.check_codes(z)
+        return self.p_x.mean(self.decoder(z, self.check_labels(len(z), labels)))
+
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        seed: int | None = None,
+        labels: Tensor | None = None,
+        temperature: float = 1.0,
+        means: bool = False,
+        first: int = 0,
+    ) -> Tensor:
+        """Draw images: z ~ N(0, temperature² I), then x ~ p(x|z). Image i depends on (seed, first + i) alone.
+
+        Args:
+            n: how many.
+            seed: any 64-bit integer; by default one from torch's generator.
+            labels: int64 (n,), for a model with classes.
+            temperature: scales the prior's standard deviation; below 1 gives likelier and less varied images.
+            means: give E[x|z], rounded, instead of drawing x: without the pixels' own noise.
+            first: index of the first image.
+
+        Returns:
+            int64 (n, C, H, W) in [0, levels).
+        """
+        check_positive(n=n)
+        check_number("temperature", temperature, 0)
+        device, dtype = next(self.parameters()).device, next(self.parameters()).dtype
+        seed = int(torch.randint(2**63 - 1, (), dtype=torch.int64)) if seed is None else seed
+        labels = self.check_labels(n, labels)
+        shape = (self.in_channels, *self.sides)
+        step, parts = max(1, ROWS // (self.p_x.param_channels(shape[0]) * shape[1] * shape[2])), []
+        with evaluating(self):
+            for done in range(0, n, step):
+                count = min(step, n - done)
+                u = uniforms(seed, count, (self.latent + math.prod(shape),), first=first + done, device=device).to(
+                    dtype
+                )
+                z, pixels = temperature * normals_from(u[:, : self.latent]), u[:, self.latent :].view(-1, *shape)
+                params = self.decoder(z, None if labels is None else labels[done : done + count])
+                drawn = self.p_x.mean(params).round() if means else self.p_x.draw(params, pixels)
+                parts.append(drawn.to(torch.int64))
+        return torch.cat(parts)
+
+    def _labels(self, values: Tensor, labels: Tensor | None) -> Tensor | None:
+        self.check_images(values)
+        return self.check_labels(len(values), labels if self.classes is not None else None)
+
+    def _posterior(self, values: Tensor, labels: Tensor | None) -> Posterior:
+        out = self.encoder(self.to_input(values), labels)
+        return Posterior(*(out if out.dtype == torch.float64 else out.float()).chunk(2, dim=1))
+
+    def _log_weights(self, q: Posterior, values: Tensor, labels: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+        """The logarithms of p(x|z) and w for k draws of z, (k, N) each."""
+        mean, logvar = (part.expand(k, *part.shape).flatten(0, 1) for part in q)
+        z, _ = self.rsample_kl(mean, logvar)
+        params = self.decoder(z, None if labels is None else labels.repeat(k))
+        log_p = self.p_x.log_prob(params.unflatten(0, (k, len(values))), values)
+        logvar = logvar.clamp(LOGVAR_MIN, LOGVAR_MAX)
+        noise = ((z - mean) * torch.exp(-0.5 * logvar)).detach()  # ε, of which neither μ nor σ is a part
+        log_ratio = -0.5 * (z**2 - noise**2 - logvar).sum(1)  # log p(z) − log q(z|x)
+        return log_p, log_p + log_ratio.view(k, len(values))

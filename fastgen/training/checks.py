@@ -1,0 +1,72 @@
+"""What must fit before the first step: the data to what the model reads, and its losses to their form."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data import Dataset
+
+
+def check_data(model: Any, data: Dataset, name: str) -> None:
+    """Check all of ``data``, called ``name``, against the model's ``levels``, ``in_channels`` and ``classes``.
+
+    A model without one of these attributes is not checked against it.
+
+    Raises:
+        ValueError: says what was expected, and what the data has.
+    """
+    levels = getattr(model, "levels", data.levels)
+    if data.levels != levels:
+        hint = f"; quantise them to {levels}" if data.levels > levels else ""
+        raise ValueError(
+            f"{name}: expected images of {levels} levels, integers in [0, {levels}), which the model reads,"
+            f" got {data.name}, of {data.levels} levels{hint}"
+        )
+    check_batch(model, data.values[:1], data.labels, name)
+
+
+def check_batch(model: Any, values: Tensor, labels: Tensor | None, name: str = "first batch") -> None:
+    """Check a batch's shape, dtype, range and labels, as ``check_data`` does.
+
+    Raises:
+        ValueError: names what does not fit, what was expected, and what came.
+    """
+    channels = getattr(model, "in_channels", None)
+    if values.dim() != 4 or (channels is not None and values.shape[1] != channels):
+        expected = f"(N, {'C' if channels is None else channels}, H, W)"
+        raise ValueError(f"{name}: expected images of shape {expected}, got {tuple(values.shape)}")
+    _check_range(f"{name}: values", values, getattr(model, "levels", None))
+    classes = getattr(model, "classes", None)
+    if classes is None:
+        return
+    if labels is None:
+        raise ValueError(f"{name}: expected labels in [0, {classes}), since the model has classes, got none")
+    _check_range(f"{name}: labels", labels, classes)
+
+
+def check_losses(losses: dict[str, Tensor], n: int, player: str) -> None:
+    """Check that losses are numbers of one dtype, one for each of ``n`` examples.
+
+    Raises:
+        ValueError: names the loss, what was expected, and what came.
+    """
+    if not isinstance(losses, dict) or not losses:
+        raise ValueError(f"losses of {player}: expected a dict of one or more tensors, got {losses!r}")
+    dtype = next(iter(losses.values())).dtype
+    for name, loss in losses.items():
+        if loss.shape != (n,) or loss.dtype != dtype or dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"losses of {player}: expected {name} of shape ({n},), one number per example, float32 (or all of them"
+                f" float64), got {tuple(loss.shape)}, {loss.dtype}"
+            )
+
+
+def _check_range(name: str, numbers: Tensor, end: int | None) -> None:
+    if numbers.is_floating_point() or numbers.is_complex():
+        raise ValueError(f"{name}: expected integers, got {numbers.dtype}")
+    if end is None or not numbers.numel():
+        return
+    low, high = (int(bound) for bound in numbers.aminmax())
+    if low < 0 or high >= end:
+        raise ValueError(f"{name}: expected integers in [0, {end}), got {low} to {high}")

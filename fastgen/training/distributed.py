@@ -1,0 +1,109 @@
+"""Several processes, on one machine or many, as torchrun starts them.
+
+    torchrun --nproc-per-node 2 -m -- fastgen train vae --data mnist --run runs/vae
+
+Every process reads its part of every batch, and their gradients are averaged: the run is that of one process with the
+same batch size, to rounding, but for what is random inside the model and for statistics of a batch, as batch
+normalisation's. The first process writes; the others wait. The run's folder must be one that all of them see.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+T = TypeVar("T")
+
+
+class ElsewhereError(RuntimeError):
+    """The first process failed, and says itself what at."""
+
+
+def size() -> int:
+    """Number of processes; 1 without torchrun."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process; 0 is the one that writes."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def started() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[None]:
+    """Join the other processes that torchrun started, if any: gloo between CPUs, NCCL between GPUs."""
+    if not started() or dist.is_initialized():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def local_device(device: torch.device) -> torch.device:
+    """The device of this process: of several on a machine with GPUs, each takes its own."""
+    if device.type == "cuda" and device.index is None and started():
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
+
+
+def gather(value: T) -> list[T]:
+    """``value`` of every process, in order, in every process."""
+    if size() == 1:
+        return [value]
+    values: list[Any] = [None] * size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def share(indices: np.ndarray) -> np.ndarray:
+    """The part of a batch that this process reads: parts follow each other, and differ in size by one at most."""
+    return indices if size() == 1 else np.array_split(indices, size())[rank()]
+
+
+def first_only(action: Callable[[], object]) -> None:
+    """Do ``action`` in the first process while the others wait.
+
+    Raises:
+        ElsewhereError: in the others, if it failed there; the first raises the error itself.
+    """
+    failure: Exception | None = None
+    if rank() == 0:
+        try:
+            action()
+        except Exception as error:
+            failure = error
+    if size() > 1:
+        said = [None if failure is None else f"{type(failure).__name__}: {failure}"]
+        dist.broadcast_object_list(said)
+        if rank() and said[0] is not None:
+            raise ElsewhereError(f"process {rank()}: stopped, since the first process failed: {said[0]}")
+    if failure is not None:
+        raise failure
+
+
+def share_buffers(*modules: nn.Module) -> None:
+    """Make the buffers of every process those of the first."""
+    if size() > 1:
+        for module in modules:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
+
+def seed_of(seed: int) -> int:
+    """What this process seeds its random numbers with: ``seed`` itself in the first, another in each other."""
+    return (seed + 0x9E3779B97F4A7C15 * rank()) % 2**63

@@ -1,0 +1,107 @@
+"""How to optimise: every option of the loop, checked; and what follows from it at a step."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to optimise."""
+
+    epochs: int = 20
+    """Passes over the training images."""
+    batch_size: int = 64
+    """Images in a step, over all processes."""
+    accumulate: int = 1
+    """Parts that a process's images of a step are computed in, for memory's sake: the gradient is the same."""
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adamw"
+    """What moves the weights."""
+    lr: float = 1e-3
+    """Learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the averages of the gradient and its square; sgd's momentum is the first, rmsprop's decay the second."""
+    weight_decay: float = 0.0
+    """Pull of the weights to zero, for data that is soon learnt by heart: decoupled in adamw, else of the gradient."""
+    warmup: int = 0
+    """Steps over which the learning rate rises to its value."""
+    schedule: Literal["constant", "cosine", "linear", "step"] = "constant"
+    """What the learning rate does then; cosine and linear fall to zero at the last step, step to a tenth at half of
+    the steps and again at three quarters."""
+    ema: float = 0.999
+    """Decay of the moving average of the weights, which is evaluated and sampled from; 0 turns it off."""
+    clip: float = 1.0
+    """Largest norm of the gradient, of nats per dimension where a loss is in nats; 0 turns clipping off."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of products and convolutions in training, by autocast; weights and evaluation stay in float32."""
+    channels_last: bool = False
+    """Keep colours innermost in memory, which convolutions in half precision like."""
+    compile: bool = False
+    """Compile the losses with torch.compile; the first steps then take a minute."""
+    deterministic: bool = False
+    """Refuse operations that may differ from run to run; slower on a GPU."""
+    seed: int = 0
+    """Of weights, data order and samples."""
+    save_every: int = 0
+    """Steps between checkpoints inside an epoch; 0 saves at the end of each epoch only."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "warmup", "seed", "save_every"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name}: expected an integer, got {getattr(self, name)!r}")
+        object.__setattr__(self, "betas", tuple(self.betas))  # JSON knows lists only
+        checks = {
+            "epochs": (self.epochs >= 0, "0 or more"),
+            "batch_size": (self.batch_size >= 1, "1 or more"),
+            "accumulate": (self.accumulate >= 1, "1 or more"),
+            "optimizer": (self.optimizer in ("adam", "adamw", "sgd", "rmsprop"), "adam, adamw, sgd or rmsprop"),
+            "lr": (0 < self.lr < math.inf, "a positive number"),
+            "betas": (len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "two in [0, 1)"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more, finite"),
+            "warmup": (self.warmup >= 0, "0 or more"),
+            "schedule": (self.schedule in ("constant", "cosine", "linear", "step"), "constant, cosine, linear or step"),
+            "ema": (0 <= self.ema < 1, "0 or more, below 1"),
+            "clip": (0 <= self.clip < math.inf, "0 or more, finite"),
+            "precision": (self.precision in PRECISIONS, "float32, bfloat16 or float16"),
+            "seed": (0 <= self.seed < 2**63, "0 or more, below 2**63"),
+            "save_every": (self.save_every >= 0, "0 or more"),
+        }
+        for name, (holds, expected) in checks.items():
+            if not holds:
+                raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)}")
+
+    def lr_factor(self, step: int, steps: int) -> float:
+        """What learning rates are multiplied by at step ``step`` (from 0) of ``steps``."""
+        shape = {
+            "constant": 1.0,
+            "cosine": 0.5 * (1 + math.cos(math.pi * step / steps)),
+            "linear": 1 - step / steps,
+            "step": 0.1 ** ((step >= 0.5 * steps) + (step >= 0.75 * steps)),
+        }
+        return min(1.0, (step + 1) / (self.warmup + 1)) * shape[self.schedule]
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """Learning rate of step ``step`` (from 0) of ``steps``."""
+        return self.lr * self.lr_factor(step, steps)
+
+    def ema_at(self, step: int) -> float:
+        """Decay of the average after ``step`` steps: it looks back over at most a tenth of them."""
+        return min(self.ema, (1 + step) / (10 + step))
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter], lr: float | None = None) -> torch.optim.Optimizer:
+        """The optimiser of ``parameters``, at ``lr`` or else the recipe's."""
+        first, second = self.betas
+        kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+            "adam": (torch.optim.Adam, {"betas": self.betas, "fused": True}),
+            "adamw": (torch.optim.AdamW, {"betas": self.betas, "fused": True}),
+            "sgd": (torch.optim.SGD, {"momentum": first, "fused": True}),
+            "rmsprop": (torch.optim.RMSprop, {"alpha": second}),
+        }
+        kind, options = kinds[self.optimizer]
+        return kind(parameters, lr=self.lr if lr is None else lr, weight_decay=self.weight_decay, **options)

@@ -1,0 +1,66 @@
+"""What each of several processes does in ``test_distributed.py``: torchrun processes.py begin|resume FOLDER."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tiny
+from fastgen.training import ElsewhereError, Recipe, Run, Trainer, distributed
+
+CODER = Recipe(
+    epochs=2, batch_size=12, accumulate=2, optimizer="sgd", lr=0.5, warmup=3, schedule="linear", ema=0.8, seed=3
+)
+GAME = dataclasses.replace(CODER, lr=0.05, schedule="constant", clip=0.5, save_every=1)
+
+IMAGES = 37
+"""The last batch of an epoch has one image: the second process has none."""
+
+
+def build(what: str, run: Run | None = None, dtype: torch.dtype = torch.float32, **changes: Any) -> Trainer:
+    """A trainer of a model that draws no random numbers."""
+    torch.manual_seed(3)
+    if what == "coder":
+        return Trainer(tiny.Coder().to(dtype), dataclasses.replace(CODER, **changes), run)
+    model = tiny.Game(noise=False).to(dtype)
+    return Trainer(model, dataclasses.replace(GAME, **changes), run, tiny.GameObjective(model))
+
+
+def train(what: str, folder: Path, **changes: Any) -> None:
+    folder.mkdir(exist_ok=True, parents=True)
+    trained = build(what, Run(folder), **changes)
+    if trained.run.has_checkpoint:
+        trained.resume()
+    trained.fit(tiny.images(IMAGES), tiny.images())
+
+
+def failures() -> str:
+    """What this process says of mistakes, its own and the first one's."""
+
+    def fail() -> None:
+        raise OSError("no space")
+
+    said = []
+    for action in (lambda: build("coder", batch_size=10), lambda: distributed.first_only(fail)):
+        try:
+            action()
+        except (ValueError, OSError, ElsewhereError) as error:
+            said.append(f"{type(error).__name__} {error}")
+    return "\n".join(said)
+
+
+def main(what: str, folder: Path) -> None:
+    with distributed.processes(torch.device("cpu")):
+        if what == "begin":
+            train("coder", folder / "coder")
+            train("game", folder / "game")
+            train("game", folder / "stopped", epochs=1)
+            (folder / f"failures{distributed.rank()}.txt").write_text(failures())
+        else:
+            train("game", folder / "stopped")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

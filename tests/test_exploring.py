@@ -1,0 +1,193 @@
+"""Exploring a latent space: paths, grids and sums of codes, and that the pictures show them."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from fastgen import exploring, pictures
+from fastgen.models import VAE, Autoencoder
+from fastgen.models.model import LatentModel
+from parity import assert_parity
+
+for package in ("PIL", "matplotlib"):
+    pytest.importorskip(package, reason=f"{package} comes with fastgen[train]")
+
+
+class Plane(LatentModel):
+    """Images of two pixels, whose values are the code: what is drawn can be read off."""
+
+    def __init__(self, classes: int | None = None) -> None:
+        super().__init__(1, 256, classes, (1, 2))
+        self.latent = 2
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def encode(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+        return values.flatten(1) / 25.5 - 5
+
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return ((z + 5) * 25.5).clamp(0, 255).view(-1, 1, 1, 2)
+
+
+def shown(picture: np.ndarray, columns: int, gap: int = 2, scale: int = 32) -> np.ndarray:
+    """The two pixels of each image of a picture that ``Plane`` was drawn in, (rows, columns, 2)."""
+    rows = (picture.shape[0] - gap) // (scale + gap)
+    corners = picture[gap::1, gap::1, 0]
+    return np.array(
+        [
+            [[corners[r * (scale + gap), c * (2 * scale + gap) + scale * k] for k in range(2)] for c in range(columns)]
+            for r in range(rows)
+        ]
+    )
+
+
+def random_plane(n: int) -> Tensor:
+    return torch.randint(256, (n, 1, 1, 2))
+
+
+def test_lines_and_arcs() -> None:
+    a, b = torch.randn(2, 50, dtype=torch.float64)
+    line, arc = exploring.lerp(a, b, 9), exploring.slerp(a, b, 9)
+    for way in (line, arc):
+        for end, wanted in ((way[0], a), (way[-1], b)):
+            assert_parity(end.float(), wanted.float(), wanted)
+    middle = (a + b) / 2
+    assert_parity(line[4].float(), middle.float(), middle)
+    unit_a, unit_b = a / a.norm(), b / b.norm()
+    steps = exploring.slerp(unit_a, unit_b, 9)
+    norms, turns = steps.norm(dim=1), (steps[1:] * steps[:-1]).sum(1)
+    assert_parity(norms.float(), torch.ones(9), torch.ones(9, dtype=torch.float64))
+    equal = torch.cos(torch.acos(unit_a @ unit_b) / 8).expand(8)
+    assert_parity(turns.float(), equal.float(), equal)
+    assert line[4].norm() < arc[4].norm()
+    assert torch.equal(exploring.slerp(a, 2 * a, 3), exploring.lerp(a, 2 * a, 3))
+
+
+def test_manifold_codes_are_even_in_probability() -> None:
+    codes = exploring.manifold_codes(4, latent=3, dims=(2, 0), at=torch.tensor([9.0, 7.0, 9.0]))
+    p = Normal(0, 1).cdf(codes.double()).view(4, 4, 3)
+    even = (torch.arange(4).double() + 0.5) / 4
+    assert_parity(p[0, :, 2].float(), even.float(), even)
+    assert_parity(p[:, 0, 0].float(), even.flip(0).float(), even.flip(0))
+    assert (codes[:, 1] == 7).all()
+
+
+def test_manifold_shows_its_codes() -> None:
+    picture = exploring.draw_manifold(Plane(), side=3)
+    ticks = (Normal(0, 1).icdf(torch.tensor([1 / 6, 0.5, 5 / 6])) + 5) * 25.5
+    pixels = shown(picture, 3, gap=0)
+    assert pixels[:, :, 0].tolist() == [ticks.round().int().tolist()] * 3
+    assert pixels[:, 0, 1].tolist() == ticks.round().int().flip(0).tolist()
+
+
+def test_traversals_are_ordered_by_what_dimensions_tell() -> None:
+    values = random_plane(40)
+    values[..., 0] = 120 + values[..., 0] // 100
+    picture = exploring.draw_traversals(Plane(), values, rows=2, steps=3, reach=1.0, index=5)
+    pixels, codes = shown(picture, 3), Plane().encode(values)
+    first, second = values[5].flatten().tolist()
+    wide = ((codes[:, 1].mean() + codes[:, 1].std() * torch.tensor([-1, 0, 1]) + 5) * 25.5).round().int().tolist()
+    assert pixels[0, :, 0].tolist() == [first] * 3
+    assert pixels[0, :, 1].tolist() == wide
+    assert pixels[1, :, 1].tolist() == [second] * 3
+
+
+def test_importance_is_the_kl_of_each_dimension() -> None:
+    model = VAE(latent=4, hidden=(8,), image_size=4)
+    values = torch.randint(2, (700, 1, 4, 4))
+    exact = model.posterior(values).kl_per_dimension().double().mean(0).detach()
+    assert_parity(exploring.importance(model, values).float(), exact.float(), exact)
+    total = model.losses(values)["kl"].double().mean()
+    assert_parity(exploring.importance(model, values).sum().float(), total.float(), total)
+
+
+def test_arithmetic_is_of_averages() -> None:
+    a, b, c = (random_plane(n) for n in (4, 5, 6))
+    model = Plane()
+    means = [model.encode(group).mean(0) for group in (a, b, c)]
+    assert torch.equal(exploring.arithmetic(model, a, b, c), means[0] - means[1] + means[2])
+    picture = exploring.draw_arithmetic(model, a, b, c)
+    wanted = [*means, means[0] - means[1] + means[2]]
+    wide = 2 * 32 + 4 + 24
+    drawn = [[picture[2, 2 + i * wide + 32 * k, 0] for k in range(2)] for i in range(4)]
+    assert drawn == [pictures.to_rgb(model.decode(z[None]), 256)[0, 0, :, 0].tolist() for z in wanted]
+
+
+def test_reconstructions_and_interpolations_show_both_ends() -> None:
+    model, values = Plane(), random_plane(6)
+    pixels = shown(exploring.draw_reconstructions(model, values, columns=3), 3)
+    assert pixels[0].tolist() == pixels[1].tolist() == values[:3].flatten(1).tolist()
+    pixels = shown(exploring.draw_interpolations(model, values[:2], values[2:4], steps=5), 5)
+    for row, image in enumerate([0, 0, 1, 1]):
+        assert pixels[row, 0].tolist() == values[image].flatten().tolist()
+        assert pixels[row, -1].tolist() == values[image + 2].flatten().tolist()
+
+
+def test_nearest_is_the_nearest() -> None:
+    images, among = torch.randint(256, (7, 3, 2, 2)), torch.randint(256, (9000, 3, 2, 2))
+    indices, distances = exploring.nearest(images, among, k=3)
+    every = torch.cdist(
+        images.flatten(1).double(), among.flatten(1).double(), compute_mode="donot_use_mm_for_euclid_dist"
+    )
+    wanted = every.topk(3, largest=False)
+    assert_parity(distances.float(), wanted.values.float(), wanted.values)
+    assert torch.equal(every.gather(1, indices), wanted.values)
+    index, distance = exploring.nearest(among[8999:], among)
+    assert torch.equal(among[index[0, 0]], among[8999])
+    assert distance.item() == 0
+
+
+def test_nearest_images_are_below_the_samples() -> None:
+    model, train = VAE(latent=2, hidden=(4,), image_size=(1, 2)), torch.randint(2, (30, 1, 1, 2))
+    pixels = shown(exploring.draw_nearest(model, train, n=4, k=2), 4)
+    drawn = model.sample(4, seed=0)
+    assert pixels[0].tolist() == (255 * drawn).flatten(1).tolist()
+    indices, _ = exploring.nearest(drawn, train, 2)
+    assert pixels[2].tolist() == (255 * train[indices[:, 1]]).flatten(1).tolist()
+
+
+@pytest.mark.parametrize("labels", [None, torch.arange(20) % 3])
+def test_scatter_is_a_picture(tmp_path: Path, labels: Tensor | None) -> None:
+    values = random_plane(20)
+    values[..., 0] //= 10
+    assert exploring.draw_scatter(Plane(), values, labels, tmp_path / "scatter.png") == (1, 0)
+    with pytest.importorskip("PIL.Image").open(tmp_path / "scatter.png") as picture:
+        colors = {color for _, color in picture.convert("RGB").getcolors(1 << 20)}
+    tab10 = {(31, 119, 180), (255, 127, 14), (44, 160, 44)}
+    assert len(colors & tab10) == (1 if labels is None else 3)
+
+
+def test_samples_of_a_conditional_model_have_a_class_in_each_column() -> None:
+    model = VAE(latent=2, hidden=(4,), image_size=(1, 2), classes=2)
+    pixels = shown(exploring.draw_samples(model, n=6), 2)
+    drawn = model.sample(6, seed=0, labels=torch.tensor([0, 1, 0, 1, 0, 1]))
+    assert pixels.reshape(-1, 2).tolist() == (255 * drawn).flatten(1).tolist()
+
+
+IMAGES = torch.zeros(3, 1, 28, 28, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: exploring.lerp(torch.zeros(2), torch.ones(2), 1), "steps: expected 2 or more, got 1"),
+        (lambda: exploring.manifold_codes(3, 2, (1, 1)), r"dims: expected two different ones of 2, got \(1, 1\)"),
+        (lambda: exploring.manifold_codes(0, 2), "side: expected 1 or more, got 0"),
+        (lambda: exploring.nearest(IMAGES, IMAGES, 4), "k: expected 1 to 3, the number of images .* got 4"),
+        (lambda: exploring.arithmetic(Plane(), *[IMAGES[:0]] * 3), "a: expected at least one image, got none"),
+        (lambda: exploring.draw_arithmetic(Plane(classes=2), *[IMAGES] * 3), "model: expected one without classes"),
+        (lambda: exploring.draw_scatter(Autoencoder(latent=1), IMAGES, None, "x"), "model: expected at least 2 latent"),
+    ],
+)
+def test_errors_name_argument_expected_and_got(call, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_what_is_far_has_its_distance() -> None:
+    _, distance = exploring.nearest(torch.full((1, 1, 1, 1), 255), torch.zeros(1, 1, 1, 1, dtype=torch.uint8))
+    assert distance.item() == math.hypot(255)

@@ -1,0 +1,51 @@
+"""``fastgen taxonomy``: one picture of all kinds of models, with likelihoods that can be compared."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastgen.cli import main
+from parity import assert_parity
+
+for package in ("tyro", "sklearn", "matplotlib"):
+    pytest.importorskip(package, reason=f"{package} comes with fastgen[train]")
+Image = pytest.importorskip("PIL.Image", reason="pillow comes with fastgen[train]")
+from fastgen.commands import taxonomy  # noqa: E402 - after the skips
+
+
+def test_taxonomy(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(taxonomy, "POINTS", 400)
+    monkeypatch.setattr(taxonomy, "IMPORTANCE_SAMPLES", 10)
+    assert main(["taxonomy", "--effort", "0.02", "--out", str(tmp_path / "t.png")]) == 0
+    out = capsys.readouterr().out
+    kinds = dict(re.findall(r"^(\S.*?)  .*(explicit, tractable|explicit, approximate|implicit)$", out, flags=re.M))
+    tractable = dict.fromkeys(("kernel density", "Gaussian mixture", "PixelCNN"), "explicit, tractable")
+    assert kinds == tractable | {"VAE": "explicit, approximate", "GAN": "implicit"}
+    with Image.open(tmp_path / "t.png") as picture:
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 100
+
+
+def test_probabilities_of_all_points_add_up_to_one() -> None:
+    train = taxonomy.moons(500, 0)
+    options = taxonomy.Taxonomy(effort=0.02)
+    for fit in (taxonomy.fit_pixelcnn, taxonomy.fit_mixture):
+        fitted = fit(train, train, options)
+        total, one = fitted.log_p.double().exp().sum().float(), torch.ones(())
+        if fit is taxonomy.fit_pixelcnn:
+            assert_parity(total, one, one.double())
+        assert 0.99 < total < 1.01
+
+
+def test_points_are_values() -> None:
+    points = taxonomy.moons(300, 1)
+    assert points.dtype == torch.int64
+    assert points.min() >= 0
+    assert points.max() < taxonomy.LEVELS
+    assert taxonomy.grid().tolist()[: taxonomy.LEVELS + 1 : taxonomy.LEVELS] == [[0, 0], [0, 1]]
+
+
+def test_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["taxonomy", "--effort", "0"]) == 2
+    assert "effort: expected a positive number, got 0.0" in capsys.readouterr().err
