@@ -54,8 +54,8 @@ def contiguous(tensor: Tensor) -> Tensor:
 
 
 def channels_last(tensor: Tensor) -> Tensor:
-    """The same values, channels innermost in memory."""
-    return tensor.transpose(1, -1).contiguous().transpose(1, -1)
+    """The same values, channels innermost in memory; of images, torch's channels_last."""
+    return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 def sliced(tensor: Tensor) -> Tensor:
