@@ -69,7 +69,8 @@ def total_gradient_reference(
         return grad
     count = y.shape[0] * y.shape[2] * y.shape[3]
     center, slant, constant = map(per_channel, (mean, 2 * grad_m2, grad_mean / max(count, 1)))
-    return (y - center).mul_(slant).add_(constant).add_(grad).to(y.dtype)
+    total = y - center
+    return torch.addcmul(constant, total, slant, out=total).add_(grad).to(y.dtype)
 
 
 def conv_transpose2d_bn_backward_reference(

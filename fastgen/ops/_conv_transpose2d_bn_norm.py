@@ -156,10 +156,12 @@ def normalize_backward(
     grad_z: Tensor, z: Tensor, y: Tensor, center: Tensor, scale: Tensor, activation: str, slope: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same, for who has the result ``z`` already."""
-    grad = activate_backward(grad_z.contiguous(memory_format=torch.channels_last), z, activation, slope)
+    grad_z = grad_z.contiguous(memory_format=torch.channels_last)
+    grad = activate_backward(grad_z, z, activation, slope)
     grad_shift = grad.sum(PIXELS, dtype=scale.dtype)
     grad_scale = (y - per_channel(center)).mul_(grad).sum(PIXELS)
-    grad_y = (grad * per_channel(scale)).to(y.dtype)
+    in_place = grad.mul_ if grad is not grad_z and grad.dtype == scale.dtype else grad.mul
+    grad_y = in_place(per_channel(scale)).to(y.dtype)
     return grad_y.contiguous(memory_format=torch.channels_last), -scale * grad_shift, grad_scale, grad_shift
 
 
