@@ -1,6 +1,6 @@
 """An epoch of a VAE on grey MNIST: fastgen's trainer against the loop that everyone begins with, in turns.
 
-    FASTGEN_DATA=... python benchmarks/bench_vae_epoch.py [--rounds 5]
+    FASTGEN_DATA=... python benchmarks/vae_epoch.py [--rounds 5]
 
 Both: 784-400-20, ReLU, Bernoulli likelihood of grey values, Adam 1e-3, batches of 128. The public loop is that of
 pytorch/examples: ``randn_like``, sigmoid and binary cross-entropy summed, KL as −½ Σ (1 + log σ² − μ² − σ²), and an
