@@ -59,7 +59,10 @@ def layer(sizes: tuple[int, int, int, int], device: str, quick: bool) -> Case:
     x, y, w = N * I * H * H, 4 * N * O * H * H, 16 * I * O
     flops = 2 * 4 * y * I
     name = f"conv_transpose2d_bn 4x4 stride 2, {I} to {O}, relu, training"
-    return Case(name, (N, I, H, H), inputs, forms, (x + y + w, 3 * x + 5 * y + 3 * w), (flops, 3 * flops), kind="conv")
+    return Case(
+        name, (N, I, H, H), inputs, forms, (x + y + w, 3 * x + 5 * y + 3 * w), (flops, 3 * flops), kind="conv",
+        judged="eager, channels_last",
+    )  # fmt: skip
 
 
 def whole(sizes: tuple[int, int, int, int], device: str, quick: bool) -> Case:
@@ -86,11 +89,11 @@ def whole(sizes: tuple[int, int, int, int], device: str, quick: bool) -> Case:
     convolutions = [m for m in model if isinstance(m, nn.ConvTranspose2d)]
     positions = [1] + [16 * 4**i for i in range(len(convolutions) - 1)]
     flops = sum(2 * N * n * conv.weight.numel() for n, conv in zip(positions, convolutions, strict=True))
-    name = f"DCGAN generator {size}x{size}, {channels} channels, eval"
+    name = f"conv_transpose2d_bn, chain: DCGAN generator {size}x{size}, {channels} channels, eval"
     moved = weights + N * (latents + 3 * size * size)
     return Case(
         name, (N, latents, 1, 1), lambda: [torch.randn(N, latents, 1, 1)], table, (moved,), (flops,), kind="conv",
-        ways=(FORWARD,),
+        ways=(FORWARD,), judged="eager, channels_last",
     )  # fmt: skip
 
 

@@ -99,6 +99,8 @@ class Case:
         leaves: indices of inputs that get gradients; by default all in floating point.
         parity: (fastgen's, plain torch's) functions of the inputs that must agree, where those of ``forms`` cannot be
             compared, since they draw noise. Contenders are then not checked one by one.
+        judged: the form whose error in the dtype is the measure; "eager, channels_last" where fastgen works in that
+            format inside, in which oneDNN and cuDNN round otherwise.
         headline: whether the README shows it, with its gradients and in the device's first dtype.
         ways: only ``FORWARD`` for what has no gradients, such as an op in eval mode.
     """
@@ -112,6 +114,7 @@ class Case:
     kind: str = "vector"
     leaves: Sequence[int] | None = None
     parity: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+    judged: str = "eager"
     headline: bool = True
     ways: tuple[str, ...] = (FORWARD, BACKWARD)
 
@@ -120,11 +123,12 @@ class Case:
         torch.manual_seed(0)
         inputs = [t.to(device, dtype) if t.is_floating_point() else t.to(device) for t in self.inputs()]
         ours, plain = self.parity or (self.forms["fastgen"].function, self.forms["eager"].function)
+        layout = self.parity is None and self.forms[self.judged].channels_last
         chosen = {name: form for name, form in self.forms.items() if tuned or not form.tuned}
         for way in self.ways:
             judge = _Work(inputs, way, self.leaves)
             work = _Work(inputs, way, self.leaves) if self.parity else judge  # their results may differ in shape
-            eager, exact = judge.results(plain), judge.results(plain, double=True)
+            exact, eager = judge.results(plain, double=True), judge.results(plain, channels_last=layout)
 
             def check(results: Any, eager: Any = eager, exact: Any = exact) -> None:
                 for one, one_eager, one_exact in zip(_tuple(results), eager, exact, strict=True):
@@ -153,10 +157,11 @@ class _Work:
         self.leaves = [i for i, t in enumerate(inputs) if t.is_floating_point()] if leaves is None else leaves
         self.upstream: list[Tensor] | None = None
 
-    def results(self, function: Callable[..., Any], double: bool = False) -> list[Tensor]:
+    def results(self, function: Callable[..., Any], double: bool = False, channels_last: bool = False) -> list[Tensor]:
         """What a call returns: the results of ``function``, or the gradients of its inputs."""
         inputs = [t.double() if double and t.is_floating_point() else t for t in self.inputs]
-        return [result.detach() for result in _tuple(self._timed(function, inputs)())]
+        inputs = [_laid_out(t, channels_last) for t in inputs]
+        return [result.detach() for result in _tuple(self._timed(function, inputs, channels_last)())]
 
     def call(self, form: Form) -> Callable[[], Callable[[], Any]]:
         """Makes the call that is timed: memory format and compilation are settled before."""

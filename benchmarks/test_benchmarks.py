@@ -47,7 +47,12 @@ def test_contender(benchmark: Any, case: int, dtype: torch.dtype, way: str, cont
     benchmark.group = f"{one.label} {one.shape} {dtype}"
     run = one.contenders[contender]()
     if one.check is not None:
-        one.check(run())
+        try:
+            one.check(run())
+        except AssertionError as error:
+            if contender.startswith("fastgen"):
+                raise
+            pytest.skip(f"{contender} is not as accurate as {CASES[case].judged}: {error}")
     for _ in range(3):
         run()
     benchmark(_synchronised(run))
