@@ -23,15 +23,36 @@ def assert_op_parity(
 
     ``kernel``: called instead of ``op``, past the dispatcher, as the tests in Triton's interpreter do.
     """
-    results, eager, truth = (
-        _tuple(f(*a)) for f, a in ((kernel or op, args), (reference, args), (reference, exact(args)))
-    )
-    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fakes = _tuple(op(*tree_map_only(Tensor, mode.from_tensor, args)))
-    assert len(results) == len(truth)
-    for result, one_eager, one_truth, fake in zip(results, eager, truth, fakes, strict=True):
-        assert_parity(result, one_eager, one_truth)
-        assert_same_layout(result, fake)
+    assert_op_parity_over([args], op, reference, kernel)
+
+
+def assert_op_parity_over(
+    batches: Iterable[tuple[Any, ...]],
+    op: Callable[..., Any],
+    reference: Callable[..., Any],
+    kernel: Callable[..., Any] | None = None,
+) -> None:
+    """The same for several sets of arguments of one kind, whose errors are judged together.
+
+    The largest of a few rounding errors is a matter of luck: a result of seven numbers says little about accuracy.
+    """
+    seen: list[list[tuple[Tensor, Tensor, Tensor]]] = []
+    for args in batches:
+        results, eager, truth = (
+            _tuple(f(*a)) for f, a in ((kernel or op, args), (reference, args), (reference, exact(args)))
+        )
+        with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            fakes = _tuple(op(*tree_map_only(Tensor, mode.from_tensor, args)))
+        assert len(results) == len(truth)
+        for result, one_truth, fake in zip(results, truth, fakes, strict=True):
+            assert result.shape == one_truth.shape
+            assert_same_layout(result, fake)
+        seen.append(list(zip(results, eager, truth, strict=True)))
+    for same in zip(*seen, strict=True):
+        if len(same) == 1:
+            assert_parity(*same[0])
+        else:
+            assert_parity(*(torch.cat([each.flatten() for each in kind]) for kind in zip(*same, strict=True)))
 
 
 def _tuple(value: Any) -> tuple[Tensor, ...]:
