@@ -29,7 +29,7 @@ HALVES = (torch.float16, torch.bfloat16)
 CASES = {
     "empty": ((0, 3, 5, 2, 2), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
     "one": ((1, 1, 1, 1, 1), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
-    "primes": ((3, 7, 11, 5, 3), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
+    "primes": ((3, 19, 23, 5, 3), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
     "to an image": ((2, 18, 3, 7, 5), ([4, 4], [2, 2], [1, 1], [0, 0], [1, 1], 1)),
     "product": ((13, 20, 17, 1, 1), ([4, 4], [1, 1], [0, 0], [0, 0], [1, 1], 1)),
     "any": ((3, 5, 19, 4, 5), ([3, 5], [2, 3], [1, 2], [1, 0], [1, 1], 1)),
@@ -48,7 +48,7 @@ def check(
     case: Any, prologue: Any, activation: str, dtype: torch.dtype, device: str, layout: Any = channels_last
 ) -> None:
     """Forward and backward; statistics where there is no activation, as layers do."""
-    batches = 3 if dtype == torch.float32 else 1  # whose errors are rounding alone
+    batches = 2 if dtype == torch.float32 else 1  # whose errors are rounding alone
     forward = [arguments(case, prologue, activation, dtype, device, layout) for _ in range(batches)]
     assert_op_parity_over(forward, OP, conv_transpose2d_bn_reference, kernels.conv_transpose2d_bn_triton)
     for mask in ([True] * 3, [False, case[0][0] > 1, False]):
@@ -96,7 +96,7 @@ def test_parity_of_a_first_and_of_a_last_layer(name: str, layout: Any, triton_de
 
 
 def test_float64_is_the_reference(triton_device: str) -> None:
-    prologue = (*(v.double() for v in vectors(7, triton_device)), "tanh", 0.0)
+    prologue = (*(v.double() for v in vectors(19, triton_device)), "tanh", 0.0)
     check(CASES["primes"], prologue, "none", torch.float64, triton_device)
 
 

@@ -45,6 +45,16 @@ __all__ = [
 
 
 @triton.jit
+def mean_and_m2(y, valid, count):
+    """Mean and Σ(y − mean)² of every column, over valid rows. What rounding the sum left out is in Σ(y − mean)."""
+    rows = tl.maximum(count, 1.0)
+    mean = tl.sum(tl.where(valid, y, 0.0), axis=0) / rows
+    difference = tl.where(valid, y - mean[None, :], 0.0)
+    error = tl.sum(difference, axis=0) / rows
+    return mean + error, tl.sum(difference * difference, axis=0) - rows * error * error
+
+
+@triton.jit
 def conv_transpose2d_bn_kernel(
     x_ptr, center_ptr, scale_ptr, shift_ptr, w_ptr, bias_ptr, y_ptr, count_ptr, mean_ptr, m2_ptr,
     M, H, W, HO, WO, HQ, WQ, SLOTS, x_slope, slope,
@@ -103,11 +113,10 @@ def conv_transpose2d_bn_kernel(
     if mean_ptr is not None:
         slot = tile * (SH * SW) + phase
         count = tl.sum(row_valid.to(tl.float32), axis=0)
-        mean = tl.sum(tl.where(row_valid[:, None], y.to(tl.float32), 0.0), axis=0) / tl.maximum(count, 1.0)
-        difference = tl.where(row_valid[:, None], y.to(tl.float32) - mean[None, :], 0.0)
+        mean, m2 = mean_and_m2(y.to(tl.float32), row_valid[:, None], count)
         slots = n.to(tl.int64) * SLOTS + slot
         tl.store(mean_ptr + slots, mean, mask=n < COUT)
-        tl.store(m2_ptr + slots, tl.sum(difference * difference, axis=0), mask=n < COUT)
+        tl.store(m2_ptr + slots, m2, mask=n < COUT)
         tl.store(count_ptr + slot, count)  # every tile of channels writes the same
 
 
@@ -125,11 +134,10 @@ def statistics_kernel(y_ptr, count_ptr, mean_ptr, m2_ptr, M, C, SLOTS, BLOCK_M: 
     mask = (m < M)[:, None] & (c < C)[None, :]
     y = tl.load(y_ptr + m[:, None] * C + c[None, :], mask=mask, other=0.0).to(tl.float32)  # [BLOCK_M, BLOCK_C]
     count = tl.sum((m < M).to(tl.float32), axis=0)
-    mean = tl.sum(y, axis=0) / count
-    difference = tl.where(mask, y - mean[None, :], 0.0)
+    mean, m2 = mean_and_m2(y, mask, count)
     slots = c.to(tl.int64) * SLOTS + slot
     tl.store(mean_ptr + slots, mean, mask=c < C)
-    tl.store(m2_ptr + slots, tl.sum(difference * difference, axis=0), mask=c < C)
+    tl.store(m2_ptr + slots, m2, mask=c < C)
     tl.store(count_ptr + slot, count)
 
 
@@ -182,11 +190,11 @@ def conv_transpose2d_bn_triton(
             z = conv_transpose2d_bn_apply_triton(x, center, scale, shift, x_activation, x_slope, True)
         y = pixels_last(activate_(convolve(z, weight, bias, *geometry), y_activation, slope))
         M = N * HO * WO
-        slots = triton.cdiv(M, 128)
+        slots = triton.cdiv(M, 64)
         parts = [torch.empty(shape, **float32) for shape in ((slots,), (O, slots), (O, slots))]
         if take_statistics:
             grid = (slots, triton.cdiv(O, 32))
-            launch(statistics_kernel, grid, y, *parts, M, O, slots, BLOCK_M=128, BLOCK_C=32)
+            launch(statistics_kernel, grid, y, *parts, M, O, slots, BLOCK_M=64, BLOCK_C=32)
     if not take_statistics:
         return y.contiguous(memory_format=layout(channels_last)), x.new_empty(0), x.new_empty(0)
     mean, m2 = torch.zeros(O, **float32), torch.zeros(O, **float32)
