@@ -14,6 +14,7 @@ from ._conv_transpose2d_bn_checks import (
     pair,
 )
 from ._conv_transpose2d_bn_conv import is_channels_last
+from ._conv_transpose2d_bn_eager import in_torch, is_torchs_own
 from ._conv_transpose2d_bn_fold import fold
 from ._conv_transpose2d_bn_forms import result_shape
 from ._conv_transpose2d_bn_norm import KERNELS, accumulator, finalize_reference
@@ -110,11 +111,18 @@ def conv_transpose2d_bn(
         ValueError: a shape or an option does not fit, or there is one value per channel; says what was expected.
         TypeError: dtypes differ or are others. Under autocast x, weight and bias are cast, as nn.ConvTranspose2d does.
 
-    Gradients: first order, to x, weight, bias, bn_weight and bn_bias, through the statistics; double backward raises.
+    Gradients: first order, to x, weight, bias, bn_weight and bn_bias, through the statistics; double backward raises,
+    but for float32 and float64 in training on a CPU, where the formula runs as it stands above.
 
     Source: Radford et al. 2016, arXiv:1511.06434; Ioffe and Szegedy 2015, arXiv:1502.03167; statistics of parts are
     combined as in Chan, Golub and LeVeque 1979.
     """
+    if is_torchs_own(x, weight, training, momentum, process_group):
+        check_activation(activation, negative_slope)
+        return in_torch(
+            x, weight, bias, bn_weight, bn_bias, running_mean, running_var, num_batches_tracked, momentum, eps,
+            _geometry(stride, padding, output_padding, dilation, groups), activation, negative_slope,
+        )  # fmt: skip
     channels_last = is_channels_last(x.raw if isinstance(x, Deferred) else x)
     y = conv_transpose2d_bn_deferred(
         x, weight, bias, bn_weight, bn_bias, running_mean, running_var, training=training, momentum=momentum, eps=eps,
