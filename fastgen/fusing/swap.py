@@ -10,13 +10,14 @@ from __future__ import annotations
 import copyreg
 from collections.abc import Hashable
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
 from torch.nn.modules import module as _module
 
-#: Made classes, for good: a class that goes while the garbage collector is at work must not be handed out again.
-_CLASSES: dict[tuple[type, type, Hashable], type[nn.Module]] = {}
+#: Made classes; one goes when no module has it any more.
+_CLASSES: WeakValueDictionary[tuple[type, type, Hashable], type[nn.Module]] = WeakValueDictionary()
 
 
 class Fused(nn.Module):
