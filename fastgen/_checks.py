@@ -1,0 +1,174 @@
+"""The one way of checking arguments: every error names the argument, what was expected, and what came.
+
+Numbers may be Python's or NumPy's; a bool is no number. What is no number where one is expected, or no word of a list,
+is a ValueError; what is no tensor, or one of another dtype, is a TypeError. Each check returns its argument in the form
+that the code behind it reads, so a caller writes ``n = check_integer("n", n, 1)``.
+"""
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def describe(value: Any) -> str:
+    """What came, in a few words: a tensor's or an array's dtype and shape, or the value itself, cut short."""
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)} of {value.dtype}"
+    if isinstance(value, np.ndarray):
+        return f"an array {value.shape} of {value.dtype}"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}… ({type(value).__name__})"
+
+
+def check_integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
+    """``value`` as an int in [low, high].
+
+    Raises:
+        ValueError: it is not an integer, or outside of the range.
+    """
+    if isinstance(value, torch.SymInt):  # a size under torch.export or torch.compile: to look at it would fix it
+        return value  # type: ignore[return-value]
+    if (
+        isinstance(value, (bool, np.bool_))
+        or not isinstance(value, (int, np.integer))
+        or (low is not None and value < low)
+        or (high is not None and value > high)
+    ):
+        expected = "a positive integer" if (low, high) == (1, None) else f"an integer{_range(low, high)}"
+        raise ValueError(f"{name}: expected {expected}, got {describe(value)}")
+    return int(value)
+
+
+def check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+    """``value`` as it came (a NumPy number as Python's), finite and in [low, high].
+
+    Raises:
+        ValueError: it is not a real number, outside of the range, infinite or NaN.
+    """
+    if isinstance(value, (torch.SymInt, torch.SymFloat)):
+        return value  # type: ignore[return-value]
+    if (
+        isinstance(value, (bool, np.bool_))
+        or not isinstance(value, (numbers.Real, np.floating, np.integer))
+        or not low <= value <= high
+        or not math.isfinite(value)
+    ):
+        raise ValueError(f"{name}: expected a finite number{_range(low, high)}, got {describe(value)}")
+    return value.item() if isinstance(value, np.generic) else value  # type: ignore[return-value]
+
+
+def check_option(name: str, value: Any, allowed: Sequence[str]) -> str:
+    """``value``, one of the words ``allowed``.
+
+    Raises:
+        ValueError: it is another, or no text.
+    """
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {describe(value)}")
+    return value
+
+
+def check_pair(name: str, value: Any, low: int = 1) -> tuple[int, int]:
+    """One integer for both, or two of them, each at least ``low``.
+
+    Raises:
+        ValueError: it is neither, there are not two, or one is too small.
+    """
+    if not isinstance(value, (tuple, list)):  # torch.Size is a tuple
+        value = (value, value)
+    if len(value) != 2:
+        raise ValueError(f"{name}: expected one integer or two of them, got {describe(value)}")
+    first, second = (check_integer(name, one, low) for one in value)
+    return first, second
+
+
+def check_tensor(
+    name: str,
+    value: Any,
+    shape: Sequence[int | str] | None = None,
+    dtypes: Sequence[torch.dtype] | None = None,
+) -> Tensor:
+    """``value``, a tensor of a shape and one of several dtypes.
+
+    Args:
+        name: of the argument.
+        value: what came.
+        shape: a number is a size that must be met, a word names one that is free: ("N", 3, "H", "W").
+        dtypes: those that are taken; all by default.
+
+    Raises:
+        TypeError: it is no tensor, or of another dtype.
+        ValueError: the shape differs.
+    """
+    wanted = "a tensor" if shape is None else f"a tensor of shape ({_join(shape)})"
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected {wanted}, got {describe(value)}")
+    if shape is not None and (
+        value.dim() != len(shape)
+        or any(not isinstance(want, str) and want != got for want, got in zip(shape, value.shape, strict=True))
+    ):
+        raise ValueError(f"{name}: expected shape ({_join(shape)}), got {tuple(value.shape)}")
+    if dtypes is not None and value.dtype not in dtypes:
+        words = [str(dtype).removeprefix("torch.") for dtype in dtypes]
+        listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+        raise TypeError(f"{name}: expected {listed}, got {value.dtype}")
+    return value
+
+
+def check_same(name: str, value: Tensor | None, other_name: str, other: Tensor) -> None:
+    """``value``, where there is one, has the dtype and the device of ``other``.
+
+    Raises:
+        TypeError: no tensor, or another dtype.
+        ValueError: another device.
+    """
+    if value is None:
+        return
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor or None, got {describe(value)}")
+    if value.dtype != other.dtype:
+        raise TypeError(f"{name}: expected the dtype of {other_name}, {other.dtype}, got {value.dtype}")
+    check_device(name, value, other_name, other)
+
+
+def check_device(name: str, value: Tensor | None, other_name: str, other: Tensor) -> None:
+    """``value``, where there is one, is on the device of ``other``.
+
+    Raises:
+        ValueError: it is on another.
+    """
+    if value is not None and value.device != other.device:
+        raise ValueError(f"{name}: expected the device of {other_name}, {other.device}, got {value.device}")
+
+
+def check_instance(name: str, value: Any, kind: type | tuple[type, ...], expected: str) -> Any:
+    """``value``, an instance of ``kind``, which the message calls ``expected``; a class of that kind is named as such.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, type) and issubclass(value, kind):
+        raise TypeError(
+            f"{name}: expected {expected}, got the class {value.__name__} itself: call it, {value.__name__}(…)"
+        )
+    raise TypeError(f"{name}: expected {expected}, got {describe(value)}")
+
+
+def _range(low: float | None, high: float | None) -> str:
+    low, high = (None if bound is None or math.isinf(bound) else bound for bound in (low, high))
+    if low is None:
+        return "" if high is None else f" of at most {high}"
+    return f" of at least {low}" if high is None else f" from {low} to {high}"
+
+
+def _join(shape: Sequence[int | str]) -> str:
+    return ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
