@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench_masked_conv2d import activate
-from cases import Case, Form, compiled
+from bench_masked_conv2d import activate, against_masked
+from cases import Case
 from fastgen.ops import gated_residual_block, masked_conv2d_mask
 from harness import alone
 
@@ -42,22 +42,7 @@ def case(N: int, C: int, H: int, k: int, device: str, quick: bool) -> Case:
         gated = activate(F.conv2d(F.pad(x, (p, p, p, 0)), (w * live)[:, :, : p + 1], b), "gated")
         return x + F.conv2d(gated, w2, b2)
 
-    fast = device == "cuda"  # the memory format that convolutions are fastest in there
-    forms = {
-        "fastgen": Form(ours, channels_last=fast),
-        "fastgen, contiguous" if fast else "fastgen, channels_last": Form(ours, channels_last=not fast),
-        "eager": Form(masked),
-        "eager, cropped": Form(cropped),
-        "eager, channels_last": Form(masked, channels_last=True),
-        "eager, cropped, channels_last": Form(cropped, channels_last=True),
-    }
-    if not quick:
-        forms["torch.compile"] = compiled(masked, channels_last=fast)
-        forms["torch.compile, cropped"] = compiled(cropped, channels_last=fast)
-    if fast:
-        forms["torch.compile, cropped, max-autotune"] = compiled(
-            cropped, channels_last=True, tuned=True, mode="max-autotune-no-cudagraphs"
-        )
+    forms = against_masked(ours, masked, cropped, device, quick)
     y, weights = N * H * H * C, (2 * k * k + 1) * C * C
     products = 2 * y * (2 * C * int(taps[0, 0].sum()) + C)
     return Case(

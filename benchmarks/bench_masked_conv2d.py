@@ -8,6 +8,7 @@ upstream gradient and the image and writes the image's gradient; an activation's
 the alternative is to compute the convolution twice. The image itself, in a first layer, gets no gradient.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -56,6 +57,30 @@ def activate(p: Tensor, activation: str) -> Tensor:
     return {"none": lambda t: t, "relu": F.relu, "elu": F.elu}[activation](p)
 
 
+Function = Callable[..., Tensor]
+
+
+def against_masked(ours: Function, masked: Function, cropped: Function, device: str, quick: bool) -> dict[str, Form]:
+    """Fastgen's form among those that a user would write with a mask, and with the dead rows cut off."""
+    fast = device == "cuda"  # the memory format that convolutions are fastest in there
+    forms = {
+        "fastgen": Form(ours, channels_last=fast),
+        "fastgen, contiguous" if fast else "fastgen, channels_last": Form(ours, channels_last=not fast),
+        "eager": Form(masked),
+        "eager, cropped": Form(cropped),
+        "eager, channels_last": Form(masked, channels_last=True),
+        "eager, cropped, channels_last": Form(cropped, channels_last=True),
+    }
+    if not quick:
+        forms["torch.compile"] = compiled(masked, channels_last=fast)
+        forms["torch.compile, cropped"] = compiled(cropped, channels_last=fast)
+    if fast:
+        forms["torch.compile, cropped, max-autotune"] = compiled(
+            cropped, channels_last=True, tuned=True, mode="max-autotune-no-cudagraphs"
+        )
+    return forms
+
+
 def case(layer: Layer, device: str, quick: bool) -> Case:
     N, I, O, H, k, mask, kind = layer
     C, p = (O // 2 if kind == "gated" else O), k // 2
@@ -74,22 +99,7 @@ def case(layer: Layer, device: str, quick: bool) -> Case:
     def cropped(x: Tensor, w: Tensor, b: Tensor, r: Tensor, live: Tensor) -> Tensor:
         return activate(F.conv2d(F.pad(x, (p, p, p, 0)), (w * live)[:, :, : p + 1], b), kind) + r
 
-    fast = device == "cuda"  # the memory format that convolutions are fastest in there
-    forms = {
-        "fastgen": Form(ours, channels_last=fast),
-        "fastgen, contiguous" if fast else "fastgen, channels_last": Form(ours, channels_last=not fast),
-        "eager": Form(masked),
-        "eager, cropped": Form(cropped),
-        "eager, channels_last": Form(masked, channels_last=True),
-        "eager, cropped, channels_last": Form(cropped, channels_last=True),
-    }
-    if not quick:
-        forms["torch.compile"] = compiled(masked, channels_last=fast)
-        forms["torch.compile, cropped"] = compiled(cropped, channels_last=fast)
-    if fast:
-        forms["torch.compile, cropped, max-autotune"] = compiled(
-            cropped, channels_last=True, tuned=True, mode="max-autotune-no-cudagraphs"
-        )
+    forms = against_masked(ours, masked, cropped, device, quick)
     first, pixels, weights = I <= 3, N * H * H, O * I * k * k
     forward = pixels * (I + 2 * C) + weights
     backward = pixels * (C + I * (1 if first else 2) + 2 * O * (kind != "none")) + 2 * weights

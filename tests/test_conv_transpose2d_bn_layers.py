@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastgen.nn import ConvTranspose2dBatchNorm, ConvTranspose2dChain
 from fastgen.nn.conv_transpose2d_bn import fused_steps
-from fastgen.ops.conv_transpose2d_bn import Deferred
+from fastgen.ops.conv_transpose2d_bn import Deferred, conv_transpose2d_bn
 from ops import assert_raises
 from parity import assert_parity
 
@@ -117,6 +117,17 @@ def test_layer_is_the_two_modules() -> None:
     plain.append(nn.ReLU())
     assert_same_training(plain, layer, torch.randn(7, 6, 5, 5))
     assert "activation='relu'" in repr(layer)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_vectors_may_have_another_dtype(dtype: torch.dtype, device: str) -> None:
+    x, weight = torch.randn(3, 6, 5, 3, device=device), torch.randn(6, 10, 4, 4, device=device)
+    vectors = [torch.ones(10, device=device, dtype=dtype), torch.zeros(10, device=device, dtype=dtype)]
+    y, plain = (
+        conv_transpose2d_bn(x, weight, None, *given, None, None, training=True, stride=2, padding=1)
+        for given in (vectors, (None, None))
+    )
+    torch.testing.assert_close(y, plain)
 
 
 def test_layers_hand_each_other_what_is_not_normalised_yet() -> None:

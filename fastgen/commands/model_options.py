@@ -62,8 +62,14 @@ class Train(Recipe):
         """Arguments of the model's constructor."""
         generic = {field.name for field in fields(Train)}
         channels, height, width = data.shape
-        config = {"in_channels": channels, "levels": data.levels, "image_size": [height, width]}
-        return config | {name: value for name, value in asdict(self).items() if name not in generic}
+        config: dict[str, Any] = {"in_channels": channels, "levels": data.levels, "image_size": [height, width]}
+        config |= {name: value for name, value in asdict(self).items() if name not in generic}
+        if "conditional" not in config:
+            return config
+        conditional = config.pop("conditional")
+        if conditional and data.classes is None:
+            raise ValueError(f"conditional: expected data with labels, got {data.name}, which has none")
+        return config | {"classes": data.classes if conditional else None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +94,6 @@ class TrainGatedPixelCNN(Train):
     """Of the gated layers."""
     conditional: bool = False
     """Condition on the images' labels."""
-
-    def model_config(self, data: Dataset) -> dict[str, Any]:
-        config = super().model_config(data)
-        if config.pop("conditional") and data.classes is None:
-            raise ValueError(f"conditional: expected data with labels, got {data.name}, which has none")
-        return config | {"classes": data.classes if self.conditional else None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +148,7 @@ class TrainVAE(Train):
 
     def model_config(self, data: Dataset) -> dict[str, Any]:
         config = super().model_config(data)
-        if config.pop("conditional") and data.classes is None:
-            raise ValueError(f"conditional: expected data with labels, got {data.name}, which has none")
-        warmup = config.pop("kl_warmup")
-        return config | {"warmup": warmup, "classes": data.classes if self.conditional else None}
+        return config | {"warmup": config.pop("kl_warmup")}
 
 
 @dataclass(frozen=True, kw_only=True)

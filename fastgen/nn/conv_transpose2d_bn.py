@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ..ops._conv_transpose2d_bn_checks import check_activation
 from ..ops._conv_transpose2d_bn_conv import is_channels_last
-from ..ops._conv_transpose2d_bn_eager import in_torch, is_torchs_own
 from ..ops.conv_transpose2d_bn import Deferred, conv_transpose2d_activation, conv_transpose2d_bn_deferred
 
 Activation = Literal["none", "relu", "leaky_relu", "tanh"]
@@ -52,18 +51,12 @@ def run_conv_transpose2d_bn(
     tracked = bn.track_running_stats and bn.running_mean is not None
     by_batch = bn.training or bn.running_mean is None
     updated = bn.training and tracked
-    if not deferred and is_torchs_own(x, conv.weight, by_batch, bn.momentum, _process_group(bn)):
-        return in_torch(
-            x, conv.weight, conv.bias, bn.weight, bn.bias, bn.running_mean if updated else None,
-            bn.running_var if updated else None, bn.num_batches_tracked if updated else None, bn.momentum, bn.eps,
-            list(geometry.values()), kind, activation[1], channels_last,
-        )  # fmt: skip
     y = conv_transpose2d_bn_deferred(
         x, conv.weight, conv.bias, bn.weight, bn.bias,
         bn.running_mean if updated or not by_batch else None, bn.running_var if updated or not by_batch else None,
         training=by_batch, momentum=bn.momentum, eps=bn.eps, **geometry, activation=kind,
         negative_slope=activation[1], num_batches_tracked=bn.num_batches_tracked if updated else None,
-        process_group=_process_group(bn), channels_last=channels_last,
+        process_group=_process_group(bn), channels_last=channels_last, at_once=not deferred,
     )  # fmt: skip
     return y if deferred or not isinstance(y, Deferred) else y.materialize(channels_last)
 

@@ -17,7 +17,7 @@ from ._conv_transpose2d_bn_conv import is_channels_last
 from ._conv_transpose2d_bn_eager import in_torch, is_torchs_own
 from ._conv_transpose2d_bn_fold import fold
 from ._conv_transpose2d_bn_forms import result_shape
-from ._conv_transpose2d_bn_norm import KERNELS, accumulator, finalize_reference
+from ._conv_transpose2d_bn_norm import KERNELS, accumulator, finalize_reference, layout
 from ._conv_transpose2d_bn_sync import Synchronize, synchronized
 from ._dtypes import autocast_dtype
 
@@ -117,18 +117,12 @@ def conv_transpose2d_bn(
     Source: Radford et al. 2016, arXiv:1511.06434; Ioffe and Szegedy 2015, arXiv:1502.03167; statistics of parts are
     combined as in Chan, Golub and LeVeque 1979.
     """
-    if is_torchs_own(x, weight, training, momentum, process_group):
-        check_activation(activation, negative_slope)
-        return in_torch(
-            x, weight, bias, bn_weight, bn_bias, running_mean, running_var, num_batches_tracked, momentum, eps,
-            _geometry(stride, padding, output_padding, dilation, groups), activation, negative_slope,
-        )  # fmt: skip
     channels_last = is_channels_last(x.raw if isinstance(x, Deferred) else x)
     y = conv_transpose2d_bn_deferred(
         x, weight, bias, bn_weight, bn_bias, running_mean, running_var, training=training, momentum=momentum, eps=eps,
         stride=stride, padding=padding, output_padding=output_padding, dilation=dilation, groups=groups,
         activation=activation, negative_slope=negative_slope, num_batches_tracked=num_batches_tracked,
-        process_group=process_group, channels_last=channels_last,
+        process_group=process_group, channels_last=channels_last, at_once=True,
     )  # fmt: skip
     return y.materialize(channels_last) if isinstance(y, Deferred) else y
 
@@ -155,11 +149,13 @@ def conv_transpose2d_bn_deferred(
     num_batches_tracked: Tensor | None = None,
     process_group: Any = None,
     channels_last: bool = True,
+    at_once: bool = False,
 ) -> Tensor | Deferred:
     """``conv_transpose2d_bn`` for a consumer that normalises while it loads: in training, a ``Deferred``.
 
     Without ``training``, and unless the weight is larger than the result, the batch norm is folded into it: then the
-    result is the activation, channels_last or contiguous as ``channels_last`` says.
+    result is the activation, channels_last or contiguous as ``channels_last`` says. So it is in training on a CPU where
+    ``at_once`` says that nothing will defer it.
     """
     check_activation(activation, negative_slope)
     geometry = _geometry(stride, padding, output_padding, dilation, groups)
@@ -171,6 +167,13 @@ def conv_transpose2d_bn_deferred(
     N, O, H, W = size = result_shape(x.raw if isinstance(x, Deferred) else x, weight, *geometry)
     if training:
         check_count(size, N * H * W, synchronized(process_group))
+        if at_once and is_torchs_own(x, vectors.values(), momentum) and not synchronized(process_group):
+            check_dtypes(x, weight, bias)  # type: ignore[arg-type]
+            buffers = (running_mean, running_var, num_batches_tracked)
+            y = in_torch(
+                x, weight, bias, bn_weight, bn_bias, *buffers, momentum, eps, geometry, activation, negative_slope
+            )
+            return y.contiguous(memory_format=layout(channels_last))
     elif weight.numel() <= N * O * H * W:
         weight, bias = fold(weight, bias, bn_weight, bn_bias, running_mean, running_var, groups, eps)
         return _convolve(x, weight, bias, geometry, activation, negative_slope, False, channels_last)[0]
