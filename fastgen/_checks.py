@@ -6,7 +6,6 @@ that the code behind it reads, so a caller writes ``n = check_integer("n", n, 1)
 """
 
 import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,12 +55,12 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
         return value  # type: ignore[return-value]
     if (
         isinstance(value, (bool, np.bool_))
-        or not isinstance(value, (numbers.Real, np.floating, np.integer))
+        or not isinstance(value, (int, float, np.floating, np.integer))
         or not low <= value <= high
         or not math.isfinite(value)
     ):
         raise ValueError(f"{name}: expected a finite number{_range(low, high)}, got {describe(value)}")
-    return value.item() if isinstance(value, np.generic) else value  # type: ignore[return-value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_option(name: str, value: Any, allowed: Sequence[str]) -> str:
