@@ -63,6 +63,19 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
     return value.item() if isinstance(value, np.generic) else value
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """``value`` as a bool: it is one, or 0 or 1.
+
+    Raises:
+        ValueError: it is anything else; text is not read for its truth.
+    """
+    if value is True or value is False:
+        return value
+    if not isinstance(value, (int, np.integer, np.bool_)) or value not in (0, 1):
+        raise ValueError(f"{name}: expected True or False, got {describe(value)}")
+    return bool(value)
+
+
 def check_option(name: str, value: Any, allowed: Sequence[str]) -> str:
     """``value``, one of the words ``allowed``.
 
