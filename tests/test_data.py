@@ -144,6 +144,21 @@ def test_digits_are_embedded_and_split_without_overlap() -> None:
     assert torch.equal(watched.values, test.values)
 
 
+def test_a_data_set_says_which_images_it_holds(tmp_path: Path, rng: np.random.Generator) -> None:
+    x = rng.integers(0, 256, (20, 4, 4), dtype=np.uint8)
+    path = tmp_path / "mine.npz"
+    np.savez(path, x=x)
+    held = f"images drawn from {path}, which has no test split of its own"
+    assert [load(path, split=split).description for split in ("train", "test")] == [f"18 {held}", f"2 {held}"]
+    assert load_for_training(path)[1].description == f"2 images drawn from 18 {held}"
+    np.savez(path, train=x, test=x)
+    assert load(path, split="test").description == f"the test split of {path}"
+    assert load(path).subset(3).description == f"3 images drawn from the train split of {path}"
+    assert Dataset(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), None, 2, None, "two").description == "two"
+    with pytest.raises(ValueError, match=r"two: expected a name per class \(2\), got 1"):
+        Dataset(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.zeros(1), 2, 2, "two", ("a",))
+
+
 def test_missing_files_say_where_and_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FASTGEN_DATA", raising=False)
     for name in set(NAMES) - {"digits"}:

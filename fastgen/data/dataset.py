@@ -18,6 +18,9 @@ class Dataset:
         levels: number of values a pixel can take, 2 to 256.
         classes: number of classes, or None without labels.
         name: what to call the data in messages.
+        class_names: the classes' names, by label; None where the data have numbers only.
+        description: which images of the data these are, in words; the name by default.
+        notes: what was found and left out as the data were read, for people; nothing where nothing needs saying.
     """
 
     values: Tensor
@@ -25,6 +28,9 @@ class Dataset:
     levels: int
     classes: int | None
     name: str
+    class_names: tuple[str, ...] | None = None
+    description: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.values.dtype != torch.uint8 or self.values.dim() != 4:
@@ -37,6 +43,10 @@ class Dataset:
             raise ValueError(f"{self.name}: expected values below {self.levels} levels, got {int(self.values.max())}")
         if self.labels is not None and len(self.labels) != len(self):
             raise ValueError(f"{self.name}: expected one label per image ({len(self)}), got {len(self.labels)}")
+        if self.class_names is not None and len(self.class_names) != self.classes:
+            raise ValueError(f"{self.name}: expected a name per class ({self.classes}), got {len(self.class_names)}")
+        if not self.description:
+            object.__setattr__(self, "description", self.name)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -75,7 +85,7 @@ class Dataset:
         """
         if n < 1:
             raise ValueError(f"n: expected 1 or more images, got {n}")
-        return self if n >= len(self) else self.pick(_permutation(len(self), seed)[:n])
+        return self if n >= len(self) else self._draw(_permutation(len(self), seed)[:n])
 
     def hold_out(self, fraction: float = 0.1, seed: int = 0) -> tuple["Dataset", "Dataset"]:
         """Split into (rest, held out), the same way each time; at least one image goes to each side.
@@ -87,7 +97,10 @@ class Dataset:
             raise ValueError(f"{self.name}: expected at least two images to hold one out, got {len(self)}")
         held = min(max(1, round(len(self) * fraction)), len(self) - 1)
         order = _permutation(len(self), seed)
-        return self.pick(order[held:]), self.pick(order[:held])
+        return self._draw(order[held:]), self._draw(order[:held])
+
+    def _draw(self, indices: np.ndarray) -> "Dataset":
+        return replace(self.pick(indices), description=f"{len(indices):,} images drawn from {self.description}")
 
     def batches(
         self, size: int, device: torch.device | str = "cpu", order: np.ndarray | None = None

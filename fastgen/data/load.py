@@ -5,6 +5,7 @@ cifar-10-batches-py, and binarized_mnist/binarized_mnist_packed.npz. The root is
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,28 +91,39 @@ def _load_name(name: str, root: Path, split: str) -> Dataset:
     if name == "digits":  # 1,797 images: 1,500 to train on, 297 held out
         digits = require("sklearn.datasets").load_digits()
         whole = Arrays(digits.images.astype(np.uint8)[:, None], digits.target.astype(np.int64), 17, 10)
-        return _dataset(whole, name).hold_out(297 / 1797)[split == "test"]
+        return _own_tenth(_dataset(whole, name), split, 297 / 1797)
     if name == "binarized-mnist":
         images = read_packed(_find(name, root, "binarized_mnist/binarized_mnist_packed.npz"), split)
-        return _dataset(Arrays(images[:, None], None, 2, None), name)
+        return _of_split(_dataset(Arrays(images[:, None], None, 2, None), name), split)
     if name == "cifar10":
         stem = "data_batch_" if split == "train" else "test_batch"
         first = _find(name, root, f"cifar-10-batches-bin/{stem}*.bin", f"cifar-10-batches-py/{stem}*")
         read = read_cifar_binary if first.suffix == ".bin" else read_cifar_python
         batches = [read(file) for file in sorted(first.parent.glob(f"{stem}*{first.suffix}"))]
         images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-        return _dataset(Arrays(images, labels.astype(np.int64), 256, 10), name)
+        return _of_split(_dataset(Arrays(images, labels.astype(np.int64), 256, 10), name), split)
     stem = f"{'MNIST' if name == 'mnist' else 'FashionMNIST'}/raw/{'train' if split == 'train' else 't10k'}"
     kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
     images, labels = read_idx_pair(*(_find(name, root, f"{stem}-{kind}", f"{stem}-{kind}.gz") for kind in kinds))
-    return _dataset(Arrays(images[:, None], labels.astype(np.int64), 256, 10), name)
+    return _of_split(_dataset(Arrays(images[:, None], labels.astype(np.int64), 256, 10), name), split)
 
 
 def _load_path(path: Path, split: str) -> Dataset:
     read = read_folder if path.is_dir() else read_array
     if own_splits(path):
-        return _dataset(read(path, split), str(path))
-    return _dataset(read(path), str(path)).hold_out()[split == "test"]
+        return _of_split(_dataset(read(path, split), str(path)), split)
+    return _own_tenth(_dataset(read(path), str(path)), split)
+
+
+def _of_split(dataset: Dataset, split: str) -> Dataset:
+    """The data's own split, which is all of ``dataset``."""
+    return replace(dataset, description=f"the {split} split of {dataset.name}")
+
+
+def _own_tenth(whole: Dataset, split: str, fraction: float = 0.1) -> Dataset:
+    """The split of data that have none of their own: held out by us, which the description says."""
+    part = whole.hold_out(fraction)[split == "test"]
+    return replace(part, description=f"{part.description}, which has no test split of its own")
 
 
 def _find(name: str, root: Path, *patterns: str) -> Path:
