@@ -4,15 +4,16 @@ All return NumPy arrays. A file that does not hold what its format promises rais
 """
 
 import gzip
-import pickle
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from .._checks import describe
+from . import plain_pickle
 
 _CIFAR_RECORD = 1 + 3 * 32 * 32
 
@@ -58,19 +59,24 @@ def read_cifar_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def read_cifar_python(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read a CIFAR-10 batch pickled by Python 2 into images (N, 3, 32, 32) and labels (N,).
 
-    Only NumPy arrays and plain containers are unpickled; anything else in the file is refused, never run.
+    Only what such a batch holds is admitted, see ``plain_pickle``; nothing in the file is run.
     """
-    with open(path, "rb") as file:
-        try:
-            batch = _PlainUnpickler(file, encoding="bytes").load()
-        except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: cannot be read as a CIFAR-10 python batch: {error}") from error
+    try:
+        batch = plain_pickle.load(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read as a CIFAR-10 python batch: {error}") from error
     if not isinstance(batch, dict):
         raise ValueError(f"{path}: expected a dict with data and labels, got {type(batch).__name__}")
-    batch = {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
+    batch = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in batch.items()}
     if "data" not in batch or "labels" not in batch:
-        raise ValueError(f"{path}: expected a dict with data and labels, got keys {sorted(map(str, batch))}")
-    return _cifar(path, np.asarray(batch["data"]), np.asarray(batch["labels"]))
+        raise ValueError(f"{path}: expected a dict with data and labels, got keys {describe(sorted(batch))}")
+    images, labels = batch["data"], batch["labels"]
+    if isinstance(labels, list) and all(type(label) is int and 0 <= label <= 9 for label in labels):
+        labels = np.array(labels, np.uint8)
+    if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray):
+        got = " and ".join(type(part).__name__ for part in (images, labels))
+        raise ValueError(f"{path}: expected an array of images and a list of labels, integers 0 to 9, got {got}")
+    return _cifar(path, images, labels)
 
 
 def read_packed(path: Path, key: str) -> np.ndarray:
@@ -114,28 +120,10 @@ def _unzip(path: Path) -> bytes:
 
 
 def _cifar(path: Path, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3 * 32 * 32 or len(labels) != len(images):
+    if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1:] != (3072,) or labels.shape != images.shape[:1]:
         raise ValueError(
             f"{path}: expected uint8 (N, 3072) images and N labels, got {images.dtype} {images.shape}, {labels.shape}"
         )
-    if labels.min() < 0 or labels.max() > 9:
+    if labels.max(initial=0) > 9:
         raise ValueError(f"{path}: expected CIFAR-10 labels 0 to 9, got {labels.min()} to {labels.max()}")
     return images.reshape(-1, 3, 32, 32), labels
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Admits arrays, bytes, strings, numbers and plain containers."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        allowed = {"_reconstruct": np.empty(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}
-        if module.partition(".")[0] == "numpy" and name in allowed:
-            return allowed[name]
-        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
-            return _latin1
-        raise pickle.UnpicklingError(f"{module}.{name} is not admitted")
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"encoding {encoding} is not admitted")
-    return text.encode("latin1")
