@@ -90,9 +90,10 @@ PICKLED = {
     "eval": Call(eval, "1/0"),
     "encode": Call(__import__("_codecs").encode, "a", "rot13"),
 }
+HUGE = b"\x8a\x06\x00\x00\x00\x00\x00\x01"  # 2**40
 RAW = {
     "negative shape": array_state(b"K\x01J\xff\xff\xff\xff\x85DTYPE\x89U\x00"),
-    "huge shape": array_state(b"K\x01\x8a\x06\x00\x00\x00\x00\x00\x01\x8a\x06\x00\x00\x00\x00\x00\x01\x86DTYPE\x89U\x03abc"),
+    "huge shape": array_state(b"K\x01" + HUGE + HUGE + b"\x86DTYPE\x89U\x03abc"),
     "wrapping shape": array_state(b"K\x01\x8a\x08\x00\x00\x00\x00\x00\x00\x00\x40K\x04\x86DTYPE\x89U\x00"),
     "no bytes": array_state(b"K\x01K\x05\x85DTYPE\x89N"),
     "list of objects": array_state(b"K\x01K\x01\x85DTYPE\x89]Na"),
@@ -101,7 +102,7 @@ RAW = {
     "state of a function": b"cnumpy.core.multiarray\n_reconstruct\nN}U\x0c__defaults__K\x01\x85s\x86b",
     "state of a class": b"cnumpy\nndarray\nN}U\x0c__setstate__Ns\x86b",
     "another class made": b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\ndtype\nK\x00\x85U\x01b\x87R",
-    "made huge": b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n\x8a\x06\x00\x00\x00\x00\x00\x01\x85U\x01b\x87R",
+    "made huge": b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + HUGE + b"\x85U\x01b\x87R",
     "never filled": b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R",
     "new object": b"cnumpy\nndarray\nK\x05\x85\x81",
     "memo far away": b"Kar\xff\xff\xff\xff",
