@@ -98,8 +98,8 @@ class _Machine:
     def _fill(self, name: str) -> None:
         pairs = name.startswith("SETITEM")
         items = self._since_mark() if name.endswith("S") else [self.stack.pop() for _ in range(1 + pairs)][::-1]
-        target = self.stack[-1]
-        if not isinstance(target, dict if pairs else list):
+        target: Any = self.stack[-1]
+        if type(target) is not (dict if pairs else list):
             raise ValueError(f"no well-formed pickle: {name} of what is no {'dict' if pairs else 'list'}")
         if not pairs:
             target.extend(map(_array, items))
