@@ -81,18 +81,24 @@ def _doubled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def convolve_backward(
     grad: Tensor, x: Tensor, weight: Tensor, geometry: list[Any], output_mask: list[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients to x, weight and bias, where ``output_mask`` asks for them."""
+    """Gradients to x, weight and bias, where ``output_mask`` asks for them.
+
+    ``sum`` adds the bias's in cascades; oneDNN adds it pixel by pixel where it has no AVX-512, and loses digits.
+    """
+    grad_bias = grad.sum((0, 2, 3)) if output_mask[2] else None
     if is_product(x, *geometry):
         flat = grad.flatten(1)
         return (
             (flat @ weight.flatten(1).t()).view(x.shape) if output_mask[0] else None,
             (x.flatten(1).t() @ flat).view(weight.shape) if output_mask[1] else None,
-            grad.sum((0, 2, 3)) if output_mask[2] else None,
+            grad_bias,
         )
     stride, padding, output_padding, dilation, groups = geometry
     channels = [weight.shape[1] * groups]
     cheaper = _cheaper_layout(x, weight, *geometry)
     grad, x = grad.contiguous(memory_format=cheaper), x.contiguous(memory_format=cheaper)
-    return torch.ops.aten.convolution_backward.default(
-        grad, x, weight, channels, stride, padding, dilation, True, output_padding, groups, output_mask
+    wanted = [*output_mask[:2], False]
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward.default(
+        grad, x, weight, channels, stride, padding, dilation, True, output_padding, groups, wanted
     )
+    return grad_x, grad_weight, grad_bias
