@@ -69,6 +69,10 @@ class DirectGenerator(nn.Module):
         return torch.tanh(self.deconv3(x))
 
 
+def deconv_block(i: int, o: int) -> nn.Sequential:
+    return nn.Sequential(nn.ConvTranspose2d(i, o, 4, 2, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
+
+
 # ---- masked convolutions
 
 

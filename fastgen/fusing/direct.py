@@ -24,11 +24,11 @@ from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .chain import flatten, run_sequence, transposed
+from .code import ASKS, is_torchs
 from .record import NotProvenError
 from .swap import Fused, make_class, own_class
 
 _BUILTINS = {"range", "len", "tuple", "list", "int", "float", "super", "enumerate", "zip", "reversed"}
-_ASKS = {"is_grad_enabled", "is_autocast_enabled", "is_inference_mode_enabled", "initial_seed", "is_compiling"}
 _PLAIN = (int, float, str, bool, type(None))
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
@@ -108,7 +108,7 @@ def _check_code(base: type[nn.Module]) -> None:
         raise NotProvenError("its forward has a function or a comprehension in it")
     if set(code.co_freevars) - {"__class__"}:
         raise NotProvenError("its forward reads variables of a function around it")
-    if asked := sorted(_ASKS.intersection(code.co_names)):
+    if asked := sorted(ASKS.intersection(code.co_names)):
         raise NotProvenError(f"its forward asks torch for its state ({', '.join(asked)})")
     for instruction in dis.get_instructions(code):
         if instruction.opname in ("STORE_GLOBAL", "STORE_ATTR", "IMPORT_NAME"):
@@ -123,8 +123,7 @@ def _is_torch(forward: types.FunctionType, name: str) -> bool:
     value = forward.__globals__[name]
     if not isinstance(value, (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)):
         return False
-    where = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None) or ""
-    return where.split(".")[0] == "torch" or any(value is getattr(each, name, None) for each in (torch, F))
+    return is_torchs(value)
 
 
 class _NothingIsComputed(TorchDispatchMode):

@@ -21,7 +21,10 @@ _SEEN: WeakKeyDictionary[nn.Module, tuple[Tensor, int]] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class MaskSpec:
-    """Where a module holds its tensors (paths), which mask it has, and what else its forward calls and reads."""
+    """Where a module holds its tensors (paths), which mask it has, and what else its forward calls and reads.
+
+    ``in_place``: its forward writes the mask into the weight, so that whoever reads the weight finds zeros there.
+    """
 
     weight: str
     bias: str | None
@@ -42,8 +45,8 @@ class MaskSpec:
         if not self.in_place:
             return ""
         return (
-            "the mask is no longer written into the weight: gradients of dead taps are exactly zero (they were not, "
-            "and the mask undid what they did); dead taps keep their values, which do not count"
+            "the mask is written into the weight at each call, as it was; gradients of dead taps are exactly zero "
+            "(they were not, and the mask undid what they did)"
         )
 
 
@@ -58,8 +61,21 @@ class MaskedConv(Fused):
 
 def run(module: nn.Module, spec: MaskSpec, x: Tensor, activation: str) -> Tensor:
     bias = None if spec.bias is None else get(module, spec.bias)
+    weight = get(module, spec.weight)
+    if spec.in_place and not torch.compiler.is_exporting():  # an exported program has nobody else who reads it
+        _write(get(module, spec.mask), weight)
     names: Any = {"mask": spec.type, "activation": activation, "groups_order": spec.groups_order}
-    return masked_conv2d(x, get(module, spec.weight), bias, color_groups=spec.color_groups, **names)
+    return masked_conv2d(x, weight, bias, color_groups=spec.color_groups, **names)
+
+
+def _write(mask: Tensor, weight: Tensor) -> None:
+    """The mask into the weight, as ``weight.data *= mask`` does it: graphs that hold the weight stay valid."""
+    with torch.no_grad():
+        if torch.compiler.is_compiling() or weight.is_inference():  # no versions are counted there
+            weight.mul_(mask)
+            return
+        with torch.autograd._unsafe_preserve_version_counter(weight):
+            weight.mul_(mask)
 
 
 def can_run(module: nn.Module, x: Any) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from ..ops.masked_conv2d import masked_conv2d_mask
 from .masked_conv import MaskSpec, get, run
 from .record import NotProvenError, Recorder, Value, held_tensors, integers, probe_copy
 from .swap import observed
-from .watch import frozen_reads, watching
+from .watch import Seen, frozen_reads, watching
 
 _SAME_VALUES = {"aten._to_copy", "aten.view", "aten._unsafe_view", "aten.unsqueeze", "aten.expand", "aten.clone"}
 
@@ -70,7 +71,7 @@ def _trial(module: nn.Module, twin: nn.Module, N: int, H: int, W: int) -> MaskSp
     channels = weights[0].shape[1] if weights else 1
     generator = torch.Generator().manual_seed(0)
     x = integers((N, channels, H, W), generator).requires_grad_()
-    recorder, calls, seen = Recorder(), [], set[tuple[str, str]]()
+    recorder, calls, seen = Recorder(), [], Seen()
     recorder.name("input", "0", x)
     for path, tensor in held_tensors(twin):
         recorder.name("held", path, tensor)
@@ -81,7 +82,7 @@ def _trial(module: nn.Module, twin: nn.Module, N: int, H: int, W: int) -> MaskSp
     ]
     try:
         with watching(twin, seen), recorder:
-            result = type(twin).forward(twin, x)
+            result = _call(twin, x)
     except NotProvenError:
         raise
     except Exception as error:
@@ -101,9 +102,16 @@ def _trial(module: nn.Module, twin: nn.Module, N: int, H: int, W: int) -> MaskSp
     reads = frozen_reads(module, seen)
     in_place = any(op.op == "aten.mul" and op.written for op in recorder.ops)
     in_place = in_place or recorder.value(get(twin, weight)).op == "aten.mul"
-    spec = MaskSpec(weight, bias, mask, *_which(get(module, mask), tensor), tuple(sorted(set(calls))), reads, in_place)
+    which = _which(get(module, mask), tensor)
+    spec = MaskSpec(weight, bias, mask, *which, tuple(sorted(set(calls))), reads, in_place)
     _compare(twin, spec, x, generator)
     return spec
+
+
+def _call(twin: nn.Module, x: Tensor) -> Any:
+    """Its forward, or what its class does around it."""
+    own = type(twin)
+    return own.forward(twin, x) if own.__call__ is nn.Module.__call__ else own.__call__(twin, x)
 
 
 def _pattern(recorder: Recorder, conv: Value, module: nn.Module) -> tuple[str, str | None, str]:
@@ -183,7 +191,7 @@ def _compare(twin: nn.Module, spec: MaskSpec, x: Tensor, generator: torch.Genera
         with torch.no_grad():
             leaf.copy_(integers(leaf.shape, generator))
         leaf.requires_grad_()
-    theirs, ours = type(twin).forward(twin, x), run(twin, spec, x, "none")
+    theirs, ours = _call(twin, x), run(twin, spec, x, "none")
     upstream = integers(ours.shape, generator)
     grads = [torch.autograd.grad(y, leaves, upstream, allow_unused=True) for y in (theirs, ours)]
     if spec.in_place:  # what the mask undoes is no difference

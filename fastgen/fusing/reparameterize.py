@@ -19,7 +19,7 @@ from ..ops._dtypes import FLOATING
 from ..ops.rsample_kl import LOGVAR_MAX, LOGVAR_MIN
 from .record import NotProvenError, Recorder, Value, probe_copy
 from .swap import Fused
-from .watch import Reads, frozen_reads, unchanged, watching
+from .watch import Reads, Seen, frozen_reads, unchanged, watching
 
 _SMOOTH = {
     f"aten.{name}"
@@ -160,7 +160,7 @@ def _trial(twin: nn.Module, shape: tuple[int, ...], seed: int) -> _Answer:
     if shape[0] == 96:  # one term to a sum: over all that logvar may be
         logvar = torch.linspace(LOGVAR_MIN, LOGVAR_MAX, shape[0], dtype=torch.float64, device="cpu").view(shape)
     mu, logvar = mu.requires_grad_(), logvar.requires_grad_()
-    recorder, seen = Recorder(noise), set[tuple[str, str]]()
+    recorder, seen = Recorder(noise), Seen()
     recorder.name("input", "0", mu)
     recorder.name("input", "1", logvar)
     try:

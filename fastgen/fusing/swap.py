@@ -93,6 +93,8 @@ def observed(module: nn.Module) -> str:
         return "has a backward hook"
     if "forward" in module.__dict__ or "__call__" in module.__dict__:
         return "has a forward of its own"
+    if type(module).__call__ is not nn.Module.__call__:
+        return "has a __call__ of its own"
     if module._compiled_call_impl is not None:
         return "is compiled on its own"
     return ""

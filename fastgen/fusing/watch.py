@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -11,17 +13,34 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from .code import PLAIN, Names, Ran, frozen_names, running, unchanged_names
 from .record import NotProvenError
 
-#: (path of the module, name, value): attributes that have to be what they were for a proof to hold.
-Reads = tuple[tuple[str, str, Any], ...]
 _CONSTANT = (int, float, str, torch.dtype, torch.device, type, FunctionType, BuiltinFunctionType)
 _INTERNAL = frozenset(vars(nn.Module()))
+#: Stands for a method or a property, which nothing in the instance may hide.
+_OF_CLASS = "of its class"
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What has to be as it was for a proof to hold: ``attributes`` (path of the module, name, value), and globals."""
+
+    attributes: tuple[tuple[str, str, Any], ...]
+    names: Names
+
+
+@dataclass
+class Seen:
+    """(path, name) of the attributes that were read, and the functions that ran."""
+
+    attributes: set[tuple[str, str]] = field(default_factory=set)
+    ran: Ran = field(default_factory=dict)
 
 
 @contextmanager
-def watching(twin: nn.Module, seen: set[tuple[str, str]]) -> Iterator[None]:
-    """Collect the (path, name) of the attributes of ``twin`` and of the modules in it that are read.
+def watching(twin: nn.Module, seen: Seen) -> Iterator[None]:
+    """Collect the attributes of ``twin`` and of the modules in it that are read, and the functions that run.
 
     Raises:
         NotProvenError: at the end, if an attribute was written; whoever reads it later would miss it.
@@ -29,22 +48,35 @@ def watching(twin: nn.Module, seen: set[tuple[str, str]]) -> Iterator[None]:
     modules = list(twin.named_modules())
     before = [(path, each, type(each), _held(each)) for path, each in modules]
     for path, each in modules:
-        each.__class__ = _watched(type(each), path, seen)
+        each.__class__ = _watched(type(each), path, seen.attributes)
     try:
-        yield
+        with running(seen.ran):
+            yield
     finally:
         for _, each, own, _ in before:
             each.__class__ = own
     for path, each, _, held in before:
         now = _held(each)
-        changed = [name for name in {**held, **now} if held.get(name) is not now.get(name)]
+        changed = [name for name in {**held, **now} if not _same(held.get(name), now.get(name))]
         if changed:
             raise NotProvenError(f"its forward writes {_attribute(path, changed[0])}")
 
 
 def _held(module: nn.Module) -> dict[str, Any]:
     attributes = {name: value for name, value in vars(module).items() if name not in _INTERNAL}
-    return {**attributes, **module._parameters, **module._buffers, **module._modules, "training": module.training}
+    own = {name: _contents(value) for name, value in attributes.items()}
+    return {**own, **module._parameters, **module._buffers, **module._modules, "training": module.training}
+
+
+def _contents(value: Any) -> Any:
+    return [_contents(each) for each in value] if isinstance(value, list) else value
+
+
+def _same(before: Any, after: Any) -> bool:
+    """Whether it is the same object; of a list, whether it holds the same ones."""
+    if isinstance(before, list) and isinstance(after, list):
+        return len(before) == len(after) and all(map(_same, before, after))
+    return before is after
 
 
 def _watched(own: type[nn.Module], path: str, seen: set[tuple[str, str]]) -> type[nn.Module]:
@@ -55,28 +87,41 @@ def _watched(own: type[nn.Module], path: str, seen: set[tuple[str, str]]) -> typ
     return type(own.__name__, (own,), {"__getattribute__": __getattribute__})
 
 
-def frozen_reads(module: nn.Module, seen: set[tuple[str, str]]) -> Reads:
-    """The values that these attributes have in ``module`` now, in a form that can be compared and hashed.
+def frozen_reads(module: nn.Module, seen: Seen) -> Reads:
+    """The values that these attributes and globals have now, in a form that can be compared and hashed.
 
     Raises:
         NotProvenError: one is an object that could change without being another.
     """
+    classes = {(path, "__class__") for path, _ in seen.attributes}
     reads = []
-    for path, name in sorted(seen):
+    for path, name in sorted(seen.attributes | classes):
         owner = module.get_submodule(path)
-        if name in _INTERNAL or name not in vars(owner) or isinstance(vars(owner)[name], Tensor | RemovableHandle):
+        if name in _INTERNAL or (name.startswith("__") and name != "__class__"):
             continue
-        reads.append((path, name, _frozen(vars(owner)[name], _attribute(path, name))))
-    return tuple(reads)
+        if name not in vars(owner):
+            if inspect.getattr_static(type(owner), name, None) is not None:
+                reads.append((path, name, _now(owner, name)))
+        elif not isinstance(vars(owner)[name], Tensor | RemovableHandle):
+            reads.append((path, name, _frozen(vars(owner)[name], _attribute(path, name))))
+    return Reads(tuple(reads), frozen_names(seen.ran))
 
 
 def unchanged(module: nn.Module, reads: Reads) -> bool:
-    """Whether these attributes are what they were."""
-    for path, name, value in reads:
-        owner = module.get_submodule(path) if path else module
-        if _plain(owner.__dict__.get(name)) != value:
+    """Whether these attributes and globals are what they were."""
+    for path, name, value in reads.attributes:
+        if _now(module.get_submodule(path) if path else module, name) != value:
             return False
-    return True
+    return unchanged_names(reads.names)
+
+
+def _now(owner: nn.Module, name: str) -> Any:
+    if name == "__class__":
+        return f"{type(owner).__module__}.{type(owner).__qualname__}"
+    if name in owner.__dict__:
+        return _plain(owner.__dict__[name])
+    value = getattr(type(owner), name, None)
+    return value if isinstance(value, PLAIN) else _OF_CLASS
 
 
 def _plain(value: Any) -> Any:
