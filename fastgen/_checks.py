@@ -6,7 +6,7 @@ that the code behind it reads, so a caller writes ``n = check_integer("n", n, 1)
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,13 @@ def describe(value: Any) -> str:
         return f"an array {value.shape} of {value.dtype}"
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:60]}… ({type(value).__name__})"
+
+
+def listed(names: Iterable[Any], most: int = 5) -> str:
+    """``names`` with commas between, the first ``most`` of them and how many more there are; long ones cut short."""
+    names = [str(name) for name in names]
+    some = [name if len(name) <= 200 else f"{name[:100]}…{name[-90:]}" for name in names[:most]]
+    return ", ".join(some) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def check_integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:

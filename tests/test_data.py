@@ -78,6 +78,13 @@ def test_cifar_binary(tmp_path: Path, rng: np.random.Generator) -> None:
     assert (dataset.values.numpy().reshape(5, -1) == records[:, 1:]).all()
     assert (dataset.labels.numpy() == records[:, 0]).all()
     assert dataset.shape == (3, 32, 32)
+    assert dataset.name == "cifar10 (2 of 5 batch files)"
+    assert dataset.description == "2 of 5 batch files of the train split of cifar10"
+    for number in (3, 4, 5):
+        parts[0].tofile(folder / f"data_batch_{number}.bin")
+    whole = load("cifar10", root=tmp_path)
+    assert (len(whole), whole.name, whole.description) == (14, "cifar10", "the train split of cifar10")
+    assert whole.class_names[3] == "cat"
     with pytest.raises(FileNotFoundError, match=r"cifar10: expected the file cifar-10-batches-bin/test_batch"):
         load("cifar10", root=tmp_path, split="test")
     (folder / "test_batch.bin").write_bytes(b"0" * 3074)

@@ -60,6 +60,8 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
         say = require("tqdm").tqdm.write
         say(f"{name}, {sum(p.numel() for p in model.parameters()):,} parameters, on {config['device']}")
         say(f"{train.name}: {len(train):,} images to train on, {len(held_out):,} held out, {train.levels} levels")
+        for note in dict.fromkeys(train.notes + held_out.notes):
+            say(note)
     try:
         if options.resume:
             if run.has_checkpoint:

@@ -7,16 +7,23 @@ cifar-10-batches-py, and binarized_mnist/binarized_mnist_packed.npz. The root is
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from .._extras import require
+from .arrays import read_array, split_arrays
 from .dataset import Dataset
+from .folder import Arrays, read_folder, split_folders
 from .formats import read_cifar_binary, read_cifar_python, read_idx_pair, read_packed
-from .paths import Arrays, own_splits, read_array, read_folder
 
 NAMES = ("digits", "mnist", "fashion-mnist", "binarized-mnist", "cifar10")
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FASHION_MNIST = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 
 
 def load(
@@ -25,10 +32,10 @@ def load(
     """Load a split of a data set.
 
     Args:
-        name: one of ``NAMES``, or a path. A folder of images: subfolders are classes, unless they are ``train`` and
-            ``test`` (and perhaps ``valid``). An .npy of images, or an .npz: ``x`` and perhaps labels ``y``, or
+        name: one of ``NAMES``, or a path. A folder of images: subfolders are classes, unless all of them are called
+            train, valid and test, see ``folder``. An .npy of images, or an .npz: ``x`` and perhaps labels ``y``, or
             ``train`` and ``test`` and perhaps ``train_labels`` and so on. Where a path has no splits of its own, a
-            tenth of its images, always the same, is the test split.
+            tenth of its images, always the same, is the test split, and ``description`` says so.
         root: folder of the named data sets' files; the environment's FASTGEN_DATA by default. ``digits`` needs none.
         split: "train", "test", or "valid" where the data set has a validation split of its own.
         levels: quantise to fewer levels, floor(v * levels / native levels).
@@ -80,7 +87,7 @@ def splits(name: str | Path) -> list[str]:
         return ["train", "valid", "test"] if name == "binarized-mnist" else ["train", "test"]
     path = Path(name)
     if path.is_dir() or (path.is_file() and path.suffix in (".npy", ".npz")):
-        return own_splits(path) or ["train", "test"]
+        return list(_own_splits(path)) or ["train", "test"]
     raise FileNotFoundError(
         f"data: expected {', '.join(NAMES)}, a folder of images, an .npy or an .npz; got {path},"
         f" {'which is none of these' if path.exists() else 'which is not there'}"
@@ -96,23 +103,37 @@ def _load_name(name: str, root: Path, split: str) -> Dataset:
         images = read_packed(_find(name, root, "binarized_mnist/binarized_mnist_packed.npz"), split)
         return _of_split(_dataset(Arrays(images[:, None], None, 2, None), name), split)
     if name == "cifar10":
-        stem = "data_batch_" if split == "train" else "test_batch"
-        first = _find(name, root, f"cifar-10-batches-bin/{stem}*.bin", f"cifar-10-batches-py/{stem}*")
-        read = read_cifar_binary if first.suffix == ".bin" else read_cifar_python
-        batches = [read(file) for file in sorted(first.parent.glob(f"{stem}*{first.suffix}"))]
-        images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-        return _of_split(_dataset(Arrays(images, labels.astype(np.int64), 256, 10), name), split)
+        return _load_cifar10(root, split)
     stem = f"{'MNIST' if name == 'mnist' else 'FashionMNIST'}/raw/{'train' if split == 'train' else 't10k'}"
     kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
     images, labels = read_idx_pair(*(_find(name, root, f"{stem}-{kind}", f"{stem}-{kind}.gz") for kind in kinds))
-    return _of_split(_dataset(Arrays(images[:, None], labels.astype(np.int64), 256, 10), name), split)
+    names = FASHION_MNIST if name == "fashion-mnist" else None
+    return _of_split(_dataset(Arrays(images[:, None], labels.astype(np.int64), 256, 10, names), name), split)
+
+
+def _load_cifar10(root: Path, split: str) -> Dataset:
+    stem, most = ("data_batch_[1-5]", 5) if split == "train" else ("test_batch", 1)
+    first = _find("cifar10", root, f"cifar-10-batches-bin/{stem}.bin", f"cifar-10-batches-py/{stem}")
+    read = read_cifar_binary if first.suffix == ".bin" else read_cifar_python
+    files = sorted(first.parent.glob(stem + first.suffix))
+    images, labels = (np.concatenate(parts) for parts in zip(*map(read, files), strict=True))
+    dataset = _of_split(_dataset(Arrays(images, labels.astype(np.int64), 256, 10, CIFAR10), "cifar10"), split)
+    if len(files) == most:
+        return dataset
+    part = f"{len(files)} of {most} batch files"
+    return replace(dataset, name=f"cifar10 ({part})", description=f"{part} of {dataset.description}")
 
 
 def _load_path(path: Path, split: str) -> Dataset:
     read = read_folder if path.is_dir() else read_array
-    if own_splits(path):
+    if _own_splits(path):
         return _of_split(_dataset(read(path, split), str(path)), split)
     return _own_tenth(_dataset(read(path), str(path)), split)
+
+
+def _own_splits(path: Path) -> dict[str, Any]:
+    """What the splits that a folder or an array file has of its own are called in it, train first; perhaps none."""
+    return split_folders(path) if path.is_dir() else split_arrays(path)
 
 
 def _of_split(dataset: Dataset, split: str) -> Dataset:
@@ -140,5 +161,7 @@ def _find(name: str, root: Path, *patterns: str) -> Path:
 
 def _dataset(arrays: Arrays, name: str) -> Dataset:
     labels = None if arrays.labels is None else torch.from_numpy(arrays.labels)
-    images = torch.from_numpy(np.array(arrays.images))  # a copy: arrays read from bytes are not writable
-    return Dataset(images, labels, arrays.levels, arrays.classes, name)
+    images = arrays.images if arrays.images.flags.writeable else np.array(arrays.images)  # read from bytes, it is not
+    return Dataset(
+        torch.from_numpy(images), labels, arrays.levels, arrays.classes, name, arrays.names, notes=arrays.notes
+    )

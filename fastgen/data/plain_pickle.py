@@ -98,16 +98,16 @@ class _Machine:
     def _fill(self, name: str) -> None:
         pairs = name.startswith("SETITEM")
         items = self._since_mark() if name.endswith("S") else [self.stack.pop() for _ in range(1 + pairs)][::-1]
-        target: Any = self.stack[-1]
-        if type(target) is not (dict if pairs else list):
-            raise ValueError(f"no well-formed pickle: {name} of what is no {'dict' if pairs else 'list'}")
-        if not pairs:
+        target = self.stack[-1]
+        if not pairs and isinstance(target, list):
             target.extend(map(_array, items))
-            return
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, (bytes, str)):
-                raise ValueError(f"a key of type {type(key).__name__} is not admitted")
-            target[key] = _array(value)
+        elif pairs and isinstance(target, dict):
+            for key, value in zip(items[::2], items[1::2], strict=True):
+                if not isinstance(key, (bytes, str)):
+                    raise ValueError(f"a key of type {type(key).__name__} is not admitted")
+                target[key] = _array(value)
+        else:
+            raise ValueError(f"no well-formed pickle: {name} of what is no {'dict' if pairs else 'list'}")
 
 
 def _array(value: Any) -> Any:
