@@ -22,6 +22,13 @@ enum class SamplerOp : int64_t {  // STEPS of fastgen/sampling/plan.py, in its o
   kReciprocal,
   kSin,
   kCos,
+  kErf,
+  kLog1p,
+  kExpm1,
+  kFloor,
+  kCeil,
+  kTrunc,
+  kSign,
   kElu,
   kLeakyRelu,
   kPow,
@@ -35,6 +42,11 @@ enum class SamplerOp : int64_t {  // STEPS of fastgen/sampling/plan.py, in its o
   kRdiv,
   kMax,
   kMin,
+  kEq,
+  kLt,
+  kLe,
+  kGt,
+  kGe,
   kGate,
   kConcatElu,
   kNorm,
@@ -42,7 +54,7 @@ enum class SamplerOp : int64_t {  // STEPS of fastgen/sampling/plan.py, in its o
 };
 
 inline bool is_unary(SamplerOp op) { return op <= SamplerOp::kSoftplus; }
-inline bool is_binary(SamplerOp op) { return op >= SamplerOp::kAdd && op <= SamplerOp::kMin; }
+inline bool is_binary(SamplerOp op) { return op >= SamplerOp::kAdd && op <= SamplerOp::kGe; }
 
 // Parameters that an operation takes.
 inline int64_t parameter_count(SamplerOp op) {
@@ -112,6 +124,20 @@ inline void apply_unary(SamplerOp op, const float* p, int64_t count, float* x) {
       return run([](float v) { return ::sinf(v); });
     case SamplerOp::kCos:
       return run([](float v) { return ::cosf(v); });
+    case SamplerOp::kErf:
+      return run([](float v) { return ::erff(v); });
+    case SamplerOp::kLog1p:
+      return run([](float v) { return ::log1pf(v); });
+    case SamplerOp::kExpm1:
+      return run([](float v) { return ::expm1f(v); });
+    case SamplerOp::kFloor:
+      return run([](float v) { return ::floorf(v); });
+    case SamplerOp::kCeil:
+      return run([](float v) { return ::ceilf(v); });
+    case SamplerOp::kTrunc:
+      return run([](float v) { return ::truncf(v); });
+    case SamplerOp::kSign:
+      return run([](float v) { return v > 0.0f ? 1.0f : v < 0.0f ? -1.0f : v == v ? 0.0f : v; });
     case SamplerOp::kElu:
       return run([alpha = p[0]](float v) { return v > 0.0f ? v : alpha * expm1(v); });
     case SamplerOp::kLeakyRelu:
@@ -148,6 +174,16 @@ inline void apply_binary(SamplerOp op, int64_t count, const float* operand, floa
       return run([](float a, float b) { return a >= b || a != a ? a : b; });
     case SamplerOp::kMin:
       return run([](float a, float b) { return a <= b || a != a ? a : b; });
+    case SamplerOp::kEq:
+      return run([](float a, float b) { return a == b ? 1.0f : 0.0f; });
+    case SamplerOp::kLt:
+      return run([](float a, float b) { return a < b ? 1.0f : 0.0f; });
+    case SamplerOp::kLe:
+      return run([](float a, float b) { return a <= b ? 1.0f : 0.0f; });
+    case SamplerOp::kGt:
+      return run([](float a, float b) { return a > b ? 1.0f : 0.0f; });
+    case SamplerOp::kGe:
+      return run([](float a, float b) { return a >= b ? 1.0f : 0.0f; });
     default:
       return;
   }

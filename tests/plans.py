@@ -15,12 +15,16 @@ UNARY = {
     "relu": F.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "silu": F.silu, "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "exp": torch.exp, "log": torch.log, "neg": torch.neg,
     "abs": torch.abs, "sqrt": torch.sqrt, "rsqrt": torch.rsqrt, "reciprocal": torch.reciprocal, "sin": torch.sin,
-    "cos": torch.cos, "elu": F.elu, "leaky_relu": F.leaky_relu, "pow": torch.pow, "clamp": torch.clamp,
+    "cos": torch.cos, "erf": torch.erf, "log1p": torch.log1p, "expm1": torch.expm1, "floor": torch.floor,
+    "ceil": torch.ceil, "trunc": torch.trunc, "sign": torch.sign, "elu": F.elu, "leaky_relu": F.leaky_relu,
+    "pow": torch.pow, "clamp": torch.clamp,
     "softplus": F.softplus,
 }  # fmt: skip
 BINARY = {
     "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "rsub": lambda a, b: b - a, "mul": lambda a, b: a * b,
     "div": lambda a, b: a / b, "rdiv": lambda a, b: b / a, "max": torch.maximum, "min": torch.minimum,
+    "eq": lambda a, b: (a == b).to(a), "lt": lambda a, b: (a < b).to(a), "le": lambda a, b: (a <= b).to(a),
+    "gt": lambda a, b: (a > b).to(a), "ge": lambda a, b: (a >= b).to(a),
 }  # fmt: skip
 ABOVE = ((-1, -1), (-1, 0), (-1, 1))  # rows and columns of taps
 LEFT = ((0, -2), (0, -1))

@@ -12,7 +12,7 @@ from parity import assert_parity
 from plans import ABOVE, HERE, LEFT, Builder, deep_plan, evaluate, packs, plan_with_constants, run, step_plan, table_of
 
 PARAMETERS = {"elu": (0.7,), "leaky_relu": (0.1,), "pow": (1.7,), "clamp": (0.4, 1.1), "softplus": (2.0, 1.5)}
-OF_POSITIVE = ("log", "sqrt", "rsqrt", "pow", "reciprocal")
+OF_POSITIVE = ("log", "log1p", "sqrt", "rsqrt", "pow", "reciprocal")
 OPERANDS = ("buffer", "buffer, function", "vector")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 from . import ops
 from .builder import Argument, Arrangement, Builder, Given
@@ -54,8 +54,9 @@ def analyse(
             return known if known is not None else Given(argument)
         return argument
 
+    needed = _needed(trace)
     for node in trace.nodes:
-        if node.on_image and node.op != "image":
+        if node.on_image and node.op != "image" and id(node) in needed:
             for index, value in enumerate(_apply(builder, node, resolve)):
                 values[id(node), index] = value
     result = values.get((id(trace.result.node), trace.result.index))
@@ -72,6 +73,18 @@ def analyse(
     return Analysis(graph, builder.given)
 
 
+def _needed(trace: Trace) -> set[int]:
+    """The nodes, by their ids, that the result depends on."""
+    needed: set[int] = set()
+    pending = [trace.result.node]
+    while pending:
+        node = pending.pop()
+        if id(node) not in needed:
+            needed.add(id(node))
+            pending += [each.node for each in tree_flatten((node.args, node.kwargs))[0] if isinstance(each, Output)]
+    return needed
+
+
 def _apply(builder: Builder, node: Node, resolve: Any) -> list[Argument]:
     handler = ops.HANDLERS.get(node.op)
     if handler is None:
@@ -80,10 +93,19 @@ def _apply(builder: Builder, node: Node, resolve: Any) -> list[Argument]:
     builder.path, builder.op, builder.shape = node.path, node.op, node.shapes[0]
     args, kwargs = tree_map(resolve, node.args), tree_map(resolve, node.kwargs)
     try:
+        if node.dtypes[0] != builder.dtype and not (node.dtypes[0] == torch.bool and node.op in ops.BOOLEAN):
+            raise UnsupportedModelError(
+                f"a result of {node.dtypes[0]}, where a plan has the image's {builder.dtype} alone"
+            )
+        args, kwargs = ops.completed(node.function, handler, args, kwargs)
         result = handler(builder, *args, **kwargs)
+        results = result if isinstance(result, list) else [result]
+        for value, shape in zip(results, node.shapes, strict=False):
+            if tuple(value.shape) != shape:
+                raise UnsupportedModelError(f"a result of shape {shape}, of which a plan makes {tuple(value.shape)}")
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{node.path}: {node.op} cannot be planned: {error}") from None
-    return result if isinstance(result, list) else [result]
+    return results
 
 
 # ---- causality

@@ -36,11 +36,12 @@ class Arrangement:
     output: Output
     dims: tuple[tuple[tuple[str, int], ...], ...]
     uniform: bool
+    dtype: torch.dtype
     crop: tuple[Read, int, int] | None = None
     order: tuple[int, ...] | None = None
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        arranged = arrange(tensor, list(self.dims))
+        arranged = arrange(tensor, list(self.dims)).to(self.dtype)
         if self.uniform:
             arranged = arranged[:, :1, :1]
         if self.crop is not None:
@@ -124,8 +125,7 @@ class Builder:
         data = arrange(tensor, like.merged().dims)
         if not torch.equal(data, data[:1].expand_as(data)):
             raise UnsupportedModelError("a constant that differs between the images of a batch")
-        dtype = data.dtype if data.is_floating_point() else torch.get_default_dtype()
-        return data[0].to(dtype)
+        return data[0] if data.is_floating_point() else data[0].to(self.dtype)
 
     def as_value(self, operand: Argument, like: Value, spread: bool = True) -> Value:
         """A constant or what comes with the labels, as a value with the dimensions of ``like``.
@@ -151,7 +151,7 @@ class Builder:
             "given", rows, columns, channels, None, empty_map(1, 1, channels, None, "").reach,
             given=len(self.given), path=self.path,
         )  # fmt: skip
-        self.given.append(Arrangement(operand.output, tuple(like.dims), uniform))
+        self.given.append(Arrangement(operand.output, tuple(like.dims), uniform, self.dtype))
         return self._covering(source, like)
 
     def _covering(self, source: Map, like: Value) -> Value:

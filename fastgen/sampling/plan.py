@@ -31,11 +31,11 @@ from torch import Tensor
 #: Steps on the accumulator alone, with their number of parameters (alpha; slope; bounds; beta and threshold …).
 UNARY = {
     "relu": 0, "tanh": 0, "sigmoid": 0, "silu": 0, "gelu": 0, "gelu_tanh": 0, "exp": 0, "log": 0, "neg": 0, "abs": 0,
-    "sqrt": 0, "rsqrt": 0, "reciprocal": 0, "sin": 0, "cos": 0, "elu": 1, "leaky_relu": 1, "pow": 1, "clamp": 2,
-    "softplus": 2,
+    "sqrt": 0, "rsqrt": 0, "reciprocal": 0, "sin": 0, "cos": 0, "erf": 0, "log1p": 0, "expm1": 0, "floor": 0, "ceil": 0,
+    "trunc": 0, "sign": 0, "elu": 1, "leaky_relu": 1, "pow": 1, "clamp": 2, "softplus": 2,
 }  # fmt: skip
-#: Steps of the accumulator and an operand: a buffer's channels, or a constant vector.
-BINARY = ("add", "sub", "rsub", "mul", "div", "rdiv", "max", "min")
+#: Steps of the accumulator and an operand: a buffer's channels, or a constant vector. Comparisons answer 0 or 1.
+BINARY = ("add", "sub", "rsub", "mul", "div", "rdiv", "max", "min", "eq", "lt", "le", "gt", "ge")
 #: Steps on the whole vector: [a, b] → tanh(a)·σ(b); x → elu([x, −x]); normalise within each of ``groups`` parts.
 VECTOR = {"gate": 0, "concat_elu": 0, "norm": 2}  # norm: groups, eps
 STEPS = (*UNARY, *BINARY, *VECTOR)

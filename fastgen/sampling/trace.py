@@ -48,6 +48,7 @@ class Node:
         args, kwargs: as called; tensors are :class:`Output` or :class:`Constant`.
         path: of the module whose forward called it.
         on_image: whether it depends on the image, or on labels alone.
+        shapes, dtypes: of the tensors that it answered with.
     """
 
     op: str
@@ -57,6 +58,7 @@ class Node:
     path: str
     on_image: bool
     shapes: list[tuple[int, ...]] = field(default_factory=list)
+    dtypes: list[torch.dtype] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -135,7 +137,7 @@ class _Recorder(TorchDispatchMode):
         found = [output for output in map(self.find, tensors) if output is not None]
         mutated = self._mutated(func, args, kwargs)
         name = _name(func)
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if torch.Tag.nondeterministic_seeded in func.tags and "attention" not in name:  # refused as what it is
             raise UnsupportedModelError(f"{self._path()}: {name} draws random numbers")
         if not found or name in _VALUELESS:
             self._before_change(mutated)
@@ -170,6 +172,7 @@ class _Recorder(TorchDispatchMode):
         self.nodes.append(node)
         for index, tensor in enumerate(results):
             node.shapes.append(tuple(tensor.shape))
+            node.dtypes.append(tensor.dtype)
             self._keep(tensor)
             if tensor.numel() == 0:
                 continue  # all of these lie at one place

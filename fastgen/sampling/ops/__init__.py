@@ -1,10 +1,13 @@
 """What every ATen and fastgen op means to a plan. An op that is not here is refused by name.
 
-A handler takes the builder and the op's arguments, in the order of its schema: values (what depends on the image),
-:class:`~fastgen.sampling.builder.Given` (on the labels), constant tensors, and numbers.
+A handler takes the builder and all of the op's arguments, in the order of its schema and with the schema's defaults:
+values (what depends on the image), :class:`~fastgen.sampling.builder.Given` (on the labels), constant tensors, and
+numbers.
 """
 
-from . import linear, norms, pointwise, views
-from .registry import HANDLERS, REFUSED
+from . import comparisons, linear, norms, pointwise, reductions, views
+from .registry import BOOLEAN, HANDLERS, REFUSED, completed
 
-__all__ = ["HANDLERS", "REFUSED", "linear", "norms", "pointwise", "views"]
+__all__ = [
+    "BOOLEAN", "HANDLERS", "REFUSED", "comparisons", "completed", "linear", "norms", "pointwise", "reductions", "views",
+]  # fmt: skip

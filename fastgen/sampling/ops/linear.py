@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from ...ops.masked_conv2d import _live, masked_conv2d_mask
 from ..builder import Argument, Builder
 from ..trace import UnsupportedModelError
 from ..values import Value
-from .pointwise import elu, gate, multiply
+from .pointwise import add, elu, gate, scaled
 from .registry import handles
 
 
@@ -86,9 +88,12 @@ def _mm(b: Builder, x: Argument, weight: Argument) -> Value:
 
 
 @handles("addmm")
-def _addmm(b: Builder, bias: Argument, x: Value, weight: Tensor, *, beta: float = 1, alpha: float = 1) -> Value:
-    y = _mm(b, x, weight if alpha == 1 else weight * alpha)
-    return b.pointwise("add", y, bias if beta == 1 else multiply(b, bias, beta))
+def _addmm(b: Builder, bias: Argument, x: Argument, weight: Argument, *, beta: float, alpha: float) -> Value:
+    if isinstance(x, Tensor) and isinstance(weight, Tensor):
+        product: Argument = x @ weight
+    else:
+        product = _mm(b, x, weight)
+    return add(b, scaled(b, product, alpha), scaled(b, bias, beta)) if beta else scaled(b, product, alpha)
 
 
 @handles("bmm")
@@ -108,12 +113,17 @@ def _bmm(b: Builder, first: Argument, second: Argument) -> Value:
 
 
 def across_channels(b: Builder, x: Value, weight: Tensor, dim: int) -> Value:
-    """Weight (O, I) applied to the only dimension of channels."""
+    """Weight (O, I) applied along one dimension of channels, the same for all channels of other dimensions."""
     x = x.merged()
-    out = b.linear(x, weight[:, :, None, None])
+    axis, sizes = x._axis(dim), x.part.shape
+    before, after = (torch.eye(math.prod(each), dtype=weight.dtype) for each in (sizes[:axis], sizes[axis + 1 :]))
+    full = torch.kron(torch.kron(before.to(weight.device), weight.contiguous()), after.to(weight.device))
+    out = b.linear(x, full[:, :, None, None])
     dims = list(x.dims)
     dims[dim] = (("c", weight.shape[0]),)
-    return replace(Value.of(out, b.n), dims=dims)
+    size = (*sizes[:axis], weight.shape[0], *sizes[axis + 1 :])
+    channel = np.arange(out.channels).reshape(size)
+    return replace(Value.of(out, b.n), dims=dims, part=np.zeros(size, dtype=np.int64), channel=channel)
 
 
 @handles("pixel_unshuffle")
@@ -131,7 +141,7 @@ def _spread(b: Builder, x: Value, factor: Any, *scales: float | None) -> Value:
     shuffled = isinstance(factor, int)
     f, g = (factor, factor) if shuffled else (b.shape[2] // H, b.shape[3] // W)
     size = (H * f, W * g)
-    if size != tuple(b.shape[2:]):
+    if size != tuple(b.shape[2:]) or any(scale not in (None, by) for scale, by in zip(scales, (f, g), strict=False)):
         raise UnsupportedModelError("an enlargement by a factor that is no integer")
     out = C // (f * g) if shuffled else C
     weight = torch.zeros(out, C, f, g, dtype=b.dtype, device=b.device)

@@ -1,19 +1,18 @@
-"""Norms and sums over the channels of one position."""
+"""Norms over the channels of one position."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from ..builder import Argument, Builder
 from ..trace import UnsupportedModelError
 from ..values import Value
-from .linear import across_channels
-from .pointwise import multiply
 from .registry import handles
 
 
@@ -37,40 +36,32 @@ def _layer_norm(
     x = x.merged()
     if any(x.kind(len(x.dims) - 1 - d) != "c" for d in range(len(shape))):
         raise UnsupportedModelError("a layer norm over more than channels mixes pixels")
-    groups = x.part.size // math.prod(shape)
+    size = math.prod(shape)
+    groups = x.part.size // size
     x = b.pointwise("", x)
-    x.parts[0].read.map.ordered = True
-    y = b.pointwise("norm", x, parameters=(float(groups), float(eps)))
+    copied = x.parts[0].read.map
+    reach = copied.reach.reshape(groups, size).max(axis=1)
+    if np.all(reach == reach[0]):
+        copied.ordered = True
+        y = b.pointwise("norm", x, parameters=(float(groups), float(eps)))
+    else:  # what one group waits for, another need not
+        y = _each_group(b, x, size, eps)
     y = y if weight is None else b.pointwise("mul", y, weight)
     return [y if bias is None else b.pointwise("add", y, bias)]
 
 
-AVERAGES = ("aten.mean", "aten.var", "aten.var_mean")
-
-
-@handles("sum", "mean")
-def _sum(b: Builder, x: Value, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any) -> Value:
-    x = x.merged()
-    dims = range(len(x.dims)) if not dims else [d % len(x.dims) for d in dims]
-    if len(list(dims)) != 1 or x.kind(dims[0]) != "c" or x.part.ndim != 1:
-        raise UnsupportedModelError("global pooling: a sum over rows, columns or images")
-    dim, count = dims[0], x.shape[dims[0]]
-    weight = 1 / count if b.op in AVERAGES else 1.0
-    y = across_channels(b, x, torch.full((1, count), weight, dtype=b.dtype, device=b.device), dim)
-    return y if keepdim else y.squeeze(dim)
-
-
-@handles("var")
-def _var(
-    b: Builder, x: Value, dims: Sequence[int] | None = None, *, correction: float = 1, keepdim: bool = False
-) -> Value:
-    centred = b.pointwise("sub", x, _sum(b, x, dims, keepdim=True))
-    variance = _sum(b, b.pointwise("mul", centred, centred), dims, keepdim)
-    count = x.shape[dims[0]]  # type: ignore[index]
-    return multiply(b, variance, count / (count - correction)) if correction else variance
-
-
-@handles("var_mean")
-def _var_mean(b: Builder, x: Value, dims: Sequence[int] | None = None, **options: Any) -> list[Value]:
-    variance = _var(b, x, dims, **options)
-    return [variance, _sum(b, x, dims, options.get("keepdim", False))]
+def _each_group(b: Builder, x: Value, size: int, eps: float) -> Value:
+    """Each ``size`` channels by themselves, in maps of their own."""
+    channel, parts, part = x.channel.reshape(-1), [], np.zeros(x.part.size, dtype=np.int64)
+    for group, start in enumerate(range(0, len(channel), size)):
+        one = replace(
+            x,
+            dims=[(("n", b.n),), (("c", size),), (("r", x.rows),), (("s", x.columns),)],
+            part=np.zeros(size, dtype=np.int64),
+            channel=channel[start : start + size],
+        )
+        one = b.pointwise("", one)
+        one.parts[0].read.map.ordered = True
+        parts += b.pointwise("norm", one, parameters=(1.0, float(eps))).parts
+        part[start : start + size] = group
+    return replace(x, parts=parts, part=part.reshape(x.part.shape), channel=(channel % size).reshape(x.part.shape))

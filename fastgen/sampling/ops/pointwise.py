@@ -14,26 +14,36 @@ from ..values import Value
 from .registry import handles
 from .views import split_with_sizes
 
-UNARY = ("relu", "tanh", "sigmoid", "silu", "exp", "log", "neg", "abs", "sqrt", "rsqrt", "reciprocal", "sin", "cos")
+UNARY = (
+    "relu", "tanh", "sigmoid", "silu", "exp", "log", "neg", "abs", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "erf",
+    "log1p", "expm1", "floor", "ceil", "trunc", "sign",
+)  # fmt: skip
 for _name in UNARY:
-    handles(_name)(lambda b, x, _op=_name: b.pointwise(_op, x))
+    handles(_name)(lambda b, x, *, _op=_name: b.pointwise(_op, x))
 
 
 @handles("elu")
 def elu(b: Builder, x: Value, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Value:
-    if input_scale != 1:
-        raise UnsupportedModelError(f"an elu with input_scale {input_scale}")
-    y = b.pointwise("elu", x, parameters=(float(alpha),))
+    if input_scale == 1:
+        y = b.pointwise("elu", x, parameters=(float(alpha),))
+    else:
+        falling = b.pointwise("expm1", multiply(b, _clamp(b, x, None, 0), input_scale))
+        y = b.pointwise("add", b.pointwise("relu", x), multiply(b, falling, alpha))
     return y if scale == 1 else multiply(b, y, scale)
 
 
+@handles("celu")
+def _celu(b: Builder, x: Value, alpha: float) -> Value:
+    return elu(b, x, alpha, 1, 1 / alpha)
+
+
 @handles("gelu")
-def _gelu(b: Builder, x: Value, *, approximate: str = "none") -> Value:
+def _gelu(b: Builder, x: Value, *, approximate: str) -> Value:
     return b.pointwise("gelu" if approximate == "none" else "gelu_tanh", x)
 
 
 @handles("leaky_relu")
-def _leaky_relu(b: Builder, x: Value, slope: float = 0.01) -> Value:
+def _leaky_relu(b: Builder, x: Value, slope: float) -> Value:
     return b.pointwise("leaky_relu", x, parameters=(float(slope),))
 
 
@@ -44,36 +54,49 @@ def _prelu(b: Builder, x: Value, slope: Argument) -> Value:
 
 
 @handles("softplus")
-def _softplus(b: Builder, x: Value, beta: float = 1, threshold: float = 20) -> Value:
+def _softplus(b: Builder, x: Value, beta: float, threshold: float) -> Value:
     return b.pointwise("softplus", x, parameters=(float(beta), float(threshold)))
+
+
+@handles("log_sigmoid_forward")
+def _log_sigmoid(b: Builder, x: Value) -> list[Value]:
+    falling = b.pointwise("neg", b.pointwise("abs", x))
+    return [b.pointwise("sub", _clamp(b, x, None, 0), b.pointwise("log1p", b.pointwise("exp", falling)))]
 
 
 @handles("mish")
 def _mish(b: Builder, x: Value) -> Value:
-    return b.pointwise("mul", b.pointwise("tanh", _softplus(b, x)), x)
+    return b.pointwise("mul", b.pointwise("tanh", _softplus(b, x, 1, 20)), x)
 
 
 @handles("clamp", "hardtanh")
-def _clamp(b: Builder, x: Value, low: float | None = -1, high: float | None = 1) -> Value:
-    if isinstance(low, Tensor) or isinstance(high, Tensor):
-        raise UnsupportedModelError("a clamp between tensors")
-    bounds = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
-    return b.pointwise("clamp", x, parameters=bounds)
+def _clamp(b: Builder, x: Any, low: Any, high: Any) -> Value:
+    if all(bound is None or isinstance(bound, int | float) for bound in (low, high)):
+        low, high = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
+        return b.pointwise("clamp", x, parameters=(min(low, high), high))  # torch's answer is the upper bound, too
+    x = x if low is None else _maximum(b, x, low)
+    return x if high is None else _minimum(b, x, high)
 
 
 @handles("clamp_min")
-def _clamp_min(b: Builder, x: Value, low: float) -> Value:
+def _clamp_min(b: Builder, x: Any, low: Any) -> Value:
     return _clamp(b, x, low, None)
 
 
 @handles("clamp_max")
-def _clamp_max(b: Builder, x: Value, high: float) -> Value:
+def _clamp_max(b: Builder, x: Any, high: Any) -> Value:
     return _clamp(b, x, None, high)
+
+
+@handles("logit")
+def _logit(b: Builder, x: Value, eps: float | None) -> Value:
+    x = x if eps is None else _clamp(b, x, eps, 1 - eps)
+    return b.pointwise("log", b.pointwise("div", x, b.pointwise("rsub", x, b.scalar(1))))
 
 
 @handles("hardsigmoid")
 def _hardsigmoid(b: Builder, x: Value) -> Value:
-    return _clamp(b, _add(b, multiply(b, x, 1 / 6), 0.5), 0, 1)
+    return _clamp(b, add(b, multiply(b, x, 1 / 6), 0.5), 0, 1)
 
 
 @handles("hardswish")
@@ -82,7 +105,7 @@ def _hardswish(b: Builder, x: Value) -> Value:
 
 
 @handles("glu")
-def _glu(b: Builder, x: Value, dim: int = -1) -> Value:
+def _glu(b: Builder, x: Value, dim: int) -> Value:
     half = x.shape[dim] // 2
     first, second = split_with_sizes(b, x, [half, half], dim)
     return b.pointwise("mul", first, b.pointwise("sigmoid", second))
@@ -95,9 +118,11 @@ def _pow(b: Builder, x: Argument, exponent: float) -> Value:
     return b.pointwise("pow", x, parameters=(float(exponent),))
 
 
-def _binary(op: str, swapped: str) -> Callable[[Builder, Any, Any], Value]:
+def binary(op: str, swapped: str) -> Callable[[Builder, Any, Any], Value]:
     def handler(b: Builder, first: Any, second: Any) -> Value:
         first, second = (b.scalar(x) if isinstance(x, int | float) else x for x in (first, second))
+        if not isinstance(first, Value) and not isinstance(second, Value):
+            raise UnsupportedModelError("a part of it that depends on the labels, or on nothing, alone")
         if isinstance(first, Value):
             return b.pointwise(op, first, second)
         return b.pointwise(swapped, second, first)
@@ -105,10 +130,10 @@ def _binary(op: str, swapped: str) -> Callable[[Builder, Any, Any], Value]:
     return handler
 
 
-multiply = handles("mul")(_binary("mul", "mul"))
-_maximum = handles("maximum")(_binary("max", "max"))
-_minimum = handles("minimum")(_binary("min", "min"))
-_plus, _minus, _divide = _binary("add", "add"), _binary("sub", "rsub"), _binary("div", "rdiv")
+multiply = handles("mul")(binary("mul", "mul"))
+_maximum = handles("maximum")(binary("max", "max"))
+_minimum = handles("minimum")(binary("min", "min"))
+_plus, _minus, _divide = binary("add", "add"), binary("sub", "rsub"), binary("div", "rdiv")
 
 
 def scaled(b: Builder, operand: Any, factor: float) -> Any:
@@ -118,17 +143,17 @@ def scaled(b: Builder, operand: Any, factor: float) -> Any:
 
 
 @handles("add")
-def _add(b: Builder, first: Any, second: Any, *, alpha: float = 1) -> Value:
+def add(b: Builder, first: Any, second: Any, alpha: float = 1) -> Value:
     return _plus(b, first, second if alpha == 1 else scaled(b, second, alpha))
 
 
 @handles("sub")
-def _sub(b: Builder, first: Any, second: Any, *, alpha: float = 1) -> Value:
+def _sub(b: Builder, first: Any, second: Any, alpha: float) -> Value:
     return _minus(b, first, second if alpha == 1 else scaled(b, second, alpha))
 
 
 @handles("rsub")
-def _rsub(b: Builder, first: Any, second: Any, alpha: float = 1) -> Value:
+def _rsub(b: Builder, first: Any, second: Any, alpha: float) -> Value:
     return _minus(b, second, first if alpha == 1 else scaled(b, first, alpha))
 
 
@@ -140,8 +165,9 @@ def _div(b: Builder, first: Any, second: Any, *, rounding_mode: str | None = Non
 
 
 @handles("addcmul")
-def _addcmul(b: Builder, x: Any, first: Any, second: Any, *, value: float = 1) -> Value:
-    return _plus(b, x, scaled(b, multiply(b, first, second), value))
+def _addcmul(b: Builder, x: Any, first: Any, second: Any, *, value: float) -> Value:
+    both = isinstance(first, Tensor) and isinstance(second, Tensor)
+    return _plus(b, x, scaled(b, first * second if both else multiply(b, first, second), value))
 
 
 @handles("fastgen.gated_activation")

@@ -6,66 +6,77 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..builder import Argument, Builder
+from ..builder import Argument, Builder, Given
 from ..trace import UnsupportedModelError
 from ..values import Value
 from .registry import handles
 
 
-@handles("detach", "alias", "clone", "contiguous", "lift_fresh", "dropout", "feature_dropout")
-def _same(b: Builder, x: Value, *_: Any, **__: Any) -> Value:
+@handles("detach", "alias", "lift_fresh", boolean=True)
+def _same(b: Builder, x: Value) -> Value:
+    return x
+
+
+@handles("clone", "contiguous", boolean=True)
+def _clone(b: Builder, x: Value, *, memory_format: Any) -> Value:
+    return x
+
+
+@handles("dropout", "feature_dropout")
+def _dropout(b: Builder, x: Value, p: float, train: bool) -> Value:
+    if train and p:
+        raise UnsupportedModelError("it draws random numbers")
     return x
 
 
 @handles("_to_copy")
-def _to_copy(b: Builder, x: Value, *, dtype: torch.dtype | None = None, **_: Any) -> Value:
-    if dtype is not None and dtype != b.dtype:
-        raise UnsupportedModelError(f"a conversion from {b.dtype} to {dtype}")
-    return x
+def _to_copy(b: Builder, x: Value, *, dtype: torch.dtype | None, **_: Any) -> Value:
+    return x  # to the image's dtype, as every result that a plan has
 
 
 @handles("copy")
-def _copy(b: Builder, x: Argument, source: Argument, *_: Any) -> Argument:
+def _copy(b: Builder, x: Argument, source: Argument, non_blocking: bool) -> Argument:
     return source.expand(x.shape) if isinstance(source, Value) else source
 
 
-@handles("view", "_unsafe_view", "reshape", "_reshape_alias")
-def _view(b: Builder, x: Value, size: Sequence[int], *_: Any) -> Value:
-    return x.view(list(b.shape if b.shape else size))
+@handles("view", "_unsafe_view", "reshape", "_reshape_alias", boolean=True)
+def _view(b: Builder, x: Value, size: Any, *_: Any) -> Value:
+    return x.view(list(b.shape))
 
 
-@handles("permute")
+@handles("permute", boolean=True)
 def _permute(b: Builder, x: Value, dims: Sequence[int]) -> Value:
     return x.permute([d % len(x.dims) for d in dims])
 
 
-@handles("transpose")
+@handles("transpose", boolean=True)
 def _transpose(b: Builder, x: Value, first: int, second: int) -> Value:
     order = list(range(len(x.dims)))
     order[first], order[second] = order[second], order[first]
     return x.permute(order)
 
 
-@handles("t", "numpy_T")
+@handles("t", "numpy_T", boolean=True)
 def _t(b: Builder, x: Value) -> Value:
     return x.permute(list(reversed(range(len(x.dims)))))
 
 
-@handles("channel_shuffle")
+@handles("channel_shuffle", boolean=True)
 def _channel_shuffle(b: Builder, x: Value, groups: int) -> Value:
     N, C, *size = x.shape
     return x.view((N, groups, C // groups, *size)).permute([0, 2, 1, *range(3, 3 + len(size))]).view(x.shape)
 
 
-@handles("unsqueeze")
+@handles("unsqueeze", boolean=True)
 def _unsqueeze(b: Builder, x: Value, dim: int) -> Value:
     return x.unsqueeze(dim % (len(x.dims) + 1))
 
 
-@handles("squeeze")
-def _squeeze(b: Builder, x: Value, dim: int | Sequence[int] | None = None) -> Value:
+@handles("squeeze", boolean=True)
+def _squeeze(b: Builder, x: Value, dim: int | Sequence[int] | None = None) -> Value:  # of no dim there is a form
     every = range(len(x.dims)) if dim is None else [dim] if isinstance(dim, int) else dim
     for d in sorted((d % len(x.dims) for d in every), reverse=True):
         if x.shape[d] == 1:
@@ -73,58 +84,61 @@ def _squeeze(b: Builder, x: Value, dim: int | Sequence[int] | None = None) -> Va
     return x
 
 
-@handles("expand")
-def _expand(b: Builder, x: Value, size: Sequence[int], **_: Any) -> Value:
+@handles("expand", boolean=True)
+def _expand(b: Builder, x: Value, size: Sequence[int], *, implicit: bool) -> Value:
     return x.expand(size)
 
 
-@handles("repeat")
+@handles("repeat", boolean=True)
 def _repeat(b: Builder, x: Value, repeats: Sequence[int]) -> Value:
     for _ in range(len(repeats) - len(x.dims)):
         x = x.unsqueeze(0)
+    if 0 in repeats:
+        raise UnsupportedModelError("a tensor of no elements")
     for dim, times in enumerate(repeats):
         x = b.cat([x] * times, dim) if times > 1 else x
     return x
 
 
-@handles("slice")
-def _slice(
-    b: Builder, x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
-) -> Value:
+@handles("slice", boolean=True)
+def _slice(b: Builder, x: Value, dim: int, start: int | None, end: int | None, step: int) -> Value:
     dim %= len(x.dims)
     first, last, step = slice(start, end, step).indices(x.shape[dim])
     return x.slice(dim, first, step, max(0, -((first - last) // step)))
 
 
-@handles("select")
+@handles("select", boolean=True)
 def _select(b: Builder, x: Value, dim: int, index: int) -> Value:
     dim %= len(x.dims)
     return x.slice(dim, index % x.shape[dim], 1, 1).squeeze(dim)
 
 
-@handles("split")
-def _split(b: Builder, x: Value, size: int, dim: int = 0) -> list[Value]:
+@handles("split", boolean=True)
+def _split(b: Builder, x: Value, size: int | Sequence[int], dim: int) -> list[Value]:
+    if not isinstance(size, int):
+        return split_with_sizes(b, x, size, dim)
     total = x.shape[dim]
     return split_with_sizes(b, x, [min(size, total - at) for at in range(0, total, size)], dim)
 
 
-@handles("split_with_sizes")
-def split_with_sizes(b: Builder, x: Value, sizes: Sequence[int], dim: int = 0) -> list[Value]:
+@handles("split_with_sizes", boolean=True)
+def split_with_sizes(b: Builder, x: Value, sizes: Sequence[int], dim: int) -> list[Value]:
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     return [x.slice(dim % len(x.dims), start, 1, size) for start, size in zip(starts, sizes, strict=True)]
 
 
-@handles("unbind")
-def _unbind(b: Builder, x: Value, dim: int = 0) -> list[Value]:
+@handles("unbind", boolean=True)
+def _unbind(b: Builder, x: Value, dim: int) -> list[Value]:
     return [_select(b, x, dim, index) for index in range(x.shape[dim])]
 
 
-@handles("index_select")
+@handles("index_select", boolean=True)
 def _index_select(b: Builder, x: Value, dim: int, index: Tensor) -> Value:
-    return b.cat([x.slice(dim % len(x.dims), i, 1, 1) for i in index.tolist()], dim)
+    dim %= len(x.dims)
+    return b.cat([x.slice(dim, i % x.shape[dim], 1, 1) for i in index.reshape(-1).tolist()], dim)
 
 
-@handles("index")
+@handles("index", boolean=True)
 def _index(b: Builder, x: Value, indices: Sequence[Tensor | None]) -> Value:
     chosen = [(dim, index) for dim, index in enumerate(indices) if index is not None]
     if len(chosen) != 1 or not isinstance(chosen[0][1], Tensor) or chosen[0][1].dim() != 1:
@@ -133,29 +147,28 @@ def _index(b: Builder, x: Value, indices: Sequence[Tensor | None]) -> Value:
     return _index_select(b, x, dim, index.nonzero()[:, 0] if index.dtype == torch.bool else index)
 
 
-@handles("cat")
-def _cat(b: Builder, tensors: Sequence[Argument], dim: int = 0) -> Value:
+@handles("cat", boolean=True)
+def _cat(b: Builder, tensors: Sequence[Argument], dim: int) -> Value:
     tensors = [t for t in tensors if tuple(t.shape) != (0,)]
     return b.cat(tensors, dim)
 
 
-@handles("stack")
-def _stack(b: Builder, tensors: Sequence[Argument], dim: int = 0) -> Value:
-    if not all(isinstance(t, Value) for t in tensors):
-        raise UnsupportedModelError("a stack of the image and something else")
+@handles("stack", boolean=True)
+def _stack(b: Builder, tensors: Sequence[Argument], dim: int) -> Value:
+    if any(isinstance(t, Given) for t in tensors):
+        raise UnsupportedModelError("a stack of the image and what depends on the labels")
     dim %= len(tensors[0].shape) + 1
     return b.cat([t.unsqueeze(dim) for t in tensors], dim)  # type: ignore[union-attr]
 
 
 @handles("constant_pad_nd")
-def _pad(b: Builder, x: Value, pad: Sequence[int], value: float = 0) -> Value:
-    if value:
-        return b.pointwise("add", _pad(b, b.pointwise("sub", x, b.scalar(value)), pad), b.scalar(value))
+def _pad(b: Builder, x: Value, pad: Sequence[int], value: float) -> Value:
+    around = F.pad(torch.zeros(x.shape, dtype=b.dtype, device=b.device), list(pad), value=float(value))
     for index in range(len(pad) // 2):
         dim = len(x.dims) - 1 - index
         before, after = pad[2 * index : 2 * index + 2]
         x = x.slice(dim, -before, 1, x.shape[dim] + before + after)
-    return x
+    return b.pointwise("add", x, around) if value else x
 
 
 @handles("fastgen.assign")
@@ -177,6 +190,6 @@ def _assign(b: Builder, base: Argument, part: Argument, region: tuple[list[tuple
                 placed = b.cat([placed], dim)
             placed = placed.slice(dim, -start, 1, base.shape[dim])
     if isinstance(base, Tensor):
-        rest = base * mask
+        rest = torch.where(mask == 1, base, torch.zeros_like(base))  # what is overwritten may have been never set
         return b.pointwise("add", placed, rest) if rest.any() else placed
     return b.pointwise("add", b.pointwise("mul", base, mask), placed)

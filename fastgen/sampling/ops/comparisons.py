@@ -1,0 +1,90 @@
+"""Comparisons, and choices between two values. True is 1 and false is 0, so that logic is arithmetic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..builder import Builder
+from ..trace import UnsupportedModelError
+from ..values import Value
+from .pointwise import add, binary, multiply
+from .registry import handles
+
+equal = handles("eq", boolean=True)(binary("eq", "eq"))
+handles("lt", boolean=True)(binary("lt", "gt"))
+handles("gt", boolean=True)(binary("gt", "lt"))
+handles("le", boolean=True)(binary("le", "ge"))
+handles("ge", boolean=True)(binary("ge", "le"))
+
+
+@handles("ne", boolean=True)
+def _ne(b: Builder, first: Any, second: Any) -> Value:
+    return negated(b, equal(b, first, second))
+
+
+@handles("logical_not", "bitwise_not", boolean=True)
+def _not(b: Builder, x: Value) -> Value:
+    return equal(b, x, 0)
+
+
+@handles("logical_and", "bitwise_and", boolean=True)
+def _and(b: Builder, first: Any, second: Any) -> Value:
+    return multiply(b, _truth(b, first), _truth(b, second))
+
+
+@handles("logical_or", "bitwise_or", boolean=True)
+def _or(b: Builder, first: Any, second: Any) -> Value:
+    both = multiply(b, negated(b, _truth(b, first)), negated(b, _truth(b, second)))
+    return negated(b, both)
+
+
+@handles("where")
+def where(b: Builder, condition: Any, yes: Any, no: Any) -> Value:
+    yes, no = (b.scalar(x) if isinstance(x, int | float) else x for x in (yes, no))
+    if isinstance(condition, Tensor):
+        return _where_known(b, condition, yes, no)
+    if not isinstance(condition, Value):
+        raise UnsupportedModelError("a choice by what depends on the labels")
+    if any(isinstance(x, Tensor) and not x.isfinite().all() for x in (yes, no)):
+        raise UnsupportedModelError("a choice by the image between numbers one of which is infinite")
+    return add(b, multiply(b, condition, yes), multiply(b, negated(b, condition), no))
+
+
+def _where_known(b: Builder, condition: Tensor, yes: Any, no: Any) -> Value:
+    """What varies is multiplied by 0 or 1, what is fixed is put together beforehand, infinite or not."""
+    zero = b.scalar(0)
+    one, other = (x.to(b.dtype) if isinstance(x, Tensor) else zero for x in (yes, no))
+    fixed = torch.where(condition, one, other)
+    chosen = [(x, mask) for x, mask in ((yes, condition), (no, ~condition)) if not isinstance(x, Tensor)]
+    if not any(isinstance(x, Value) for x, _ in chosen):
+        raise UnsupportedModelError("a choice between what does not depend on the image")
+    result: Any = fixed if fixed.any() else None
+    for x, mask in sorted(chosen, key=lambda each: not isinstance(each[0], Value)):
+        part = x if mask.all() and mask.shape == x.shape else _masked(b, x, mask.to(b.dtype))
+        result = part if result is None else add(b, part, result)
+    return result
+
+
+def _masked(b: Builder, x: Any, mask: Tensor) -> Value:
+    if not isinstance(x, Value):
+        raise UnsupportedModelError("a choice between the image and the labels")
+    return multiply(b, x, mask)
+
+
+@handles("masked_fill")
+def _masked_fill(b: Builder, x: Any, mask: Any, value: Any) -> Value:
+    return where(b, mask, value, x)
+
+
+def negated(b: Builder, x: Any) -> Any:
+    """1 − x."""
+    return b.pointwise("rsub", x, b.scalar(1)) if isinstance(x, Value) else 1 - x
+
+
+def _truth(b: Builder, x: Any) -> Any:
+    if isinstance(x, int | float):
+        return float(bool(x))
+    return x.ne(0).to(b.dtype) if isinstance(x, Tensor) else negated(b, equal(b, x, 0))
