@@ -57,6 +57,19 @@ def grid(images: np.ndarray, columns: int, scale: int | None = None, gap: int = 
     return page
 
 
+def head(picture: np.ndarray, titles: list[str]) -> np.ndarray:
+    """``picture`` (height, width, 3) with a title above each of ``len(titles)`` columns, cut to what fits."""
+    tall, size = 18, 12
+    page = Page(picture.shape[1], tall + picture.shape[0])
+    wide = picture.shape[1] / len(titles)
+    for index, title in enumerate(titles):
+        while len(title) > 1 and page.width(title, size) > wide - 4:
+            title = title.rstrip("…")[:-1] + "…" if len(title) > 2 else title[:1]
+        page.text(round((index + 0.5) * wide), tall // 2, title, size, anchor="mm")
+    page.picture(0, tall, picture)
+    return page.pixels()
+
+
 def in_turn(rows: list[np.ndarray], columns: int) -> np.ndarray:
     """Images in the order in which ``grid`` lays row under row: ``columns`` of each of ``rows``, then the next ones.
 
@@ -85,6 +98,10 @@ class Page:
     def text(self, x: int, y: int, text: str, size: int, color: tuple = INK, anchor: str = "la") -> None:
         """Write a line of text; ``anchor`` as pillow's: l m r, then a (ascender), m or s (baseline)."""
         self._draw.text((x, y), text, color, self._font(size), anchor=anchor)
+
+    def width(self, text: str, size: int) -> float:
+        """How wide a line of text is."""
+        return self._draw.textlength(text, self._font(size))
 
     def line(self, x: int, y: int, width: int, color: tuple = FAINT) -> None:
         """Draw a thin horizontal line."""

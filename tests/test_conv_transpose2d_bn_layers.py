@@ -221,6 +221,7 @@ def test_as_many_channels_in_as_out_fold_along_the_right_ones() -> None:
     exact = copy.deepcopy(layer).double()
     assert_parity(layer(x), torch.relu(layer[1](layer[0](x))), torch.relu(exact[1](exact[0](x.double()))))
 
+
 def test_a_biass_gradient_is_summed_in_cascades(device: str) -> None:
     """Pixel by pixel a float loses digits: 20,000 terms of one sign."""
     grad = torch.rand(2, 3, 100, 100, device=device)

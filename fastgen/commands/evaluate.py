@@ -8,7 +8,8 @@ import tyro
 from torch import Tensor
 
 from ..training import Measures, Run, as_json, evaluate, load_model
-from . import check_seed, load_images, parse, pick_device
+from . import check_seed, parse, pick_device
+from .images import load_images, say_notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ def main(arguments: list[str]) -> str:
     check_seed(options.seed)
     model = load_model(options.run, options.checkpoint, pick_device(options.device))
     images = load_images(Run(options.run), options.split, options.data, options.data_root)
+    say_notes(images)
     if options.limit is not None:
         images = images.subset(options.limit)
     found = evaluate(model, images, options.batch_size, measures(model, options), options.seed)

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from .. import exploring, pictures
 from ..data import Dataset
+from ..data.identity import class_number
 from ..training import Run, load_model
-from . import check_seed, load_images, parse, pick_device
+from . import check_seed, parse, pick_device
+from .images import class_names, load_images, say_notes
 
 Kind = Literal[
     "reconstructions", "samples", "manifold", "traversals", "interpolations", "arithmetic", "nearest", "scatter"
@@ -51,13 +53,15 @@ class Explore:
     """Codes along each side of the manifold."""
     dims: tuple[int, int] | None = None
     """Latent dimensions of manifold and scatter; default: the two that tell most of an image."""
-    label: int | None = None
-    """Class of the manifold's images, for a conditional model; default: 0."""
+    label: str | None = None
+    """Class of the manifold's images, for a conditional model, by name or number; default: the first."""
     groups: tuple[str, str, str] | None = None
-    """Of the arithmetic a - b + c: each class=K, or the numbers of held-out images, as 3,14,15; default: the first
-    three classes."""
+    """Of the arithmetic a - b + c: each class=NAME, class=K, or the numbers of held-out images, as 3,14,15;
+    default: the first three classes."""
     checkpoint: Literal["best", "last"] = "best"
     """Weights to explore."""
+    data: str | None = None
+    """Where the run's data are now, if they were moved; it is checked that they are the same."""
     data_root: str | None = None
     """Folder of the data set's files; default: the run's, else FASTGEN_DATA."""
     device: str = "auto"
@@ -76,7 +80,8 @@ def main(arguments: list[str]) -> str:
     for kind in options.what:
         if kind not in able:
             raise ValueError(f"what: expected {', '.join(able) or 'none'}, which this model can show, got {kind}")
-    images = load_images(Run(options.run), root=options.data_root)
+    images = load_images(Run(options.run), data=options.data, root=options.data_root, own=True)
+    say_notes(images)
     kinds = [kind for kind in (options.what or able) if kind in options.what or _applies(kind, model, images, options)]
     if not kinds:
         raise ValueError(f"run: expected a model that can be drawn from or has codes, got {type(model).__name__}")
@@ -100,13 +105,15 @@ def _draw(kind: str, model: Any, images: Dataset, options: Explore, path: Path) 
     seen = images.subset(SEEN, options.seed)
     seen_values, seen_labels = seen.values.to(device, torch.int64), _to(seen.labels, device)
     if kind == "scatter":
-        exploring.draw_scatter(model, seen_values, seen_labels, path, options.dims)
+        exploring.draw_scatter(model, seen_values, seen_labels, path, options.dims, images.class_names)
         return path
     dims = options.dims
     if kind == "manifold" and dims is None:
         order = exploring.importance(model, seen_values, seen_labels).argsort(descending=True).tolist()
         dims = (order[0], order[1])
-    label = None if model.classes is None else options.label or 0
+    label = None
+    if model.classes is not None:
+        label = class_number("label", options.label or "0", class_names(Run(options.run)), model.classes)
     half = min(len(values) // 2, max(1, n // 2))
     ends = None if labels is None else (labels[:half], labels[half : 2 * half])
     draw: dict[str, Callable[[], Any]] = {
@@ -118,12 +125,14 @@ def _draw(kind: str, model: Any, images: Dataset, options: Explore, path: Path) 
             model, values[:half], values[half : 2 * half], max(2, n), ends
         ),
         "arithmetic": lambda: exploring.draw_arithmetic(model, *_groups(options, images, device)),
-        "nearest": lambda: exploring.draw_nearest(
-            model, load_images(Run(options.run), "train", root=options.data_root).values, n, seed=options.seed
-        ),
+        "nearest": lambda: exploring.draw_nearest(model, _trained_on(options).values, n, seed=options.seed),
     }
     pictures.save(draw[kind](), path)
     return path
+
+
+def _trained_on(options: Explore) -> Dataset:
+    return load_images(Run(options.run), "train", options.data, options.data_root, own=True)
 
 
 def _groups(options: Explore, images: Dataset, device: torch.device) -> list[Tensor]:
@@ -133,11 +142,16 @@ def _groups(options: Explore, images: Dataset, device: torch.device) -> list[Ten
         name, _, number = group.partition("=")
         try:
             if name == "class" and images.labels is not None:
-                chosen = torch.nonzero(images.labels == int(number)).flatten()
+                label = class_number("groups", number, images.class_names, images.classes or 0)
+                chosen = torch.nonzero(images.labels == label).flatten()
             else:
                 chosen = torch.tensor([int(index) for index in group.split(",")])
         except ValueError as error:
-            what = "class=K or" if images.labels is not None else "no classes, since the data have no labels, but"
+            what = (
+                "class=NAME, class=K or"
+                if images.labels is not None
+                else "no classes, since the data have no labels, but"
+            )
             raise ValueError(f"groups: expected {what} numbers of images, as 3,14,15, got {group!r}") from error
         if not len(chosen) or int(chosen.min()) < 0 or int(chosen.max()) >= len(images):
             raise ValueError(f"groups: expected images of {images.name}, 0 to {len(images) - 1}, got {group!r}")

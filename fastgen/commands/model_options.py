@@ -225,3 +225,18 @@ MODELS: dict[str, type[Train]] = {
     "vae": TrainVAE,
     "classifier": TrainClassifier,
 }
+
+
+def options_of(run: Run) -> Train:
+    """The options that a run was started with.
+
+    Raises:
+        ValueError: its config.json has others than its model takes.
+    """
+    config = run.config()
+    listed = config["options"].items()  # JSON has lists only
+    known: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in listed}
+    try:
+        return MODELS[config["model"]["name"]](**known)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{run.folder / 'config.json'}: {error}") from error

@@ -18,10 +18,12 @@ from .._extras import require
 from .._files import write_atomic
 from .._philox import uniforms
 from ..data.formats import read_npz
+from ..data.identity import class_number
 from ..models import AutoregressiveModel
 from ..sampling import Sampler
 from ..training import Run, load_model
-from . import check_can_write, check_seed, load_images, parse, pick_device
+from . import check_can_write, check_seed, parse, pick_device
+from .images import class_names, load_images, say_notes
 
 HALVES = ("top-half", "bottom-half", "left-half", "right-half")
 BATCH = 256
@@ -39,8 +41,8 @@ class Sample:
     """Image i depends on the seed and i alone."""
     temperature: float = 1.0
     """Below 1 gives likelier images: divides the logits, or scales the prior of a model with latent variables."""
-    labels: tuple[int, ...] = ()
-    """Classes to draw, in turn, from a conditional model; default: all of them."""
+    labels: tuple[str, ...] = ()
+    """Classes to draw, in turn, from a conditional model, by name or number; default: all of them."""
     complete: str | None = None
     """Complete images: given the top-half, bottom-half, left-half or right-half of held-out ones, and their labels
     where the model has classes; or FILE.npz with known, values (N, C, H, W) or (H, W), and known_mask, bool, true where
@@ -53,6 +55,8 @@ class Sample:
     """Images in a row of the picture."""
     checkpoint: Literal["best", "last"] = "best"
     """Weights to draw from."""
+    data: str | None = None
+    """Where the run's data are now, for held-out images, if they were moved; it is checked that they are the same."""
     data_root: str | None = None
     """Folder of the data set's files, for held-out images; default: the run's, else FASTGEN_DATA."""
     device: str = "auto"
@@ -66,6 +70,8 @@ def main(arguments: list[str]) -> str:
         raise ValueError(f"n: expected 1 or more, got {options.n}")
     if options.columns is not None and options.columns < 1:
         raise ValueError(f"columns: expected 1 or more, got {options.columns}")
+    if options.data is not None and options.complete not in HALVES:
+        raise ValueError(f"data: expected it with --complete {', '.join(HALVES)}, which show the run's images")
     check_seed(options.seed)
     check_can_write("out", options.out)
     if options.npz is not None:
@@ -75,7 +81,8 @@ def main(arguments: list[str]) -> str:
     given = None if options.complete is None else _given(options, model, shape)
     n = options.n if given is None else len(given.values)
     labels = given.labels if given is not None and not options.labels else None
-    labels = _labels(options.labels, n, model.classes) if labels is None else labels
+    names = class_names(Run(options.run))
+    labels = _labels(options.labels, n, model.classes, names) if labels is None else labels
     draw, how = _way(model, shape, options, labels, given)
     started = time.perf_counter()
     values = torch.cat([draw(first, n) for first in range(0, n, BATCH)]).cpu()
@@ -87,12 +94,16 @@ def main(arguments: list[str]) -> str:
         rows = [*([known] if given.whole else []), pictures.hide(known, given.mask[:, 0]), *rows]
     columns = options.columns or (model.classes if labels is not None and not options.labels else None)
     columns = min(columns or math.ceil(n**0.5), n)
-    pictures.save(pictures.grid(pictures.in_turn(rows, columns), columns), options.out)
+    picture = pictures.grid(pictures.in_turn(rows, columns), columns)
+    if names is not None and labels is not None and torch.equal(labels, labels[:columns].repeat(n)[:n]):
+        picture = pictures.head(picture, [names[label] for label in labels[:columns].tolist()])
+    pictures.save(picture, options.out)
     if options.npz is not None:
         arrays: dict[str, Any] = {"x": values.numpy().astype(np.uint8), "levels": np.array(model.levels)}
         buffer = io.BytesIO()
         if labels is not None:
-            arrays["y"] = labels.numpy()
+            arrays |= {"y": labels.numpy(), "classes": np.array(model.classes)}
+            arrays |= {} if names is None else {"class_names": np.array(names)}
         np.savez_compressed(buffer, **arrays)
         write_atomic(options.npz, buffer.getvalue())
     return f"{n} images in {seconds:.2f} s, {n / seconds:.1f} images/s, {how}: {options.out}"
@@ -109,7 +120,8 @@ class Given(NamedTuple):
 
 def _given(options: Sample, model: AutoregressiveModel, shape: tuple[int, int, int]) -> Given:
     if options.complete in HALVES:
-        images = load_images(Run(options.run), root=options.data_root)
+        images = load_images(Run(options.run), data=options.data, root=options.data_root, own=True)
+        say_notes(images)
         if options.n > len(images):
             raise ValueError(f"n: expected at most {len(images)}, the images of {images.name}, got {options.n}")
         images = images.subset(options.n, options.seed)
@@ -142,13 +154,14 @@ def _given(options: Sample, model: AutoregressiveModel, shape: tuple[int, int, i
         raise ValueError(f"{path}: expected known and known_mask that fit images {size}, got {got}") from error
 
 
-def _labels(wanted: tuple[int, ...], n: int, classes: int | None) -> Tensor | None:
+def _labels(wanted: tuple[str, ...], n: int, classes: int | None, names: list[str] | None) -> Tensor | None:
     """``n`` labels: those wanted, or else all classes, in turn."""
     if classes is None:
         if wanted:
             raise ValueError("labels: expected none, since the model has no classes, got some")
         return None
-    return torch.tensor(wanted or range(classes)).repeat(n)[:n]
+    numbers = [class_number("labels", text, names, classes) for text in wanted] or range(classes)
+    return torch.tensor(numbers).repeat(n)[:n]
 
 
 def _way(

@@ -10,13 +10,15 @@ import torch
 import tyro
 
 from .. import _chart, pictures
+from .._checks import listed
 from .._extras import require
 from .._version import __version__
 from ..data import NAMES, Dataset
+from ..data.identity import check_content, content
 from ..training import Record, Run, Trainer, checkpoint, describe, distributed
 from . import parse, pick_device
 from .dry_run import describe_plan, where
-from .model_options import MODELS, Train
+from .model_options import MODELS, Train, options_of
 
 FREE_ON_RESUME = (
     *("data_root", "epochs", "save_every", "samples", "tensorboard", "dry_run", "device", "run", "resume"),
@@ -46,10 +48,10 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
         "device": _describe(device) + (f", {distributed.size()} processes" if distributed.size() > 1 else ""),
         "model": {"name": name, "config": model.config},
         "data": {"shape": list(train.shape), "levels": train.levels, "train": len(train), "held_out": len(held_out)},
+        "content": content(train, held_out),
         "options": asdict(options),
     }
-    if options.resume and config["data"] != run.config()["data"]:
-        raise ValueError(f"data: expected {run.config()['data']}, as when the run began, got {config['data']}")
+    notes = check_content(train, held_out, run.config(), f"the run in {run.folder}") if options.resume else ()
     trainer = Trainer(model, options, run)
     if options.dry_run:
         return describe_plan(name, options, trainer, train, held_out, str(config["device"]))
@@ -60,7 +62,7 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
         say = require("tqdm").tqdm.write
         say(f"{name}, {sum(p.numel() for p in model.parameters()):,} parameters, on {config['device']}")
         say(f"{train.name}: {len(train):,} images to train on, {len(held_out):,} held out, {train.levels} levels")
-        for note in dict.fromkeys(train.notes + held_out.notes):
+        for note in dict.fromkeys((*train.notes, *held_out.notes, *notes, *untrained(train))):
             say(note)
     try:
         if options.resume:
@@ -80,6 +82,15 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
     best = f"best held-out {trainer.position.loss} {trainer.position.best:.2f}"
     ways = [f"fastgen sample {run.folder} draws from it"] if hasattr(model, "sample") else []
     return f"{run.folder}: {best}; {', '.join([*ways, f'fastgen report {run.folder} sums it up'])}"
+
+
+def untrained(train: Dataset) -> list[str]:
+    """Which classes have no image to train on, for people."""
+    if train.labels is None or train.classes is None:
+        return []
+    names = train.class_names or range(train.classes)
+    missing = [name for name, n in zip(names, train.labels.bincount(minlength=train.classes), strict=True) if not n]
+    return [f"no image to train on has the class {listed(missing)}"] if missing else []
 
 
 class _Reporter:
@@ -137,18 +148,13 @@ def _read(arguments: list[str]) -> tuple[str, Train, Run]:
     config = run.config()
     if config["model"]["name"] != name:
         raise ValueError(f"model: expected {config['model']['name']}, which the run in {run.folder} is of, got {name}")
-    try:
-        known: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in config["options"].items()
-        }
-        started = MODELS[name](**known)  # JSON has lists only
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{run.folder / 'config.json'}: {error}") from error
+    started = options_of(run)
     options = parse(MODELS[name], f"train {name}", arguments[1:], default=replace(started, resume=False))
     options = _absolute(options)
     for field in fields(started):
         before, now = getattr(started, field.name), getattr(options, field.name)
-        if now != before and field.name not in FREE_ON_RESUME:
+        moved = field.name == "data" and before not in NAMES and now not in NAMES  # its content is checked
+        if now != before and field.name not in FREE_ON_RESUME and not moved:
             raise ValueError(f"{field.name}: expected {before}, as when the run in {run.folder} began, got {now}")
     return name, options, run
 

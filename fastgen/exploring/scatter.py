@@ -1,6 +1,7 @@
 """Where the codes of images lie: a plot of points, coloured by label."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ from .latent import codes_of, importance
 
 
 def draw_scatter(
-    model: Any, values: Tensor, labels: Tensor | None, path: str | Path, dims: tuple[int, int] | None = None
+    model: Any,
+    values: Tensor,
+    labels: Tensor | None,
+    path: str | Path,
+    dims: tuple[int, int] | None = None,
+    names: Sequence[str] | None = None,
 ) -> tuple[int, int]:
     """Plot two dimensions of the codes of images, coloured by label, as a PNG.
 
@@ -22,6 +28,7 @@ def draw_scatter(
         labels: int64 (N,); None draws all in one colour.
         path: the picture to write.
         dims: the two dimensions; by default those that tell most.
+        names: of the classes, by label, for the legend; their numbers by default.
 
     Returns:
         The two dimensions.
@@ -39,8 +46,8 @@ def draw_scatter(
         axes.scatter(x, y, s=4, linewidths=0)
     else:
         for label in labels.unique().tolist():
-            chosen = (labels == label).numpy()
-            axes.scatter(x[chosen], y[chosen], s=5, linewidths=0, label=str(label), color=f"C{label % 10}")
+            chosen, name = (labels == label).numpy(), str(label) if names is None else names[label].lstrip("_")
+            axes.scatter(x[chosen], y[chosen], s=5, linewidths=0, label=name, color=f"C{label % 10}")
         axes.legend(markerscale=3, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set(xlabel=f"z{dims[0]}", ylabel=f"z{dims[1]}", aspect="equal")
     save_figure(figure, path)

@@ -1,0 +1,191 @@
+"""Runs know their classes by name and their images by content: others are refused, moved ones are taken."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastgen.cli import main
+from fastgen.commands.images import load_images
+from fastgen.data import load
+from fastgen.data.identity import class_number
+from fastgen.training import Run, evaluate, load_model
+from test_cli import refused
+
+Image = pytest.importorskip("PIL.Image", reason="pillow comes with fastgen[train]")
+for package in ("tyro", "tqdm", "safetensors"):
+    pytest.importorskip(package, reason=f"{package} comes with fastgen[train]")
+
+NAMES = ("bus", "car", "train", "tram")
+TINY = ["--latent", "2", "--hidden", "4", "--samples", "0", "--batch-size", "16"]
+
+
+def folders(path: Path, names: tuple[str, ...], n: int = 10, shift: int = 0) -> Path:
+    """A class is a shade of grey, whatever it is called where."""
+    for name in names:
+        (path / name).mkdir(parents=True)
+        for index in range(n):
+            shade = 60 * NAMES.index(name) if name in NAMES else 9
+            Image.fromarray(np.full((4, 4), shade + index + shift, np.uint8)).save(path / name / f"{index:02}.png")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A conditional run of one epoch, and its data; tests that change them take a copy."""
+    folder = tmp_path_factory.mktemp("classes")
+    data = folders(folder / "data", NAMES)
+    command = ["train", "vae", "--conditional", "--data", str(data), "--run", str(folder / "run"), "--epochs", "1"]
+    assert main([*command, *TINY]) == 0
+    return folder / "run", data
+
+
+@pytest.fixture
+def copied(trained: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
+    """A run whose data were moved."""
+    run, data = trained
+    copy, moved = shutil.copytree(run, tmp_path / "run"), shutil.copytree(data, tmp_path / "moved")
+    config = json.loads((copy / "config.json").read_text())
+    config["options"]["data"] = str(tmp_path / "gone")
+    (copy / "config.json").write_text(json.dumps(config))
+    return Path(copy), Path(moved)
+
+
+def change(run: Path, **content: object) -> None:
+    """Change what the run keeps of its data; ``content=None`` makes it a run of an older version."""
+    config = json.loads((run / "config.json").read_text())
+    if content.get("content", 0) is None:
+        del config["content"]
+    else:
+        config["content"] |= content
+    (run / "config.json").write_text(json.dumps(config))
+
+
+def test_a_run_keeps_its_classes_and_maps_others_by_name(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run, _ = trained
+    kept = json.loads((run / "config.json").read_text())["content"]
+    assert (kept["classes"], kept["class_names"]) == (4, list(NAMES))
+    two = folders(tmp_path / "two", ("car", "tram"))
+    images = load_images(Run(run), "train", str(two))
+    shades = images.values[:, 0, 0, 0].long() // 60
+    assert torch.equal(images.labels, shades), "labels are the run's numbers, 1 and 3, not the folder's 0 and 1"
+    assert (images.classes, images.class_names) == (4, NAMES)
+    assert main(["evaluate", str(run), "--data", str(two), "--split", "train", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    model = load_model(run)
+    by_name, by_number = (
+        evaluate(model, replace(images, labels=labels)).numbers()["nats"] for labels in (shades, shades // 2)
+    )
+    assert found["nats"] == by_name != by_number
+    folders(two, ("van",))
+    message = refused(capsys, "evaluate", run, "--data", two)
+    assert "expected the classes bus, car, train, tram (or 0 to 3), as in the run in" in message
+    assert "got the class van too" in message
+
+
+def test_numbered_labels_are_taken_as_the_run_s_and_said(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, x=np.full((20, 4, 4), 250, np.uint8), y=np.arange(20) % 4)
+    images = load_images(Run(trained[0]), "train", str(path))
+    assert images.labels.unique().tolist() == [0, 1, 2, 3]
+    assert "its labels are numbers, taken as the classes of" in images.notes[-1]
+    assert "0 is bus, 1 is car, 2 is train and 1 more" in images.notes[-1]
+    np.savez(path, x=np.full((20, 4, 4), 250, np.uint8), y=np.arange(20) % 5)
+    with pytest.raises(ValueError, match=r"data: expected classes 0 to 3, as in .*, got labels up to 4"):
+        load_images(Run(trained[0]), "train", str(path))
+
+
+def test_labels_are_given_by_name(trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run, npz = trained[0], tmp_path / "s.npz"
+    drawn = []
+    for labels in (("tram", "bus"), ("3", "0")):
+        command = ["sample", str(run), "--n", "5", "--out", str(tmp_path / "s.png"), "--npz", str(npz), "--labels"]
+        assert main([*command, *labels]) == 0
+        with np.load(npz) as arrays:
+            assert arrays["y"].tolist() == [3, 0, 3, 0, 3]
+            assert (int(arrays["classes"]), arrays["class_names"].tolist()) == (4, list(NAMES))
+            drawn.append(arrays["x"])
+    assert (drawn[0] == drawn[1]).all()
+    assert load(npz).class_names == NAMES
+    command = ["sample", run, "--out", tmp_path / "s.png", "--labels"]
+    for wrong in ("van", "4", "-1"):
+        assert "labels: expected the classes bus, car, train, tram (or 0 to 3), got" in refused(capsys, *command, wrong)
+    assert class_number("label", "1", ["1", "0"], 2) == 0, "a name before a number"
+    assert class_number("label", "1", ["a", "b"], 2) == 1
+
+
+def test_names_stand_above_their_columns(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    heights = {}
+    for n, labels in (("8", []), ("2", ["--labels", "tram", "--columns", "2"])):
+        assert main(["sample", str(trained[0]), "--n", n, "--out", str(tmp_path / "s.png"), *labels]) == 0
+        with Image.open(tmp_path / "s.png") as picture:
+            heights[n] = np.asarray(picture)[:18]
+    titles = heights["8"]
+    columns = np.array_split(titles, 4, axis=1)
+    assert all((column < 100).any() for column in columns), "a title above each column"
+    assert not np.array_equal(columns[0], columns[3])
+
+
+def test_moved_data_are_known_again(copied: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run, moved = copied
+    assert "gone, which is not there" in refused(capsys, "explore", run, "samples")
+    assert main(["explore", str(run), "samples", "nearest", "--data", str(moved), "--label", "car"]) == 0
+    assert "4 classes: bus, car, train, tram; 40 images" in capsys.readouterr().err
+    resume = ["train", "vae", "--run", str(run), "--resume", "--epochs", "2"]
+    other = folders(tmp_path / "other", NAMES, shift=1)
+    for command in (["explore", run, "samples"], resume):
+        message = refused(capsys, *command, "--data", other)
+        assert "expected the images that the run in" in message
+        assert "got others, though as many and of the same size" in message
+    assert main([*resume, "--data", str(moved)]) == 0
+    config = json.loads((run / "config.json").read_text())
+    assert config["options"]["data"] == str(moved)
+    assert main(["evaluate", str(run)]) == 0
+
+
+def test_changed_data_and_renamed_classes_are_refused(copied: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:
+    run, moved = copied
+    resume = ["train", "vae", "--run", str(run), "--resume", "--epochs", "2", "--data", moved]
+    (moved / "car").rename(moved / "cab")
+    message = refused(capsys, *resume)
+    assert "expected the classes bus, car, train, tram (or 0 to 3), as when the run in" in message
+    assert "got the classes bus, cab, train, tram (or 0 to 3)" in message
+    (moved / "cab").rename(moved / "car")
+    shutil.copy(moved / "car" / "00.png", moved / "car" / "01.png")
+    assert "expected the images that the run in" in refused(capsys, *resume)
+    shutil.copy(moved / "car" / "00.png", moved / "car" / "99.png")
+    assert "'train': 32" in refused(capsys, *resume)
+
+
+def test_runs_of_older_versions_go_on_and_say_what_is_not_checked(
+    copied: tuple[Path, Path], capsys: pytest.CaptureFixture
+) -> None:
+    run, moved = copied
+    change(run, content=None)
+    images = load_images(Run(run), "train", str(moved), own=True)
+    assert images.labels.unique().tolist() == [0, 1, 2, 3]
+    assert "keeps no names of classes, as an older version's: numbered as in the data, 0 is bus" in images.notes[-2]
+    assert "keeps no digest of its images, as an older version's" in images.notes[-1]
+    assert main(["train", "vae", "--run", str(run), "--resume", "--epochs", "2", "--data", str(moved)]) == 0
+    assert "keeps no digest" in "".join(capsys.readouterr())
+    change(run, content=None)  # a resumed run keeps them from then on
+    shutil.rmtree(moved / "tram")
+    with pytest.raises(ValueError, match=r"data: expected 4 classes, as in .*, got the classes bus, car, train"):
+        load_images(Run(run), "train", str(moved))
+
+
+def test_a_run_of_numbers_takes_names_that_are_numbers(copied: tuple[Path, Path], tmp_path: Path) -> None:
+    run, _ = copied
+    change(run, class_names=None)
+    for name in ("1", "3"):
+        folders(tmp_path / "numbers", (name,))
+    images = load_images(Run(run), "train", str(tmp_path / "numbers"))
+    assert images.labels.unique().tolist() == [1, 3]
+    with pytest.raises(ValueError, match=r"expected classes numbered 0 to 3, as in .*, got the classes bus, car"):
+        load_images(Run(run), "train", str(folders(tmp_path / "names", NAMES)))
