@@ -62,6 +62,7 @@ SEQUENTIALS = {
     "groups, dilation, output_padding, momentum": lambda: nn.Sequential(
         deconv(3, 12, 3, 2, 1, output_padding=1, groups=3, dilation=2), nn.BatchNorm2d(12, momentum=None), nn.ReLU()
     ),
+    "sigmoid last": lambda: nn.Sequential(block(3, 16, nn.ReLU()), deconv(16, 12, 4, 2, 1, bias=True), nn.Sigmoid()),
     "masked": lambda: nn.Sequential(
         ByProduct("A", 3, 16, 3, padding=1), nn.ReLU(), ByProduct("B", 16, 12, 1), nn.ELU(), ByProduct("B", 12, 24, 1),
         GatedActivation(), ByProduct("B", 12, 16, 1), nn.ELU(0.5),
@@ -118,7 +119,10 @@ def helper(x: Tensor) -> Tensor:
 
 LEFT = {
     "alone": (lambda: nn.Sequential(deconv(3, 4, 4)), "no batch norm or activation that the op knows follows it"),
-    "other activation": (lambda: nn.Sequential(deconv(3, 4, 4), nn.GELU()), "no batch norm or activation"),
+    "other activation": (lambda: nn.Sequential(deconv(3, 4, 4), nn.GELU()), "no batch norm or activation.*, but GELU"),
+    "another norm": (lambda: nn.Sequential(deconv(3, 4, 4), nn.InstanceNorm2d(4)), "follows it, but InstanceNorm2d"),
+    "sigmoid alone": (lambda: nn.Sequential(deconv(3, 4, 4), nn.Sigmoid()), "follows it, but Sigmoid"),
+    "upsampling": (lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 4, 3)), "upsamples before a conv"),
     "subclass": (lambda: nn.Sequential(Custom(3, 4, 4), nn.BatchNorm2d(4)), "a subclass of ConvTranspose2d, Custom"),
     "hook on the layer": (lambda: hooked(0, "register_forward_hook"), "it has a forward hook"),
     "hook on the norm": (lambda: hooked(1, "register_forward_hook"), "it has a forward hook, and would not be called"),
@@ -169,6 +173,23 @@ def test_a_forward_that_uses_some_of_its_layers_elsewhere(ran: list[tuple[bool, 
     ]
     assert_same_results(fused, plain, exact, lambda: torch.randn(3, 3, 4, 4))
     assert ran[:2] == [(True, "tanh", True), (False, "leaky_relu", False)]
+
+
+def test_a_sigmoid_in_a_forward_with_two_arguments(ran: list[tuple[bool, str, bool]]) -> None:
+    """Tensors go the fused way; what may be decided by, like None and a number, goes the forward's own."""
+
+    def forward(self: Direct, x: Tensor, y: Tensor) -> Tensor:
+        x = self.second(F.relu(self.bn(self.up(x))))
+        return torch.sigmoid(x) if y is None else torch.sigmoid(x) * y
+
+    model = direct(forward)
+    twin = copy.deepcopy(model)
+    assert [entry.path for entry in fastgen.fuse(model).swapped] == ["up, bn", "second"]
+    x = torch.randn(2, 3, 4, 4)
+    for y in (torch.full((), 2.0), None, 2.0):
+        torch.testing.assert_close(model(x, y), twin(x, y))
+    torch.testing.assert_close(model(x, y=None), twin(x, None))
+    assert ran == [(True, "relu", True), (False, "none", False)]  # once, with two tensors
 
 
 def test_a_number_that_a_forward_reads_is_compared_at_each_call(ran: list[tuple[bool, str, bool]]) -> None:

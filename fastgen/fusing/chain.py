@@ -1,9 +1,10 @@
 """Sequences of modules, run with as few passes over memory as the ops allow.
 
 What is fused is decided from the modules as they are at each call, so that whatever was done to them since (a hook, a
-conversion to SyncBatchNorm, a replacement, a slice of the Sequential) is respected. Two kinds of steps are:
+conversion to SyncBatchNorm, a replacement, a slice of the Sequential) is respected. Kinds of steps are:
 
     ConvTranspose2d [→ BatchNorm2d or SyncBatchNorm] [→ ReLU, LeakyReLU or Tanh]   the next step normalises on its load
+    ConvTranspose2d → Sigmoid, after such a step                                   it is that next step
     masked convolution → ReLU or ELU or GatedActivation                            in the op's epilogue
 """
 
@@ -21,6 +22,8 @@ from ..ops._conv_transpose2d_bn_conv import is_channels_last
 from ..ops._dtypes import FLOATING
 from .masked_conv import MaskedConv, MaskSpec, can_run, run
 from .swap import Fused, globally_observed, observed, own_class
+
+_SIGMOID = ("sigmoid", 0.0)
 
 
 class FusedSequential(Fused):
@@ -42,15 +45,18 @@ def run_sequence(modules: Sequence[nn.Module], x: Any) -> Any:
     i = 0
     channels_last = deferred = False
     while i < len(flat):
-        bn, activation, end = transposed(flat, i)
+        bn, activation, end = transposed(flat, i, deferred)
         if end > i and (deferred or (_is_batch(x, flat[i]) and _is_free(bn, activation))):
             if not deferred:
                 channels_last = is_channels_last(x)
-            next_bn, next_activation, next_end = transposed(flat, end)
+            next_bn, next_activation, next_end = transposed(flat, end, bn is not None)
             inside = next_end > end and _is_free(next_bn, next_activation)
             conv: Any = flat[i]
             layout = inside or channels_last
-            x = run_conv_transpose2d_bn(conv, bn, activation, x, deferred=inside, channels_last=layout)
+            sigmoid = activation == _SIGMOID
+            known = ("none", 0.0) if sigmoid else activation
+            x = run_conv_transpose2d_bn(conv, bn, known, x, deferred=inside and not sigmoid, channels_last=layout)
+            x = torch.sigmoid(x) if sigmoid else x
             deferred, i = not isinstance(x, Tensor), end
             continue
         epilogue = masked_epilogue(flat, i)
@@ -85,8 +91,11 @@ def flatten(modules: Iterable[nn.Module]) -> list[nn.Module]:
     return flat
 
 
-def transposed(flat: Sequence[nn.Module], i: int) -> tuple[Any, tuple[str, float], int]:
-    """Batch norm and activation after the ConvTranspose2d at ``i``, and where they end; ``i`` if there is none."""
+def transposed(flat: Sequence[nn.Module], i: int, after: bool = False) -> tuple[Any, tuple[str, float], int]:
+    """Batch norm and activation after the ConvTranspose2d at ``i``, and where they end; ``i`` if there is none.
+
+    ``after``: a step with a batch norm comes before, which it can normalise: then a Sigmoid is an activation, too.
+    """
     if i == len(flat) or type(flat[i]) is not nn.ConvTranspose2d or observed(flat[i]):
         return None, ("none", 0.0), i
     end, bn = i + 1, None
@@ -94,7 +103,7 @@ def transposed(flat: Sequence[nn.Module], i: int) -> tuple[Any, tuple[str, float
         bn = flat[end]
         end += 1
     if end < len(flat) and not observed(flat[end]):
-        activation = activation_of(flat[end])
+        activation = _SIGMOID if after and bn is None and type(flat[end]) is nn.Sigmoid else activation_of(flat[end])
         if activation is not None and (bn is not None or activation[0] != "none"):
             return bn, activation, end + 1
     return bn, ("none", 0.0), end if bn is not None else i

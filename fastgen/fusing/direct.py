@@ -2,9 +2,9 @@
 
 ``torch.fx`` traces the forward with every submodule as one call, and runs of calls with a chain in them become one call
 of ``run_sequence``. A trace freezes what Python decided on the way, so it is taken only where Python had nothing to
-decide: the forward has one argument, uses torch's functions, its own modules and tensors, ``self.training`` and plain
-numbers (which are compared again at each call), computes with nothing but what comes from its input, and is the
-same in training and in evaluation.
+decide: the forward has no defaults and gets tensors, uses torch's functions, its own modules and tensors,
+``self.training`` and plain numbers (which are compared again at each call), computes with nothing but what comes from
+its input, and is the same in training and in evaluation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .chain import flatten, run_sequence, transposed
@@ -36,14 +36,16 @@ _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 class Rewritten(Fused):
     """Runs its forward as rewritten, as long as the numbers that were read in it are what they were."""
 
-    _fastgen_run: Callable[[nn.Module, Any], Any]
+    _fastgen_run: Callable[..., Any]
+    _fastgen_arguments: int
     _fastgen_numbers: tuple[tuple[str, Any], ...]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         same = all(getattr(self, name) == number for name, number in self._fastgen_numbers)
-        if kwargs or len(args) != 1 or not same:
+        tensors = len(args) == self._fastgen_arguments and all(isinstance(each, Tensor) for each in args)
+        if kwargs or not tensors or not same:
             return super().forward(*args, **kwargs)
-        return type(self)._fastgen_run(self, args[0])
+        return type(self)._fastgen_run(self, *args)
 
     def __setstate__(self, state: Any) -> None:
         """A copy is rewritten anew, from its own modules."""
@@ -89,9 +91,12 @@ def rewritten_class(module: nn.Module) -> tuple[type[nn.Module], list[list[nn.Mo
     namespace = dict(code.globals)
     exec(compile(code.src, f"<{base.__name__}, fused>", "exec"), namespace)
     numbers = tuple((name, getattr(module, name)) for name in sorted(reads))
-    return make_class(
-        base, Rewritten, None, _fastgen_run=staticmethod(namespace["forward"]), _fastgen_numbers=numbers
-    ), runs
+    members = {
+        "_fastgen_run": staticmethod(namespace["forward"]),
+        "_fastgen_numbers": numbers,
+        "_fastgen_arguments": len(inspect.signature(base.forward).parameters) - 1,
+    }
+    return make_class(base, Rewritten, None, **members), runs
 
 
 def _check_code(base: type[nn.Module]) -> None:
@@ -99,10 +104,10 @@ def _check_code(base: type[nn.Module]) -> None:
     if not isinstance(forward, types.FunctionType):
         raise NotProvenError("its forward is not a plain function")
     parameters = list(inspect.signature(forward).parameters.values())
-    if len(parameters) != 2 or any(
+    if len(parameters) < 2 or any(
         p.kind is not p.POSITIONAL_OR_KEYWORD or p.default is not p.empty for p in parameters
     ):
-        raise NotProvenError("its forward takes more than one argument, or one with a default")
+        raise NotProvenError("its forward takes other than plain arguments, or one with a default")
     code = forward.__code__
     if any(isinstance(constant, types.CodeType) for constant in code.co_consts):
         raise NotProvenError("its forward has a function or a comprehension in it")
@@ -200,6 +205,8 @@ def _function(node: fx.Node) -> nn.Module | None:
         return None
     if target in (torch.relu, "relu"):
         return nn.ReLU()
+    if target in (torch.sigmoid, F.sigmoid, "sigmoid"):
+        return nn.Sigmoid()
     return nn.Tanh() if target in (torch.tanh, F.tanh, "tanh") else None
 
 

@@ -34,12 +34,13 @@ def looks_masked(module: nn.Module) -> bool:
     weights = [t for each in near for t in each._parameters.values() if t is not None and t.dim() == 4]
     if parametrized:
         parts = module.parametrizations.values()  # type: ignore[operator]
-        weights += [part.original for part in parts if hasattr(part, "original") and part.original.dim() == 4]
+        weights += [t for part in parts for t in part._parameters.values() if t is not None and t.dim() == 4]
         own = held_tensors(module.parametrizations)  # type: ignore[arg-type]
     else:
         own = ((name, t) for name, t in held_tensors(module) if "." not in name)
     masks = [tensor for _, tensor in own if not tensor.requires_grad]
-    return isinstance(module, nn.Conv2d) or any(_may_mask(mask, weight) for mask in masks for weight in weights)
+    own_conv = isinstance(module, nn.Conv2d) and not type(module).__module__.startswith("torch.")
+    return own_conv or any(_may_mask(mask, weight) for mask in masks for weight in weights)
 
 
 def _may_mask(mask: Tensor, weight: Tensor) -> bool:
@@ -138,8 +139,8 @@ def _pattern(recorder: Recorder, conv: Value, module: nn.Module) -> tuple[str, s
         raise NotProvenError("its weight is not multiplied by a constant mask alone")
     KH, KW = get(module, first.name).shape[2:]
     for name, got, expected in (
-        ("input", x.op, "input"), ("stride", stride, [1, 1]), ("padding", padding, [KH // 2, KW // 2]),
-        ("dilation", dilation, [1, 1]), ("transposed", transposed, False), ("groups", groups, 1),
+        ("input", x.op, "input"), ("stride", stride, [1, 1]), ("dilation", dilation, [1, 1]),
+        ("padding", padding, [KH // 2, KW // 2]), ("transposed", transposed, False), ("groups", groups, 1),
         ("kernel sizes that are odd", [KH % 2, KW % 2], [1, 1]),
     ):  # fmt: skip
         if got != expected:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import direct, masked_proof, reparameterize
+from . import direct, masked_proof, methods, reparameterize
 from .chain import FusedSequential, flatten, is_sequential, masked_epilogue, transposed
 from .masked_conv import MaskedConv, MaskSpec, get
 from .record import NotProvenError
@@ -17,6 +17,7 @@ from .report import Left, Swapped
 from .swap import fused_class, is_fused, observed, own_class
 
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+_UNKNOWN = "no batch norm or activation that the op knows follows it"
 
 
 class Plan:
@@ -28,10 +29,11 @@ class Plan:
         ]
         self.paths = {id(each): path for path, each in reversed(self.modules)}
         self.classes: dict[nn.Module, type[nn.Module]] = {}
-        self.rows: dict[int, Swapped] = {}
+        self.rows: dict[Any, Swapped] = {}
         self.left: list[Left] = []
         self.specs: dict[nn.Module, Any] = {}
         self.reasons: dict[int, str] = {}  # why a transposed convolution is left, by its id
+        self.named: set[nn.Module] = set()  # layers of patterns that are left, once each
         self.covered: dict[int, int] = {}  # how many modules run in one op with the layer, by its id
 
     def path(self, module: nn.Module) -> str:
@@ -53,7 +55,9 @@ def make_plan(model: nn.Module) -> Plan:
         except NotProvenError as error:
             plan.leave(module, str(error))
             continue
-        if spec is not None:
+        if spec is None:
+            _plan_methods(path, module, plan)
+        else:
             kind = MaskedConv if isinstance(spec, MaskSpec) else reparameterize.Sample
             plan.specs[module] = spec
             plan.classes[module] = fused_class(type(module), kind, spec)
@@ -68,7 +72,7 @@ def make_plan(model: nn.Module) -> Plan:
             _plan_container(module, plan)
     for _, module in plan.modules:
         if isinstance(module, nn.ConvTranspose2d) and id(module) not in plan.covered:
-            plan.leave(module, plan.reasons.get(id(module), "no batch norm or activation that the op knows follows it"))
+            plan.leave(module, plan.reasons.get(id(module), _UNKNOWN))
     return plan
 
 
@@ -92,6 +96,25 @@ def _proof(module: nn.Module, plan: Plan) -> Any:
     return spec
 
 
+def _plan_methods(path: str, module: nn.Module, plan: Plan) -> None:
+    """Sampling steps that are methods of ``module``."""
+    proven = []
+    for name, meant in methods.candidates(module):
+        where = f"{path}.{name}" if path else name
+        try:
+            spec = methods.prove(module, name)
+        except NotProvenError as error:
+            if meant:
+                plan.left.append(Left(where, f"method of {type(module).__name__}", str(error)))
+            continue
+        if spec is not None:
+            proven.append((name, spec))
+            row = Swapped(where, f"method of {type(module).__name__}", str(spec), spec.note)
+            plan.rows[id(module), name] = row
+    if proven:
+        plan.classes[module] = fused_class(type(module), methods.SampleMethods, tuple(proven))
+
+
 def _layers(module: nn.Module) -> list[nn.Module]:
     return flatten(module._modules.values())  # type: ignore[arg-type]
 
@@ -99,7 +122,10 @@ def _layers(module: nn.Module) -> list[nn.Module]:
 def _plan_container(module: nn.Module, plan: Plan) -> None:
     """A Sequential, or a module whose forward calls layers one after the other."""
     own = "forward" in vars(module)
-    if is_sequential(module) and not own:
+    if module in plan.classes:
+        for child in module.children():
+            plan.reasons[id(child)] = f"{type(module).__name__} holds it, of which a method is swapped already"
+    elif is_sequential(module) and not own:
         if _describe(_layers(module), plan):
             plan.classes[module] = fused_class(type(module), FusedSequential, None)
     elif direct.has_direct_layers(module):
@@ -116,17 +142,19 @@ def _plan_container(module: nn.Module, plan: Plan) -> None:
 
 def _steps(flat: Sequence[nn.Module], plan: Plan) -> Iterator[tuple[Sequence[nn.Module], str]]:
     """What ``run_sequence`` will run in one op, and as what."""
-    i = 0
+    i, after = 0, False
     while i < len(flat):
-        bn, (activation, _), end = transposed(flat, i)
+        bn, (activation, _), end = transposed(flat, i, after)
         epilogue = masked_epilogue(flat, i, plan.specs)
         if end > i:
             now = "conv_transpose2d" + "_bn" * (bn is not None) + f" + {activation}" * (activation != "none")
-            if bn is not None and transposed(flat, end)[2] > end:
+            after = bn is not None
+            if after and transposed(flat, end, after)[2] > end:
                 now += f", normalised in the load of {plan.path(flat[end])}"
             yield flat[i:end], now
             i = end
             continue
+        after = False
         if epilogue is not None:
             yield flat[i : i + 2], f"{plan.specs.get(flat[i]) or flat[i]._fastgen_spec} + {epilogue}"
         i += 1 if epilogue is None else 2
@@ -145,6 +173,9 @@ def _describe(flat: Sequence[nn.Module], plan: Plan) -> bool:
         names = ", ".join(own_class(each).__name__ for each in step)
         plan.rows[id(step[0])] = Swapped(paths, names, now, row.note if row else "")
     for conv, after in pairwise([*flat, nn.Module()]):
+        if isinstance(conv, nn.Upsample) and isinstance(after, nn.Conv2d) and conv not in plan.named:
+            plan.named.add(conv)
+            plan.leave(conv, "it upsamples before a convolution, and the op is that of ConvTranspose2d")
         if not isinstance(conv, nn.ConvTranspose2d):
             continue
         if type(conv) is not nn.ConvTranspose2d:
@@ -154,4 +185,6 @@ def _describe(flat: Sequence[nn.Module], plan: Plan) -> bool:
         elif isinstance(after, _NORMS) and observed(after):
             plan.leave(after, f"it {observed(after)}, and would not be called")
             plan.reasons[id(conv)] = f"{plan.path(after)} after it {observed(after)}, and would not be called"
+        elif type(after) is not nn.Module:
+            plan.reasons[id(conv)] = f"{_UNKNOWN}, but {own_class(after).__name__}"
     return found

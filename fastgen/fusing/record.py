@@ -99,6 +99,10 @@ class Recorder(TorchDispatchMode):
                 raise NotProvenError("its noise is not standard normal, or comes from a generator of its own")
             made.op, made.args, made.kwargs = "noise", (), {}
             return args[0].copy_(self._noise(args[0].shape, args[0].dtype))
+        standard = len(args) > 2 and not isinstance(args[0], Tensor) and not isinstance(args[1], Tensor)
+        if made.op == "aten.normal" and standard and args[:2] == (0, 1) and kwargs.get("generator") is None:
+            made.op, made.args, made.kwargs = "noise", (), {}
+            return self._noise(torch.Size(args[2]), kwargs.get("dtype") or torch.get_default_dtype())
         if made.op not in ("aten.randn_like", "aten.randn") or kwargs.get("generator") is not None:
             raise NotProvenError(f"its noise is drawn by {made.op}, and only standard normal noise is known here")
         made.op, made.args, made.kwargs = "noise", (), {}

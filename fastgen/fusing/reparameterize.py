@@ -8,6 +8,7 @@ use ops that are smooth functions of single elements, sums, and clamps, so that 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ _SMOOTH = {
     for name in (
         "add", "sub", "rsub", "mul", "div", "neg", "exp", "exp2", "expm1", "pow", "square", "sqrt", "log", "addcmul",
         "sum", "clamp", "clamp_min", "clamp_max", "clone", "_to_copy", "expand", "view", "_unsafe_view", "unsqueeze",
-        "ones_like", "zeros_like", "empty_like", "empty", "zeros", "ones", "full_like", "scalar_tensor",
+        "ones_like", "zeros_like", "empty_like", "empty", "new_empty", "zeros", "ones", "full_like", "scalar_tensor",
     )
 }  # fmt: skip
 #: How far float64 sums in another order may be apart, relative to the sum of the sizes of their terms.
@@ -66,19 +67,22 @@ class Sample(Fused):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         spec: SampleSpec = self._fastgen_spec
-        if (
-            kwargs
-            or len(args) != 2
-            or self.training not in spec.modes
-            or not _fit(*args, spec)
-            or not unchanged(self, spec.reads)
-        ):
+        if kwargs or not holds(spec, self, args):
             return super().forward(*args, **kwargs)
-        mu, logvar = args
-        z, kl = _SAMPLE.forward(mu, logvar)
-        if not spec.kl:
-            return z
-        return z, kl if torch.is_autocast_enabled(mu.device.type) else kl.to(mu.dtype)
+        return draw(spec, *args)
+
+
+def holds(spec: SampleSpec, module: nn.Module, args: Sequence[Any]) -> bool:
+    """Whether what was proven is so for this call: the mode, (mu, logvar), and what was read."""
+    return len(args) == 2 and module.training in spec.modes and _fit(*args, spec) and unchanged(module, spec.reads)
+
+
+def draw(spec: SampleSpec, mu: Tensor, logvar: Tensor) -> Any:
+    """z, or z and the KL divergence of each example."""
+    z, kl = _SAMPLE.forward(mu, logvar)
+    if not spec.kl:
+        return z
+    return z, kl if torch.is_autocast_enabled(mu.device.type) else kl.to(mu.dtype)
 
 
 def _fit(mu: Any, logvar: Any, spec: SampleSpec) -> bool:
@@ -114,14 +118,18 @@ def prove(module: nn.Module) -> SampleSpec | None:
     Raises:
         NotProvenError: says why it could not be shown to be that.
     """
-    twin = probe_copy(module)
+    return prove_method(probe_copy(module), "forward")
+
+
+def prove_method(twin: nn.Module, method: str) -> SampleSpec | None:
+    """As ``prove``, for a method of a module that nobody else has."""
     proven: dict[bool, list[tuple[int, _Answer]]] = {}
     reasons, drawn = [], False
     for training in (True, False):
         twin.train(training)
         for dims, shapes in ((2, ((8, 5), (96, 1), (1, 7))), (4, ((3, 2, 4, 5), (96, 1, 1, 1)))):
             try:
-                answers = [_trial(twin, shape, seed) for seed, shape in enumerate(shapes)]
+                answers = [_trial(twin, method, shape, seed) for seed, shape in enumerate(shapes)]
                 drawn = True
             except _DrawsNothingError as error:
                 reasons.append(str(error))
@@ -147,7 +155,7 @@ class _DrawsNothingError(NotProvenError):
     """The module was never meant to sample."""
 
 
-def _trial(twin: nn.Module, shape: tuple[int, ...], seed: int) -> _Answer:
+def _trial(twin: nn.Module, method: str, shape: tuple[int, ...], seed: int) -> _Answer:
     """Whether it returned a KL, and both as the formula says; the noise's dtype if that is not mu's; what it read."""
     generator = torch.Generator().manual_seed(seed)
     draws: list[Tensor] = []
@@ -165,7 +173,7 @@ def _trial(twin: nn.Module, shape: tuple[int, ...], seed: int) -> _Answer:
     recorder.name("input", "1", logvar)
     try:
         with watching(twin, seen), recorder:
-            result = type(twin).forward(twin, mu, logvar)
+            result = getattr(twin, method)(mu, logvar)
     except NotProvenError:
         raise
     except Exception as error:

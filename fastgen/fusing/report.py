@@ -58,9 +58,17 @@ class FuseReport:
             lines = _table([("swapped", "was", "runs now"), *rows])
             lines += [f"[{number}] {note}" for number, note in enumerate(notes, 1)]
         if self.left:
-            rows = [(each.path or "model", each.what, each.reason) for each in self.left]
+            alike: dict[tuple[str, str], list[str]] = {}
+            for each in self.left:
+                alike.setdefault((each.what, each.reason), []).append(each.path or "model")
+            rows = [(_some(paths), *same) for same, paths in alike.items()]
             lines += ["", *_table([("left", "is", "because"), *rows])]
         return "\n".join(lines)
+
+
+def _some(paths: list[str]) -> str:
+    """All of a few; of many, the first and how many."""
+    return ", ".join(paths) if len(paths) <= 4 else f"{', '.join(paths[:3])} and {len(paths) - 3} more"
 
 
 def _table(rows: list[tuple[str, str, str]]) -> list[str]:

@@ -27,6 +27,11 @@ class Fused(nn.Module):
     _fastgen_kind: type[nn.Module]
     _fastgen_spec: Any
 
+    @classmethod
+    def _fastgen_members(cls, base: type[nn.Module], spec: Any) -> dict[str, Any]:
+        """What a class of this kind has beside a forward."""
+        return {}
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A made class is not importable: it is named by what it was made of."""
         reduced: Any = super().__reduce_ex__(max(protocol, 2))
@@ -48,7 +53,7 @@ def fused_class(base: type[nn.Module], kind: type[Fused], spec: Hashable) -> typ
     """The subclass of ``base`` that runs as ``kind`` says; the same one for the same arguments."""
     made = _CLASSES.get((base, kind, spec))
     if made is None:
-        made = _CLASSES[base, kind, spec] = make_class(base, kind, spec)
+        made = _CLASSES[base, kind, spec] = make_class(base, kind, spec, **kind._fastgen_members(base, spec))
     return made
 
 
