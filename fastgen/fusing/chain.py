@@ -115,8 +115,7 @@ def _normalises(module: nn.Module, conv: nn.Module) -> bool:
 
 
 def _is_batch(x: Any, conv: nn.Module) -> bool:
-    weight: Any = conv.weight
-    return isinstance(x, Tensor) and x.dim() == 4 and weight.dtype in FLOATING
+    return isinstance(x, Tensor) and x.dim() == 4 and conv.weight.dtype in FLOATING
 
 
 def masked_epilogue(flat: Sequence[nn.Module], i: int, specs: dict[nn.Module, Any] | None = None) -> str | None:

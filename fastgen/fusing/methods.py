@@ -84,7 +84,7 @@ def prove(module: nn.Module, name: str) -> SampleSpec | None:
         raise AttributeError(attribute)
 
     members = {"__getattr__": missing, "__module__": own.__module__, "__qualname__": own.__qualname__}
-    bare = type(own.__name__, (own,), members)
+    bare: Any = type(own.__name__, (own,), members)
     twin = bare.__new__(bare)
     nn.Module.__init__(twin)
     for attribute, value in vars(module).items():

@@ -74,7 +74,9 @@ class Sample(Fused):
 
 def holds(spec: SampleSpec, module: nn.Module, args: Sequence[Any]) -> bool:
     """Whether what was proven is so for this call: the mode, (mu, logvar), and what was read."""
-    return len(args) == 2 and module.training in spec.modes and _fit(*args, spec) and unchanged(module, spec.reads)
+    if len(args) != 2 or module.training not in spec.modes:
+        return False
+    return _fit(args[0], args[1], spec) and unchanged(module, spec.reads)
 
 
 def draw(spec: SampleSpec, mu: Tensor, logvar: Tensor) -> Any:

@@ -8,6 +8,7 @@ written into the module: undoing it is giving the old class back.
 from __future__ import annotations
 
 import copyreg
+import functools
 from collections.abc import Hashable
 from typing import Any
 from weakref import WeakValueDictionary
@@ -60,7 +61,19 @@ def fused_class(base: type[nn.Module], kind: type[Fused], spec: Hashable) -> typ
 def make_class(base: type[nn.Module], kind: type[Fused], spec: Hashable, **members: Any) -> type[nn.Module]:
     names = {name: getattr(base, name) for name in ("__module__", "__qualname__", "__doc__")}
     ours = {"_fastgen_base": base, "_fastgen_kind": kind, "_fastgen_spec": spec}
+    if "forward" in vars(kind):
+        members["forward"] = _forward(base, kind)
     return type(base.__name__, (kind, base), {**names, **ours, **members})
+
+
+def _forward(base: type[nn.Module], kind: type[nn.Module]) -> Any:
+    """The forward of ``kind`` with the signature of that of ``base``, which torch.export and torch.fx look at."""
+
+    @functools.wraps(base.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return kind.forward(self, *args, **kwargs)
+
+    return forward
 
 
 def is_fused(module: nn.Module) -> bool:

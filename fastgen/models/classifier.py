@@ -76,7 +76,7 @@ class Classifier(Model):
 
     def losses(self, values: Tensor, labels: Tensor | None = None, progress: float = 1.0) -> dict[str, Tensor]:
         """{"cross_entropy": −log p(label|x) in nats, "accuracy": 1 where the likeliest class is the label}, (N,)."""
-        logits, labels = self.logits(values), self.check_labels(len(values), labels)
+        logits, labels = self.logits(values), self.check_labels(values.shape[0], labels)
         assert labels is not None  # a classifier has classes
         right = torch.eq(logits.detach().argmax(dim=1), labels).to(logits.dtype)
         return {"cross_entropy": F.cross_entropy(logits, labels, reduction="none"), "accuracy": right}

@@ -66,7 +66,7 @@ class GatedPixelCNN(AutoregressiveModel):
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Inputs (N, C, H, W) in [−1, 1], labels (N,) for a model with classes → parameters (N, P, H, W)."""
         self.check_input(x)
-        labels = self.check_labels(len(x), labels)
+        labels = self.check_labels(x.shape[0], labels)
         v, h = F.pad(x, (0, 0, 1, -1)), x
         for layer in self.stack:
             v, h = layer(v, h, labels)

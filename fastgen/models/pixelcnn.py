@@ -50,7 +50,7 @@ class PixelCNN(AutoregressiveModel):
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Inputs (N, C, H, W) in [−1, 1] → parameters (N, P, H, W)."""
         self.check_input(x)
-        self.check_labels(len(x), labels)
+        self.check_labels(x.shape[0], labels)
         h = self.input(x)
         for block in self.blocks:
             h = block(h)

@@ -179,7 +179,7 @@ class VAE(LatentModel):
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """E[x|z], floating point (N, C, H, W) in [0, levels − 1]."""
         self.check_codes(z)
-        return self.p_x.mean(self.decoder(z, self.check_labels(len(z), labels)))
+        return self.p_x.mean(self.decoder(z, self.check_labels(z.shape[0], labels)))
 
     def sample(
         self,
@@ -225,7 +225,7 @@ class VAE(LatentModel):
 
     def _labels(self, values: Tensor, labels: Tensor | None) -> Tensor | None:
         self.check_images(values)
-        return self.check_labels(len(values), labels if self.classes is not None else None)
+        return self.check_labels(values.shape[0], labels if self.classes is not None else None)
 
     def _posterior(self, values: Tensor, labels: Tensor | None) -> Posterior:
         out = self.encoder(self.to_input(values), labels)
@@ -236,8 +236,8 @@ class VAE(LatentModel):
         mean, logvar = (part.expand(k, *part.shape).flatten(0, 1) for part in q)
         z, _ = self.rsample_kl(mean, logvar)
         params = self.decoder(z, None if labels is None else labels.repeat(k))
-        log_p = self.p_x.log_prob(params.unflatten(0, (k, len(values))), values)
+        log_p = self.p_x.log_prob(params.unflatten(0, (k, values.shape[0])), values)
         logvar = logvar.clamp(LOGVAR_MIN, LOGVAR_MAX)
         noise = ((z - mean) * torch.exp(-0.5 * logvar)).detach()  # ε, of which neither μ nor σ is a part
         log_ratio = -0.5 * (z**2 - noise**2 - logvar).sum(1)  # log p(z) − log q(z|x)
-        return log_p, log_p + log_ratio.view(k, len(values))
+        return log_p, log_p + log_ratio.view(k, values.shape[0])
