@@ -167,6 +167,17 @@ def check_device(name: str, value: Tensor | None, other_name: str, other: Tensor
         raise ValueError(f"{name}: expected the device of {other_name}, {other.device}, got {value.device}")
 
 
+def check_finite(name: str, value: Tensor, expected: str = "finite numbers") -> Tensor:
+    """``value``, every element of which is finite; in a graph of ``torch.compile`` nobody looks.
+
+    Raises:
+        ValueError: one is infinite or NaN.
+    """
+    if not torch.compiler.is_compiling() and not value.is_meta and not value.isfinite().all():
+        raise ValueError(f"{name}: expected {expected}, got inf or nan")
+    return value
+
+
 def check_instance(name: str, value: Any, kind: type | tuple[type, ...], expected: str) -> Any:
     """``value``, an instance of ``kind``, which the message calls ``expected``; a class of that kind is named as such.
 
@@ -184,6 +195,8 @@ def check_instance(name: str, value: Any, kind: type | tuple[type, ...], expecte
 
 def _range(low: float | None, high: float | None) -> str:
     low, high = (None if bound is None or math.isinf(bound) else bound for bound in (low, high))
+    if low is not None and 0 < low < 1e-4:
+        low = f"{low:.0e}".replace("e-0", "e-")  # type: ignore[assignment]
     if low is None:
         return "" if high is None else f" of at most {high}"
     return f" of at least {low}" if high is None else f" from {low} to {high}"

@@ -9,8 +9,11 @@ reference in plain torch (int64 arithmetic on 32-bit words); ``csrc/philox.h`` i
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from ._checks import describe
 
 _LOW = 0xFFFFFFFF
 
@@ -69,8 +72,9 @@ def seed_tensor(seed: int, device: torch.device | str | None) -> Tensor:
         TypeError: ``seed`` is not an integer.
         ValueError: it has more than 64 bits.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed: expected an integer, got {seed!r}")
+    if isinstance(seed, (bool, np.bool_)) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"seed: expected an integer, got {describe(seed)}")
+    seed = int(seed)
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed: expected a 64-bit integer, got {seed}")
     return torch.tensor(seed if seed < 2**63 else seed - 2**64, dtype=torch.int64, device=device)

@@ -6,18 +6,21 @@ equal, contiguous parts of them and nothing else, so a sampler may hand ``draw``
 Values are integers in [0, levels). Likelihoods are in nats.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ._checks import check_integer, check_number, check_tensor, describe
 
 
 class Distribution:
     """What :class:`Bernoulli` and :class:`Categorical` share; a distribution of one's own offers the same methods."""
 
     def __init__(self, levels: int) -> None:
-        if isinstance(levels, bool) or not isinstance(levels, int) or levels < 2:
-            raise ValueError(f"levels: expected an integer of at least 2, got {levels!r}")
-        self.levels = levels
+        self.levels = check_integer("levels", levels, 2)
 
     def param_channels(self, channels: int) -> int:
         """P, the number of parameter channels for images of ``channels`` colours."""
@@ -67,7 +70,7 @@ class Distribution:
             ValueError: shapes do not fit, or ``temperature`` is not positive.
             TypeError: ``params`` or ``uniforms`` are not floating point.
         """
-        check_temperature(temperature)
+        temperature = check_temperature(temperature)
         self._check_params(params, "uniforms", uniforms)
         if not uniforms.is_floating_point():
             raise TypeError(f"uniforms: expected a floating-point tensor, got {uniforms.dtype}")
@@ -133,21 +136,55 @@ class Categorical(Distribution):
         return below.clamp_(max=self.levels - 1)  # rounding can leave the last entry of the cdf below u
 
 
-def check_values(values: Tensor, levels: int, name: str = "values") -> None:
-    """Raise unless ``values`` are integers in [0, levels)."""
+Labels = Tensor | np.ndarray | Sequence[int] | int
+
+_WIDE = (torch.uint16, torch.uint32, torch.uint64)
+
+
+def check_values(values: Tensor, levels: int | None, name: str = "values") -> None:
+    """Raise unless ``values`` are integers in [0, levels). In a graph of ``torch.compile`` only their dtype is seen."""
+    check_tensor(name, values)
     if values.is_floating_point() or values.is_complex():
         raise TypeError(f"{name}: expected an integer tensor, got {values.dtype}")
-    if values.numel() == 0:
+    if levels is None or torch.compiler.is_compiling() or values.is_meta or values.numel() == 0:
         return
-    low, high = (bound.item() for bound in values.aminmax())
+    values = values.double() if values.dtype in _WIDE else values  # which torch cannot compare; too large stays large
+    low, high = (int(bound) for bound in values.aminmax())
     if low < 0 or high >= levels:
         raise ValueError(f"{name}: expected integers in [0, {levels}), got values from {low} to {high}")
 
 
-def check_temperature(temperature: float) -> None:
-    """Raise unless ``temperature`` is one that logits can be divided by."""
-    if not 1e-6 <= temperature < float("inf"):
-        raise ValueError(f"temperature: expected a number of at least 1e-6, got {temperature}")
+def as_labels(labels: Labels, n: int | None, classes: int | None = None) -> Tensor:
+    """Labels as int64 (N,), or () for one integer while it is not known how many images there are.
+
+    Args:
+        labels: a tensor, an array or a list of integers, (N,); or one integer, for all images.
+        n: how many images there are; None if it is not known.
+        classes: how many; None if it is not known.
+
+    Raises:
+        TypeError: they are not integers.
+        ValueError: they are not one for each image, or not in [0, classes).
+    """
+    given = labels
+    if not isinstance(labels, Tensor):
+        try:
+            labels = torch.from_numpy(np.array(labels))
+        except (ValueError, TypeError):  # rows of several lengths, words, objects
+            raise TypeError(f"labels: expected integers, one for each image, got {describe(given)}") from None
+    if labels.dtype == torch.bool or labels.is_floating_point() or labels.is_complex():
+        got = labels.dtype if isinstance(given, Tensor) else describe(given)
+        raise TypeError(f"labels: expected an integer tensor, got {got}")
+    if labels.dim() > 1 or (n is not None and labels.shape not in ((), (n,))):
+        shape = "(N,)" if n is None else f"({n},)"
+        raise ValueError(f"labels: expected shape {shape}, one for each image, got {tuple(labels.shape)}")
+    check_values(labels, classes, "labels")
+    return (labels if n is None else labels.expand(n)).to(torch.int64)
+
+
+def check_temperature(temperature: float) -> float:
+    """``temperature``; raise unless it is one that logits can be divided by."""
+    return check_number("temperature", temperature, 1e-6)
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

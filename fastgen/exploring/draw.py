@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import pictures
+from .._checks import check_finite
 from .latent import BATCH, arithmetic, codes_of, importance, lerp, manifold_codes, nearest, slerp, traversal_codes
 
 
@@ -122,7 +123,7 @@ def _decode(model: Any, codes: Tensor, labels: Tensor | None) -> Tensor:
         model.decode(codes[i : i + BATCH], labels[i : i + BATCH] if labels is not None and model.classes else None)
         for i in range(0, len(codes), BATCH)
     ]
-    return torch.cat(parts).cpu()
+    return check_finite("model", torch.cat(parts).cpu(), "finite images")
 
 
 def _sample(model: Any, n: int, seed: int, labels: Tensor | None, columns: int) -> Tensor:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._checks import check_finite
+
 BATCH = 512
 
 
@@ -18,7 +20,7 @@ def codes_of(model: Any, values: Tensor, labels: Tensor | None = None) -> Tensor
         model.encode(values[i : i + BATCH].to(device), labels if labels is None else labels[i : i + BATCH].to(device))
         for i in range(0, len(values), BATCH)
     ]
-    return torch.cat(parts)
+    return check_finite("model", torch.cat(parts), "finite codes")
 
 
 @torch.no_grad()
@@ -36,7 +38,7 @@ def importance(model: Any, values: Tensor, labels: Tensor | None = None) -> Tens
     for i in range(0, len(values), BATCH):
         y = labels if labels is None else labels[i : i + BATCH].to(device)
         total += model.posterior(values[i : i + BATCH].to(device), y).kl_per_dimension().double().sum(0)
-    return total / len(values)
+    return check_finite("model", total / len(values), "a finite KL")
 
 
 def lerp(a: Tensor, b: Tensor, steps: int) -> Tensor:

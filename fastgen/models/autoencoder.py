@@ -13,7 +13,8 @@ The sizes say which: ``Autoencoder(hidden=(), channels=())`` is of the first age
 import torch
 from torch import Tensor
 
-from .model import LatentModel, check_positive, evaluating
+from .._shadow import evaluated
+from .model import LatentModel, check_positive
 from .networks import Decoder, Encoder, as_widths
 
 AGES: dict[str, dict] = {
@@ -85,8 +86,8 @@ class Autoencoder(LatentModel):
 
     def preview(self, n: int, seed: int, values: Tensor, labels: Tensor | None) -> list[Tensor]:
         """Held-out images, and what becomes of them."""
-        with evaluating(self):
-            return [values[:n], self.reconstruct(values[:n])]
+        with evaluated(self) as model:
+            return [values[:n], model.reconstruct(values[:n])]
 
     def _decode(self, z: Tensor) -> Tensor:
         image = self.decoder(z)

@@ -5,15 +5,17 @@ p(x) = Π_i p(x_i | x_1 … x_{i−1}),  over pixels in raster order, and within
 """
 
 import math
+import threading
 from typing import Any
 
 from torch import Tensor
 
-from ..distributions import Bernoulli, Categorical, check_values
+from .._checks import check_pair, check_tensor
+from ..distributions import Bernoulli, Categorical, Labels, as_labels, check_values
 from ..sampling import Sampler
 from ..sampling import compile as compile_sampler
 from ..sampling.sampler import Progress
-from .model import Model, as_pair
+from .model import Model
 
 
 class AutoregressiveModel(Model):
@@ -32,15 +34,19 @@ class AutoregressiveModel(Model):
         super().__init__(in_channels, levels, classes, image_size)
         self.distribution = Bernoulli() if levels == 2 else Categorical(levels)
         self._samplers: dict[tuple[int, int], Sampler] = {}
+        self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are made without the compiled samplers."""
-        return {**self.__dict__, "_samplers": {}}
+        return {name: held for name, held in self.__dict__.items() if name not in ("_samplers", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_samplers": {}, "_lock": threading.RLock()})
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         raise NotImplementedError
 
-    def log_prob(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+    def log_prob(self, values: Tensor, labels: Labels | None = None) -> Tensor:
         """Exact log-likelihood of images, by one forward.
 
         Args:
@@ -54,19 +60,19 @@ class AutoregressiveModel(Model):
             ValueError: a shape, value or label does not fit.
             TypeError: a dtype does not fit.
         """
-        if values.dim() != 4 or values.shape[1] != self.in_channels:
+        if check_tensor("values", values).dim() != 4 or values.shape[1] != self.in_channels:
             raise ValueError(f"values: expected shape (N, {self.in_channels}, H, W), got {tuple(values.shape)}")
         check_values(values, self.levels)
         if labels is not None and self.classes is not None:
-            check_values(labels, self.classes, "labels")
+            labels = as_labels(labels, len(values), self.classes)
         x = self.distribution.to_input(values).to(next(self.parameters()).dtype)
         return self.distribution.log_prob(self(x, labels), values).sum(dim=(1, 2, 3))
 
-    def losses(self, values: Tensor, labels: Tensor | None = None, progress: float = 1.0) -> dict[str, Tensor]:
+    def losses(self, values: Tensor, labels: Labels | None = None, progress: float = 1.0) -> dict[str, Tensor]:
         """What training minimises: {"nats": −log_prob}, (N,) nats per example; labels count where there are classes."""
         return {"nats": -self.log_prob(values, None if self.classes is None else labels)}
 
-    def bits_per_dim(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+    def bits_per_dim(self, values: Tensor, labels: Labels | None = None) -> Tensor:
         """Exact negative log-likelihood, (N,) bits per value: −log_prob / (C·H·W·ln 2)."""
         return -self.log_prob(values, labels) / (math.prod(values.shape[1:]) * math.log(2))
 
@@ -75,7 +81,7 @@ class AutoregressiveModel(Model):
         n: int | None = None,
         *,
         size: int | tuple[int, int] | None = None,
-        labels: Tensor | None = None,
+        labels: Labels | None = None,
         seed: int | None = None,
         uniforms: Tensor | None = None,
         temperature: float = 1.0,
@@ -88,19 +94,21 @@ class AutoregressiveModel(Model):
         It is compiled once for each size, and again when weights have changed. The other arguments, the result and the
         errors are those of :meth:`fastgen.sampling.Sampler.sample`.
         """
-        size = self.image_size if size is None else as_pair("size", size)
+        size = self.image_size if size is None else check_pair("size", size)
         if size is None:
             raise ValueError("size: expected (H, W), since the model was built without image_size, got None")
-        if size not in self._samplers:
-            self._samplers[size] = compile_sampler(self, (self.in_channels, *size))
-        return self._samplers[size].sample(
+        with self._lock:  # threads that draw the first images at once wait for one compilation
+            if size not in self._samplers:
+                self._samplers[size] = compile_sampler(self, (self.in_channels, *size))
+            sampler = self._samplers[size]
+        return sampler.sample(
             n, seed=seed, uniforms=uniforms, temperature=temperature, labels=labels,
             known=known, known_mask=known_mask, progress=progress,
         )  # fmt: skip
 
     def check_input(self, x: Tensor) -> None:
         """Raise unless ``x`` is what ``forward`` reads: floating point, (N, C, H, W)."""
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
+        if check_tensor("x", x).dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"x: expected shape (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
         if not x.is_floating_point():
             raise TypeError(f"x: expected a floating-point tensor, as distribution.to_input(values) is, got {x.dtype}")

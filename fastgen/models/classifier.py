@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._checks import check_finite
 from .model import LatentModel, Model, check_positive
 from .networks import Encoder
 
@@ -88,5 +89,9 @@ class Classifier(Model):
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def predict(self, values: Tensor) -> Tensor:
-        """The likeliest class of each image, int64 (N,)."""
-        return self.logits(values).argmax(dim=1)
+        """The likeliest class of each image, int64 (N,).
+
+        Raises:
+            ValueError: ``values`` do not fit, or the logits are not finite.
+        """
+        return check_finite("model", self.logits(values), "finite logits").argmax(dim=1)

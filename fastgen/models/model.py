@@ -1,15 +1,13 @@
 """What all models share: what they read, how they are described, and what they minimise."""
 
 import inspect
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..distributions import check_values
+from .._checks import check_integer, check_pair, check_tensor, describe
+from ..distributions import Labels, as_labels, check_values
 
 
 class Model(nn.Module):
@@ -29,15 +27,10 @@ class Model(nn.Module):
         self, in_channels: int, levels: int, classes: int | None, image_size: int | tuple[int, int] | None
     ) -> None:
         super().__init__()
-        check_positive(in_channels=in_channels)
-        if isinstance(levels, bool) or not isinstance(levels, int) or levels < 2:
-            raise ValueError(f"levels: expected an integer of at least 2, got {levels!r}")
-        if classes is not None:
-            check_positive(classes=classes)
-        self.in_channels = in_channels
-        self.levels = levels
-        self.classes = classes
-        self.image_size = None if image_size is None else as_pair("image_size", image_size)
+        self.in_channels = check_integer("in_channels", in_channels, 1)
+        self.levels = check_integer("levels", levels, 2)
+        self.classes = None if classes is None else check_integer("classes", classes, 1)
+        self.image_size = None if image_size is None else check_pair("image_size", image_size)
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -96,29 +89,20 @@ class Model(nn.Module):
         """Raise unless ``values`` are images that the model reads: integers (N, C, H, W) in [0, levels)."""
         size = ("H", "W") if self.image_size is None else self.image_size
         expected = ("N", self.in_channels, *size)
-        shape = values.shape
+        shape = check_tensor("values", values).shape
         if len(shape) != 4 or any(isinstance(e, int) and e != got for e, got in zip(expected, shape, strict=True)):
             raise ValueError(f"values: expected shape ({', '.join(map(str, expected))}), got {tuple(shape)}")
-        if values.is_floating_point() or values.is_complex():
-            raise TypeError(f"values: expected an integer tensor, got {values.dtype}")
-        if values.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere a look at them would wait
-            check_values(values, self.levels)
+        check_values(values, self.levels if _seen(values) else None)
 
-    def check_labels(self, n: int, labels: Tensor | None) -> Tensor | None:
+    def check_labels(self, n: int, labels: Labels | None) -> Tensor | None:
         """``labels`` as int64: n classes of a model that has them, None for one that has none; raise otherwise."""
         if self.classes is None:
             if labels is not None:
-                raise ValueError(f"labels: expected None, since the model has no classes, got {tuple(labels.shape)}")
+                raise ValueError(f"labels: expected None, since the model has no classes, got {describe(labels)}")
             return None
         if labels is None:
             raise ValueError(f"labels: expected {n} integers in [0, {self.classes}), one for each image, got None")
-        if labels.shape != (n,):
-            raise ValueError(f"labels: expected shape ({n},), one for each image, got {tuple(labels.shape)}")
-        if labels.is_floating_point() or labels.is_complex():
-            raise TypeError(f"labels: expected an integer tensor, got {labels.dtype}")
-        if labels.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere a look at them would wait
-            check_values(labels, self.classes, "labels")
-        return labels.to(torch.int64)
+        return as_labels(labels, n, self.classes if _seen(labels) else None)
 
 
 class LatentModel(Model):
@@ -144,38 +128,21 @@ class LatentModel(Model):
 
     def check_codes(self, z: Tensor) -> None:
         """Raise unless ``z`` is floating point, (N, latent)."""
-        if z.dim() != 2 or z.shape[1] != self.latent:
+        if check_tensor("z", z).dim() != 2 or z.shape[1] != self.latent:
             raise ValueError(f"z: expected shape (N, {self.latent}), got {tuple(z.shape)}")
         if not z.is_floating_point():
             raise TypeError(f"z: expected a floating-point tensor, got {z.dtype}")
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, without gradients, and each of its modules back into its own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def check_positive(**sizes: int) -> None:
     """Raise unless every size is a positive integer."""
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name}: expected a positive integer, got {size!r}")
+        check_integer(name, size, 1)
 
 
-def check_number(name: str, number: float, low: float, high: float = math.inf) -> None:
-    """Raise unless ``number`` is finite and in [low, high]."""
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not low <= number <= high:
-        raise ValueError(f"{name}: expected a number from {low} to {high}, got {number!r}")
-    if math.isinf(number):
-        raise ValueError(f"{name}: expected a finite number, got {number!r}")
+def _seen(given: object) -> bool:
+    """Whether numbers may be looked at: on another device than the CPU a look would wait for it."""
+    return not isinstance(given, Tensor) or given.device.type == "cpu"
 
 
 def check_divides(groups: int, **channels: int) -> None:
@@ -183,15 +150,3 @@ def check_divides(groups: int, **channels: int) -> None:
     for name, size in channels.items():
         if size % groups:
             raise ValueError(f"{name}: expected a multiple of in_channels = {groups}, one part per colour, got {size}")
-
-
-def as_pair(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
-    """One size for both sides, or (H, W)."""
-    if not isinstance(size, (int, tuple, list)):
-        raise ValueError(f"{name}: expected one size or (H, W), got {size!r}")
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2:
-        raise ValueError(f"{name}: expected one size or (H, W), got {size!r}")
-    check_positive(**{name: pair[0]})
-    check_positive(**{name: pair[1]})
-    return pair

@@ -23,12 +23,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._checks import check_finite, check_integer, check_number
 from .._philox import uniforms
+from .._shadow import evaluated
+from ..distributions import Labels
 from ..nn import GaussianRSample
 from ..ops.rsample_kl import LOGVAR_MAX, LOGVAR_MIN
 from .likelihoods import likelihood as likelihood_named
 from .likelihoods import normals_from
-from .model import LatentModel, check_number, check_positive, evaluating
+from .model import LatentModel, check_positive
 from .networks import Decoder, Encoder, as_widths
 
 ROWS = 1 << 23
@@ -156,14 +159,14 @@ class VAE(LatentModel):
         labels = self._labels(values, labels)
         rows = max(1, ROWS // (self.p_x.param_channels(self.in_channels) * self.sides[0] * self.sides[1]))
         parts = []
-        with evaluating(self):
+        with evaluated(self) as model:
             for first in range(0, len(values), rows):
                 part = slice(first, first + rows)
                 x, y = values[part], None if labels is None else labels[part]
-                q, step = self._posterior(x, y), max(1, rows // len(x))
+                q, step = model._posterior(x, y), max(1, rows // len(x))
                 total = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
                 for done in range(0, samples, step):
-                    log_w = self._log_weights(q, x, y, min(step, samples - done))[1]
+                    log_w = model._log_weights(q, x, y, min(step, samples - done))[1]
                     total = torch.logaddexp(total, torch.logsumexp(log_w.double(), dim=0))
                 parts.append(total - math.log(samples))
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64, device=values.device)
@@ -186,7 +189,7 @@ class VAE(LatentModel):
         n: int = 1,
         *,
         seed: int | None = None,
-        labels: Tensor | None = None,
+        labels: Labels | None = None,
         temperature: float = 1.0,
         means: bool = False,
         first: int = 0,
@@ -196,34 +199,41 @@ class VAE(LatentModel):
         Args:
             n: how many.
             seed: any 64-bit integer; by default one from torch's generator.
-            labels: int64 (n,), for a model with classes.
+            labels: integers (n,), a tensor, an array or a list, or one for all; for a model with classes.
             temperature: scales the prior's standard deviation; below 1 gives likelier and less varied images.
             means: give E[x|z], rounded, instead of drawing x: without the pixels' own noise.
             first: index of the first image.
 
         Returns:
             int64 (n, C, H, W) in [0, levels).
+
+        Raises:
+            ValueError: an argument does not fit, or what the decoder answers is not finite.
         """
-        check_positive(n=n)
-        check_number("temperature", temperature, 0)
+        n, first = check_integer("n", n, 1), check_integer("first", first, 0)
+        temperature = check_number("temperature", temperature, 0)
         device, dtype = next(self.parameters()).device, next(self.parameters()).dtype
         seed = int(torch.randint(2**63 - 1, (), dtype=torch.int64)) if seed is None else seed
         labels = self.check_labels(n, labels)
         shape = (self.in_channels, *self.sides)
         step, parts = max(1, ROWS // (self.p_x.param_channels(shape[0]) * shape[1] * shape[2])), []
-        with evaluating(self):
+        with evaluated(self) as model:
             for done in range(0, n, step):
                 count = min(step, n - done)
                 u = uniforms(seed, count, (self.latent + math.prod(shape),), first=first + done, device=device).to(
                     dtype
                 )
                 z, pixels = temperature * normals_from(u[:, : self.latent]), u[:, self.latent :].view(-1, *shape)
-                params = self.decoder(z, None if labels is None else labels[done : done + count])
+                check_finite(
+                    "temperature", z, f"one at which codes of {dtype} are finite, got {temperature}, and codes"
+                )
+                params = model.decoder(z, None if labels is None else labels[done : done + count])
+                check_finite("model", params, "finite parameters")
                 drawn = self.p_x.mean(params).round() if means else self.p_x.draw(params, pixels)
                 parts.append(drawn.to(torch.int64))
         return torch.cat(parts)
 
-    def _labels(self, values: Tensor, labels: Tensor | None) -> Tensor | None:
+    def _labels(self, values: Tensor, labels: Labels | None) -> Tensor | None:
         self.check_images(values)
         return self.check_labels(values.shape[0], labels if self.classes is not None else None)
 

@@ -3,37 +3,61 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..distributions import check_values
+from .._shadow import evaluated, uncast
 from .analyse import analyse
 from .builder import Arrangement
 from .emit import emit
 from .fuse import fuse
 from .native import NativePlan, usable
+from .places import Place, place_of
 from .plan import Plan
 from .reference import ReferenceWalk
 from .rings import finish
-from .sampler import Sampler, evaluating
+from .sampler import Sampler
 from .schedule import schedule
 from .schedule import wavefront as slanted_schedule
-from .trace import BATCH, Constant, Output, Trace, trace
+from .state import State, digest, holdings, state_of
+from .trace import BATCH, Constant, Node, Output, trace
 
 
 @dataclass
 class Program:
-    """A plan, and how what it is given comes from the labels."""
+    """A plan, how what it is given comes from the labels, and what it was made from.
+
+    Attributes:
+        plan: how the model is evaluated.
+        labels: the labels of the trace, if there are any.
+        nodes: what the trace did with them.
+        given: what of that the plan reads.
+        native: the plan for compiled code, where there is some.
+        state: of the model.
+        scratch: paths of the model's attributes that do not count.
+        elsewhere: tensors that the model reads and does not hold, with their digests.
+    """
 
     plan: Plan
-    trace: Trace
+    labels: Node | None
+    nodes: list[Node]
     given: list[Arrangement]
     native: NativePlan | None = None
+    state: State = field(default_factory=dict)
+    scratch: frozenset[str] = frozenset()
+    elsewhere: list[tuple[Tensor, Any]] = field(default_factory=list)
+
+    def fits(self, model: nn.Module) -> bool:
+        """Whether the model is what the plan was made from."""
+        return self.state == state_of(model, self.scratch) and all(
+            digest(tensor) == before for tensor, before in self.elsewhere
+        )
 
 
 def build_plan(
@@ -41,19 +65,51 @@ def build_plan(
 ) -> Program:
     """Trace, analyse and plan ``model`` for images (C, H, W) and P parameter channels.
 
+    The weights may change meanwhile, by another thread; then it begins again. If they never rest, the program is of
+    mixed weights, and does not claim to fit the model.
+
     Raises:
         UnsupportedModelError: the model is not causal, or does something that cannot be planned.
     """
+    model = eager(model)
+    for _ in range(_ATTEMPTS):
+        before = holdings(model)
+        digests = {path: digest(held) for path, held in before.items()}
+        with torch.inference_mode(False), torch.no_grad(), uncast():
+            program, written = _build(model, shape, params, labelled, wavefront)
+        for path, held in before.items():  # what the forward itself writes is what the forward has left
+            if isinstance(held, Tensor) and place_of(held) in written:
+                digests[path] = written[place_of(held)]
+        program.state = {path: each for path, each in digests.items() if path not in program.scratch}
+        if program.fits(model):
+            break
+    return program
+
+
+_ATTEMPTS = 3
+
+
+def _build(
+    model: nn.Module, shape: tuple[int, int, int], params: int, labelled: bool, wavefront: bool
+) -> tuple[Program, dict[Place, Any]]:
     dtype, device = like(model)
     x = torch.zeros((BATCH, *shape), dtype=dtype, device=device)
     labels = torch.zeros(BATCH, dtype=torch.int64, device=device) if labelled else None
-    with evaluating(model):
-        traced = trace(model, x, labels)
+    traced = trace(model, x, labels)
     analysis = analyse(traced, shape, params, dtype, device)
     front = slanted_schedule(analysis.graph, params, shape[1:]) if wavefront else None
     plan, orders = emit(front or schedule(analysis.graph, params), shape, dtype, device)
     given = [replace(analysis.given[index], order=tuple(order.tolist())) for index, order in orders.items()]
-    return Program(finish(fuse(plan)), traced, given)
+    nodes = [node for node in traced.nodes if not node.on_image and node.op != "labels"] if given else []
+    program = Program(
+        finish(fuse(plan)), traced.labels, nodes, given, scratch=traced.scratch, elsewhere=traced.elsewhere
+    )
+    return program, traced.written
+
+
+def eager(model: nn.Module) -> nn.Module:
+    """The model that ``torch.compile`` wraps, or the model itself."""
+    return getattr(model, "_orig_mod", model)
 
 
 def like(model: nn.Module) -> tuple[torch.dtype, torch.device]:
@@ -91,48 +147,54 @@ class CompiledSampler(Sampler):
         self._native = executor == "native"
         self._wavefront = wavefront
         self._programs: dict[bool, Program] = {}
-        self._weights: tuple[tuple[int, int, int], ...] = ()
+        self._lock = threading.RLock()
         self._program(labelled=needs_labels(model))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are made without programs, and compile when they are first used."""
+        return {name: held for name, held in vars(self).items() if name not in ("_programs", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _programs={}, _lock=threading.RLock())
 
     def refresh(self) -> None:
         """Compile anew, from the model's present weights. Done by itself whenever they have changed."""
-        labelled = list(self._programs)
-        self._programs = {}
-        for each in labelled:
-            self._program(each)
+        with self._lock:
+            labelled = list(self._programs)
+            self._programs = {}
+            for each in labelled:
+                self._program(each)
 
     @property
     def plan(self) -> Plan:
         """How the model is evaluated."""
-        return next(iter(self._programs.values())).plan
+        with self._lock:
+            programs = self._programs or {False: self._program(labelled=needs_labels(self.model))}
+            return next(iter(programs.values())).plan
 
     def _program(self, labelled: bool) -> Program:
-        if labelled not in self._programs:
-            params = self.distribution.param_channels(self.shape[0])
-            program = build_plan(self.model, self.shape, params, labelled, self._wavefront)
-            if self._native and usable(program.plan, self.distribution, *like(self.model)):
-                program.native = NativePlan(program.plan)
-            self._programs[labelled] = program
-            self._weights = fingerprint(self.model)
-        return self._programs[labelled]
+        """The program of the model's present weights; threads that ask for it at once wait for one compilation."""
+        with self._lock:
+            program = self._programs.get(labelled)
+            if program is None or not program.fits(eager(self.model)):
+                params = self.distribution.param_channels(self.shape[0])
+                program = build_plan(self.model, self.shape, params, labelled, self._wavefront)
+                if self._native and usable(program.plan, self.distribution, *like(self.model)):
+                    program.native = NativePlan(program.plan)
+                self._programs[labelled] = program
+            return program
 
     def _prepared(self, n: int, labels: Tensor | None) -> tuple[Program, list[Tensor]]:
         """The program for labels or none, of the model's present weights, and what its plan is given."""
-        if fingerprint(self.model) != self._weights:
-            self.refresh()
-        classes = getattr(self.model, "classes", None)
-        if labels is not None:
-            if classes is not None:
-                check_values(labels, classes, "labels")
-            labels = labels.to(torch.int64)
         try:
             program = self._program(labels is not None)
         except (ValueError, TypeError):
             dtype, device = like(self.model)
             x = torch.zeros((n, *self.shape), dtype=dtype, device=device)
-            self.model(x) if labels is None else self.model(x, labels)  # a model may know better what is wrong
+            with evaluated(self.model) as model:
+                model(x) if labels is None else model(x, labels)  # a model may know better what is wrong
             raise
-        with torch.no_grad():
+        with torch.no_grad(), uncast():
             return program, [] if labels is None else evaluate_given(program, labels)
 
     def _engine(self, n: int, labels: Tensor | None) -> ReferenceWalk:
@@ -169,20 +231,6 @@ def needs_labels(model: nn.Module) -> bool:
     return sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters) > 1
 
 
-def fingerprint(model: nn.Module) -> tuple[tuple[int, int, int], ...]:
-    """What tells that a parameter or buffer was replaced, changed, or changed behind autograd's back (``.data``)."""
-    return tuple(
-        (tensor.data_ptr(), tensor._version, checksum(tensor)) for tensor in (*model.parameters(), *model.buffers())
-    )
-
-
-def checksum(tensor: Tensor) -> int:
-    """The sum of a tensor's bits, as 32-bit integers."""
-    tensor = tensor.detach().contiguous()
-    width = {1: torch.int8, 2: torch.int16}.get(tensor.element_size(), torch.int32)
-    return int(tensor.view(-1).view(width).sum(dtype=torch.int64))
-
-
 def evaluate_given(program: Program, labels: Tensor) -> list[Tensor]:
     """What the plan is given, (N, rows, columns, channels) each: the traced ops on the labels, on these labels.
 
@@ -197,15 +245,15 @@ def evaluate_given(program: Program, labels: Tensor) -> list[Tensor]:
 
 
 def _replay(program: Program, labels: Tensor) -> list[Tensor]:
-    results: dict[int, list[Tensor]] = {id(program.trace.labels): [labels]}
+    results: dict[int, list[Tensor]] = {id(program.labels): [labels]}
 
     def resolve(argument: Any) -> Any:
         if isinstance(argument, Output):
             return results[id(argument.node)][argument.index]
         return argument.tensor if isinstance(argument, Constant) else argument
 
-    for node in program.trace.nodes:
-        if node.on_image or node.op in ("labels", "aten._local_scalar_dense"):
+    for node in program.nodes:
+        if node.op == "aten._local_scalar_dense":
             continue
         args, kwargs = tree_map(resolve, node.args), tree_map(resolve, node.kwargs)
         if node.function._schema.is_mutable:

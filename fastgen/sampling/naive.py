@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from .sampler import Engine, Sampler, evaluating
+from .._shadow import evaluated, shadow
+from ..distributions import Labels
+from .sampler import Engine, Sampler
 
 
 class NaiveSampler(Sampler):
@@ -15,17 +17,17 @@ class NaiveSampler(Sampler):
     See :class:`~fastgen.sampling.sampler.Sampler` for arguments and methods.
     """
 
-    def forward(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, values: Tensor, labels: Labels | None = None) -> Tensor:
         """One full forward: parameters (N, P, H, W) for ``values``, int64 (N, C, H, W)."""
         device, dtype = self._like()
         x = self.to_input(values.to(device)).to(dtype)
-        labels = self._on_device(labels)
-        with evaluating(self.model), torch.no_grad():
-            return self.model(x) if labels is None else self.model(x, labels)
+        _, labels = self._batch(None, labels, values=values)
+        with evaluated(self.model) as model:
+            return model(x) if labels is None else model(x, labels)
 
     def _engine(self, n: int, labels: Tensor | None) -> Engine:
         device, dtype = self._like()
-        return _FullForward(self.model, torch.zeros((n, *self.shape), dtype=dtype, device=device), labels)
+        return _FullForward(shadow(self.model), torch.zeros((n, *self.shape), dtype=dtype, device=device), labels)
 
 
 class _FullForward:

@@ -1,14 +1,15 @@
 """The walk that every sampler takes: pixel by pixel in raster order, colour by colour."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from .._checks import check_instance, check_integer, check_tensor, describe
 from .._philox import uniforms as philox_uniforms
-from ..distributions import check_temperature, check_values
+from .._shadow import uncast
+from ..distributions import Labels, as_labels, check_temperature, check_values
 
 Progress = Callable[[int, int], object]
 Choose = Callable[[Tensor, int, int, int], Tensor]
@@ -44,16 +45,19 @@ class Sampler:
         distribution: Any = None,
         to_input: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
-            raise ValueError(f"shape: expected three positive integers (C, H, W), got {tuple(shape)}")
+        check_instance("model", model, nn.Module, "a torch.nn.Module")
+        shape = _image_shape(shape)
         channels = getattr(model, "in_channels", shape[0])
         if channels != shape[0]:
-            raise ValueError(f"shape: expected {channels} channels to fit the model, got {tuple(shape)}")
+            raise ValueError(f"shape: expected {channels} channels to fit the model, got {shape}")
         self.model = model
-        self.shape: tuple[int, int, int] = (shape[0], shape[1], shape[2])
+        self.shape: tuple[int, int, int] = shape
         self.distribution: Any = distribution if distribution is not None else getattr(model, "distribution", None)
         if self.distribution is None:
             raise TypeError(f"distribution: expected one, since {type(model).__name__} names none itself, got None")
+        if isinstance(self.distribution, type):
+            kind = self.distribution.__name__
+            raise TypeError(f"distribution: expected an instance, got the class {kind} itself: call it, {kind}(…)")
         self.to_input = to_input if to_input is not None else self.distribution.to_input
 
     def sample(
@@ -63,7 +67,7 @@ class Sampler:
         seed: int | None = None,
         uniforms: Tensor | None = None,
         temperature: float = 1.0,
-        labels: Tensor | None = None,
+        labels: Labels | None = None,
         known: Tensor | None = None,
         known_mask: Tensor | None = None,
         progress: Progress | None = None,
@@ -75,7 +79,7 @@ class Sampler:
             seed: image i depends on (seed, i) alone. With neither seed nor uniforms, torch's generator is used.
             uniforms: (N, C, H, W) in [0, 1): the same uniforms give the same images.
             temperature: divides the logits.
-            labels: int64 (N,), for a model with classes.
+            labels: integers (N,), a tensor, an array or a list, or one for all; for a model with classes.
             known: integers (N, C, H, W) or (C, H, W): what to keep where ``known_mask`` is true.
             known_mask: bool, broadcastable to (N, C, H, W), such as (H, W).
             progress: called with (rows done, rows in all) after each row.
@@ -103,7 +107,7 @@ class Sampler:
         seed: int | None = None,
         uniforms: Tensor | None = None,
         temperature: float = 1.0,
-        labels: Tensor | None = None,
+        labels: Labels | None = None,
         known: Tensor | None = None,
         known_mask: Tensor | None = None,
     ) -> Iterator[Tensor]:
@@ -112,14 +116,17 @@ class Sampler:
         Yields:
             int64 (N, C, H, W), always the same tensor; the r-th time its first r rows are drawn, the others are zeros.
         """
-        check_temperature(temperature)
+        temperature = check_temperature(temperature)
         if known is not None:
             self._check_shape("known", known)
-        n = _batch_size(n, uniforms=uniforms, labels=labels, known=known if known is None or known.dim() == 4 else None)
+        if uniforms is not None:
+            self._check_shape("uniforms", uniforms, batched=True)
+        each = known if known is None or known.dim() == 4 else None
+        n, labels = self._batch(n, labels, uniforms=uniforms, known=each)
         uniforms = self._uniforms(n, seed, uniforms)
-        return self._draw(n, self._on_device(labels), uniforms, temperature, self._known(n, known, known_mask))
+        return self._draw(n, labels, uniforms, temperature, self._known(n, known, known_mask))
 
-    def forced(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forced(self, values: Tensor, labels: Labels | None = None) -> Tensor:
         """Walk given images along the sampling path, revealing them value by value.
 
         What a value's parameters are is recorded before the value is revealed. So agreement with one full forward
@@ -134,9 +141,9 @@ class Sampler:
         """
         self._check_shape("values", values, batched=True)
         check_values(values, self.distribution.levels)
-        _batch_size(None, values=values, labels=labels)
+        _, labels = self._batch(None, labels, values=values)
         device, _ = self._like()
-        return self._see(values.to(device, torch.int64), self._on_device(labels))
+        return self._see(values.to(device, torch.int64), labels)
 
     def _draw(
         self, n: int, labels: Tensor | None, uniforms: Tensor, temperature: float, known: tuple[Tensor, Tensor] | None
@@ -168,8 +175,17 @@ class Sampler:
             pass
         return seen
 
-    def _on_device(self, labels: Tensor | None) -> Tensor | None:
-        return None if labels is None else labels.to(self._like()[0])
+    def _batch(self, n: int | None, labels: Labels | None, **images: Tensor | None) -> tuple[int, Tensor | None]:
+        """The batch size that all agree on, 1 if none says; and the labels, int64 (N,) on the model's device."""
+        n = None if n is None else check_integer("n", n, 1)
+        if labels is None:
+            return _batch_size(n, **images), None
+        classes = getattr(self.model, "classes", None)
+        labels = as_labels(labels, None)
+        one = labels.dim() == 0
+        n = _batch_size(n, **images, labels=None if one else labels)
+        check_values(labels, classes if isinstance(classes, int) else None, "labels")
+        return n, labels.expand(n).to(self._like()[0])
 
     def _engine(self, n: int, labels: Tensor | None) -> Engine:
         raise NotImplementedError
@@ -178,11 +194,11 @@ class Sampler:
         """Values (N, C, H, W), each what ``choose(its parameters, colour, row, column)`` answers; once for each row."""
         C, H, W = self.shape
         values = torch.zeros((n, C, H, W), dtype=torch.int64, device=self._like()[0])  # users train on it
-        with evaluating(self.model), torch.inference_mode():
+        with torch.inference_mode(), uncast():
             engine = self._engine(n, labels)
         pixels = engine.pixels()
         for _ in range(H):
-            with evaluating(self.model), torch.inference_mode():
+            with torch.inference_mode(), uncast():
                 self._finish_row(engine, pixels, values, choose)
             yield values
 
@@ -218,7 +234,6 @@ class Sampler:
             return philox_uniforms(seed, n, self.shape, device=device)
         if seed is not None:
             raise ValueError("seed: expected None together with uniforms, which it would replace, got both")
-        self._check_shape("uniforms", uniforms, batched=True)
         if not uniforms.is_floating_point():
             raise TypeError(f"uniforms: expected a floating-point tensor, got {uniforms.dtype}")
         if not ((uniforms >= 0) & (uniforms < 1)).all():
@@ -231,7 +246,7 @@ class Sampler:
         if known is None or known_mask is None:
             missing, other = ("known", "known_mask") if known is None else ("known_mask", "known")
             raise ValueError(f"{missing}: expected a tensor together with {other}, got None")
-        if known_mask.dtype != torch.bool:
+        if check_tensor("known_mask", known_mask).dtype != torch.bool:
             raise TypeError(f"known_mask: expected a bool tensor, got {known_mask.dtype}")
         size = (n, *self.shape)
         if known_mask.dim() > 4 or any(
@@ -240,11 +255,13 @@ class Sampler:
             raise ValueError(f"known_mask: expected a shape that broadcasts to {size}, got {tuple(known_mask.shape)}")
         device, _ = self._like()
         keep = known_mask.to(device).expand(size)
-        value = known.to(device).expand(size)
+        check_values(known, None, "known")
+        value = known.to(device, torch.int64).expand(size)
         check_values(value[keep], self.distribution.levels, "known")
-        return value.to(torch.int64), keep
+        return value, keep
 
     def _check_shape(self, name: str, images: Tensor, batched: bool = False) -> None:
+        check_tensor(name, images)
         if images.dim() not in ((4,) if batched else (3, 4)) or images.shape[-3:] != self.shape:
             expected = f"(N, {', '.join(map(str, self.shape))})"
             raise ValueError(f"{name}: expected shape {expected}, got {tuple(images.shape)}")
@@ -252,23 +269,20 @@ class Sampler:
 
 def _batch_size(n: int | None, **tensors: Tensor | None) -> int:
     """The batch size that ``n`` and all tensors agree on; 1 if none says."""
-    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
-        raise ValueError(f"n: expected a positive integer, got {n!r}")
     sizes = {"n": n} if n is not None else {}
     sizes |= {name: tensor.shape[0] for name, tensor in tensors.items() if tensor is not None}
     if len(set(sizes.values())) > 1:
         got = ", ".join(f"{size} from {name}" for name, size in sizes.items())
         raise ValueError(f"{', '.join(sizes)}: expected one batch size, got {got}")
+    if 0 in sizes.values():
+        raise ValueError(f"{next(iter(sizes))}: expected at least one image, got none")
     return next(iter(sizes.values()), 1)
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every submodule in eval mode, and afterwards each in the mode it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+def _image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+        C, H, W = (check_integer("shape", size, 1) for size in shape)
+    except (TypeError, ValueError):
+        got = tuple(shape) if isinstance(shape, list) else shape
+        raise ValueError(f"shape: expected three positive integers (C, H, W), got {describe(got)}") from None
+    return C, H, W

@@ -4,6 +4,8 @@ The forward runs with real tensors below autograd (a ``TorchDispatchMode``, as `
 does not depend on the image is simply computed: masks, weight norm, ``self.weight.data *= self.mask`` inside forward.
 What is recorded are the ops on what depends on the image or on the labels, out of place, each with the module that
 called it. Tensors are told apart by where their elements lie in memory, which sees through views and detours.
+
+It is the forward of the model's shadow: what it leaves in attributes, as a cache of this batch's size, is the shadow's.
 """
 
 from __future__ import annotations
@@ -18,6 +20,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from .._shadow import shadow, uncast
+from .places import Place, place_of, region_of, storage_of
+from .state import digest, holdings, left_over, set_before_read
+
 #: Images in a traced batch: more than one, so that an op that mixes images cannot hide.
 BATCH = 3
 
@@ -25,7 +31,6 @@ _VALUELESS = {
     f"aten.{name}"
     for name in ("zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_full", "new_empty")
 }
-Place = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 
 class UnsupportedModelError(ValueError):
@@ -75,32 +80,61 @@ class Output:
 
 @dataclass
 class Trace:
-    """Nodes in order, the image among them (op "image"), the labels (op "labels") or None, and the result."""
+    """What one forward did.
+
+    Attributes:
+        nodes: in order, the image among them (op "image").
+        image: its node.
+        labels: theirs (op "labels"), or None.
+        result: what the forward answered.
+        scratch: paths of attributes that the forward sets before it reads them: nothing that it depends on.
+        elsewhere: tensors that it read and that the model does not hold, with the digests they had.
+        written: what is held at a place in memory that the forward wrote, with the digest it left.
+    """
 
     nodes: list[Node]
     image: Node
     labels: Node | None
     result: Output
+    scratch: frozenset[str] = frozenset()
+    elsewhere: list[tuple[Tensor, Any]] = field(default_factory=list)
+    written: dict[Place, Any] = field(default_factory=dict)
 
 
 def trace(model: nn.Module, x: Tensor, labels: Tensor | None = None) -> Trace:
-    """Record ``model(x)`` or ``model(x, labels)``.
+    """Record ``model(x)`` or ``model(x, labels)``, in eval mode.
 
     Raises:
         UnsupportedModelError: the result does not depend on the image, or an op has no meaning for a plan.
     """
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps: only eager ops can be recorded
+    twin = shadow(model)
+    held = holdings(twin)
     recorder = _Recorder()
     image = recorder.add_input("image", x, on_image=True)
     label_node = None if labels is None else recorder.add_input("labels", labels, on_image=False)
-    with _module_paths(model, recorder.modules), torch.no_grad(), recorder:
-        result = model(x) if labels is None else model(x, labels)
+    with _module_paths(twin, recorder.modules), torch.no_grad(), uncast(), recorder:
+        try:
+            result = twin(x) if labels is None else twin(x, labels)
+        except (RuntimeError, ValueError) as error:
+            kept = None if isinstance(error, UnsupportedModelError) else left_over(held, recorder.reading, BATCH)
+            if kept is None:
+                raise
+            raise UnsupportedModelError(
+                f"{kept}: holds a tensor {tuple(held[kept].shape)}, as a forward of {len(held[kept])} images leaves "
+                f"one, with which a forward of {BATCH} fails; set it to what it was before that forward, or let each "
+                f"forward make it for its own batch ({error})"
+            ) from error
     if not isinstance(result, Tensor):
         raise UnsupportedModelError(f"model: expected a forward that returns one tensor, got {type(result).__name__}")
     output = recorder.find(result)
     if output is None or not output.node.on_image:
         raise UnsupportedModelError("model: expected parameters that depend on the image, got some that do not")
-    return Trace(recorder.nodes, image, label_node, output)
+    scratch = set_before_read(held, holdings(twin), recorder.outside)
+    mine = {storage_of(each) for each in held.values() if isinstance(each, Tensor)}
+    elsewhere = [
+        (each, digest(each)) for storage, found in recorder.outside.items() if storage not in mine for each in found
+    ]
+    return Trace(recorder.nodes, image, label_node, output, scratch, elsewhere, recorder.written)
 
 
 class _Recorder(TorchDispatchMode):
@@ -117,6 +151,9 @@ class _Recorder(TorchDispatchMode):
         self._alive: list[Tensor] = []  # so that no place in memory is used twice
         self._bases: dict[int, Tensor] = {}  # storage → the whole tensor that lies in it
         self._captured: dict[int, list[Constant]] = {}  # storage → constants that nodes read from it
+        self.reading: list[Tensor] = []  # what the op under way reads
+        self.outside: dict[int, list[Tensor]] = {}  # storage → what was read of it, where the forward did not make it
+        self.written: dict[Place, Any] = {}
 
     def add_input(self, name: str, tensor: Tensor, on_image: bool) -> Node:
         node = Node(name, _not_called, (), {}, "", on_image)
@@ -124,7 +161,7 @@ class _Recorder(TorchDispatchMode):
         return node
 
     def find(self, tensor: Tensor) -> Output | None:
-        place = _place(tensor)
+        place = place_of(tensor)
         if place in self._stale:
             raise UnsupportedModelError(
                 f"{self._stale[place]}: changes a tensor in place of which another view is read afterwards"
@@ -137,11 +174,14 @@ class _Recorder(TorchDispatchMode):
         found = [output for output in map(self.find, tensors) if output is not None]
         mutated = self._mutated(func, args, kwargs)
         name = _name(func)
+        self.reading = tensors
+        self._look_outside(tensors, fresh=name == "aten.lift_fresh")
         if torch.Tag.nondeterministic_seeded in func.tags and "attention" not in name:  # refused as what it is
             raise UnsupportedModelError(f"{self._path()}: {name} draws random numbers")
         if not found or name in _VALUELESS:
             self._before_change(mutated)
             result = func(*args, **kwargs)
+            self._note_written(mutated)
             for tensor in tree_flatten(result)[0]:
                 if isinstance(tensor, Tensor):
                     self._keep(tensor)
@@ -154,6 +194,7 @@ class _Recorder(TorchDispatchMode):
         before = [self._whole(tensor) for tensor in mutated]
         result = func(*args, **kwargs)
         if mutated:
+            self._note_written(mutated)
             self._record(node, mutated)
             for tensor, base in zip(mutated, before, strict=True):
                 self._after_change(tensor, base, node)
@@ -164,9 +205,22 @@ class _Recorder(TorchDispatchMode):
     def _path(self) -> str:
         return self.modules[-1] if self.modules else "model"
 
+    def _look_outside(self, tensors: list[Tensor], fresh: bool) -> None:
+        for tensor in tensors:
+            storage = storage_of(tensor)
+            if storage in self.outside or (storage not in self._bases and not fresh):
+                found = self.outside.setdefault(storage, [])
+                if place_of(tensor) not in map(place_of, found):
+                    found.append(tensor.detach())
+
+    def _note_written(self, mutated: list[Tensor]) -> None:
+        for tensor in mutated:
+            if storage_of(tensor) in self.outside:
+                self.written[place_of(tensor)] = digest(tensor)
+
     def _keep(self, tensor: Tensor) -> None:
         self._alive.append(tensor)
-        self._bases.setdefault(_storage(tensor), tensor)
+        self._bases.setdefault(storage_of(tensor), tensor)
 
     def _record(self, node: Node, results: list[Tensor]) -> None:
         self.nodes.append(node)
@@ -176,8 +230,8 @@ class _Recorder(TorchDispatchMode):
             self._keep(tensor)
             if tensor.numel() == 0:
                 continue  # all of these lie at one place
-            self._stale.pop(_place(tensor), None)
-            self._outputs[_place(tensor)] = Output(node, index)
+            self._stale.pop(place_of(tensor), None)
+            self._outputs[place_of(tensor)] = Output(node, index)
 
     def _arguments(self, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         def convert(value: Any) -> Any:
@@ -190,7 +244,7 @@ class _Recorder(TorchDispatchMode):
         if output is not None:
             return output
         constant = Constant(tensor.detach())
-        self._captured.setdefault(_storage(tensor), []).append(constant)
+        self._captured.setdefault(storage_of(tensor), []).append(constant)
         return constant
 
     # ---- changes in place
@@ -209,58 +263,30 @@ class _Recorder(TorchDispatchMode):
     def _before_change(self, mutated: list[Tensor]) -> None:
         """Constants that were read before keep their value."""
         for tensor in mutated:
-            for constant in self._captured.pop(_storage(tensor), []):
+            for constant in self._captured.pop(storage_of(tensor), []):
                 constant.tensor = constant.tensor.clone()
 
     def _whole(self, tensor: Tensor) -> tuple[Tensor, Output | Constant] | None:
         """The tensor of which ``tensor`` is a part, and what it is before the change; None if it is the whole."""
-        base = self._bases.get(_storage(tensor), tensor)
-        if _place(base) == _place(tensor):
+        base = self._bases.get(storage_of(tensor), tensor)
+        if place_of(base) == place_of(tensor):
             return None
         output = self.find(base)
         return base, Constant(base.detach().clone()) if output is None else output
 
     def _after_change(self, part: Tensor, whole: tuple[Tensor, Output | Constant] | None, node: Node) -> None:
         for place in list(self._outputs):
-            if place[0] == _storage(part) and place != _place(part):
+            if place[0] == storage_of(part) and place != place_of(part):
                 self._stale[place] = node.path
         if whole is not None:
             base, before = whole
-            region = _region(base, part)
+            region = region_of(base, part)
             if region is None:
                 raise UnsupportedModelError(f"{node.path}: {node.op} changes a view in place that is no slice")
             assign = Node(
                 "fastgen.assign", _not_called, (before, Output(node), region), {}, node.path, node.on_image
             )  # fmt: skip
             self._record(assign, [base])
-
-
-def _region(base: Tensor, part: Tensor) -> tuple[list[tuple[int, int, int]], list[int]] | None:
-    """Per dimension of ``base``: start, step and length of ``part`` in it; and the dimensions that ``part`` lacks."""
-    offset = part.storage_offset() - base.storage_offset()
-    starts = [0] * base.dim()
-    for dim in sorted(range(base.dim()), key=base.stride, reverse=True):
-        if base.shape[dim] > 1:
-            starts[dim] = offset // base.stride(dim)
-            offset -= starts[dim] * base.stride(dim)
-    slices, missing, d = [], [], 0
-    for dim, (size, stride) in enumerate(zip(base.shape, base.stride(), strict=True)):
-        fits = d < part.dim() and (part.stride(d) % stride == 0 or part.shape[d] == 1)
-        if fits and starts[dim] + (part.shape[d] - 1) * (part.stride(d) // stride) < size:
-            slices.append((starts[dim], max(part.stride(d) // stride, 1), part.shape[d]))
-            d += 1
-        else:
-            slices.append((starts[dim], 1, 1))
-            missing.append(dim)
-    return (slices, missing) if offset == 0 and d == part.dim() else None
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
-
-
-def _place(tensor: Tensor) -> Place:
-    return _storage(tensor), int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride()
 
 
 def _name(func: Any) -> str:
