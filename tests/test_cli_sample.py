@@ -23,6 +23,37 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+def test_completed_images_are_the_run_s(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    test, train = load("digits", split="test"), load("digits")
+    moved = tmp_path / "moved.npz"
+    command = [
+        "sample",
+        trained,
+        "--n",
+        "4",
+        "--out",
+        tmp_path / "s.png",
+        "--complete",
+        "top-half",
+        "--npz",
+        tmp_path / "s.npz",
+    ]
+    drawn = []
+    for change in (0, 1):
+        values = torch.where(train.values == 3, 3 + change, train.values)
+        arrays = {"train": values.numpy(), "test": test.values.numpy(), "levels": np.array(17)}
+        np.savez(moved, train_labels=train.labels.numpy(), test_labels=test.labels.numpy(), **arrays)
+        if change:
+            assert "expected the images that the run in" in refused(capsys, *command, "--data", moved)
+            continue
+        for data in ([], ["--data", str(moved)]):
+            assert main([str(part) for part in [*command, *data]]) == 0
+            with np.load(tmp_path / "s.npz") as found:
+                drawn.append(found["x"])
+    assert (drawn[0] == drawn[1]).all()
+    assert "data: expected it with --complete" in refused(capsys, "sample", trained, "--data", moved)
+
+
 def test_sample_is_what_the_model_draws(trained: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     out, npz = tmp_path / "s.png", tmp_path / "s.npz"
     options = ["--n", "5", "--seed", "3", "--labels", "7", "1", "--temperature", "0.5", "--columns", "5"]

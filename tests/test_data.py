@@ -162,8 +162,13 @@ def test_a_data_set_says_which_images_it_holds(tmp_path: Path, rng: np.random.Ge
     assert load(path, split="test").description == f"the test split of {path}"
     assert load(path).subset(3).description == f"3 images drawn from the train split of {path}"
     assert Dataset(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), None, 2, None, "two").description == "two"
+    one = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"two: expected a name per class \(2\), got 1"):
-        Dataset(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.zeros(1), 2, 2, "two", ("a",))
+        Dataset(one, torch.zeros(1).long(), 2, 2, "two", ("a",))
+    with pytest.raises(ValueError, match=r"labels: expected int64 \(N,\), got torch.float32 \(1,\)"):
+        Dataset(one, torch.zeros(1), 2, 2, "two")
+    with pytest.raises(ValueError, match="two: expected labels from 0 to 1, got 2 to 2"):
+        Dataset(one, torch.tensor([2]), 2, 2, "two")
 
 
 def test_missing_files_say_where_and_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

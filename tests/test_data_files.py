@@ -158,9 +158,9 @@ def test_only_the_arrays_that_are_meant_are_unpacked(tmp_path: Path, monkeypatch
     path = tmp_path / "x.npz"
     np.savez_compressed(path, x=np.stack([RAMP] * 4), bomb=np.zeros(2**22, np.uint8))
     monkeypatch.setattr("fastgen.data._memory.available", lambda: 2**20)
-    found = load(path)
-    assert (found.values[0, 0].numpy() == RAMP).all()
-    assert found.notes == (f"{path}: 1 arrays skipped: bomb",)
+    images = load(path)
+    assert (images.values[0, 0].numpy() == RAMP).all()
+    assert images.notes == (f"{path}: 1 arrays skipped: bomb",)
     np.savez_compressed(path, x=np.zeros(2**22, np.uint8))
     refused(
         path, r"x\.npz: expected images that fit into memory, got 4 MiB, and as much for a copy, where 1 MiB are free"
@@ -173,7 +173,9 @@ def test_only_the_arrays_that_are_meant_are_unpacked(tmp_path: Path, monkeypatch
     buffer = io.BytesIO()
     np.save(buffer, np.asfortranarray(np.stack([RAMP] * 4)))
     (tmp_path / "f.npy").write_bytes(buffer.getvalue())
-    assert (read_npz(tmp_path / "f.npy")["x"] == RAMP).all()
+    found = read_npz(tmp_path / "f.npy")["x"]
+    assert (found == RAMP).all()
+    assert found.flags.writeable
 
 
 X = np.stack([RAMP] * 20)

@@ -43,6 +43,12 @@ class Dataset:
             raise ValueError(f"{self.name}: expected values below {self.levels} levels, got {int(self.values.max())}")
         if self.labels is not None and len(self.labels) != len(self):
             raise ValueError(f"{self.name}: expected one label per image ({len(self)}), got {len(self.labels)}")
+        if self.labels is not None and (self.labels.dtype != torch.int64 or self.labels.dim() != 1):
+            raise ValueError(f"labels: expected int64 (N,), got {self.labels.dtype} {tuple(self.labels.shape)}")
+        if self.labels is not None and self.classes is not None:
+            low, high = int(self.labels.min()), int(self.labels.max())
+            if low < 0 or high >= self.classes:
+                raise ValueError(f"{self.name}: expected labels from 0 to {self.classes - 1}, got {low} to {high}")
         if self.class_names is not None and len(self.class_names) != self.classes:
             raise ValueError(f"{self.name}: expected a name per class ({self.classes}), got {len(self.class_names)}")
         if not self.description:

@@ -159,9 +159,10 @@ def _read_array(file: IO[bytes], size: int, name: str) -> np.ndarray:
     if min(shape, default=0) < 0 or file.tell() + stated != size:
         raise ValueError(f"{name}: expected {stated} bytes for {dtype} {shape}, got {size - file.tell()}")
     check_fits(name, stated)
-    data = file.read(stated)
-    if len(data) != stated:
-        raise ValueError(f"{name}: expected {stated} bytes for {dtype} {shape}, got {len(data)}")
+    data = bytearray(stated)  # bytes would make an array that cannot be written to
+    found = file.readinto(data)  # type: ignore[attr-defined]
+    if found != stated:
+        raise ValueError(f"{name}: expected {stated} bytes for {dtype} {shape}, got {found}")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
