@@ -11,7 +11,8 @@ import torch
 
 from fastgen.cli import main
 from fastgen.commands.images import load_images
-from fastgen.data import load
+from fastgen.commands.train import untrained
+from fastgen.data import Dataset, load
 from fastgen.data.identity import class_number
 from fastgen.training import Run, evaluate, load_model
 from test_cli import refused
@@ -118,6 +119,14 @@ def test_labels_are_given_by_name(trained: tuple[Path, Path], tmp_path: Path, ca
         assert "labels: expected the classes bus, car, train, tram (or 0 to 3), got" in refused(capsys, *command, wrong)
     assert class_number("label", "1", ["1", "0"], 2) == 0, "a name before a number"
     assert class_number("label", "1", ["a", "b"], 2) == 1
+
+
+def test_classes_without_an_image_to_train_on_are_said() -> None:
+    images = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    data = Dataset(images, torch.tensor([0, 3]), 2, 4, "shades", NAMES)
+    assert untrained(data) == ["no image to train on has the class car, train"]
+    assert untrained(replace(data, class_names=None)) == ["no image to train on has the class 1, 2"]
+    assert untrained(replace(data, labels=torch.tensor([0, 1]), classes=2, class_names=None)) == []
 
 
 def test_names_stand_above_their_columns(trained: tuple[Path, Path], tmp_path: Path) -> None:
