@@ -61,7 +61,6 @@ def layer(sizes: tuple[int, int, int, int], device: str, quick: bool) -> Case:
     name = f"conv_transpose2d_bn 4x4 stride 2, {I} to {O}, relu, training"
     return Case(
         name, (N, I, H, H), inputs, forms, (x + y + w, 3 * x + 5 * y + 3 * w), (flops, 3 * flops), kind="conv",
-        judged="eager, channels_last",
     )  # fmt: skip
 
 
@@ -93,7 +92,7 @@ def whole(sizes: tuple[int, int, int, int], device: str, quick: bool) -> Case:
     moved = weights + N * (latents + 3 * size * size)
     return Case(
         name, (N, latents, 1, 1), lambda: [torch.randn(N, latents, 1, 1)], table, (moved,), (flops,), kind="conv",
-        ways=(FORWARD,), judged="eager, channels_last",
+        ways=(FORWARD,),
     )  # fmt: skip
 
 

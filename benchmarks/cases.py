@@ -14,8 +14,9 @@ from torch import Tensor
 
 import checkout  # noqa: F401
 from parity import assert_parity
+from rounding import Moved, random_upstream
 
-__all__ = ["BACKWARD", "FORWARD", "Case", "Contest", "Form", "assert_parity", "compiled", "gradients"]
+__all__ = ["BACKWARD", "FORWARD", "Case", "Contest", "Form", "Moved", "assert_parity", "compiled", "gradients"]
 
 FORWARD, BACKWARD = "forward", "forward + backward"
 
@@ -99,8 +100,6 @@ class Case:
         leaves: indices of inputs that get gradients; by default all in floating point.
         parity: (fastgen's, plain torch's) functions of the inputs that must agree, where those of ``forms`` cannot be
             compared, since they draw noise. Contenders are then not checked one by one.
-        judged: the form whose error in the dtype is the measure; "eager, channels_last" where fastgen works in that
-            format inside, in which oneDNN and cuDNN round otherwise.
         headline: whether the README shows it, with its gradients and in the device's first dtype.
         ways: only ``FORWARD`` for what has no gradients, such as an op in eval mode.
     """
@@ -114,7 +113,6 @@ class Case:
     kind: str = "vector"
     leaves: Sequence[int] | None = None
     parity: tuple[Callable[..., Any], Callable[..., Any]] | None = None
-    judged: str = "eager"
     headline: bool = True
     ways: tuple[str, ...] = (FORWARD, BACKWARD)
 
@@ -123,16 +121,16 @@ class Case:
         torch.manual_seed(0)
         inputs = [t.to(device, dtype) if t.is_floating_point() else t.to(device) for t in self.inputs()]
         ours, plain = self.parity or (self.forms["fastgen"].function, self.forms["eager"].function)
-        layout = self.parity is None and self.forms[self.judged].channels_last
         chosen = {name: form for name, form in self.forms.items() if tuned or not form.tuned}
         for way in self.ways:
             judge = _Work(inputs, way, self.leaves)
             work = _Work(inputs, way, self.leaves) if self.parity else judge  # their results may differ in shape
-            exact, eager = judge.results(plain, double=True), judge.results(plain, channels_last=layout)
+            exact, eager = judge.results(plain, double=True), judge.results(plain)
+            moved = Moved(lambda judge=judge: judge.results(plain, double=True), dtype)  # type: ignore[misc]
 
-            def check(results: Any, eager: Any = eager, exact: Any = exact) -> None:
-                for one, one_eager, one_exact in zip(_tuple(results), eager, exact, strict=True):
-                    assert_parity(one.detach(), one_eager, one_exact)
+            def check(results: Any, eager: Any = eager, exact: Any = exact, moved: Moved = moved) -> None:
+                for i, (one, one_eager, one_exact) in enumerate(zip(_tuple(results), eager, exact, strict=True)):
+                    assert_parity(one.detach(), one_eager, one_exact, moved[i])
 
             yield Contest(
                 name=self.name,
@@ -155,13 +153,15 @@ class _Work:
     def __init__(self, inputs: Sequence[Tensor], way: str, leaves: Sequence[int] | None) -> None:
         self.inputs, self.way = inputs, way
         self.leaves = [i for i, t in enumerate(inputs) if t.is_floating_point()] if leaves is None else leaves
-        self.upstream: list[Tensor] | None = None
+        self.upstream: list[Tensor] | None = None  #: the gradients that arrive, the same for every contender
 
-    def results(self, function: Callable[..., Any], double: bool = False, channels_last: bool = False) -> list[Tensor]:
-        """What a call returns: the results of ``function``, or the gradients of its inputs."""
+    def results(self, function: Callable[..., Any], double: bool = False) -> list[Tensor]:
+        """What a call returns: the results of ``function``, or the gradients of its inputs. In double first."""
         inputs = [t.double() if double and t.is_floating_point() else t for t in self.inputs]
-        inputs = [_laid_out(t, channels_last) for t in inputs]
-        return [result.detach() for result in _tuple(self._timed(function, inputs, channels_last)())]
+        if self.upstream is None and self.way == BACKWARD:
+            dtype = next(t.dtype for t in self.inputs if t.is_floating_point())
+            self.upstream = random_upstream(lambda: _tuple(function(*inputs)), dtype)
+        return [result.detach() for result in _tuple(self._timed(function, inputs)())]
 
     def call(self, form: Form) -> Callable[[], Callable[[], Any]]:
         """Makes the call that is timed: memory format and compilation are settled before."""
@@ -181,16 +181,10 @@ class _Work:
         inputs = [t.detach().requires_grad_(i in self.leaves) for i, t in enumerate(inputs)]
         leaves = [inputs[i] for i in self.leaves]
         results = _tuple(function(*inputs))
-        upstream = [
-            _laid_out(g, channels_last).to(r.dtype) for g, r in zip(self._upstream(results), results, strict=True)
-        ]
-        return lambda: gradients(_tuple(function(*inputs)), leaves, upstream)
-
-    def _upstream(self, results: Sequence[Tensor]) -> list[Tensor]:
-        """The gradients that arrive, the same for every contender."""
-        if self.upstream is None:
+        if self.upstream is None:  # no one judges these contenders
             self.upstream = [torch.randn_like(result) for result in results]
-        return self.upstream
+        upstream = [_laid_out(g, channels_last).to(r.dtype) for g, r in zip(self.upstream, results, strict=True)]
+        return lambda: gradients(_tuple(function(*inputs)), leaves, upstream)
 
 
 def gradients(results: Sequence[Tensor], inputs: Sequence[Tensor], upstream: Sequence[Tensor]) -> tuple[Tensor, ...]:

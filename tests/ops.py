@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from parity import assert_parity, assert_same_layout
+from rounding import Moved, random_upstream
 
 
 def exact(args: Any) -> Any:
@@ -37,6 +38,7 @@ def assert_op_parity_over(
     The largest of a few rounding errors is a matter of luck: a result of seven numbers says little about accuracy.
     """
     seen: list[list[tuple[Tensor, Tensor, Tensor]]] = []
+    moved: list[Moved] = []
     for args in batches:
         results, eager, truth = (
             _tuple(f(*a)) for f, a in ((kernel or op, args), (reference, args), (reference, exact(args)))
@@ -48,11 +50,14 @@ def assert_op_parity_over(
             assert result.shape == one_truth.shape
             assert_same_layout(result, fake)
         seen.append(list(zip(results, eager, truth, strict=True)))
-    for same in zip(*seen, strict=True):
+        dtype = next((t.dtype for t in args if isinstance(t, Tensor) and t.is_floating_point()), torch.float32)
+        moved.append(Moved(lambda args=args: _tuple(reference(*exact(args))), dtype))  # type: ignore[misc]
+    for i, same in enumerate(zip(*seen, strict=True)):
+        furthest = lambda i=i: max(each[i]() for each in moved)  # noqa: E731
         if len(same) == 1:
-            assert_parity(*same[0])
+            assert_parity(*same[0], furthest)
         else:
-            assert_parity(*(torch.cat([each.flatten() for each in kind]) for kind in zip(*same, strict=True)))
+            assert_parity(*(torch.cat([each.flatten() for each in kind]) for kind in zip(*same, strict=True)), furthest)
 
 
 def _tuple(value: Any) -> tuple[Tensor, ...]:
@@ -61,7 +66,8 @@ def _tuple(value: Any) -> tuple[Tensor, ...]:
 
 def assert_gradients(function: Callable[..., Any], eager: Callable[..., Any], *inputs: Tensor) -> None:
     """Every gradient of ``function`` is as accurate as autograd's of ``eager``, for random upstream gradients."""
-    upstream = [torch.randn_like(result) for result in _tuple(function(*inputs))]
+    dtype = next(t.dtype for t in inputs if t.is_floating_point())
+    upstream = random_upstream(lambda: _tuple(eager(*exact([t.detach() for t in inputs]))), dtype)
 
     def gradients(f: Callable[..., Any], double: bool) -> tuple[Tensor, ...]:
         cast: Callable[[Tensor], Tensor] = Tensor.double if double else (lambda t: t)
@@ -69,10 +75,11 @@ def assert_gradients(function: Callable[..., Any], eager: Callable[..., Any], *i
         results = _tuple(f(*leaves))
         return torch.autograd.grad(results, leaves, [g.to(r.dtype) for g, r in zip(upstream, results, strict=True)])
 
-    for ours, plain, truth in zip(
-        gradients(function, False), gradients(eager, False), gradients(eager, True), strict=True
+    moved = Moved(lambda: gradients(eager, True), dtype)
+    for i, (ours, plain, truth) in enumerate(
+        zip(gradients(function, False), gradients(eager, False), gradients(eager, True), strict=True)
     ):
-        assert_parity(ours, plain, truth)
+        assert_parity(ours, plain, truth, moved[i])
 
 
 def assert_opcheck(op: Any, *argument_sets: tuple[Any, ...]) -> None:
