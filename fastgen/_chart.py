@@ -18,10 +18,15 @@ GRID = (222, 224, 228)
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart of lines over epochs, each (x, y) pairs; pairs that are not finite are left out."""
+    """A chart of lines over epochs, each (x, y) pairs; pairs that are not finite are left out.
+
+    ``note`` and ``images`` say in small print what is drawn, and of which images.
+    """
 
     title: str
     lines: dict[str, list[tuple[float, float]]]
+    note: str = ""
+    images: str = ""
 
 
 class Stroke(NamedTuple):
@@ -43,13 +48,18 @@ class Label(NamedTuple):
     color: tuple[int, int, int]
 
 
-def charts(metrics: Sequence[dict[str, Any]]) -> list[Chart]:
-    """A chart for every measured quantity in the lines of metrics.jsonl, what was minimised first."""
+def charts(metrics: Sequence[dict[str, Any]], about: dict[str, str] | None = None) -> list[Chart]:
+    """A chart for every measured quantity in the lines of metrics.jsonl, what was minimised first.
+
+    ``about``: what each quantity is, by name, and which images were "held_out".
+    """
+    about = about or {}
     names: dict[str, None] = {}
     for record in metrics:
         for key in record:
             side = next((side for side in ("held_out_", "train_") if key.startswith(side)), None)
-            if side and not key.endswith(("_error", "_seconds")):
+            is_error = key.endswith("_error") and key.removesuffix("_error") in record  # "squared_error" is a loss
+            if side and not is_error and not key.endswith("_seconds"):
                 names[key.removeprefix(side)] = None
     order = sorted(names, key=lambda name: not any(f"held_out_{name}_error" in record for record in metrics))
     found = []
@@ -58,7 +68,9 @@ def charts(metrics: Sequence[dict[str, Any]]) -> list[Chart]:
         for side, label in (("train_", "train"), ("held_out_", "held out")):
             pairs = [(record["epoch"], record.get(side + name)) for record in metrics]
             lines[label] = [(x, y) for x, y in pairs if y is not None and math.isfinite(y)]
-        found.append(Chart(_title(name), {label: pairs for label, pairs in lines.items() if pairs}))
+        there = {label: pairs for label, pairs in lines.items() if pairs}
+        images = f"held out: {about['held_out']}" if "held_out" in about else ""
+        found.append(Chart(_title(name), there, about.get("nats" if name == "bits_per_dim" else name, ""), images))
     return [chart for chart in found if chart.lines]
 
 
@@ -98,6 +110,11 @@ def _title(name: str) -> str:
     return units.get(name, name.replace("_", " "))
 
 
+def _short(text: str) -> str:
+    """What fits in a line of small print."""
+    return text if len(text) <= 74 else f"{text[:73]}…"
+
+
 def _layout(chart: Chart) -> Iterator[Stroke | Label]:
     every = [pair for pairs in chart.lines.values() for pair in pairs]
     x_ticks = _ticks(min(x for x, _ in every), max(x for x, _ in every), 6, whole=True)
@@ -110,7 +127,9 @@ def _layout(chart: Chart) -> Iterator[Stroke | Label]:
         up = (y - y_range[0]) / (y_range[1] - y_range[0])
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
-    yield Label(LEFT, 22, chart.title, "start", 15, INK)
+    yield Label(LEFT, 20, chart.title, "start", 15, INK)
+    yield Label(LEFT, 36, _short(chart.note), "start", 10, FAINT)
+    yield Label(8, HEIGHT - 6, _short(chart.images), "start", 10, FAINT)
     for tick in y_ticks:
         _, y = at(x_range[0], tick)
         yield Stroke([(LEFT, y), (WIDTH - RIGHT, y)], GRID, 1)

@@ -22,6 +22,7 @@ class Results:
     conditions: str  # of every number: machine, versions, seed
     bits: dict[str, float]  # held-out bits/dim by name, the model's last
     bits_error: float  # standard error of the model's
+    held_out: int  # images of these numbers
     accuracy: float
     images_per_cpu_second: dict[str, float]
     same: int  # of the drawn images, how many both samplers draw
@@ -66,7 +67,7 @@ def _numbers(page: Page, x: int, y: int, results: Results) -> None:
     model, count = list(results.bits)[-1], len(results.drawn)
     errors = {model: f" ± {results.bits_error:.3f}"}
     y = _bars(page, x, y, "Held-out bits per dimension", results.bits, ".3f", errors)
-    page.text(x, y, "exact likelihood; class labels are not told", 16, FAINT)
+    page.text(x, y, f"exact p(x), labels not given, of {results.held_out} digits", 16, FAINT)
     y = _bars(page, x, y + 92, "Images drawn per CPU-second", results.images_per_cpu_second, ",.0f", {})
     same = "same images" if results.same == count else f"{results.same} of {count} the same"
     page.text(x, y, f"{count} at a time; same uniforms, {same}", 16, FAINT)

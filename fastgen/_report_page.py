@@ -53,9 +53,10 @@ def write(run: Run) -> str:
         f"<h1>{escape(name)} on {escape(data)}</h1>",
         f'<p class="sub">{escape(str(run.folder))}{escape("".join(f" · {part}" for part in made))}</p>',
         _facts(config, metrics, first, best),
-        _section("Curves", "charts", [_chart.svg(chart) for chart in _chart.charts(metrics)]),
+        _section("Curves", "charts", [_chart.svg(chart) for chart in _chart.charts(metrics, config.get("about"))]),
         _section("Samples", "pictures", [_picture(path) for path in _some(sorted(run.samples.glob("*.png")))]),
         _section("Epochs", "wide", [_epochs(metrics, best)] if metrics else []),
+        _section("What the numbers are", "wide", [_table(config["about"])] if config.get("about") else []),
         _section("Model", "wide", [_table(config["model"]["config"])]),
         _section("Data", "wide", [_table(config["data"])]),
         _section("Options", "wide", [_table(config["options"])]),
@@ -73,7 +74,7 @@ def _facts(config: dict[str, Any], metrics: list[dict[str, Any]], first: str | N
     loss = first.removeprefix("held_out_")
     unit = "nats" if loss == "nats" else loss.replace("_", " ")
     facts = [(f"{_number(best[first])} ± {_number(best.get(f'{first}_error'))}", f"best held-out {unit}")]
-    if loss == "nats":
+    if "held_out_bits_per_dim" in best:
         facts.append((f"{best['held_out_bits_per_dim']:.4f}", "bits per dimension"))
     facts += [
         (f"{best['epoch']} of {config['options'].get('epochs', len(metrics))}", "best epoch"),
@@ -83,7 +84,9 @@ def _facts(config: dict[str, Any], metrics: list[dict[str, Any]], first: str | N
         (f"{metrics[-1].get('images_per_second', 0):,.0f}", "images per second"),
     ]
     cells = "".join(f"<div><b>{escape(value)}</b><span>{escape(what)}</span></div>" for value, what in facts)
-    return f'<div class="facts">{cells}</div>'
+    about = config.get("about") or {}
+    said = "; ".join(f"{part.replace('_', ' ')}: {about[part]}" for part in (loss, "held_out") if part in about)
+    return f'<div class="facts">{cells}</div>' + (f'<p class="sub">{escape(said)}</p>' if said else "")
 
 
 def _section(title: str, kind: str, parts: list[str]) -> str:
@@ -105,7 +108,7 @@ def _picture(path: Path) -> str:
 
 def _epochs(metrics: list[dict[str, Any]], best: dict | None) -> str:
     shown = [record for record in metrics if record in metrics[-ROWS:] or record is best]
-    keys = list(dict.fromkeys(key for record in shown for key in record))
+    keys = list(dict.fromkeys(key for record in shown for key in record if key != "measure"))
     head = "".join(f"<th>{escape(key.replace('_', ' '))}</th>" for key in keys)
     rows = []
     for record in shown:

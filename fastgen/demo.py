@@ -58,7 +58,8 @@ def main(arguments: list[str]) -> str:
     speed, count = results.images_per_cpu_second, len(results.drawn)
     return (
         f"trained     {results.training}\n"
-        f"measured    held-out bits/dim, labels not told: {bits} ± {results.bits_error:.3f}\n"
+        f"measured    exact bits/dim of p(x), labels not given, of {results.held_out} held-out digits:"
+        f" {bits} ± {results.bits_error:.3f}\n"
         f"classified  {results.accuracy:.1%} of held-out digits right by Bayes' rule; no classifier was trained\n"
         f"drawn       {count} at a time, images/CPU-second: naive {speed['naive']:,.0f},"
         f" compiled {speed['compiled']:,.0f} ({speed['compiled'] / speed['naive']:.0f} times as fast);"
@@ -73,7 +74,10 @@ def learn_measure_draw(options: Demo) -> Results:
     say = require("tqdm").tqdm.write
     train, watched = load_for_training("digits")
     held_out = load("digits", split="test")
-    say(f"{len(train):,} real digits to train on, {len(watched)} to watch, {len(held_out)} held out; 8x8, 17 levels")
+    say(
+        f"{len(train):,} real digits to train on, {len(watched)} of the rest watched while training,"
+        f" {len(held_out)} held out to the end; 8x8, 17 levels"
+    )
 
     torch.manual_seed(options.seed)
     model = GatedPixelCNN(1, train.levels, classes=CLASSES, image_size=train.shape[1:], **MODEL)
@@ -81,7 +85,7 @@ def learn_measure_draw(options: Demo) -> Results:
     recipe = replace(recipe, epochs=min(recipe.epochs, affordable_epochs(options.seconds, model, train, recipe)))
     trainer = Trainer(model, recipe)
     started = time.perf_counter()
-    trainer.fit(train, watched, lambda record: say(describe(record, recipe.epochs)))
+    trainer.fit(train, watched, lambda record: say(describe(record, recipe.epochs, "watched")))
     seconds = time.perf_counter() - started
     weights = sum(parameter.numel() for parameter in model.parameters())
     model = trainer.ema
@@ -99,6 +103,7 @@ def learn_measure_draw(options: Demo) -> Results:
             "Gated PixelCNN": bits,
         },
         bits_error=bits_error,
+        held_out=len(held_out),
         accuracy=accuracy,
         images_per_cpu_second=images_per_cpu_second,
         same=same,

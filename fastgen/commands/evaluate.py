@@ -7,6 +7,7 @@ from typing import Any, Literal
 import tyro
 from torch import Tensor
 
+from ..measures import words
 from ..training import Measures, Run, as_json, evaluate, load_model
 from . import check_seed, parse, pick_device
 from .images import load_images, say_notes
@@ -14,7 +15,7 @@ from .images import load_images, say_notes
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Losses of images under a run's averaged weights, with standard errors: likelihoods in nats and bits/dim."""
+    """Losses of images under a run's averaged weights, with standard errors, and what each of them is."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
@@ -49,11 +50,17 @@ def main(arguments: list[str]) -> str:
     say_notes(images)
     if options.limit is not None:
         images = images.subset(options.limit)
-    found = evaluate(model, images, options.batch_size, measures(model, options), options.seed)
+    k, about = options.importance_samples, None
+    asked = measures(model, options)
+    if k is not None:
+        about = model.measures_by(k)
+    found = evaluate(model, images, options.batch_size, asked, options.seed, about)
     if options.json:
-        about = {"run": str(options.run), "checkpoint": options.checkpoint, "data": images.name, "split": options.split}
-        return as_json(about | found.numbers(all_errors=True) | {"images": found.images, "dims": found.dims})
-    return f"{images.name}, {options.split} split, {len(images):,} images: {found} (mean ± standard error)"
+        head = {"run": str(options.run), "checkpoint": options.checkpoint, "data": images.name, "split": options.split}
+        foot = {"images": found.images, "dims": found.dims, "images_are": images.description}
+        return as_json(head | found.numbers(all_errors=True) | foot | {"measures": words(found.about)})
+    which = "" if images.description == images.name else f" ({images.description})"
+    return f"{images.name}, {options.split} split{which}, {len(images):,} images: {found} (mean ± standard error)"
 
 
 def measures(model: Any, options: Evaluate) -> Measures:

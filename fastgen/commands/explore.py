@@ -31,6 +31,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 """What a model must have for each kind of picture; what has no ``sample`` has no prior to draw codes from."""
 
+FEWEST = {"interpolations": 2, "scatter": 2, "traversals": 2}
+"""Held-out images that a kind of picture needs, where one is not enough."""
+
 SEEN = 2000
 """Held-out images by which dimensions are ordered, and which the scatter shows."""
 
@@ -57,7 +60,7 @@ class Explore:
     """Class of the manifold's images, for a conditional model, by name or number; default: the first."""
     groups: tuple[str, str, str] | None = None
     """Of the arithmetic a - b + c: each class=NAME, class=K, or the numbers of held-out images, as 3,14,15;
-    default: the first three classes."""
+    default: the first three classes of which there are held-out images."""
     checkpoint: Literal["best", "last"] = "best"
     """Weights to explore."""
     data: str | None = None
@@ -94,12 +97,16 @@ def main(arguments: list[str]) -> str:
 def _applies(kind: str, model: Any, images: Dataset, options: Explore) -> bool:
     """Whether a picture that was not asked for by name has what it needs in model and data."""
     if kind == "arithmetic":
-        return model.classes is None and (options.groups is not None or (images.classes or 0) >= 3)
+        return model.classes is None and (options.groups is not None or len(_there(images)) >= 3)
+    if len(images) < FEWEST.get(kind, 1):
+        return False
     return kind not in ("manifold", "scatter") or model.latent >= 2
 
 
 def _draw(kind: str, model: Any, images: Dataset, options: Explore, path: Path) -> Path:
     n, device = options.n, next(model.parameters()).device
+    if len(images) < FEWEST.get(kind, 1):
+        raise ValueError(f"what: expected {FEWEST[kind]} held-out images at least for {kind}, got {len(images)}")
     some = images.subset(2 * n, options.seed)
     values, labels = some.values.to(device, torch.int64), _to(some.labels, device)
     seen = images.subset(SEEN, options.seed)
@@ -125,20 +132,24 @@ def _draw(kind: str, model: Any, images: Dataset, options: Explore, path: Path) 
             model, values[:half], values[half : 2 * half], max(2, n), ends
         ),
         "arithmetic": lambda: exploring.draw_arithmetic(model, *_groups(options, images, device)),
-        "nearest": lambda: exploring.draw_nearest(model, _trained_on(options).values, n, seed=options.seed),
+        "nearest": lambda: _draw_nearest(model, options),
     }
     pictures.save(draw[kind](), path)
     return path
 
 
-def _trained_on(options: Explore) -> Dataset:
-    return load_images(Run(options.run), "train", options.data, options.data_root, own=True)
+def _draw_nearest(model: Any, options: Explore) -> Any:
+    train = load_images(Run(options.run), "train", options.data, options.data_root, own=True).values
+    return exploring.draw_nearest(model, train, options.n, min(4, len(train)), options.seed)
 
 
 def _groups(options: Explore, images: Dataset, device: torch.device) -> list[Tensor]:
     """The images of a, b and c."""
     found = []
-    for group in options.groups or ("class=0", "class=1", "class=2"):
+    there = _there(images)
+    if options.groups is None and len(there) < 3:
+        raise ValueError(f"groups: expected three, since there are held-out images of {len(there)} classes, got none")
+    for group in options.groups or [f"class={label}" for label in there[:3]]:
         name, _, number = group.partition("=")
         try:
             if name == "class" and images.labels is not None:
@@ -157,6 +168,11 @@ def _groups(options: Explore, images: Dataset, device: torch.device) -> list[Ten
             raise ValueError(f"groups: expected images of {images.name}, 0 to {len(images) - 1}, got {group!r}")
         found.append(images.values[chosen].to(device, torch.int64))
     return found
+
+
+def _there(images: Dataset) -> list[int]:
+    """The classes that some of the images are of."""
+    return [] if images.labels is None else images.labels.unique().tolist()
 
 
 def _to(labels: Tensor | None, device: torch.device) -> Tensor | None:

@@ -35,6 +35,7 @@ POINTS = 4000
 SHOWN = 1000
 STEPS = 2000
 """Of the GAN, for each of its two players."""
+DENSITY = "−log of a density, times a value's width of 1"
 IMPORTANCE_SAMPLES = 300
 """For each point, to estimate the VAE's p(x)."""
 
@@ -60,6 +61,7 @@ class Fitted:
         samples: int64 (SHOWN, 2).
         log_p: log-probability of each value (LEVELS², 2) of the grid, row by row; None if the model has none.
         nats: negative log-likelihood of held-out points and its standard error.
+        law: what that is of.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Fitted:
     samples: Tensor
     log_p: Tensor | None = None
     nats: tuple[float, float] | None = None
+    law: str = ""
     seconds: float = field(default=0.0)
 
 
@@ -85,10 +88,13 @@ def main(arguments: list[str]) -> str:
     finally:
         torch.set_num_threads(threads)
     draw(train, fitted, options.out)
-    lines = [f"{'held-out nats':42}fitted and drawn in"]
+    lines = [f"nats are a mean over {len(held_out):,} points that nothing was fitted to", ""]
+    lines.append(f"{'held-out nats':42}fitted and drawn in")
     for model in fitted:
         nats = "none" if model.nats is None else "{:.3f} ± {:.3f}".format(*model.nats)
-        lines.append(f"{model.name:17}{nats:>17}        {model.seconds:5.1f} s    {model.kind}")
+        lines.append(
+            f"{model.name:17}{nats:>17}        {model.seconds:5.1f} s    {model.kind}{model.law and f': {model.law}'}"
+        )
     return "\n".join([*lines, f"picture {options.out}"])
 
 
@@ -109,13 +115,15 @@ def grid() -> Tensor:
 def fit_kernels(train: Tensor, held_out: Tensor, options: Taxonomy) -> Fitted:
     """A kernel around every point; a value has the width 1, so that a density is a probability."""
     model = KernelDensity().fit(_within(train))
-    return _explicit("kernel density", model.log_prob, model.sample(SHOWN, options.seed % 2**32), held_out)
+    samples = model.sample(SHOWN, options.seed % 2**32)
+    return _explicit("kernel density", model.log_prob, samples, held_out, DENSITY)
 
 
 def fit_mixture(train: Tensor, held_out: Tensor, options: Taxonomy) -> Fitted:
     """Gaussians, by expectation maximisation."""
     model = GaussianMixture(8, options.seed % 2**32).fit(_within(train))
-    return _explicit("Gaussian mixture", model.log_prob, model.sample(SHOWN, options.seed % 2**32), held_out)
+    samples = model.sample(SHOWN, options.seed % 2**32)
+    return _explicit("Gaussian mixture", model.log_prob, samples, held_out, DENSITY)
 
 
 def fit_pixelcnn(train: Tensor, held_out: Tensor, options: Taxonomy) -> Fitted:
@@ -124,7 +132,11 @@ def fit_pixelcnn(train: Tensor, held_out: Tensor, options: Taxonomy) -> Fitted:
     model = _train(model, train, held_out, epochs=_epochs(40, options), batch_size=400, lr=6e-3)
     with torch.no_grad():
         return _explicit(
-            "PixelCNN", lambda x: model.log_prob(_image(x)), model.sample(SHOWN, seed=options.seed), held_out
+            "PixelCNN",
+            lambda x: model.log_prob(_image(x)),
+            model.sample(SHOWN, seed=options.seed),
+            held_out,
+            model.measures["nats"].words,
         )
 
 
@@ -139,6 +151,7 @@ def fit_vae(train: Tensor, held_out: Tensor, options: Taxonomy) -> Fitted:
         lambda x: model.importance_log_prob(_image(x), samples=IMPORTANCE_SAMPLES),
         model.sample(SHOWN, seed=options.seed),
         held_out,
+        model.measures_by(IMPORTANCE_SAMPLES)["nats"].words,
     )
     found.kind = "explicit, approximate"
     return found
@@ -205,11 +218,11 @@ def _timed(fit: Callable[..., Fitted], train: Tensor, held_out: Tensor, options:
     return fitted
 
 
-def _explicit(name: str, log_prob: Callable[[Tensor], Tensor], samples: Tensor, held_out: Tensor) -> Fitted:
+def _explicit(name: str, log_prob: Callable[[Tensor], Tensor], samples: Tensor, held_out: Tensor, law: str) -> Fitted:
     each = -log_prob(held_out).detach().double()
     nats = (each.mean().item(), each.std().item() / math.sqrt(len(each)))
     samples = samples.reshape(-1, 2).round().clamp(0, LEVELS - 1).long()
-    return Fitted(name, "explicit, tractable", samples, log_prob(grid()).detach(), nats)
+    return Fitted(name, "explicit, tractable", samples, log_prob(grid()).detach(), nats, law)
 
 
 def _train(model: Any, train: Tensor, held_out: Tensor, **recipe: Any) -> Any:

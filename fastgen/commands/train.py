@@ -15,6 +15,7 @@ from .._extras import require
 from .._version import __version__
 from ..data import NAMES, Dataset
 from ..data.identity import check_content, content
+from ..measures import of, words
 from ..training import Record, Run, Trainer, checkpoint, describe, distributed
 from . import parse, pick_device
 from .dry_run import describe_plan, where
@@ -50,6 +51,7 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
         "data": {"shape": list(train.shape), "levels": train.levels, "train": len(train), "held_out": len(held_out)},
         "content": content(train, held_out),
         "options": asdict(options),
+        "about": about(model, train, held_out),
     }
     notes = check_content(train, held_out, run.config(), f"the run in {run.folder}") if options.resume else ()
     trainer = Trainer(model, options, run)
@@ -64,6 +66,8 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
         say(f"{train.name}: {len(train):,} images to train on, {len(held_out):,} held out, {train.levels} levels")
         for note in dict.fromkeys((*train.notes, *held_out.notes, *notes, *untrained(train))):
             say(note)
+        for name, said in config["about"].items():
+            say(f"{name.replace('_', ' ')}: {said}")
     try:
         if options.resume:
             if run.has_checkpoint:
@@ -79,7 +83,9 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
         raise OSError(f"{error}; {checkpoint.good(run.checkpoints)}") from error
     if not run.has_checkpoint:
         return f"{run.folder}: no checkpoint, since nothing was trained"
-    best = f"best held-out {trainer.position.loss} {trainer.position.best:.2f}"
+    loss = trainer.position.loss
+    best = f"best held-out {loss} {trainer.position.best:.2f}"
+    best += f" ({config['about'][loss]})" if loss in config["about"] else ""
     ways = [f"fastgen sample {run.folder} draws from it"] if hasattr(model, "sample") else []
     return f"{run.folder}: {best}; {', '.join([*ways, f'fastgen report {run.folder} sums it up'])}"
 
@@ -91,6 +97,13 @@ def untrained(train: Dataset) -> list[str]:
     names = train.class_names or range(train.classes)
     missing = [name for name, n in zip(names, train.labels.bincount(minlength=train.classes), strict=True) if not n]
     return [f"no image to train on has the class {listed(missing)}"] if missing else []
+
+
+def about(model: Any, train: Dataset, held_out: Dataset) -> dict[str, str]:
+    """What the run's numbers are: of which images, and each of the model's measures, for console, curves and report."""
+    sets = {"train": train, "held_out": held_out}
+    images = {name: f"{len(data):,} images, {data.description}" for name, data in sets.items()}
+    return images | words(of(model))
 
 
 class _Reporter:
@@ -118,7 +131,7 @@ class _Reporter:
         if self.writer is None:  # what a killed run wrote beyond its checkpoint is not shown
             self.writer = _tensorboard()(str(self.run.folder / "tensorboard"), purge_step=step)
         for key, value in record.items():
-            if key not in ("epoch", "step") and value is not None:
+            if key not in ("epoch", "step") and value is not None and not isinstance(value, str):
                 self.writer.add_scalar(key.replace("held_out_", "held_out/").replace("train_", "train/"), value, step)
         if picture is not None:
             self.writer.add_image("samples", picture, step, dataformats="HWC")
@@ -185,7 +198,7 @@ def _draw(model: Any, held_out: Dataset, options: Train) -> np.ndarray | None:
 
 
 def _draw_curves(run: Run) -> None:
-    drawn = _chart.charts(run.metrics())
+    drawn = _chart.charts(run.metrics(), run.config().get("about"))
     if drawn:
         pictures.save(_chart.pixels(drawn), run.folder / "curves.png")
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .._shadow import evaluated
+from ..measures import Measure
 from .model import LatentModel, check_positive
 from .networks import Decoder, Encoder, as_widths
 
@@ -75,6 +76,10 @@ class Autoencoder(LatentModel):
         x = self.to_input(values)
         error = x - self(x).to(x.dtype)
         return {"squared_error": (error * error).flatten(1).sum(1)}
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        return {"squared_error": Measure("‖x − x̂‖² of an image, its values in [0, 1]")}
 
     def encode(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
         self.check_images(values)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._checks import check_pair, check_tensor
 from ..distributions import Bernoulli, Categorical, Labels, as_labels, check_values
+from ..measures import Measure, law
 from ..sampling import Sampler
 from ..sampling import compile as compile_sampler
 from ..sampling.sampler import Progress
@@ -71,6 +72,10 @@ class AutoregressiveModel(Model):
     def losses(self, values: Tensor, labels: Labels | None = None, progress: float = 1.0) -> dict[str, Tensor]:
         """What training minimises: {"nats": −log_prob}, (N,) nats per example; labels count where there are classes."""
         return {"nats": -self.log_prob(values, None if self.classes is None else labels)}
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        return {"nats": Measure(f"{law(self.classes is not None)}, exact", "nats", of_values=True)}
 
     def bits_per_dim(self, values: Tensor, labels: Labels | None = None) -> Tensor:
         """Exact negative log-likelihood, (N,) bits per value: −log_prob / (C·H·W·ln 2)."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._checks import check_finite
+from ..measures import Measure
 from .model import LatentModel, Model, check_positive
 from .networks import Encoder
 
@@ -81,6 +82,11 @@ class Classifier(Model):
         assert labels is not None  # a classifier has classes
         right = torch.eq(logits.detach().argmax(dim=1), labels).to(logits.dtype)
         return {"cross_entropy": F.cross_entropy(logits, labels, reduction="none"), "accuracy": right}
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        right = Measure("share of images whose likeliest class is the label")
+        return {"cross_entropy": Measure("−log p(y | x)", "nats"), "accuracy": right}
 
     def logits(self, values: Tensor) -> Tensor:
         """Integers (N, C, H, W) → logits (N, classes), at least float32."""

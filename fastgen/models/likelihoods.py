@@ -8,8 +8,9 @@ A decoder ends in ``P = likelihood.param_channels(C)`` channels; colour k reads 
     logistic      log p = log(σ((x + Δ/2 − μ)/s) − σ((x − Δ/2 − μ)/s)), without bound below at 0, above at levels − 1
                   (arXiv:1701.05517, eq. 2, with one component)
 
-x = 2·value / (levels − 1) − 1, in [−1, 1]. All but "bernoulli" of more than two levels are probabilities of values (the
-Gaussian's by the midpoint of a value's interval of width Δ), so their nats can be compared. With more than two levels
+x = 2·value / (levels − 1) − 1, in [−1, 1]. "categorical", "logistic" and "bernoulli" of two levels are laws on values:
+their nats can be compared, and told as bits/dim. The Gaussian's is the density at the midpoint of a value's interval
+times its width Δ, whose sum over values is near 1 and can exceed it by a hundredth. With more than two levels
 "bernoulli" reads a grey value as the probability of white, as is customary for grey MNIST: its nats are the expected
 nats of images binarised at random with these probabilities, and cannot be compared with those of the others.
 """
@@ -34,6 +35,10 @@ class Likelihood:
     name: str
     per_color: int
     """Parameters of a pixel's colour."""
+    of_values = True
+    """Whether this is a law on the discrete values: their probabilities add up to 1."""
+    caveat = ""
+    """What has to be said beside a likelihood that is not."""
 
     def __init__(self, levels: int) -> None:
         self.levels = levels
@@ -78,6 +83,12 @@ class Bernoulli(Likelihood):
 
     name, per_color = "bernoulli", 1
 
+    def __init__(self, levels: int) -> None:
+        super().__init__(levels)
+        if levels > 2:
+            self.of_values = False
+            self.caveat = "; of images made black and white at random by their greys, not of the greys themselves"
+
     def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         logits = params.squeeze(-3)
         white = (values.to(params.dtype) / (self.levels - 1)).expand_as(logits)
@@ -96,6 +107,8 @@ class Gaussian(Likelihood):
     """Mean μ and r, with σ² = exp(r) + (Δ/2)²: a σ far below Δ would only say that values are discrete."""
 
     name, per_color = "gaussian", 2
+    of_values = False
+    caveat = "; of a density, times the width of a value: no law on the values"
 
     def moments(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """μ and σ², (N, C, H, W) each: the learned mean and diagonal of the covariance."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .._checks import check_integer, check_pair, check_tensor, describe
 from ..distributions import Labels, as_labels, check_values
+from ..measures import Measure
 
 
 class Model(nn.Module):
@@ -63,6 +64,11 @@ class Model(nn.Module):
             "nats" if it is a negative log-likelihood in nats or a bound on one.
         """
         raise NotImplementedError
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        """What each of ``losses`` is, by name: see :mod:`fastgen.measures`."""
+        return {}
 
     def preview(self, n: int, seed: int, values: Tensor, labels: Tensor | None) -> list[Tensor]:
         """Images to look at while training: rows that belong together by their index, or none.

@@ -27,6 +27,7 @@ from .._checks import check_finite, check_integer, check_number
 from .._philox import uniforms
 from .._shadow import evaluated
 from ..distributions import Labels
+from ..measures import Measure, law
 from ..nn import GaussianRSample
 from ..ops.rsample_kl import LOGVAR_MAX, LOGVAR_MIN
 from .likelihoods import likelihood as likelihood_named
@@ -133,6 +134,24 @@ class VAE(LatentModel):
             each = q.kl_per_dimension()
             kl = torch.where(each.detach().mean(0) > self.free_bits, each, self.free_bits).sum(1)
         return {"objective": reconstruction + weight * kl, **terms, "nats": terms["nats"].detach()}
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        return self.measures_by(self.importance_samples)
+
+    def measures_by(self, importance_samples: int) -> dict[str, Measure]:
+        """What the losses are when so many importance samples are drawn for an image."""
+        k, given = importance_samples, self.classes is not None
+        by = "ELBO" if k == 1 else f"{k} importance samples"
+        objective = Measure("what training minimises: reconstruction and weighted KL", "nats")
+        return {
+            "objective": objective,
+            "nats": Measure(
+                f"upper bound on {law(given)}, by {by}{self.p_x.caveat}", "nats", of_values=self.p_x.of_values
+            ),
+            "reconstruction": Measure("−log p(x | z, y), labels given" if given else "−log p(x | z)", "nats"),
+            "kl": Measure("KL(q(z | x, y) ‖ p(z)), labels given" if given else "KL(q(z | x) ‖ p(z))", "nats"),
+        }
 
     def elbo(self, values: Tensor, labels: Tensor | None = None, samples: int = 1) -> Tensor:
         """The bound on log p(x) from one draw, (N,) nats: L, or with more samples L_samples; differentiable."""

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .. import measures as meanings
 from ..data import Dataset
+from ..measures import Measure
 from . import distributed
 from .randomness import set_aside
 
@@ -21,13 +23,15 @@ Measures = Callable[[Tensor, Tensor | None], dict[str, Tensor]]
 class Evaluation:
     """Means, by name, over ``images`` images of ``dims`` dimensions, and standard errors of these means.
 
-    The first is what counts. "nats" is a negative log-likelihood, or a bound on one, in nats per image.
+    The first is what counts. "nats" is a negative log-likelihood, or a bound on one, in nats per image; ``about`` says
+    of which law, and what the others are.
     """
 
     means: dict[str, float]
     errors: dict[str, float]
     images: int
     dims: int
+    about: dict[str, Measure] = field(default_factory=dict)
 
     @property
     def first(self) -> str:
@@ -43,21 +47,32 @@ class Evaluation:
         return self.errors["nats"]
 
     @property
+    def of_values(self) -> bool:
+        """Whether the nats are of a law on the discrete values: only these are bits/dim as well."""
+        return "nats" in self.means and self.about.get("nats", meanings.UNDECLARED).of_values
+
+    @property
     def bits_per_dim(self) -> float:
-        return self.nats / (self.dims * math.log(2))
+        """Of a law on the discrete values; raises ValueError where the nats are of another."""
+        return self._bits(self.nats)
 
     @property
     def bits_per_dim_error(self) -> float:
-        return self.nats_error / (self.dims * math.log(2))
+        return self._bits(self.nats_error)
+
+    def _bits(self, nats: float) -> float:
+        if not self.of_values:
+            raise ValueError(f"bits_per_dim: expected nats of a law on discrete values, got {self.about['nats'].words}")
+        return nats / (self.dims * math.log(2))
 
     def numbers(self, all_errors: bool = False) -> dict[str, float]:
-        """Everything by name: means, the error of the first or ``all_errors``, bits/dim where there are nats."""
+        """Everything by name: means, the error of the first or ``all_errors``, bits/dim of a law on the values."""
         every: dict[str, float] = {}
         for name, mean in self.means.items():
             every[name] = mean
             if all_errors or name == self.first:
                 every[f"{name}_error"] = self.errors[name]
-            if name == "nats":
+            if name == "nats" and self.of_values:
                 every["bits_per_dim"] = self.bits_per_dim
                 every |= {"bits_per_dim_error": self.bits_per_dim_error} if all_errors else {}
         return every
@@ -66,18 +81,22 @@ class Evaluation:
         said = []
         for name, mean in self.means.items():
             if name == "nats":
-                said.append(
-                    f"{mean:.2f} ± {self.nats_error:.2f} nats"
-                    f" = {self.bits_per_dim:.4f} ± {self.bits_per_dim_error:.4f} bits/dim"
-                )
+                bits = f" = {self.bits_per_dim:.4f} ± {self.bits_per_dim_error:.4f} bits/dim" if self.of_values else ""
+                one = f"{mean:.2f} ± {self.nats_error:.2f} nats{bits}"
             else:
-                said.append(f"{name} {mean:.4g} ± {self.errors[name]:.2g}")
+                one = f"{name} {mean:.4g} ± {self.errors[name]:.2g}"
+            said.append(f"{one} ({self.about[name].words})" if name in self.about else one)
         return ", ".join(said)
 
 
 @torch.no_grad()
 def evaluate(
-    model: Any, dataset: Dataset, batch_size: int = 128, measures: Measures | None = None, seed: int = 0
+    model: Any,
+    dataset: Dataset,
+    batch_size: int = 128,
+    measures: Measures | None = None,
+    seed: int = 0,
+    about: dict[str, Measure] | None = None,
 ) -> Evaluation:
     """Means of a model's losses over all images of ``dataset``, in eval mode.
 
@@ -87,6 +106,7 @@ def evaluate(
         batch_size: images at a time, in each process.
         measures: what to compute; the model's ``losses`` by default.
         seed: of random numbers that ``measures`` draws; those outside are left as they were.
+        about: what the measures are; what the model says of its losses by default.
     """
     measures = measures or model.losses
     device = next(model.parameters()).device
@@ -107,4 +127,5 @@ def evaluate(
     means = {name: column.mean().item() for name, column in numbers.items()}
     n = len(dataset)
     errors = {name: c.std().item() / math.sqrt(n) if n > 1 else math.nan for name, c in numbers.items()}
-    return Evaluation(means, errors, n, dataset.dims)
+    about = about if about is not None else meanings.of(model)
+    return Evaluation(means, errors, n, dataset.dims, {name: about[name] for name in means if name in about})

@@ -166,6 +166,7 @@ class Trainer:
             "seconds": round(here.seconds, 3),
             "held_out_seconds": round(time.perf_counter() - started, 3),
             "images_per_second": round(images / here.seconds, 1),
+            **({"measure": held.about[held.first].words} if held.first in held.about else {}),
         }
         is_best, here.loss = loss < here.best, held.first
         here.epoch, here.batch, here.best, here.seconds = here.epoch + 1, 0, min(here.best, loss), 0.0
