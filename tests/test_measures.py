@@ -98,7 +98,7 @@ def test_a_run_says_what_its_numbers_are(grey: Path, capsys: pytest.CaptureFixtu
     assert "held_out_bits_per_dim" not in line
     about = Run(grey).config()["about"]
     assert about["nats"].startswith(law)
-    assert about["held_out"] == "150 images, 150 images drawn from " + load("digits").description
+    assert about["held_out"] == "150 images drawn from " + load("digits").description
     assert main(["report", str(grey)]) == 0
     page = (grey / "report.html").read_text()
     assert law in page

@@ -43,6 +43,7 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
     train, held_out = options.load_data()
     torch.manual_seed(options.seed)
     model = options.build(name, train).to(device)
+    said = about(model, train, held_out)
     config = {
         "fastgen": __version__,
         "torch": torch.__version__,
@@ -51,7 +52,7 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
         "data": {"shape": list(train.shape), "levels": train.levels, "train": len(train), "held_out": len(held_out)},
         "content": content(train, held_out),
         "options": asdict(options),
-        "about": about(model, train, held_out),
+        "about": said,
     }
     notes = check_content(train, held_out, run.config(), f"the run in {run.folder}") if options.resume else ()
     trainer = Trainer(model, options, run)
@@ -66,8 +67,8 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
         say(f"{train.name}: {len(train):,} images to train on, {len(held_out):,} held out, {train.levels} levels")
         for note in dict.fromkeys((*train.notes, *held_out.notes, *notes, *untrained(train))):
             say(note)
-        for name, said in config["about"].items():
-            say(f"{name.replace('_', ' ')}: {said}")
+        for what, words_of_it in said.items():
+            say(f"{what.replace('_', ' ')}: {words_of_it}")
     try:
         if options.resume:
             if run.has_checkpoint:
@@ -85,7 +86,7 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
         return f"{run.folder}: no checkpoint, since nothing was trained"
     loss = trainer.position.loss
     best = f"best held-out {loss} {trainer.position.best:.2f}"
-    best += f" ({config['about'][loss]})" if loss in config["about"] else ""
+    best += f" ({said[loss]})" if loss in said else ""
     ways = [f"fastgen sample {run.folder} draws from it"] if hasattr(model, "sample") else []
     return f"{run.folder}: {best}; {', '.join([*ways, f'fastgen report {run.folder} sums it up'])}"
 
@@ -102,7 +103,10 @@ def untrained(train: Dataset) -> list[str]:
 def about(model: Any, train: Dataset, held_out: Dataset) -> dict[str, str]:
     """What the run's numbers are: of which images, and each of the model's measures, for console, curves and report."""
     sets = {"train": train, "held_out": held_out}
-    images = {name: f"{len(data):,} images, {data.description}" for name, data in sets.items()}
+    images = {name: data.description for name, data in sets.items()}
+    for name, data in sets.items():
+        if not images[name].startswith(count := f"{len(data):,} images"):
+            images[name] = f"{count}, {images[name]}"
     return images | words(of(model))
 
 
