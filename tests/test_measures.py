@@ -157,10 +157,12 @@ def explored(tmp_path: Path, model: str, test: list[int], *options: str) -> set[
 
 
 def test_explore_of_a_class_without_held_out_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "arithmetic" in explored(tmp_path, "vae", [0, 2, 3, 3])
-    save(tmp_path / "data.npz", [0, 1, 2, 3] * 5, [0, 2, 2, 2])
+    for folder in ("three", "two"):
+        (tmp_path / folder).mkdir()
+    assert "arithmetic" in explored(tmp_path / "three", "vae", [0, 2, 3, 3])
+    assert "arithmetic" not in explored(tmp_path / "two", "vae", [0, 2, 2, 2])
     capsys.readouterr()
-    assert main(["explore", str(tmp_path / "run"), "arithmetic"]) == 2
+    assert main(["explore", str(tmp_path / "two/run"), "arithmetic"]) == 2
     assert "groups: expected three, since there are held-out images of 2 classes" in capsys.readouterr().err
 
 
