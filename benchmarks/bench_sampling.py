@@ -58,8 +58,8 @@ def check_parity(name: str, quick: bool = False) -> None:
     for parameter in small.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # far from the zeros that a last layer may begin with
     uniforms = torch.rand(2, *shape)
-    naive = sampling.NaiveSampler(small, shape, distribution).sample(uniforms=uniforms)
-    compiled = sampling.compile(small, shape, distribution).sample(uniforms=uniforms)
+    naive = sampling.NaiveSampler(small, shape, distribution, "[-1, 1]").sample(uniforms=uniforms)
+    compiled = sampling.compile(small, shape, distribution, "[-1, 1]").sample(uniforms=uniforms)
     if not torch.equal(compiled, naive):
         raise AssertionError(
             f"{name}: {(compiled != naive).sum()} of {naive.numel()} values differ from naive sampling"
@@ -70,7 +70,7 @@ def check_parity(name: str, quick: bool = False) -> None:
     x = distribution.to_input(values)
     with torch.inference_mode():
         eager = model(x)
-    forced = sampling.compile(model, shape, distribution).forced(values)
+    forced = sampling.compile(model, shape, distribution, "[-1, 1]").forced(values)
     torch.testing.assert_close(forced, eager, rtol=0, atol=LOGITS_AGREE)
 
 
@@ -127,7 +127,7 @@ class SamplingCase:
         model, shape, distribution = build(self.model, small=bench.quick)
         model.eval()
         pixels, batch = shape[1] * shape[2], self.batch
-        sampler = sampling.compile(model, shape, distribution)
+        sampler = sampling.compile(model, shape, distribution, "[-1, 1]")
         flops = batch * sum(i.rows.count * i.columns.count * i.flops for i in sampler.plan.instructions)
         x = distribution.to_input(torch.randint(distribution.levels, (batch, *shape)))
         spent = _in_turn(self._runs(bench.device, model, x, sampler), self.repeats)

@@ -14,7 +14,7 @@ namespace fastgen {
 struct SampleBatch {
   std::vector<const float*> given;  // of each given buffer (N, rows, columns, channels)
   const double* uniforms;           // (N, C, H, W)
-  const float* table;               // (C, levels): what the model reads for a value
+  const float* table;               // (C, levels, inputs): what the model reads for a value
   int64_t levels;
   const int64_t* known;  // (N, C, H, W), or null
   const bool* keep;      // (N, C, H, W), or null: where `known` is kept
@@ -294,8 +294,9 @@ class SamplerChunk {
     const float* logits = address(ref, {r, c});
     int64_t channel = 0;  // of the parameters of all colours
     for (int64_t earlier = 0; earlier < k; ++earlier) channel += plan_.params[size_t(earlier)].channels;
-    float* input = address({0, k, 1, 0, 0, 1, 1}, {r, c});
-    for (int64_t image = 0; image < n_; ++image, logits += image_stride(ref), input += plan_.C) {
+    const int64_t inputs = plan_.inputs();
+    float* input = address({0, k * inputs, inputs, 0, 0, 1, 1}, {r, c});
+    for (int64_t image = 0; image < n_; ++image, logits += image_stride(ref), input += plan_.C * inputs) {
       const int64_t at = (((first_ + image) * plan_.C + k) * plan_.H + r) * plan_.W + c;
       for (int64_t l = 0; l < ref.channels; ++l) {
         if (!std::isfinite(logits[l]) && bad_row_ < 0) bad_row_ = r;
@@ -310,7 +311,8 @@ class SamplerChunk {
       else
         value = draw_categorical(ref.channels, logits, batch_.uniforms[at], batch_.temperature, numerators_.data());
       batch_.values[at] = value;
-      *input = batch_.table[k * batch_.levels + clamp<int64_t>(value, 0, batch_.levels - 1)];
+      const int64_t entry = k * batch_.levels + clamp<int64_t>(value, 0, batch_.levels - 1);
+      std::copy_n(batch_.table + entry * inputs, inputs, input);
     }
   }
 

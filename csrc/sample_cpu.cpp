@@ -80,8 +80,8 @@ int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& p
   const std::vector<int64_t> shape = {N, plan.C, plan.H, plan.W};
   check(values, ScalarType::Long, shape, "values");
   check(uniforms, ScalarType::Double, shape, "uniforms");
-  STD_TORCH_CHECK(table.dim() == 2, "table: expected shape (C, levels)");
-  check(table, ScalarType::Float, {plan.C, table.size(1)}, "table");
+  STD_TORCH_CHECK(table.dim() == 3, "table: expected shape (C, levels, inputs)");
+  check(table, ScalarType::Float, {plan.C, table.size(1), plan.inputs()}, "table");
   for (const PlanRef& param : plan.params)
     STD_TORCH_CHECK(table.size(1) >= std::max<int64_t>(2, param.channels), "table: expected an entry for each level");
   STD_TORCH_CHECK(chunk > 0 && 0 <= first && first <= last && last <= plan.steps(), "first, last: expected steps");

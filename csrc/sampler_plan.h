@@ -94,7 +94,7 @@ class SamplerPlan {
       plan_check(value >= 0 && value < kLimit, "expected a slope and a walk beyond the image");
     for (int64_t left = count(); left > 0; --left) buffers.push_back(buffer());
     plan_check(!buffers.empty() && buffers[0].kind == PlanKind::kImage && buffers[0].rows == H &&
-                   buffers[0].columns == W && buffers[0].channels == C,
+                   buffers[0].columns == W && buffers[0].channels % C == 0,
                "expected buffer 0 to be the image");
     for (int64_t left = count(); left > 0; --left) params.push_back(ref());
     plan_check(int64_t(params.size()) == C, "expected parameters of every colour");
@@ -105,6 +105,8 @@ class SamplerPlan {
     for (int64_t left = count(); left > 0; --left) instruction();
     plan_check(next_ == end_, "expected no more codes");
   }
+
+  int64_t inputs() const { return buffers[0].channels / C; }  // channels in which the model reads one colour
 
   int64_t steps() const { return slope < 0 ? top + H : left + W + tail + slope * (top + H - 1); }
 

@@ -41,7 +41,7 @@ int main() {
     }
     batch.uniforms = uniforms.data();
     batch.table = table.data();
-    batch.levels = int64_t(table.size()) / plan.C;
+    batch.levels = int64_t(table.size()) / plan.buffers[0].channels;
     batch.temperature = 1;
     batch.values = values.data();
     batch.params = params.data();

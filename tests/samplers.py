@@ -18,7 +18,8 @@ def assert_same_as_naive(model: nn.Module, shape: tuple[int, int, int], distribu
     """
     single, model = model.eval(), copy.deepcopy(model).double().eval()
     labels = None if getattr(model, "classes", None) is None else torch.arange(n) % model.classes
-    compiled, naive = sampling.compile(model, shape, distribution), NaiveSampler(model, shape, distribution)
+    given = (model, shape, distribution, distribution.to_input)
+    compiled, naive = sampling.compile(*given), NaiveSampler(*given)
     values = torch.randint(distribution.levels, (n, *shape))
     with torch.no_grad():
         exact = model(distribution.to_input(values).double(), *(() if labels is None else (labels,)))
@@ -26,5 +27,5 @@ def assert_same_as_naive(model: nn.Module, shape: tuple[int, int, int], distribu
     uniforms = torch.rand(n, *shape)
     drawn = compiled.sample(uniforms=uniforms, labels=labels)
     assert torch.equal(drawn, naive.sample(uniforms=uniforms, labels=labels))
-    seen = sampling.compile(single, shape, distribution).forced(values, labels)
+    seen = sampling.compile(single, shape, distribution, distribution.to_input).forced(values, labels)
     assert (seen - exact).abs().max() < LOGITS_AGREE * exact.abs().max().clamp(min=1)

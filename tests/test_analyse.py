@@ -35,7 +35,7 @@ def causal(inputs: int = 1, outputs: int = 1, k: int = 3, mask: str = "A", **opt
 
 def refused(model: nn.Module, shape: tuple[int, int, int] = (1, 4, 4), distribution: object = None) -> str:
     with pytest.raises(UnsupportedModelError) as caught:
-        sampling.compile(model, shape, distribution or Bernoulli())
+        sampling.compile(model, shape, distribution or Bernoulli(), "[-1, 1]")
     return str(caught.value)
 
 
@@ -99,7 +99,7 @@ def test_colours_are_told_apart():
         a=causal(3, 6, 3, "A", color_groups=3),
         b=causal(6, 6, 1, "B", color_groups=3),
     )
-    sampling.compile(ok, (3, 4, 4), Categorical(2))
+    sampling.compile(ok, (3, 4, 4), Categorical(2), "[-1, 1]")
     message = refused(
         Function(lambda self, x: self.a(x), a=causal(3, 6, 3, "B", color_groups=3)), (3, 4, 4), Categorical(2)
     )
@@ -113,7 +113,7 @@ def test_a_tap_without_weight_is_dead():
     with torch.no_grad():
         conv.weight[:, :, 1, 1:] = 0
         conv.weight[:, :, 2] = 0
-    sampling.compile(conv, (1, 4, 4), Bernoulli())
+    sampling.compile(conv, (1, 4, 4), Bernoulli(), "[-1, 1]")
 
 
 def test_training_a_model_into_the_future_is_noticed_before_it_is_sampled():
@@ -121,7 +121,7 @@ def test_training_a_model_into_the_future_is_noticed_before_it_is_sampled():
     with torch.no_grad():
         conv.weight[:, :, 1, 1:] = 0
         conv.weight[:, :, 2] = 0
-    sampler = sampling.compile(conv, (1, 4, 4), Bernoulli())
+    sampler = sampling.compile(conv, (1, 4, 4), Bernoulli(), "[-1, 1]")
     sampler.sample()
     with torch.no_grad():
         conv.weight[:, :, 1, 2] = 1
@@ -179,20 +179,20 @@ NOT_PLANNED = [
 def test_what_cannot_be_planned_is_refused_by_name(function, layer, message):
     model = Function(function, layer=layer or nn.Identity())
     with pytest.raises(UnsupportedModelError, match=message):
-        sampling.compile(model, (1, 4, 4), Bernoulli())
+        sampling.compile(model, (1, 4, 4), Bernoulli(), "[-1, 1]")
 
 
 def test_a_refused_model_can_still_be_sampled_naively():
     model = Function(lambda self, x: self.conv(x).cumsum(1), conv=causal())
     assert "aten.cumsum cannot be planned" in refused(model)
-    assert sampling.NaiveSampler(model, (1, 3, 3), Bernoulli()).sample(2, seed=0).shape == (2, 1, 3, 3)
+    assert sampling.NaiveSampler(model, (1, 3, 3), Bernoulli(), "[-1, 1]").sample(2, seed=0).shape == (2, 1, 3, 3)
 
 
 def test_arguments_are_checked():
     with pytest.raises(TypeError, match="distribution: expected one, since Conv2d names none"):
         sampling.compile(nn.Conv2d(1, 1, 1), (1, 4, 4))
     with pytest.raises(ValueError, match="executor: expected 'native' or 'reference', got 'cpu'"):
-        sampling.compile(causal(), (1, 4, 4), Bernoulli(), executor="cpu")
+        sampling.compile(causal(), (1, 4, 4), Bernoulli(), "[-1, 1]", executor="cpu")
 
 
 # ---- reach, clocks, wavefront

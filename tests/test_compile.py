@@ -115,7 +115,7 @@ def test_float32_is_as_accurate_as_one_forward(style):
     with torch.no_grad():
         eager, exact = model(x), copy.deepcopy(model).double()(x.double())
     for executor in ("native", "reference"):
-        seen = sampling.compile(model, shape, distribution, executor=executor).forced(values)
+        seen = sampling.compile(model, shape, distribution, "[-1, 1]", executor=executor).forced(values)
         assert_parity(seen, eager, exact)
         assert (seen - eager).abs().max() < LOGITS_AGREE
 
@@ -124,9 +124,9 @@ def test_float32_is_as_accurate_as_one_forward(style):
 def test_every_executor_and_every_walk_draws_the_same_images(style):
     make, shape, distribution = FOREIGN[style]
     model = randomise(make()).eval()
-    first = NaiveSampler(model, shape, distribution).sample(3, seed=5)
+    first = NaiveSampler(model, shape, distribution, "[-1, 1]").sample(3, seed=5)
     for options in ({}, {"executor": "reference"}, {"wavefront": False}, {"executor": "reference", "wavefront": False}):
-        assert torch.equal(sampling.compile(model, shape, distribution, **options).sample(3, seed=5), first)
+        assert torch.equal(sampling.compile(model, shape, distribution, "[-1, 1]", **options).sample(3, seed=5), first)
 
 
 @pytest.mark.parametrize("executor", ["native", "reference"])

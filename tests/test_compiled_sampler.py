@@ -43,8 +43,10 @@ def test_a_distribution_of_ones_own():
 
 def test_a_model_behind_torch_compile():
     model = randomise(CroppingGatedPixelCNN()).eval()
-    sampler = sampling.compile(torch.compile(model), (1, 6, 7), Bernoulli())  # type: ignore[arg-type]
-    assert torch.equal(sampler.sample(3, seed=1), NaiveSampler(model, (1, 6, 7), Bernoulli()).sample(3, seed=1))
+    sampler = sampling.compile(torch.compile(model), (1, 6, 7), Bernoulli(), "[-1, 1]")  # type: ignore[arg-type]
+    assert torch.equal(
+        sampler.sample(3, seed=1), NaiveSampler(model, (1, 6, 7), Bernoulli(), "[-1, 1]").sample(3, seed=1)
+    )
 
 
 def test_inputs_of_ones_own():
@@ -64,7 +66,7 @@ def test_rows_are_streamed(executor):
 
 
 def test_an_image_depends_on_seed_and_index_alone():
-    sampler = sampling.compile(randomise(CroppingGatedPixelCNN()).eval(), (1, 6, 7), Bernoulli())
+    sampler = sampling.compile(randomise(CroppingGatedPixelCNN()).eval(), (1, 6, 7), Bernoulli(), "[-1, 1]")
     images = sampler.sample(70, seed=3)
     for n in (1, 2, 33):
         assert torch.equal(sampler.sample(n, seed=3), images[:n])
@@ -124,7 +126,7 @@ def test_a_model_may_do_without_labels():
 
 
 def test_labels_are_checked():
-    sampler = sampling.compile(Labelled("film"), (1, 6, 7), Bernoulli())
+    sampler = sampling.compile(Labelled("film"), (1, 6, 7), Bernoulli(), "[-1, 1]")
     with pytest.raises(ValueError, match=r"labels: expected integers in \[0, 4\), got values from 0 to 4"):
         sampler.sample(labels=torch.tensor([0, 4]))
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'labels'"):
@@ -136,7 +138,7 @@ def test_labels_are_checked():
 
 def test_changed_weights_are_noticed_however_they_are_changed():
     model = randomise(CroppingGatedPixelCNN()).eval()
-    sampler = sampling.compile(model, (1, 6, 7), Bernoulli())
+    sampler = sampling.compile(model, (1, 6, 7), Bernoulli(), "[-1, 1]")
     weight = model._head[3].weight
 
     def train() -> None:
@@ -158,13 +160,13 @@ def test_changed_weights_are_noticed_however_they_are_changed():
         before = sampler.sample(8, seed=1)
         change()
         after = sampler.sample(8, seed=1)
-        assert torch.equal(after, NaiveSampler(model, (1, 6, 7), Bernoulli()).sample(8, seed=1))
+        assert torch.equal(after, NaiveSampler(model, (1, 6, 7), Bernoulli(), "[-1, 1]").sample(8, seed=1))
         assert not torch.equal(after, before)
 
 
 def test_unchanged_weights_are_not_compiled_again():
     model = randomise(CroppingGatedPixelCNN()).eval()
-    sampler = sampling.compile(model, (1, 6, 7), Bernoulli())
+    sampler = sampling.compile(model, (1, 6, 7), Bernoulli(), "[-1, 1]")
     plan = sampler.plan
     sampler.sample(seed=1)
     assert sampler.plan is plan

@@ -110,9 +110,9 @@ def test_weight_initialisation_by_class_name() -> None:
 def test_the_sampler_compiles_a_fused_pixelcnn(masked: object) -> None:
     fused, plain, _, _ = twins(PixelCNN(masked).eval())  # type: ignore[arg-type]
     shape, distribution = (1, 6, 7), Categorical(3)
-    one, two = (sampling.compile(model, shape, distribution).sample(3, seed=2) for model in (fused, plain))
+    one, two = (sampling.compile(model, shape, distribution, "[-1, 1]").sample(3, seed=2) for model in (fused, plain))
     assert torch.equal(one, two)
-    assert sampling.verify(sampling.compile(fused, shape, distribution), n=2).same
+    assert sampling.verify(sampling.compile(fused, shape, distribution, "[-1, 1]"), n=2).same
 
 
 def test_the_report_can_be_read() -> None:

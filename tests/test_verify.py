@@ -22,20 +22,20 @@ def gated() -> CroppingGatedPixelCNN:
 
 
 def test_a_right_sampler_is_the_same():
-    report = sampling.verify(sampling.compile(gated(), (1, 5, 4), Bernoulli()), n=3)
+    report = sampling.verify(sampling.compile(gated(), (1, 5, 4), Bernoulli(), "[-1, 1]"), n=3)
     assert report.same
     assert report.logit_error <= report.allowed
-    assert str(report).endswith(": the same")
+    assert ": the same; both give the model [-1, 1]" in str(report)
 
 
 def test_parameters_that_are_off_are_not_the_same():
-    report = sampling.verify(Off(gated(), (1, 5, 4), Bernoulli()), n=3)
+    report = sampling.verify(Off(gated(), (1, 5, 4), Bernoulli(), "[-1, 1]"), n=3)
     assert report.differing == 0
     assert not report.same
-    assert str(report).endswith(": NOT the same")
+    assert ": NOT the same; " in str(report)
 
 
 def test_without_a_seed_both_draw_from_the_same_uniforms():
     torch.manual_seed(0)
-    report = sampling.verify(sampling.compile(gated(), (1, 5, 4), Bernoulli()), n=8, seed=None)
+    report = sampling.verify(sampling.compile(gated(), (1, 5, 4), Bernoulli(), "[-1, 1]"), n=8, seed=None)
     assert report.differing == 0

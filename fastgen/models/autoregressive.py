@@ -47,6 +47,10 @@ class AutoregressiveModel(Model):
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         raise NotImplementedError
 
+    def to_input(self, values: Tensor) -> Tensor:
+        """Values as ``forward`` reads them: ``distribution.to_input``, in the dtype of the parameters."""
+        return self.distribution.to_input(values).to(next(self.parameters()).dtype)
+
     def log_prob(self, values: Tensor, labels: Labels | None = None) -> Tensor:
         """Exact log-likelihood of images, by one forward.
 
@@ -66,7 +70,7 @@ class AutoregressiveModel(Model):
         check_values(values, self.levels)
         if labels is not None and self.classes is not None:
             labels = as_labels(labels, len(values), self.classes)
-        x = self.distribution.to_input(values).to(next(self.parameters()).dtype)
+        x = self.to_input(values)
         return self.distribution.log_prob(self(x, labels), values).sum(dim=(1, 2, 3))
 
     def losses(self, values: Tensor, labels: Labels | None = None, progress: float = 1.0) -> dict[str, Tensor]:

@@ -57,7 +57,8 @@ class Walk:
     Args:
         plan: what to execute.
         uniforms: (N, C, H, W) in [0, 1).
-        table: float32 (C, levels): what the model reads for a value of a colour.
+        table: float32 (C, levels) or (C, levels, inputs): what the model reads for a value of a colour, in one channel
+            or several.
         given: the plan's given buffers, float32 (N, rows, columns, channels) each.
         temperature: divides the logits.
         known: int64 (N, C, H, W), with ``keep``: what is kept where ``keep``, bool (N, C, H, W), is true.
@@ -101,7 +102,7 @@ class Walk:
         self._inputs = (
             [tensor.contiguous() for tensor in given],
             uniforms.double().contiguous(),  # float32 and float64 compare as they would in torch
-            table.contiguous(),
+            (table if table.dim() == 3 else table.unsqueeze(-1)).contiguous(),
             torch.zeros(0, dtype=torch.int64) if known is None else known.contiguous(),
             torch.zeros(0, dtype=torch.bool) if keep is None else keep.contiguous(),
         )

@@ -1,12 +1,12 @@
 """Sampling: exact images from autoregressive models, fast (:func:`compile`) and slow (:class:`NaiveSampler`)."""
 
-from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from .compiled import CompiledSampler
 from .explain import explain
+from .inputs import ToInput
 from .naive import NaiveSampler
 from .sampler import Sampler
 from .trace import UnsupportedModelError
@@ -28,7 +28,7 @@ def compile(
     model: nn.Module,
     shape: tuple[int, int, int],
     distribution: Any = None,
-    to_input: Callable[[Tensor], Tensor] | None = None,
+    to_input: ToInput | None = None,
     **options: Any,
 ) -> CompiledSampler:
     """The fast sampler of ``model`` for images of one shape: same uniforms, same images as :class:`NaiveSampler`'s.
@@ -36,15 +36,17 @@ def compile(
     Takes any causal model in plain torch. It is traced, analysed and planned, so that every feature is computed once.
 
     Args:
-        model: maps inputs (N, C, H, W), and labels (N,) if it has classes, to parameters (N, P, H, W).
+        model: maps inputs (N, C·k, H, W), and labels (N,) if it has classes, to parameters (N, P, H, W).
         shape: (C, H, W) of one image.
         distribution: of a pixel value, see :mod:`fastgen.distributions`; by default ``model.distribution``.
-        to_input: values → inputs, elementwise; by default ``distribution.to_input``.
+        to_input: what the model reads for a value, as it was trained: "[-1, 1]", "[0, 1]", "[0, 255]", "integers",
+            "one-hot", a pair (mean, std), or an elementwise function. Required, but for a model that says it itself,
+            as fastgen's do by ``model.distribution``.
         options: of :class:`CompiledSampler`.
 
     Raises:
         UnsupportedModelError: the model is not causal, or does something that cannot be planned; says where.
         ValueError: ``shape`` does not fit ``model``.
-        TypeError: no distribution is known.
+        TypeError: no distribution is known, or nobody says what the model reads.
     """
     return CompiledSampler(model, shape, distribution, to_input, **options)

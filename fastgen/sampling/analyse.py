@@ -25,7 +25,12 @@ class Analysis:
 
 
 def analyse(
-    trace: Trace, shape: tuple[int, int, int], params: int, dtype: torch.dtype, device: torch.device
+    trace: Trace,
+    shape: tuple[int, int, int],
+    params: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    inputs: int = 1,
 ) -> Analysis:
     """Read a trace.
 
@@ -35,12 +40,13 @@ def analyse(
         params: P, channels of the distribution's parameters, one part for each colour.
         dtype: of the model's inputs.
         device: likewise.
+        inputs: channels in which the model reads one colour.
 
     Raises:
         UnsupportedModelError: an op that cannot be planned, a result of another shape, or a model that is not causal.
     """
-    _, H, W = shape
-    graph = Graph(image_map(shape))
+    C, H, W = shape
+    graph = Graph(image_map(shape, inputs), C)
     builder = Builder(graph, BATCH, dtype, device)
     values: dict[tuple[int, int], Argument] = {(id(trace.image), 0): Value.of(graph.image, BATCH)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from .analyse import analyse
 from .builder import Arrangement
 from .emit import emit
 from .fuse import fuse
+from .inputs import ToInput
 from .native import NativePlan, usable
 from .places import Place, place_of
 from .plan import Plan
@@ -61,9 +62,9 @@ class Program:
 
 
 def build_plan(
-    model: nn.Module, shape: tuple[int, int, int], params: int, labelled: bool, wavefront: bool = True
+    model: nn.Module, shape: tuple[int, int, int], params: int, labelled: bool, wavefront: bool = True, inputs: int = 1
 ) -> Program:
-    """Trace, analyse and plan ``model`` for images (C, H, W) and P parameter channels.
+    """Trace, analyse and plan ``model`` for images (C, H, W), read in C·``inputs`` channels, and P parameter channels.
 
     The weights may change meanwhile, by another thread; then it begins again. If they never rest, the program is of
     mixed weights, and does not claim to fit the model.
@@ -76,7 +77,7 @@ def build_plan(
         before = holdings(model)
         digests = {path: digest(held) for path, held in before.items()}
         with torch.inference_mode(False), torch.no_grad(), uncast():
-            program, written = _build(model, shape, params, labelled, wavefront)
+            program, written = _build(model, shape, params, labelled, wavefront, inputs)
         for path, held in before.items():  # what the forward itself writes is what the forward has left
             if isinstance(held, Tensor) and place_of(held) in written:
                 digests[path] = written[place_of(held)]
@@ -90,13 +91,13 @@ _ATTEMPTS = 3
 
 
 def _build(
-    model: nn.Module, shape: tuple[int, int, int], params: int, labelled: bool, wavefront: bool
+    model: nn.Module, shape: tuple[int, int, int], params: int, labelled: bool, wavefront: bool, inputs: int
 ) -> tuple[Program, dict[Place, Any]]:
     dtype, device = like(model)
-    x = torch.zeros((BATCH, *shape), dtype=dtype, device=device)
+    x = torch.zeros((BATCH, shape[0] * inputs, *shape[1:]), dtype=dtype, device=device)
     labels = torch.zeros(BATCH, dtype=torch.int64, device=device) if labelled else None
     traced = trace(model, x, labels)
-    analysis = analyse(traced, shape, params, dtype, device)
+    analysis = analyse(traced, shape, params, dtype, device, inputs)
     front = slanted_schedule(analysis.graph, params, shape[1:]) if wavefront else None
     plan, orders = emit(front or schedule(analysis.graph, params), shape, dtype, device)
     given = [replace(analysis.given[index], order=tuple(order.tolist())) for index, order in orders.items()]
@@ -136,7 +137,7 @@ class CompiledSampler(Sampler):
         model: nn.Module,
         shape: tuple[int, int, int],
         distribution: Any = None,
-        to_input: Callable[[Tensor], Tensor] | None = None,
+        to_input: ToInput | None = None,
         *,
         wavefront: bool = True,
         executor: Literal["native", "reference"] = "native",
@@ -178,7 +179,7 @@ class CompiledSampler(Sampler):
             program = self._programs.get(labelled)
             if program is None or not program.fits(eager(self.model)):
                 params = self.distribution.param_channels(self.shape[0])
-                program = build_plan(self.model, self.shape, params, labelled, self._wavefront)
+                program = build_plan(self.model, self.shape, params, labelled, self._wavefront, self.to_input.channels)
                 if self._native and usable(program.plan, self.distribution, *like(self.model)):
                     program.native = NativePlan(program.plan)
                 self._programs[labelled] = program
@@ -190,7 +191,7 @@ class CompiledSampler(Sampler):
             program = self._program(labels is not None)
         except (ValueError, TypeError):
             dtype, device = like(self.model)
-            x = torch.zeros((n, *self.shape), dtype=dtype, device=device)
+            x = torch.zeros((n, self.in_channels, *self.shape[1:]), dtype=dtype, device=device)
             with evaluated(self.model) as model:
                 model(x) if labels is None else model(x, labels)  # a model may know better what is wrong
             raise
@@ -207,19 +208,13 @@ class CompiledSampler(Sampler):
         program, given = self._prepared(n, labels)
         if program.native is None:
             return super()._draw(n, labels, uniforms, temperature, known)
-        return program.native.rows(uniforms, self._table(), given, temperature, known)
+        return program.native.rows(uniforms, self.to_input.table, given, temperature, known)
 
     def _see(self, values: Tensor, labels: Tensor | None) -> Tensor:
         program, given = self._prepared(len(values), labels)
         if program.native is None:
             return super()._see(values, labels)
-        return program.native.see(values, self._table(), given)
-
-    def _table(self) -> Tensor:
-        """What the model reads for every value of every colour, (C, levels)."""
-        C, levels = self.shape[0], self.distribution.levels
-        values = torch.arange(levels)[:, None].expand(levels, C)[:, :, None, None]
-        return self.to_input(values)[:, :, 0, 0].t().to(torch.float32).contiguous()
+        return program.native.see(values, self.to_input.table, given)
 
 
 def needs_labels(model: nn.Module) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from .compiled import CompiledSampler
+from .inputs import ToInput
 from .plan import Instruction, Plan, Ref
 
 
@@ -26,7 +26,7 @@ def explain(
     model: nn.Module | CompiledSampler,
     shape: tuple[int, int, int] | None = None,
     distribution: Any = None,
-    to_input: Callable[[Tensor], Tensor] | None = None,
+    to_input: ToInput | None = None,
 ) -> str:
     """How a model would be sampled: every instruction with its clock, taps, weights and FLOPs; then the totals.
 
@@ -45,7 +45,7 @@ def explain(
         raise TypeError("shape: expected (C, H, W), got None")
     else:
         sampler = CompiledSampler(model, shape, distribution, to_input)
-    return table(sampler.plan)
+    return f"{table(sampler.plan)}\nthe model reads   {sampler.to_input}"
 
 
 def cost(plan: Plan, instruction: Instruction) -> Cost:

@@ -138,13 +138,10 @@ class Graph:
     """
 
     image: Map
+    colors: int
     operations: list[Linear | Pointwise] = field(default_factory=list)
     params: Map | None = None
     slope: int | None = None
-
-    @property
-    def colors(self) -> int:
-        return self.image.channels
 
     def shift(self, offset: tuple[int, int]) -> int:
         """What an offset in pixels adds to a reach."""
@@ -192,10 +189,10 @@ def constant_map(data: Tensor, path: str) -> Map:
     return Map("constant", rows, columns, channels, None, np.full(channels, NEVER), data=data.contiguous(), path=path)
 
 
-def image_map(shape: tuple[int, int, int]) -> Map:
-    """The image: channel k depends on colour k of its own pixel."""
+def image_map(shape: tuple[int, int, int], inputs: int = 1) -> Map:
+    """The image, each colour in ``inputs`` channels: those of colour k depend on it at their own pixel."""
     C, H, W = shape
-    return Map("image", H, W, C, (1, 1), np.arange(C, dtype=np.int64), path="image")
+    return Map("image", H, W, C * inputs, (1, 1), np.arange(C, dtype=np.int64).repeat(inputs), path="image")
 
 
 def empty_map(rows: int, columns: int, channels: int, stride: tuple[int, int] | None, path: str) -> Map:

@@ -27,13 +27,15 @@ class NaiveSampler(Sampler):
 
     def _engine(self, n: int, labels: Tensor | None) -> Engine:
         device, dtype = self._like()
-        return _FullForward(shadow(self.model), torch.zeros((n, *self.shape), dtype=dtype, device=device), labels)
+        x = torch.zeros((n, self.in_channels, *self.shape[1:]), dtype=dtype, device=device)
+        return _FullForward(shadow(self.model), x, self.shape[0], labels)
 
 
 class _FullForward:
-    def __init__(self, model: nn.Module, x: Tensor, labels: Tensor | None) -> None:
+    def __init__(self, model: nn.Module, x: Tensor, colors: int, labels: Tensor | None) -> None:
         self.model = model
         self.x = x
+        self.colors = colors
         self.labels = () if labels is None else (labels,)
         self.at = (0, 0)
 
@@ -44,7 +46,7 @@ class _FullForward:
 
     def params(self, k: int) -> Tensor:
         r, c = self.at
-        return self.model(self.x, *self.labels)[:, :, r, c].chunk(self.x.shape[1], dim=1)[k]
+        return self.model(self.x, *self.labels)[:, :, r, c].chunk(self.colors, dim=1)[k]
 
     def reveal(self, x: Tensor) -> None:
         r, c = self.at

@@ -44,7 +44,7 @@ class NativePlan:
 
         Args:
             uniforms: (N, C, H, W) in [0, 1).
-            table: float32 (C, levels), what the model reads for a value.
+            table: float32 (C, levels, k), what the model reads for a value.
             given: the plan's given buffers, (N, rows, columns, channels) each.
             temperature: divides the logits.
             known: values int64 and which of them are kept, bool; (N, C, H, W) both.

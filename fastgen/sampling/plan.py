@@ -49,8 +49,9 @@ class Buffer:
     """A feature map: (rows, columns) positions of ``channels`` numbers, of which the last ``keep`` rows are kept.
 
     Attributes:
-        kind: "image": what the model reads, written by the draws. "map": written by instructions. "constant": ``data``.
-            "given": comes with each batch, one for each image, (N, rows, columns, channels).
+        kind: "image": what the model reads, in one channel or several for each colour, written by the draws. "map":
+            written by instructions. "constant": ``data``. "given": comes with each batch, one for each image,
+            (N, rows, columns, channels).
         data: of a constant buffer: (rows, columns, channels).
         name: of the layer that made it, for people.
     """

@@ -10,6 +10,7 @@ from .._checks import check_instance, check_integer, check_tensor, describe
 from .._philox import uniforms as philox_uniforms
 from .._shadow import uncast
 from ..distributions import Labels, as_labels, check_temperature, check_values
+from .inputs import Inputs, ToInput, inputs_of
 
 Progress = Callable[[int, int], object]
 Choose = Callable[[Tensor, int, int, int], Tensor]
@@ -25,17 +26,20 @@ class Engine(Protocol):
         """Parameters (N, P / C) of colour ``k`` of the pixel that the walk is at."""
 
     def reveal(self, x: Tensor) -> None:
-        """The pixel's input (N, C). Colours not chosen yet hold a placeholder, which no parameter may depend on."""
+        """The pixel's input (N, C·k). Colours not chosen yet hold a placeholder, which no parameter may depend on."""
 
 
 class Sampler:
     """Draws images from an autoregressive model, and walks given images to show what it saw.
 
     Args:
-        model: maps inputs (N, C, H, W), and labels (N,) if it has classes, to parameters (N, P, H, W).
+        model: maps inputs (N, C·k, H, W), and labels (N,) if it has classes, to parameters (N, P, H, W).
         shape: (C, H, W) of one image.
         distribution: of a pixel value, see :mod:`fastgen.distributions`; by default ``model.distribution``.
-        to_input: values → inputs, elementwise; by default ``distribution.to_input``.
+        to_input: what the model reads for a value, as it was trained: "[-1, 1]", "[0, 1]", "[0, 255]", "integers" (as
+            they are), "one-hot" (k = levels channels for each colour, those of a colour side by side), a pair
+            (mean, std), or an elementwise function. It has to be given, but for a model that says it itself, as
+            fastgen's do by ``model.distribution``.
     """
 
     def __init__(
@@ -43,13 +47,10 @@ class Sampler:
         model: nn.Module,
         shape: tuple[int, int, int],
         distribution: Any = None,
-        to_input: Callable[[Tensor], Tensor] | None = None,
+        to_input: ToInput | None = None,
     ) -> None:
         check_instance("model", model, nn.Module, "a torch.nn.Module")
         shape = _image_shape(shape)
-        channels = getattr(model, "in_channels", shape[0])
-        if channels != shape[0]:
-            raise ValueError(f"shape: expected {channels} channels to fit the model, got {shape}")
         self.model = model
         self.shape: tuple[int, int, int] = shape
         self.distribution: Any = distribution if distribution is not None else getattr(model, "distribution", None)
@@ -58,7 +59,24 @@ class Sampler:
         if isinstance(self.distribution, type):
             kind = self.distribution.__name__
             raise TypeError(f"distribution: expected an instance, got the class {kind} itself: call it, {kind}(…)")
-        self.to_input = to_input if to_input is not None else self.distribution.to_input
+        channels = getattr(model, "in_channels", shape[0])
+        if to_input != "one-hot" and not callable(to_input) and channels != shape[0]:
+            raise ValueError(f"shape: expected {channels} channels to fit the model, got {shape}")
+        self.to_input: Inputs = inputs_of(model, shape[0], self.distribution, to_input)
+        if getattr(model, "in_channels", self.in_channels) != self.in_channels:
+            raise ValueError(
+                f"to_input: expected inputs of {channels} channels to fit the model, got {self.in_channels}, "
+                f"{self.to_input} for {shape[0]} colours"
+            )
+
+    @property
+    def in_channels(self) -> int:
+        """C·k, the channels that the model reads."""
+        return self.shape[0] * self.to_input.channels
+
+    def __repr__(self) -> str:
+        name, model = type(self).__name__, type(self.model).__name__
+        return f"{name}({model}, {self.shape}, {self.distribution!r}, to_input={str(self.to_input)!r})"
 
     def sample(
         self,

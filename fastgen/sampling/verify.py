@@ -21,6 +21,7 @@ class Report:
         differing: values that are not the same.
         logit_error: the largest difference between a parameter along the sampling path and one full forward's.
         largest_logit: the largest parameter, for scale.
+        inputs: what both gave the model to read for a value: what it was trained on has to be the same.
         allowed: what of ``logit_error`` rounding explains: 512 roundings of the largest parameter in the model's dtype.
     """
 
@@ -30,6 +31,7 @@ class Report:
     logit_error: float
     largest_logit: float
     allowed: float
+    inputs: str
 
     @property
     def same(self) -> bool:
@@ -42,6 +44,7 @@ class Report:
             f"parameters along the way are within {self.logit_error:.1e} of one full forward "
             f"(the largest is {self.largest_logit:.3g}; rounding explains {self.allowed:.1e}): "
             + ("the same" if self.same else "NOT the same")
+            + f"; both give the model {self.inputs} to read"
         )
 
 
@@ -71,5 +74,6 @@ def verify(sampler: Sampler, n: int = 4, *, seed: int | None = 0, labels: Tensor
         differing=int((drawn != expected).sum()),
         logit_error=(seen - exact).abs().max().item(),
         largest_logit=largest,
+        inputs=str(sampler.to_input),
         allowed=512 * torch.finfo(exact.dtype).eps * max(1.0, largest),
     )
