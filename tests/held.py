@@ -36,8 +36,8 @@ class Held(nn.Module):
 
 
 def drawn(model: nn.Module, shape: tuple[int, int, int] = SHAPE) -> Tensor:
-    return NaiveSampler(model, shape, Bernoulli()).sample(8, seed=0)
+    return NaiveSampler(model, shape, Bernoulli(), "[-1, 1]").sample(8, seed=0)
 
 
 def compiled(model: nn.Module, shape: tuple[int, int, int] = SHAPE) -> sampling.CompiledSampler:
-    return sampling.compile(model, shape, Bernoulli())
+    return sampling.compile(model, shape, Bernoulli(), "[-1, 1]")

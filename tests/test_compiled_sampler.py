@@ -119,7 +119,7 @@ def test_a_model_may_do_without_labels():
             return self.output(self.first(x)) if labels is None else super().forward(x, labels)
 
     model = randomise(Optional("film")).eval()
-    sampler, naive = (make(model, (1, 6, 7), Bernoulli()) for make in (sampling.compile, NaiveSampler))
+    sampler, naive = (make(model, (1, 6, 7), Bernoulli(), "[-1, 1]") for make in (sampling.compile, NaiveSampler))
     labels = torch.tensor([3, 0, 1, 1])
     for given in ({}, {"labels": labels}):
         assert torch.equal(sampler.sample(4, seed=1, **given), naive.sample(4, seed=1, **given))

@@ -104,7 +104,7 @@ def test_masks_that_forward_writes_into_weights_are_compiled_once() -> None:
     model = randomise(classic_pixelcnn()).eval()
     forwards = []
     model.register_forward_pre_hook(lambda module, inputs: forwards.append(len(inputs[0])))
-    sampler = sampling.compile(model, SHAPE, Categorical(3))
+    sampler = sampling.compile(model, SHAPE, Categorical(3), "[-1, 1]")
     assert forwards == [3]
     sampler.sample(2)
     assert forwards == [3]

@@ -57,7 +57,7 @@ def in_threads(*calls: Callable[[], Any]) -> list[Any]:
     return results
 
 
-@pytest.mark.parametrize("draw", [compiled, lambda model: NaiveSampler(model, SHAPE, Bernoulli())])
+@pytest.mark.parametrize("draw", [compiled, lambda model: NaiveSampler(model, SHAPE, Bernoulli(), "[-1, 1]")])
 def test_threads_that_run_one_model_at_once(draw: Callable[[nn.Module], Any]) -> None:
     """Each is inside of forward together with the other; the model in training mode stays so, without hooks."""
     model = randomise(Meeting()).train()
@@ -146,9 +146,9 @@ def test_a_model_built_in_inference_mode(make: Callable[[], nn.Module]) -> None:
     with torch.inference_mode():
         model = randomise(make()).eval()
         law = Categorical(3) if isinstance(model, nn.Sequential) else Bernoulli()
-        inside = sampling.compile(model, SHAPE, law).sample(4, seed=0)
-    outside = sampling.compile(model, SHAPE, law).sample(4, seed=0)
-    expected = NaiveSampler(model, SHAPE, law).sample(4, seed=0)
+        inside = sampling.compile(model, SHAPE, law, "[-1, 1]").sample(4, seed=0)
+    outside = sampling.compile(model, SHAPE, law, "[-1, 1]").sample(4, seed=0)
+    expected = NaiveSampler(model, SHAPE, law, "[-1, 1]").sample(4, seed=0)
     assert torch.equal(inside, expected)
     assert torch.equal(outside, expected)
 
