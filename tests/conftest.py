@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from sizes import fuse_at_every_size
+
 #: Triton decides when it is imported whether it interprets. ``test_triton.py`` runs these files in such a process.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 collect_ignore_glob = [] if INTERPRETED or torch.cuda.is_available() else ["test_*_triton.py"]
@@ -27,6 +29,13 @@ def _repeatable() -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def _fused_at_every_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fused modules run the ops on small tensors, too, so that tests test them; unless it is sizes that are tested."""
+    if request.path.name.startswith("test_fuse") and request.path.name != "test_fuse_sizes.py":
+        fuse_at_every_size(monkeypatch.setattr)
 
 
 @pytest.fixture(params=["cpu"] if INTERPRETED else [pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -24,6 +24,7 @@ from fusable import (
     assert_same_results,
     parametrized,
 )
+from sizes import fuse_at_every_size
 
 
 class Model(nn.Module):
@@ -219,6 +220,7 @@ def test_autocast(fused: nn.Module) -> None:
 def worker(rank: int, port: int) -> None:
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
     torch.manual_seed(0)
+    fuse_at_every_size()
     gradients = []
     for fuse in (True, False):
         torch.manual_seed(0)

@@ -20,6 +20,7 @@ from ..nn import GatedActivation
 from ..nn.conv_transpose2d_bn import activation_of, run_conv_transpose2d_bn
 from ..ops._conv_transpose2d_bn_conv import is_channels_last
 from ..ops._dtypes import FLOATING
+from . import worth
 from .masked_conv import MaskedConv, MaskSpec, can_run, run
 from .swap import Fused, globally_observed, observed, own_class
 
@@ -46,7 +47,9 @@ def run_sequence(modules: Sequence[nn.Module], x: Any) -> Any:
     channels_last = deferred = False
     while i < len(flat):
         bn, activation, end = transposed(flat, i, deferred)
-        if end > i and (deferred or (_is_batch(x, flat[i]) and _is_free(bn, activation))):
+        if end > i and (
+            deferred or (_is_batch(x, flat[i]) and worth.pays_transposed(x, flat[i]) and _is_free(bn, activation))
+        ):
             if not deferred:
                 channels_last = is_channels_last(x)
             next_bn, next_activation, next_end = transposed(flat, end, bn is not None)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..ops.masked_conv2d import masked_conv2d, masked_conv2d_mask
+from . import worth
 from .swap import Fused, observed, own_class
 from .watch import Reads, unchanged
 
@@ -84,9 +85,11 @@ def can_run(module: nn.Module, x: Any) -> bool:
 
 
 def _holds(module: nn.Module, x: Any) -> bool:
-    """Whether what was proven is still so: an image batch, attributes as they were, nobody inside watched, the mask."""
+    """Whether it pays, and what was proven is still so: an image batch, attributes, nobody inside watched, the mask."""
     spec: MaskSpec = module._fastgen_spec  # type: ignore[assignment]
-    if not isinstance(x, Tensor) or x.dim() != 4 or not unchanged(module, spec.reads):
+    if not isinstance(x, Tensor) or x.dim() != 4 or not worth.pays_convolved(x, get(module, spec.weight)):
+        return False
+    if not unchanged(module, spec.reads):
         return False
     for path in spec.calls:
         called = get(module, path)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..nn import GaussianRSample
 from ..ops._dtypes import FLOATING
 from ..ops.rsample_kl import LOGVAR_MAX, LOGVAR_MIN
+from . import worth
 from .record import NotProvenError, Recorder, Value, probe_copy
 from .swap import Fused
 from .watch import Reads, Seen, frozen_reads, unchanged, watching
@@ -73,10 +74,12 @@ class Sample(Fused):
 
 
 def holds(spec: SampleSpec, module: nn.Module, args: Sequence[Any]) -> bool:
-    """Whether what was proven is so for this call: the mode, (mu, logvar), and what was read."""
+    """Whether it pays, and what was proven is so for this call: the mode, (mu, logvar), and what was read."""
     if len(args) != 2 or module.training not in spec.modes:
         return False
-    return _fit(args[0], args[1], spec) and unchanged(module, spec.reads)
+    return (
+        _fit(args[0], args[1], spec) and worth.pays_drawn(args[0], args[1], spec.kl) and unchanged(module, spec.reads)
+    )
 
 
 def draw(spec: SampleSpec, mu: Tensor, logvar: Tensor) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from .swap import restore
+from .worth import RULE
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class FuseReport:
             rows = [(each.path or "model", each.was, each.now + marks.get(each.note, "")) for each in self.swapped]
             lines = _table([("swapped", "was", "runs now"), *rows])
             lines += [f"[{number}] {note}" for number, note in enumerate(notes, 1)]
+            lines.append(RULE)
         if self.left:
             alike: dict[tuple[str, str], list[str]] = {}
             for each in self.left:

@@ -1,0 +1,52 @@
+"""From which size on an op pays. Below it, on a CPU, a fused module runs as it did before it was fused.
+
+A call of an op costs more around it than a call of torch, and torch's kernels are as fast on little. Where nothing is
+run in Python each time, as in a compiled or exported program, and on a GPU, the op always runs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+#: Multiplications of a masked convolution.
+CONVOLVED = 2**27
+#: Values that the first layer of a chain of transposed convolutions gives: without gradients, with them.
+TRANSPOSED = 2**16, 2**18
+#: Values of z, drawn without gradients. With them, z alone is not faster; z with its KL divergence is at every size.
+DRAWN = 2**13
+
+RULE = (
+    "on a CPU, small calls run as before: below 2^27 multiplications of a masked convolution; below 2^16 values "
+    "(2^18 with gradients) of a chain's first layer; z alone below 2^13 values or with gradients"
+)
+
+
+def _always(x: Tensor) -> bool:
+    return x.device.type != "cpu" or torch.compiler.is_compiling()
+
+
+def pays_convolved(x: Tensor, weight: Tensor) -> bool:
+    """``x`` (N, I, H, W), ``weight`` (O, I, KH, KW)."""
+    return _always(x) or x.shape[0] * x.shape[2] * x.shape[3] * weight.numel() >= CONVOLVED
+
+
+def pays_transposed(x: Tensor, conv: nn.Module) -> bool:
+    """``x`` (N, I, H, W), the input of a chain that starts with ``conv``, an nn.ConvTranspose2d."""
+    if _always(x):
+        return True
+    values = x.shape[0] * conv.out_channels  # type: ignore[operator]
+    for i in range(2):
+        stride, padding, output_padding, dilation, kernel = (
+            getattr(conv, name)[i] for name in ("stride", "padding", "output_padding", "dilation", "kernel_size")
+        )
+        values *= (x.shape[2 + i] - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1
+    return bool(values >= TRANSPOSED[torch.is_grad_enabled()])
+
+
+def pays_drawn(mu: Tensor, logvar: Tensor, kl: bool) -> bool:
+    """``mu`` and ``logvar`` of one shape; ``kl``: the divergence is wanted, too."""
+    if kl or _always(mu):
+        return True
+    differentiated = torch.is_grad_enabled() and (mu.requires_grad or logvar.requires_grad)
+    return mu.numel() >= DRAWN and not differentiated

@@ -1,0 +1,106 @@
+"""fuse: on a CPU, calls too small to pay run as they did before; the rule is told."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastgen
+from fastgen.fusing import chain, masked_conv, reparameterize, worth
+from fusable import ByData, ByProduct, Generator, Reparameterize, SampleAndKL
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ops that fused modules ran."""
+    names: list[str] = []
+
+    def spy(module: object, name: str) -> None:
+        own: Callable[..., object] = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, **options: names.append(name) or own(*args, **options))
+
+    spy(masked_conv, "masked_conv2d")
+    spy(chain, "run_conv_transpose2d_bn")
+    spy(reparameterize, "draw")
+    return names
+
+
+def test_a_masked_convolution(ran: list[str]) -> None:
+    """2^27 multiplications: 16 images of 64 by 64, 64 channels into 32 with one tap."""
+    layer, relu = ByProduct("B", 64, 32, 1), nn.ReLU()
+    plain = copy.deepcopy(layer)
+    fastgen.fuse(layer)
+    ran.clear()  # of the trials
+    large = torch.randn(16, 64, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(layer(large[:, :, 1:]), plain(large[:, :, 1:]))
+        assert ran == []
+        torch.testing.assert_close(layer(large), plain(large))
+        assert ran == ["masked_conv2d"]
+        model = nn.Sequential(plain, relu)
+        fastgen.fuse(model)
+        ran.clear()
+        model(large[:1])
+        assert ran == []
+        model(large)
+        assert ran == ["masked_conv2d"]
+
+
+def test_a_small_one_writes_its_mask() -> None:
+    layer = ByData("A", 1, 4, 3, padding=1)
+    fastgen.fuse(layer)
+    layer(torch.randn(1, 1, 4, 4))
+    assert (layer.weight * (1 - layer.mask)).eq(0).all()
+
+
+def test_a_chain(ran: list[str]) -> None:
+    """Its first layer gives N × 32 × 4 × 4 values: 2^16 of them with a batch of 128, 2^18 with 512."""
+    fused = Generator(nz=4, ngf=4, nc=1)
+    plain = copy.deepcopy(fused)
+    fastgen.fuse(fused)
+
+    def inputs(n: int) -> Tensor:
+        return torch.randn(n, 4, 1, 1)
+
+    fused.main = fused.main[:3]
+    plain.main = plain.main[:3]
+    for model in (fused, plain):
+        model.eval()
+    with torch.no_grad():
+        x = inputs(127)
+        assert torch.equal(fused(x), plain(x))
+        assert ran == []
+        fused(inputs(128))
+        assert len(ran) == 1
+    fused.train()(inputs(511))
+    assert len(ran) == 1
+    fused(inputs(512))
+    assert len(ran) == 2
+
+
+@pytest.mark.parametrize("make", [Reparameterize, SampleAndKL])
+def test_a_sampling_layer(make: type[nn.Module], ran: list[str]) -> None:
+    """Of z alone from 2^13 values on and without gradients; with its KL divergence always."""
+    module = make()
+    fastgen.fuse(module)
+    small, large = torch.randn(4, 3), torch.randn(64, 128)
+    counts = []
+    for x in (small, large, large.clone().requires_grad_()):
+        module(x, x)
+        counts.append(len(ran))
+    assert counts == ([0, 1, 1] if make is Reparameterize else [1, 2, 3])
+
+
+def test_a_compiled_program_has_the_op_at_every_size() -> None:
+    layer = ByProduct("B", 1, 4, 3, padding=1)
+    fastgen.fuse(layer)
+    program = torch.export.export(layer, (torch.randn(2, 1, 4, 4),))
+    assert "fastgen.masked_conv2d" in program.graph_module.code
+
+
+def test_the_report_tells_the_rule() -> None:
+    report = fastgen.fuse(Generator())
+    assert str(report).splitlines()[-1] == worth.RULE
+    assert worth.RULE not in str(fastgen.fuse(nn.ReLU()))
