@@ -243,9 +243,7 @@ class VAE(LatentModel):
                     dtype
                 )
                 z, pixels = temperature * normals_from(u[:, : self.latent]), u[:, self.latent :].view(-1, *shape)
-                check_finite(
-                    "temperature", z, f"one at which codes of {dtype} are finite, got {temperature}, and codes"
-                )
+                check_finite("temperature", z, f"one that leaves codes finite, not {temperature}")
                 params = model.decoder(z, None if labels is None else labels[done : done + count])
                 check_finite("model", params, "finite parameters")
                 drawn = self.p_x.mean(params).round() if means else self.p_x.draw(params, pixels)
