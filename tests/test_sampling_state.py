@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from architectures import randomise
 from autoregressive import build
@@ -206,3 +207,20 @@ def randomise_like(model: nn.Module) -> nn.Module:
     fresh = Padding(model.kept)
     fresh.load_state_dict({name: held for name, held in model.state_dict().items() if name != "padding"})
     return fresh.eval()
+
+
+# ---- memory
+
+
+def test_a_trace_keeps_no_activations_and_a_plan_its_weights_once() -> None:
+    model, early, gone = randomise(Held()).eval(), [], []
+    model.first.register_forward_hook(
+        lambda module, inputs, output: early.append(StorageWeakRef(output.untyped_storage()))
+    )
+    model.third.register_forward_hook(lambda module, inputs, output: gone.append(early[-1].expired()))
+    sampler = compiled(model)
+    assert gone == [True]
+    (program,) = sampler._programs.values()
+    weights = {i.weight.untyped_storage().data_ptr() for i in program.plan.instructions if i.weight is not None}
+    assert weights == {program.native._packed.constants.untyped_storage().data_ptr()}
+    assert program.nodes == []

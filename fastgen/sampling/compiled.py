@@ -6,6 +6,7 @@ import inspect
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -98,14 +99,15 @@ def _build(
     labels = torch.zeros(BATCH, dtype=torch.int64, device=device) if labelled else None
     traced = trace(model, x, labels)
     analysis = analyse(traced, shape, params, dtype, device, inputs)
+    nodes = [node for node in traced.nodes if not node.on_image and node.op != "labels"] if analysis.given else []
+    program = partial(Program, labels=traced.labels, nodes=nodes, scratch=traced.scratch, elsewhere=traced.elsewhere)
+    written = traced.written
+    del traced  # what it has folded is in the graph
     front = slanted_schedule(analysis.graph, params, shape[1:]) if wavefront else None
     plan, orders = emit(front or schedule(analysis.graph, params), shape, dtype, device)
     given = [replace(analysis.given[index], order=tuple(order.tolist())) for index, order in orders.items()]
-    nodes = [node for node in traced.nodes if not node.on_image and node.op != "labels"] if given else []
-    program = Program(
-        finish(fuse(plan)), traced.labels, nodes, given, scratch=traced.scratch, elsewhere=traced.elsewhere
-    )
-    return program, traced.written
+    del analysis, front
+    return program(plan=finish(fuse(plan)), given=given), written
 
 
 def eager(model: nn.Module) -> nn.Module:

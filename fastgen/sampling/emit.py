@@ -64,6 +64,8 @@ class _Emitter:
                     self._linear(operation, group)
                 else:
                     self._pointwise(operation, group)
+            if isinstance(operation, Linear):
+                operation.taps.clear()  # their weights are in the plan now, once is enough
         assert self.graph.params is not None
         part = self.graph.params.channels // shape[0]
         buffer = self._buffers[self.graph.params]

@@ -209,6 +209,8 @@ class Plan:
                 number of steps, then each: op (index into STEPS), function (−1, or index into STEPS),
                     parameters (offset), has operand (0, 1), Ref (zeros if none), vector (offset)
             Ref: buffer, channel, channels, row, column, row_step, column_step
+
+        The plan's weights are then views of that vector, so that they are in memory once.
         """
         pool = _Pool()
         kinds = ("image", "map", "constant", "given")
@@ -235,7 +237,12 @@ class Plan:
                 codes += [pool.offset(parameters), int(step.operand is not None)]
                 codes += [0] * 7 if step.operand is None else _encode_ref(step.operand)
                 codes.append(pool.offset(step.vector))
-        return torch.tensor(codes, dtype=torch.int64), pool.vector()
+        constants = pool.vector()
+        for i in self.instructions:
+            if i.weight is not None and i.weight.dtype == constants.dtype:
+                first = pool.offsets[id(i.weight)]
+                i.weight = constants[first : first + i.weight.numel()].view(i.weight.shape)
+        return torch.tensor(codes, dtype=torch.int64), constants
 
 
 class _Pool:
@@ -245,12 +252,14 @@ class _Pool:
 
     def __init__(self) -> None:
         self.parts: list[Tensor] = []
+        self.offsets: dict[int, int] = {}
         self.size = 0
 
     def offset(self, constant: Tensor | None) -> int:
         if constant is None:
             return -1
         offset, size = self.size, constant.numel()
+        self.offsets[id(constant)] = offset
         padded = -(-size // self.ALIGN) * self.ALIGN
         self.parts += [constant.detach().reshape(-1), constant.new_zeros(padded - size)]
         self.size += padded

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -148,8 +149,8 @@ class _Recorder(TorchDispatchMode):
         self.modules: list[str] = []
         self._outputs: dict[Place, Output] = {}
         self._stale: dict[Place, str] = {}
-        self._alive: list[Tensor] = []  # so that no place in memory is used twice
-        self._bases: dict[int, Tensor] = {}  # storage → the whole tensor that lies in it
+        self._named: list[StorageWeakRef] = []  # so that no storage's name is used twice, though its memory may be
+        self._bases: dict[int, Place] = {}  # storage → where the whole tensor lies in it
         self._captured: dict[int, list[Constant]] = {}  # storage → constants that nodes read from it
         self.reading: list[Tensor] = []  # what the op under way reads
         self.outside: dict[int, list[Tensor]] = {}  # storage → what was read of it, where the forward did not make it
@@ -219,8 +220,9 @@ class _Recorder(TorchDispatchMode):
                 self.written[place_of(tensor)] = digest(tensor)
 
     def _keep(self, tensor: Tensor) -> None:
-        self._alive.append(tensor)
-        self._bases.setdefault(storage_of(tensor), tensor)
+        if storage_of(tensor) not in self._bases:
+            self._named.append(StorageWeakRef(tensor.untyped_storage()))
+            self._bases[storage_of(tensor)] = place_of(tensor)
 
     def _record(self, node: Node, results: list[Tensor]) -> None:
         self.nodes.append(node)
@@ -268,7 +270,8 @@ class _Recorder(TorchDispatchMode):
 
     def _whole(self, tensor: Tensor) -> tuple[Tensor, Output | Constant] | None:
         """The tensor of which ``tensor`` is a part, and what it is before the change; None if it is the whole."""
-        base = self._bases.get(storage_of(tensor), tensor)
+        _, offset, shape, strides = self._bases.get(storage_of(tensor), place_of(tensor))
+        base = tensor.as_strided(shape, strides, offset)
         if place_of(base) == place_of(tensor):
             return None
         output = self.find(base)
