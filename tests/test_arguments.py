@@ -38,7 +38,7 @@ GATED = build("gated-pixelcnn-classes", classes=2, image_size=(4, 5))
 PLAIN = build("pixelcnn", image_size=(4, 5))
 CODES = VAE(latent=2, hidden=(8,), classes=2, image_size=(4, 5))
 SORTER = Classifier(levels=2, classes=2, image_size=(4, 5))
-FOREIGN = sampling.compile(Conditional(), (1, 4, 5), Bernoulli())
+FOREIGN = sampling.compile(Conditional(), (1, 4, 5), Bernoulli(), "[-1, 1]")
 
 TAKES_LABELS: dict[str, Callable[[Any], object]] = {
     "sample": lambda y: GATED.sample(labels=y, seed=0),
@@ -47,8 +47,8 @@ TAKES_LABELS: dict[str, Callable[[Any], object]] = {
     "compiled": lambda y: sampling.compile(GATED, (1, 4, 5)).sample(labels=y, seed=0),
     "compiled, another's": lambda y: FOREIGN.sample(labels=y, seed=0),
     "forced": lambda y: FOREIGN.forced(VALUES, y),
-    "naive": lambda y: NaiveSampler(FOREIGN.model, (1, 4, 5), Bernoulli()).sample(labels=y, seed=0),
-    "naive forward": lambda y: NaiveSampler(FOREIGN.model, (1, 4, 5), Bernoulli()).forward(VALUES, y),
+    "naive": lambda y: NaiveSampler(FOREIGN.model, (1, 4, 5), Bernoulli(), "[-1, 1]").sample(labels=y, seed=0),
+    "naive forward": lambda y: NaiveSampler(FOREIGN.model, (1, 4, 5), Bernoulli(), "[-1, 1]").forward(VALUES, y),
     "VAE sample": lambda y: CODES.sample(4, labels=y, seed=0),
     "VAE encode": lambda y: CODES.encode(VALUES, y),
     "VAE decode": lambda y: CODES.decode(torch.zeros(4, 2), y),
@@ -120,7 +120,7 @@ def test_a_class_is_no_distribution(make: Callable[..., Any]) -> None:
     with pytest.raises(TypeError, match=r"distribution: expected an instance, got the class Bernoulli itself: call it"):
         make(Conditional(), (1, 4, 5), Bernoulli)
     with pytest.raises(TypeError, match=r"model: expected a torch.nn.Module, got the class Conditional itself"):
-        make(Conditional, (1, 4, 5), Bernoulli())
+        make(Conditional, (1, 4, 5), Bernoulli(), "[-1, 1]")
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda held: pickle.loads(pickle.dumps(held))])
