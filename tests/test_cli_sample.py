@@ -140,3 +140,12 @@ def test_known_of_any_integer_kind(trained: Path, tmp_path: Path, kind: type) ->
     assert main(["sample", str(trained), *arguments, "--npz", str(tmp_path / "drawn.npz")]) == 0
     with np.load(tmp_path / "drawn.npz") as arrays:
         assert (arrays["x"] == 1).all()
+
+
+def test_a_vae_whose_codes_are_not_finite_draws_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run, out = tmp_path / "run", tmp_path / "s.png"
+    sizes = ["--data", "digits", "--latent", "2", "--hidden", "8", "--limit", "200", "--epochs", "1", "--samples", "0"]
+    assert main(["train", "vae", *sizes, "--run", str(run)]) == 0
+    capsys.readouterr()
+    assert "temperature: expected one that" in refused(capsys, "sample", run, "--temperature", "1e99", "--out", out)
+    assert not out.exists()
