@@ -14,12 +14,15 @@ fastgen --version says which it is. Each command explains its options with --hel
 """
 
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 
+from . import _console
 from ._extras import MissingExtraError, require
 from ._version import __version__
 from .training import CheckpointError, ElsewhereError, NonFiniteError
+from .training.stopping import Stopped
 
 COMMANDS = {
     "demo": "fastgen.demo",
@@ -39,7 +42,11 @@ EXPECTED = (CheckpointError, ElsewhereError, MissingExtraError, NonFiniteError, 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0; 2 for an error that its message explains; 130 for Ctrl-C."""
+    """Run a command and return its exit code: 0; 2 for an error that its message explains; 130 for Ctrl-C.
+
+    A run that was stopped by another signal than Ctrl-C's returns 128 and its number, as shells do.
+    """
+    _console.prepare()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
@@ -54,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as stop:
         print(f"fastgen: interrupted{str(stop) and '; '}{stop}", file=sys.stderr)
-        return 130
+        return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
     return 0
 
 

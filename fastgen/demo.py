@@ -14,9 +14,10 @@ from torch import Tensor
 from . import sampling
 from ._demo_page import Results, draw_page
 from ._extras import require
+from ._files import check_can_write
 from ._philox import uniforms
 from ._version import __version__
-from .commands import check_can_write, check_seed, parse
+from .commands import check_seed, parse
 from .data import Dataset, load, load_for_training
 from .models import GatedPixelCNN
 from .training import Recipe, Trainer, describe
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> str:
     """Run the demo as the arguments say."""
     options = parse(Demo, "demo", arguments)
     check_seed(options.seed)
-    check_can_write("out", options.out)
+    check_can_write("out", options.out, (".png",))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # images this small gain little from more, and the numbers are the same on any machine
     try:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ._extras import require
-from ._files import write_atomic
+from ._files import check_suffix, write_atomic
 
 PAPER = (255, 255, 255)
 INK = (28, 30, 34)
@@ -129,7 +129,13 @@ class Page:
 
 
 def save(picture: np.ndarray, path: str | Path) -> None:
-    """Write colours (height, width, 3) as PNG; ``path`` is the old file or the new one, never a part."""
+    """Write colours (height, width, 3) as PNG; ``path`` is the old file or the new one, never a part.
+
+    Raises:
+        ValueError: ``path`` is named as another kind of file.
+    """
+    path = Path(path)
+    check_suffix("path", path, (".png",))
     buffer = io.BytesIO()
     require("PIL.Image").fromarray(picture).save(buffer, "PNG", optimize=True)
-    write_atomic(Path(path), buffer.getvalue())
+    write_atomic(path, buffer.getvalue())

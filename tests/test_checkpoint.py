@@ -95,7 +95,7 @@ def test_ctrl_c_at_every_line_of_saving(tmp_path: Path) -> None:
         outcomes.add(tuple(step == line for step in now))
         if ran[0] < line:
             break
-    assert outcomes == {(False, False), (True, False), (True, True)}, "the interrupts missed some moment of saving"
+    assert outcomes == {(False, False), (True, True)}, "one step makes a checkpoint current under both names"
     assert now == (line, line)
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".pt"}, "temporary files are left"
     assert len(states(tmp_path)) == 1

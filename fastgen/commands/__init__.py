@@ -1,6 +1,5 @@
 """The commands: in each module a dataclass is the options, and ``main(arguments)`` runs it and says what to print."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,11 +36,3 @@ def check_seed(seed: int) -> None:
     """Raise ValueError if the random numbers know no such seed."""
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed: expected 0 or more, below 2**63, got {seed}")
-
-
-def check_can_write(option: str, path: Path) -> None:
-    """Raise ValueError if no file can be at ``path``: to be found out before the work, not after it."""
-    if path.is_dir():
-        raise ValueError(f"{option}: expected a file to write, got the folder {path}")
-    if not path.parent.is_dir():
-        raise ValueError(f"{option}: expected a file in a folder that exists, got {path}")

@@ -6,9 +6,9 @@ from pathlib import Path
 import tyro
 
 from .. import _report_page
-from .._files import write_atomic
+from .._files import check_can_write, write_atomic
 from ..training import Run
-from . import check_can_write, parse
+from . import parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,6 @@ def main(arguments: list[str]) -> str:
     options = parse(Report, "report", arguments)
     page = _report_page.write(Run(options.run))
     out = options.run / "report.html" if options.out is None else options.out
-    check_can_write("out", out)
+    check_can_write("out", out, (".html", ".htm"))
     write_atomic(out, page.encode())
     return f"{out}: {len(page) / 1024:,.0f} KiB"

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from .. import pictures, sampling
 from .._extras import require
-from .._files import write_atomic
+from .._files import check_can_write, write_atomic
 from .._philox import uniforms
 from ..data.formats import read_npz
 from ..data.identity import class_number
 from ..models import AutoregressiveModel
 from ..sampling import Sampler
 from ..training import Run, load_model
-from . import check_can_write, check_seed, parse, pick_device
+from . import check_seed, parse, pick_device
 from .images import class_names, load_images, say_notes
 
 HALVES = ("top-half", "bottom-half", "left-half", "right-half")
@@ -73,9 +73,9 @@ def main(arguments: list[str]) -> str:
     if options.data is not None and options.complete not in HALVES:
         raise ValueError(f"data: expected it with --complete {', '.join(HALVES)}, which show the run's images")
     check_seed(options.seed)
-    check_can_write("out", options.out)
+    check_can_write("out", options.out, (".png",))
     if options.npz is not None:
-        check_can_write("npz", options.npz)
+        check_can_write("npz", options.npz, (".npz",))
     model = load_model(options.run, options.checkpoint, pick_device(options.device))
     shape: tuple[int, int, int] = tuple(Run(options.run).config()["data"]["shape"])
     given = None if options.complete is None else _given(options, model, shape)

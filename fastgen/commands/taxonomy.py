@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .._extras import require
+from .._files import check_can_write
 from ..baselines import GaussianMixture, KernelDensity
 from ..data import Dataset
 from ..exploring.scatter import save_figure
 from ..models import VAE, PixelCNN
 from ..models.networks import mlp
 from ..training import Recipe, Trainer
-from . import check_can_write, check_seed, parse
+from . import check_seed, parse
 
 LEVELS = 64
 POINTS = 4000
@@ -77,7 +78,7 @@ def main(arguments: list[str]) -> str:
     """Fit and draw as the arguments say."""
     options = parse(Taxonomy, "taxonomy", arguments)
     check_seed(options.seed)
-    check_can_write("out", options.out)
+    check_can_write("out", options.out, (".png",))
     if not 0 < options.effort < math.inf:
         raise ValueError(f"effort: expected a positive number, got {options.effort}")
     train, held_out = moons(POINTS, options.seed), moons(POINTS, options.seed + 1)

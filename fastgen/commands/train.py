@@ -17,6 +17,7 @@ from ..data import NAMES, Dataset
 from ..data.identity import check_content, content
 from ..measures import of, words
 from ..training import Record, Run, Trainer, checkpoint, describe, distributed
+from ..training.stopping import on_signals
 from . import parse, pick_device
 from .dry_run import describe_plan, where
 from .model_options import MODELS, Train, options_of
@@ -58,30 +59,24 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
     trainer = Trainer(model, options, run)
     if options.dry_run:
         return describe_plan(name, options, trainer, train, held_out, str(config["device"]))
-    if not options.resume:
-        distributed.first_only(lambda: run.create(config))
-
-    if distributed.rank() == 0:
-        say = require("tqdm").tqdm.write
-        say(f"{name}, {sum(p.numel() for p in model.parameters()):,} parameters, on {config['device']}")
-        say(f"{train.name}: {len(train):,} images to train on, {len(held_out):,} held out, {train.levels} levels")
-        for note in dict.fromkeys((*train.notes, *held_out.notes, *notes, *untrained(train))):
-            say(note)
-        for what, words_of_it in said.items():
-            say(f"{what.replace('_', ' ')}: {words_of_it}")
-    try:
-        if options.resume:
-            if run.has_checkpoint:
-                trainer.resume(options.checkpoint)
-            else:
-                distributed.first_only(lambda: run.rewind(0))
-            distributed.first_only(lambda: run.write_config(config))
-        trainer.fit(train, held_out, _Reporter(trainer, held_out, options, run))
-        distributed.first_only(lambda: _draw_curves(run))
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(_how_to_continue(name, run)) from stop
-    except OSError as error:
-        raise OSError(f"{error}; {checkpoint.good(run.checkpoints)}") from error
+    with run.lock(), on_signals(trainer.ask_to_stop):
+        if not options.resume:
+            distributed.first_only(lambda: run.create(config))
+        if distributed.rank() == 0:
+            say = require("tqdm").tqdm.write
+            say(f"{name}, {sum(p.numel() for p in model.parameters()):,} parameters, on {config['device']}")
+            say(f"{train.name}: {len(train):,} images to train on, {len(held_out):,} held out, {train.levels} levels")
+            for note in dict.fromkeys((*train.notes, *held_out.notes, *notes, *untrained(train))):
+                say(note)
+            for what, words_of_it in said.items():
+                say(f"{what.replace('_', ' ')}: {words_of_it}")
+        try:
+            _fit(trainer, train, held_out, options, config, run)
+        except KeyboardInterrupt as stop:
+            stop.args = (_how_to_continue(name, run),)
+            raise
+        except OSError as error:
+            raise OSError(f"{error}; {checkpoint.good(run.checkpoints)}") from error
     if not run.has_checkpoint:
         return f"{run.folder}: no checkpoint, since nothing was trained"
     loss = trainer.position.loss
@@ -110,6 +105,21 @@ def about(model: Any, train: Dataset, held_out: Dataset) -> dict[str, str]:
     return images | words(of(model))
 
 
+def _fit(trainer: Trainer, train: Dataset, held_out: Dataset, options: Train, config: dict[str, Any], run: Run) -> None:
+    """Train from where the run is to its end."""
+    reporter = _Reporter(trainer, held_out, options, run)
+    if options.resume:
+        if run.has_checkpoint:
+            trainer.resume(options.checkpoint)
+            distributed.first_only(reporter.make_good)
+        else:
+            distributed.first_only(lambda: run.rewind(0))
+        distributed.first_only(lambda: run.write_config(config))
+    trainer.fit(train, held_out, reporter)
+    distributed.first_only(lambda: _draw_curves(run))
+    distributed.first_only(run.check_there)
+
+
 class _Reporter:
     """Called after every epoch: a line for the person, a picture of what the model does, and TensorBoard's."""
 
@@ -122,13 +132,23 @@ class _Reporter:
 
     def __call__(self, record: Record) -> None:
         require("tqdm").tqdm.write(describe(record, self.options.epochs))
-        picture = _draw(self.trainer.ema, self.held_out, self.options) if self.options.samples > 0 else None
-        if picture is not None:
-            path = self.run.samples / f"epoch-{record['epoch']:04}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pictures.save(picture, path)
+        picture = self._draw(record["epoch"])
         if self.options.tensorboard:
             self._log(record, picture)
+
+    def make_good(self) -> None:
+        """Draw the picture of the last whole epoch, if a kill came between its checkpoint and the picture."""
+        here = self.trainer.position
+        if here.epoch > 0 and here.batch == 0 and not self.run.picture(here.epoch).is_file():
+            self._draw(here.epoch)
+
+    def _draw(self, epoch: int) -> np.ndarray | None:
+        self.run.check_there()
+        picture = _draw(self.trainer.ema, self.held_out, self.options) if self.options.samples > 0 else None
+        if picture is not None:
+            self.run.samples.mkdir(exist_ok=True)
+            pictures.save(picture, self.run.picture(epoch))
+        return picture
 
     def _log(self, record: Record, picture: np.ndarray | None) -> None:
         step = record["step"]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .._extras import require
-from .._files import write_atomic
+from .._files import check_suffix, write_atomic
 from .latent import codes_of, importance
 
 
@@ -55,8 +55,14 @@ def draw_scatter(
 
 
 def save_figure(figure: Any, path: str | Path) -> None:
-    """Write a matplotlib figure as PNG; ``path`` is the old file or the new one, never a part."""
+    """Write a matplotlib figure as PNG; ``path`` is the old file or the new one, never a part.
+
+    Raises:
+        ValueError: ``path`` is named as another kind of file.
+    """
+    path = Path(path)
+    check_suffix("path", path, (".png",))
     require("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    write_atomic(Path(path), buffer.getvalue())
+    write_atomic(path, buffer.getvalue())

@@ -70,6 +70,17 @@ def gather(value: T) -> list[T]:
     return values
 
 
+def largest(number: int) -> int:
+    """The largest ``number`` of all processes, in every process."""
+    if size() == 1:
+        return number
+    found = torch.tensor(
+        number, device=f"cuda:{torch.cuda.current_device()}" if dist.get_backend() == "nccl" else "cpu"
+    )
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
+
+
 def share(indices: np.ndarray) -> np.ndarray:
     """The part of a batch that this process reads: parts follow each other, and differ in size by one at most."""
     return indices if size() == 1 else np.array_split(indices, size())[rank()]

@@ -6,9 +6,11 @@ scaler, random numbers of every process, and the position in the data, whose ord
 """
 
 import math
+import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from .._extras import require
 from ..data import Dataset
-from . import checkpoint, distributed, randomness
+from . import checkpoint, distributed, randomness, resuming
 from .average import Average
 from .checks import check_batch, check_data
 from .evaluation import evaluate
@@ -26,25 +28,12 @@ from .objective import Objective
 from .recipe import Recipe
 from .run import Record, Run
 from .seat import Seat
-from .watch import Sums, Watch
+from .state import STATE, Position
+from .stopping import Stopped
+from .watch import Watch
 
 SYNC_EVERY = 25
 """Steps between looks at the losses on a device that runs ahead of Python; on the CPU every step is looked at."""
-
-STATE = 2
-"""Version of what a checkpoint holds beside the weights."""
-
-
-@dataclass
-class Position:
-    """Where a run stands."""
-
-    epoch: int = 0  # epochs completed
-    batch: int = 0  # batches done of the one under way
-    step: int = 0  # batches done of all
-    best: float = math.inf  # held-out loss
-    loss: str = "loss"  # its name
-    seconds: float = 0.0  # of the epoch under way
 
 
 class Trainer:
@@ -74,6 +63,7 @@ class Trainer:
         self.position = Position()
         self.average = Average(model) if recipe.ema else None
         self.seats = Seat.all(self.objective, recipe, self.device)
+        self._asked = 0
         self._round = max(seat.player.steps for seat in self.seats)
         self.watch = Watch(model, recipe, len(self.seats) > 1, self._good)
         if distributed.rank():  # the first process goes on as one that is alone would
@@ -92,33 +82,14 @@ class Trainer:
         """Continue from a checkpoint of the run.
 
         Raises:
-            CheckpointError: it cannot be read, holds another model, or is of another number of processes.
+            CheckpointError: it cannot be read, holds another model, is of another number of processes, or its state is
+                not what this trainer would have written; the message names what differs.
             ValueError: there is no run.
         """
         if self.run is None:
             raise ValueError("run: expected the run to resume, got None")
-        loaded = checkpoint.load(self.run.checkpoints, name, with_state=True)
-        state = loaded.state
-        if state.get("version") != STATE:
-            raise checkpoint.CheckpointError(f"{loaded.path}: written by a version of fastgen that kept other state")
-        if len(state["processes"]) != distributed.size():
-            got, expected = distributed.size(), len(state["processes"])
-            raise checkpoint.CheckpointError(f"{loaded.path}: expected {expected} processes, as it is of, got {got}")
-        here, there = (", ".join(names) for names in ([seat.player.name for seat in self.seats], state["players"]))
-        if here != there:
-            raise checkpoint.CheckpointError(f"{loaded.path}: expected the players {here}, got {there}")
-        loaded.restore(self.model, "model")
-        if self.average is not None:
-            loaded.restore(self.ema, "ema")
-            self.average.updates = state["averaged"]
-        for seat in self.seats:
-            seat.load_state_dict(state["players"][seat.player.name])
-        self.position = Position(**state["position"])
-        mine = state["processes"][distributed.rank()]
-        self.watch.sums = Sums(**mine["sums"])
-        randomness.set_state(mine["random"])
-        run, epoch = self.run, self.position.epoch
-        distributed.first_only(lambda: run.rewind(epoch))
+        with self.run.lock():
+            resuming.resume(self, self.run, name)
 
     def fit(self, train: Dataset, held_out: Dataset, on_epoch: Callable[[Record], None] | None = None) -> None:
         """Train for the epochs that are left, evaluating the average on ``held_out`` after each.
@@ -134,11 +105,19 @@ class Trainer:
             NonFiniteError: says in which step, and what came before it; the checkpoints are those from before it.
             CheckpointError: a checkpoint cannot be written.
             ElsewhereError: the first of several processes failed in writing, and says so.
+            BlockingIOError: another process trains in the run's folder.
+            FileNotFoundError: the folder was deleted or moved.
+            Stopped: ``ask_to_stop`` was called; the steps until then are in the last checkpoint.
         """
         check_data(self.model, train, "train")
         check_data(self.model, held_out, "held_out")
-        with randomness.deterministic(self.recipe.deterministic):
-            while self.position.epoch < self.recipe.epochs:
+        here, batches = self.position, math.ceil(len(train) / self.recipe.batch_size)
+        if here.batch > batches or here.step != here.epoch * batches + here.batch:
+            raise ValueError(
+                f"train: expected as many images as there were in the {here.step} steps before, got {len(train)}"
+            )
+        with self.run.lock() if self.run else nullcontext(), randomness.deterministic(self.recipe.deterministic):
+            while here.epoch < self.recipe.epochs:
                 self._train_epoch(train)
                 record, is_best = self._end_epoch(held_out)
                 if self.run is not None:  # resuming forgets a line too many, and cannot make up a lost one
@@ -146,6 +125,19 @@ class Trainer:
                     self._save(self.run, ("last", "best") if is_best else ("last",))
                 if on_epoch is not None:
                     distributed.first_only(partial(on_epoch, record))
+                if here.epoch < self.recipe.epochs:
+                    self._stop_if_asked()
+
+    def ask_to_stop(self, number: int = signal.SIGINT) -> None:
+        """Let ``fit`` end after the step under way: it saves, and raises ``Stopped``, which knows the signal."""
+        self._asked = number
+
+    def _stop_if_asked(self) -> None:
+        number = distributed.largest(self._asked)
+        if number:
+            if self.run is not None and self.position.batch:
+                self._save(self.run, ("last",))
+            raise Stopped(number)
 
     def _end_epoch(self, held_out: Dataset) -> tuple[Record, bool]:
         here, started = self.position, time.perf_counter()
@@ -189,7 +181,8 @@ class Trainer:
                 self._step(values, labels, len(mine), len(whole), batches * recipe.epochs)
                 ends = here.batch == batches
                 saves = self.run and recipe.save_every and here.step % recipe.save_every == 0 and not ends
-                if len(self.watch.pending) >= SYNC_EVERY or saves or ends:
+                looks = device.type == "cpu" or len(self.watch.pending) >= SYNC_EVERY or saves or ends
+                if looks:
                     self.watch.look(here.epoch)
                 if not self.watch.pending:
                     now = time.perf_counter()
@@ -199,6 +192,8 @@ class Trainer:
                 bar.update()
                 if self.run and saves:
                     self._save(self.run, ("last",))
+                if looks and not ends:
+                    self._stop_if_asked()
 
     def _step(self, values: Tensor, labels: Tensor | None, mine: int, images: int, steps: int) -> None:
         """One batch: every player whose turn it is moves, on this process's ``mine`` of ``images`` images."""
@@ -228,6 +223,7 @@ class Trainer:
 
     def _save(self, run: Run, names: tuple[str, ...]) -> None:
         self.watch.check_weights(self.position.step)
+        distributed.first_only(run.check_there)
         state = {
             "version": STATE,
             "position": asdict(self.position),

@@ -22,12 +22,19 @@ def get_state() -> dict[str, Any]:
 
 
 def set_state(state: dict[str, Any]) -> None:
-    """Continue from what ``get_state`` returned."""
-    torch.set_rng_state(state["torch"])
-    if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
+    """Continue from what ``get_state`` returned.
+
+    Raises:
+        ValueError: a generator refuses its state.
+    """
+    try:
+        torch.set_rng_state(state["torch"])
+        if len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda"])
+        random.setstate(state["python"])
+        np.random.set_state(state["numpy"])
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"random: expected states of random numbers, got one that is refused: {error}") from error
 
 
 @contextmanager

@@ -4,6 +4,7 @@
     metrics.jsonl             one line per epoch
     samples/epoch-0001.png    one picture per epoch
     checkpoints/              see fastgen.training.checkpoint
+    .lock                     while a process writes in it, see fastgen.training.lock
 
 A folder is a run if it holds a config.json.
 """
@@ -11,6 +12,8 @@ A folder is a run if it holds a config.json.
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,9 @@ import torch
 
 from .. import models
 from .._files import errors_name, remove_temporaries, write_atomic
+from . import distributed
 from .checkpoint import load
+from .lock import NAME, Lock
 
 Record = dict[str, Any]
 """A line of metrics.jsonl."""
@@ -38,6 +43,38 @@ class Run:
         self.folder = Path(folder)
         self.checkpoints = self.folder / "checkpoints"
         self.samples = self.folder / "samples"
+        self._lock: Lock | None = None
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Let no other process write in the folder meanwhile; of several processes, the first holds it for all.
+
+        Raises:
+            BlockingIOError: another process holds it; the message says which.
+            ElsewhereError: the first of several processes could not get it.
+        """
+        if self._lock is not None:  # held further up
+            yield
+            return
+        distributed.first_only(self._take)
+        try:
+            yield
+        finally:
+            lock, self._lock = self._lock, None
+            if lock is not None:
+                lock.release()
+
+    def _take(self) -> None:
+        self._lock = Lock(self.folder)
+
+    def check_there(self) -> None:
+        """Raise FileNotFoundError if the folder is no longer the one that was locked."""
+        if self._lock is not None:
+            self._lock.check()
+
+    def picture(self, epoch: int) -> Path:
+        """Where the picture of an epoch is."""
+        return self.samples / f"epoch-{epoch:04}.png"
 
     @property
     def has_checkpoint(self) -> bool:
@@ -45,9 +82,14 @@ class Run:
         return any(self.checkpoints.glob("*.safetensors"))
 
     def check_new(self) -> None:
-        """Raise FileExistsError if the folder holds something."""
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        """Raise FileExistsError if the folder holds something, but for what a kill left of a run that had not begun."""
+        if not self.folder.exists():
+            return
+        if self.folder.is_dir() and all(map(_is_left_over, self.folder.iterdir())):
+            return
+        if (self.folder / "config.json").is_file():
             raise FileExistsError(f"{self.folder}: expected a new or empty folder; --resume continues the run in it")
+        raise FileExistsError(f"{self.folder}: expected a new or empty folder, or that of a run, for --resume")
 
     def create(self, config: dict[str, Any]) -> "Run":
         """Start a run in a new or empty folder.
@@ -57,6 +99,7 @@ class Run:
         """
         self.check_new()
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(self.folder)
         self.write_config(config)
         return self
 
@@ -97,6 +140,7 @@ class Run:
 
     def add_metrics(self, record: Record) -> None:
         """Append a line to metrics.jsonl, down to the disk."""
+        self.check_there()
         path = self.folder / "metrics.jsonl"
         with errors_name(path), open(path, "a") as file:
             file.write(as_json(record) + "\n")
@@ -104,16 +148,28 @@ class Run:
             os.fsync(file.fileno())
 
     def rewind(self, epoch: int) -> None:
-        """Forget what came after ``epoch``, which will be run again: no epoch is ever listed twice."""
+        """Forget what came after ``epoch``, which will be run again: no epoch is ever listed twice.
+
+        What a killed process left half written goes too.
+        """
+        self.check_there()
         lines = [as_json(record) + "\n" for record in self.metrics() if record["epoch"] <= epoch]
         write_atomic(self.folder / "metrics.jsonl", "".join(lines).encode())
-        remove_temporaries(self.folder)
+        for folder in (self.folder, self.samples, self.checkpoints):
+            remove_temporaries(folder)
+        for later in self.samples.glob("epoch-*.png"):
+            if later.stem.removeprefix("epoch-").isdecimal() and int(later.stem.removeprefix("epoch-")) > epoch:
+                later.unlink()
 
 
 def as_json(record: Record) -> str:
     """One line of JSON; a number that is not one (the standard error over one image) is null."""
     known = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in record.items()}
     return json.dumps(known, allow_nan=False)
+
+
+def _is_left_over(path: Path) -> bool:
+    return path.name == NAME or (path.name.startswith(".config.json.") and path.suffix == ".tmp")
 
 
 def _record(line: bytes, where: str) -> Record:

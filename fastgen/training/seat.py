@@ -15,6 +15,7 @@ from . import distributed
 from .checks import check_losses
 from .objective import Losses, Objective, Player
 from .recipe import PRECISIONS, Recipe
+from .state import check_keys, check_scaler, optimizer_state
 
 
 class Terms(nn.Module):
@@ -147,8 +148,20 @@ class Seat:
         """The optimiser's and the scaler's."""
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
+    def checked(self, state: Any, most_steps: int) -> dict[str, Any]:
+        """What ``state_dict`` returned after at most ``most_steps`` steps, for ``load_state_dict``.
+
+        Raises:
+            ValueError: it is another player's, another recipe's, or no such state; the message names what differs.
+        """
+        name = self.player.name
+        check_keys(name, state, ("optimizer", "scaler"))
+        check_scaler(f"{name}.scaler", state["scaler"], self.scaler)
+        optimizer = optimizer_state(f"{name}.optimizer", state["optimizer"], self.optimizer, self.recipe, most_steps)
+        return {"optimizer": optimizer, "scaler": state["scaler"]}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what ``state_dict`` returned."""
+        """Continue from what ``checked`` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
 

@@ -1,0 +1,69 @@
+"""From a checkpoint back to a trainer: everything is compared first, then loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .._checks import check_instance, check_integer
+from . import checkpoint, distributed, randomness
+from .checkpoint import Checkpoint, CheckpointError
+from .run import Run
+from .state import STATE, Position, check_keys, check_position, check_random, check_sums
+from .watch import Sums
+
+if TYPE_CHECKING:
+    from .loop import Trainer
+
+
+def resume(trainer: Trainer, run: Run, name: str) -> None:
+    """Continue from the checkpoint ``name`` of a run, and make good what a kill left undone.
+
+    Raises:
+        CheckpointError: see ``Trainer.resume``.
+    """
+    distributed.first_only(lambda: checkpoint.mend(run.checkpoints))
+    loaded = checkpoint.load(run.checkpoints, name, with_state=True)
+    if loaded.state.get("version") != STATE:
+        raise CheckpointError(f"{loaded.path}: written by a version of fastgen that kept other state")
+    try:
+        players = _checked(trainer, loaded)
+        process = loaded.state["processes"][distributed.rank()]
+        randomness.set_state(process["random"])
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{loaded.path}: corrupted: {error}") from error
+    loaded.restore(trainer.model, "model")
+    if trainer.average is not None:
+        loaded.restore(trainer.ema, "ema")
+        trainer.average.updates = loaded.state["averaged"]
+    for seat in trainer.seats:
+        seat.load_state_dict(players[seat.player.name])
+    trainer.position = Position(**loaded.state["position"])
+    trainer.watch.sums = Sums(**process["sums"])
+    epoch = trainer.position.epoch
+    if name != "last":  # before its metrics are forgotten, so that nothing later can be continued without them
+        distributed.first_only(lambda: checkpoint.go_back(run.checkpoints, name))
+    distributed.first_only(lambda: run.rewind(epoch))
+
+
+def _checked(trainer: Trainer, loaded: Checkpoint) -> dict[str, Any]:
+    """The players' states, once nothing in a checkpoint is other than what ``trainer`` would write."""
+    state = loaded.state
+    check_keys("state", state, ("version", "position", "averaged", "players", "processes"))
+    processes = check_instance("processes", state["processes"], list, "a list")
+    if len(processes) != distributed.size():
+        got, expected = distributed.size(), len(processes)
+        raise CheckpointError(f"{loaded.path}: expected {expected} processes, as it is of, got {got}")
+    players = check_instance("players", state["players"], dict, "states by player")
+    here, there = ", ".join(seat.player.name for seat in trainer.seats), ", ".join(map(str, players))
+    if here != there:
+        raise CheckpointError(f"{loaded.path}: expected the players {here}, got {there}")
+    check_position(state["position"])
+    steps = state["position"]["step"]
+    check_integer("averaged", state["averaged"], 0, steps)
+    process = check_keys("process", processes[distributed.rank()], ("random", "sums"))
+    check_random(process["random"], randomness.get_state())
+    check_sums(process["sums"])
+    loaded.check(trainer.model, "model")
+    if trainer.average is not None:
+        loaded.check(trainer.ema, "ema")
+    return {seat.player.name: seat.checked(players[seat.player.name], steps) for seat in trainer.seats}
