@@ -1,7 +1,6 @@
 """``python -m fastgen``: the command line."""
 
-import sys
-
 from .cli import main
+from .training.distributed import leave
 
-sys.exit(main())
+leave(main())

@@ -54,7 +54,7 @@ def write(run: Run) -> str:
         f'<p class="sub">{escape(str(run.folder))}{escape("".join(f" · {part}" for part in made))}</p>',
         _facts(config, metrics, first, best),
         _section("Curves", "charts", [_chart.svg(chart) for chart in _chart.charts(metrics, config.get("about"))]),
-        _section("Samples", "pictures", [_picture(path) for path in _some(sorted(run.samples.glob("*.png")))]),
+        _section("Samples", "pictures", [_picture(path, run.folder) for path in _some(_pictures(run))]),
         _section("Epochs", "wide", [_epochs(metrics, best)] if metrics else []),
         _section("What the numbers are", "wide", [_table(config["about"])] if config.get("about") else []),
         _section("Model", "wide", [_table(config["model"]["config"])]),
@@ -100,8 +100,22 @@ def _some(paths: list[Path]) -> list[Path]:
     return [paths[round(index * (len(paths) - 1) / (PICTURES - 1))] for index in range(PICTURES)]
 
 
-def _picture(path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
+def _pictures(run: Run) -> list[Path]:
+    return sorted(path for path in run.samples.glob("*.png") if path.is_symlink() or path.is_file())
+
+
+def _picture(path: Path, folder: Path) -> str:
+    """A picture of the run in ``folder``: what lies elsewhere, and what is no picture, is not anyone's to embed.
+
+    Raises:
+        ValueError: a link leads out of the folder, or the file is no PNG.
+    """
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{path}: expected a picture in the folder of the run, got a link to {path.resolve()}")
+    content = path.read_bytes()
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise ValueError(f"{path}: expected a PNG, got another file of {len(content)} bytes")
+    data = base64.b64encode(content).decode()
     name = escape(path.stem.replace("-", " "))
     return f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
 

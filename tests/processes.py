@@ -64,3 +64,4 @@ def main(what: str, folder: Path) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]))
+    distributed.leave(0)

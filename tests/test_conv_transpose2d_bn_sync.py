@@ -1,6 +1,7 @@
 """Statistics across processes: two of them, with uneven parts of a batch, are one process with the whole batch."""
 
 import copy
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,13 @@ from parity import assert_parity
 SCRIPT = """
 import sys, torch, torch.distributed as dist
 sys.path.insert(0, {tests!r})
+from fastgen.training.distributed import leave
 from test_conv_transpose2d_bn_sync import run
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method="file://{folder}/meeting", rank=int(sys.argv[1]), world_size=2)
 torch.save(run(*torch.load("{folder}/given.pt", weights_only=False), int(sys.argv[1])), "{folder}/" + sys.argv[1])
 dist.destroy_process_group()
+leave(0)
 """
 
 
@@ -54,8 +57,10 @@ def test_two_processes_are_one_with_the_whole_batch(first: int, tmp_path: Path) 
     x, upstream = torch.randn(7, 5, 1, 1), torch.randn(7, 3, 16, 16)
     torch.save((model.state_dict(), x, upstream, first), tmp_path / "given.pt")
     script = SCRIPT.format(tests=str(Path(__file__).parent), folder=tmp_path)
+    environment = os.environ | {"WORLD_SIZE": "2"}
     ranks = [
-        subprocess.Popen([sys.executable, "-c", script, str(rank)], cwd=Path(__file__).parent.parent) for rank in (0, 1)
+        subprocess.Popen([sys.executable, "-c", script, str(rank)], cwd=Path(__file__).parent.parent, env=environment)
+        for rank in (0, 1)
     ]
     assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
     one, two = (torch.load(tmp_path / str(rank)) for rank in (0, 1))

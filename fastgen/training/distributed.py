@@ -7,10 +7,12 @@ same batch size, to rounding, but for what is random inside the model and for st
 normalisation's. The first process writes; the others wait. The run's folder must be one that all of them see.
 """
 
+import atexit
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -52,6 +54,23 @@ def processes(device: torch.device) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with ``code`` when everything is printed and what was registered with ``atexit`` has run.
+
+    gloo's threads may live longer than their group: whoever still holds the group, or a work of it, holds them. Such a
+    thread that lets go of its last tensors while the interpreter is being taken down wants the interpreter's lock,
+    is ended by it instead, and takes the process along: "terminate called without an active exception", SIGABRT. So a
+    process that was one of several is not taken down, but left.
+    """
+    if started():
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def local_device(device: torch.device) -> torch.device:

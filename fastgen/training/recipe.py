@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from .._checks import check_flag, check_instance, check_integer, check_number
+
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -53,9 +55,16 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "warmup", "seed", "save_every"):
-            if not isinstance(getattr(self, name), int):
-                raise ValueError(f"{name}: expected an integer, got {getattr(self, name)!r}")
-        object.__setattr__(self, "betas", tuple(self.betas))  # JSON knows lists only
+            object.__setattr__(self, name, check_integer(name, getattr(self, name)))
+        for name in ("lr", "weight_decay", "ema", "clip"):
+            object.__setattr__(self, name, check_number(name, getattr(self, name)))
+        for name in ("channels_last", "compile", "deterministic"):
+            check_flag(name, getattr(self, name))
+        for name in ("optimizer", "schedule", "precision"):
+            check_instance(name, getattr(self, name), str, "a word")
+        check_instance("betas", self.betas, (tuple, list), "two numbers")
+        betas = tuple(check_number(f"betas[{index}]", beta) for index, beta in enumerate(self.betas))
+        object.__setattr__(self, "betas", betas)  # JSON knows lists only
         checks = {
             "epochs": (self.epochs >= 0, "0 or more"),
             "batch_size": (self.batch_size >= 1, "1 or more"),

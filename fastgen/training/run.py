@@ -87,9 +87,7 @@ class Run:
             return
         if self.folder.is_dir() and all(map(_is_left_over, self.folder.iterdir())):
             return
-        if (self.folder / "config.json").is_file():
-            raise FileExistsError(f"{self.folder}: expected a new or empty folder; --resume continues the run in it")
-        raise FileExistsError(f"{self.folder}: expected a new or empty folder, or that of a run, for --resume")
+        raise FileExistsError(f"{self.folder}: expected a new or empty folder; --resume continues the run in it")
 
     def create(self, config: dict[str, Any]) -> "Run":
         """Start a run in a new or empty folder.
@@ -119,7 +117,7 @@ class Run:
             raise FileNotFoundError(f"{self.folder}: expected the folder of a run, with a config.json; there is none")
         try:
             config = json.loads(path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: corrupted: {error}") from error
         for part, kinds in CONFIG.items():
             found = config.get(part) if isinstance(config, dict) else None
@@ -175,7 +173,7 @@ def _is_left_over(path: Path) -> bool:
 def _record(line: bytes, where: str) -> Record:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: corrupted: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
         raise ValueError(f"{where}: corrupted: expected the metrics of an epoch, got {line.decode().strip()}")
