@@ -189,7 +189,10 @@ class _Recorder(TorchDispatchMode):
             return result
         on_image = any(output.node.on_image for output in found)
         if on_image and name == "aten._local_scalar_dense":
-            raise UnsupportedModelError(f"{self._path()}: reads a number that depends on the image (.item() or if)")
+            raise UnsupportedModelError(
+                f"{self._path()}: reads a number that depends on the image (.item(), if, or F.one_hot, instead of "
+                'which there is to_input="one-hot", or ==)'
+            )
         node = Node(name, func, *self._arguments(args, kwargs), self._path(), on_image)
         self._before_change(mutated)
         before = [self._whole(tensor) for tensor in mutated]

@@ -169,9 +169,12 @@ class Value:
         return replace(self, dims=[*self.dims[:dim], (), *self.dims[dim:]])
 
     def squeeze(self, dim: int) -> Value:
-        """Without a dimension of size 1; its atoms, of size 1, move to a neighbour."""
+        """Without a dimension of size 1; a channel goes with it, other atoms, of size 1, move to a neighbour."""
         dims = list(self.dims)
         gone = dims.pop(dim)
+        if gone and self.kind(dim) == "c":
+            axes = tuple(range(self._axis(dim), self._axis(dim) + len(gone)))
+            return replace(self, dims=dims, part=self.part.squeeze(axes), channel=self.channel.squeeze(axes))
         if gone and dim < len(dims):
             dims[dim] = (*gone, *dims[dim])
         elif gone:

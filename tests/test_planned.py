@@ -1,0 +1,94 @@
+"""Causal models that were refused, or that are refused for the right reason."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from architectures import randomise
+from fastgen import sampling
+from fastgen.distributions import Bernoulli, Categorical
+from fastgen.nn import MaskedConv2d
+from fastgen.sampling import UnsupportedModelError
+from samplers import assert_same_as_naive
+from test_meanings import Around
+
+
+def by_constants(m: nn.Module, h: Tensor) -> Tensor:
+    even = (torch.arange(h.shape[3]) % 2 == 0).expand(h.shape[2:])
+    y = torch.where(h > 0.1, h, 0.1 * h) * (h.abs() <= 1) + torch.where(even, h, 0.5)
+    return y.masked_fill(even, -2.0) + (h != 0).to(h.dtype) * 0.5 + ((h > 0) & ~(h > 1)).to(h.dtype)
+
+
+def unused_loss(m: nn.Module, h: Tensor) -> Tensor:
+    m.loss = (h.flip(3).cumsum(2) - h.mean()).abs().max()
+    return h
+
+
+PLANNED = {
+    "softmax over channels": lambda m, h: h.softmax(1) + h.log_softmax(1) + h.logsumexp(1, True),
+    "a sum over part of the channels": lambda m, h: h.unflatten(1, (2, 3)).sum(1).repeat(1, 2, 1, 1),
+    "a softmax in groups": lambda m, h: h.unflatten(1, (2, 3)).softmax(2).flatten(1, 2),
+    "extremes and statistics": lambda m, h: h - h.amax(1, True) + h.std(1, keepdim=True) * h.amin((1,), True),
+    "maxout": lambda m, h: h.unflatten(1, (3, 2)).max(2).values.repeat(1, 2, 1, 1),
+    "comparisons and choices": by_constants,
+    "erf, log1p, celu, logit": lambda m, h: (
+        torch.erf(h) + h.abs().log1p() + F.celu(h, 0.5) + h.sigmoid().logit() + F.logsigmoid(h)
+    ),
+    "a mask of minus infinity": lambda m, h: h.masked_fill(torch.arange(6).view(-1, 1, 1) > 3, -torch.inf).softmax(1),
+    "a new leading dimension": lambda m, h: torch.stack((h, h * 2)).sum(0) + torch.stack((h, h.sin())).unbind(0)[1],
+    "dead code": unused_loss,
+}
+
+
+@pytest.mark.parametrize("what", PLANNED)
+def test_planned(what):
+    assert_same_as_naive(randomise(Around(PLANNED[what], 6, None)), (1, 5, 6), Bernoulli())
+
+
+class PerColour(nn.Module):
+    """A layer norm over each colour's channels: what one colour waits for, another need not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = MaskedConv2d(3, 12, 3, "A", color_groups=3)
+        self.norm = nn.LayerNorm(4)
+        self.output = MaskedConv2d(12, 6, 3, "B", color_groups=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).unflatten(1, (3, 4)).movedim(2, -1)
+        return self.output(F.relu(self.norm(h).movedim(-1, 2).flatten(1, 2)))
+
+
+def test_a_layer_norm_over_each_colours_channels():
+    assert_same_as_naive(randomise(PerColour()), (3, 5, 4), Categorical(2))
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(2).transpose(1, 2)
+        return self.attention(flat, flat, flat)[0].transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+REASONS = [
+    (lambda m, h: m.layer(h), Attending(), "attention"),
+    (lambda m, h: h.flatten(2).softmax(2).view_as(h), None, "over rows, columns or images"),
+    (lambda m, h: F.one_hot((h > 0).long()[:, 0], 6).movedim(-1, 1).float(), None, 'F.one_hot.*to_input="one-hot"'),
+    (lambda m, h: h.double().float(), None, "a result of torch.float64, where a plan has the image's torch.float32"),
+    (lambda m, h: h.view(torch.int32).view(torch.float32), None, "a result of torch.int32"),
+    (
+        lambda m, h: F.interpolate(h[:, :, ::2, ::2], scale_factor=2.3)[:, :, : h.shape[2], : h.shape[3]],
+        None,
+        "an enlargement by a factor that is no integer",
+    ),
+]
+
+
+@pytest.mark.parametrize(("function", "layer", "reason"), REASONS)
+def test_refused_for_its_reason(function, layer, reason):
+    with pytest.raises(UnsupportedModelError, match=reason):
+        sampling.compile(randomise(Around(function, 6, layer)).eval(), (1, 4, 4), Bernoulli(), "[-1, 1]")
