@@ -19,7 +19,7 @@ from checkout import ROOT
 from fastgen import __version__, _info
 
 #: What decides a number. A file that differs from the commit makes it "+changes".
-SOURCES = ("fastgen", "csrc", "benchmarks", "tests/parity.py", "CMakeLists.txt", "setup.py")
+SOURCES = ("fastgen", "csrc", "benchmarks", "tests/parity.py", "tests/rounding.py", "CMakeLists.txt", "setup.py")
 SUFFIXES = (".py", ".h", ".cpp", ".cu", ".cuh", ".txt")
 
 

@@ -4,8 +4,9 @@
     python benchmarks/report.py --resolve FILE   # names the commit in results measured where there was no git
 
 Reads benchmarks/results/*.json: one table for every machine in README.md, between the two `results` markers, of the
-cases that are headlines; everything that was measured in benchmarks/results/README.md. Kernels that no result on a GPU
-is evidence for are named. Results of a quick run, or of sources that are no commit, are refused.
+cases that are headlines; everything that was measured in benchmarks/results/README.md. Where results of one machine are
+of several commits, every row names its own; a case that two files of one machine have is refused. Kernels that no
+result on a GPU is evidence for are named. Results of a quick run, or of sources that are no commit, are refused.
 """
 
 import argparse
@@ -61,13 +62,36 @@ def readme(reports: list[dict[str, Any]], kernels: Mapping[str, str]) -> str:
     """What stands between the markers: a table for each machine, where its numbers come from, and what never ran."""
     blocks = []
     for machine, measured in by_machine(reports).items():
-        rows = [row(case) for report in measured for case in report["cases"] if case.get("headline", True)]
-        head = ["what", "input", "fastgen", "best alternative", "ratio", "reached"]
+        commits = {report["environment"]["commit"] for report in measured}
+        rows = [
+            [*row(case), report["environment"]["commit"] if len(commits) > 1 else ""]
+            for report in measured
+            for case in report["cases"]
+            if case.get("headline", True)
+        ]
+        head = ["what", "input", "fastgen", "best alternative", "ratio", "reached", "commit"]
         keep = [column for column in range(len(head)) if column < 5 or any(each[column] for each in rows)]
         table = tables.markdown([[each[column] for column in keep] for each in (head, *rows)])
         notes = dict.fromkeys(f"- {report['benchmark']}: {about(report)}" for report in measured)
         blocks.append("\n".join([f"**{machine}**", "", table, "", *notes]))
     return "\n\n".join([*blocks, never_ran(reports, kernels)])
+
+
+def check_once(reports: Mapping[str, dict[str, Any]]) -> None:
+    """Raise RefusedError where two files have the same case of the same machine: one of them is old."""
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, report in reports.items():
+        env = report["environment"]
+        for case in report["cases"]:
+            name_of_case = row(case)[0]
+            what = (env["machine"], device(report), name_of_case, tuple(case["shape"]), case["dtype"])
+            before = seen.setdefault(what, name)
+            if before != name:
+                commits = [reports[each]["environment"]["commit"] for each in (before, name)]
+                raise RefusedError(
+                    f"{before} and {name}: expected a case in one of them, got {name_of_case} of {env['machine']} in"
+                    f" both, of commits {commits[0]} and {commits[1]}: remove the older"
+                )
 
 
 def row(case: dict[str, Any]) -> list[str]:
@@ -182,6 +206,7 @@ def main() -> None:
         reports = {path.name: load(path) for path in sorted(RESULTS.glob("*.json"))}
         if not reports:
             raise RefusedError("benchmarks/results: expected results, found none")
+        check_once(reports)
     except RefusedError as error:
         sys.exit(str(error))
     before, rest = (ROOT / "README.md").read_text().split(BEGIN)

@@ -141,6 +141,45 @@ def check_tensor(
     return value
 
 
+def check_dense(name: str, value: Any, shape: Sequence[int | str] | None = None) -> Tensor:
+    """``value``, a dense tensor of integers or real numbers.
+
+    Raises:
+        TypeError: it is no tensor, or complex, quantised or sparse.
+        ValueError: the shape differs.
+    """
+    check_tensor(name, value, shape)
+    if value.layout != torch.strided or value.is_quantized or value.is_complex():
+        kind = "a quantised" if value.is_quantized else "a complex" if value.is_complex() else "a sparse"
+        raise TypeError(f"{name}: expected a dense tensor of real numbers, got {kind} one, {value.dtype}")
+    return value
+
+
+def check_numbers(name: str, value: Any, shape: Sequence[int | str] | None = None) -> Tensor:
+    """``value``, a dense tensor of integers or real numbers that are there to be read: not on the meta device.
+
+    Raises:
+        TypeError: it is no tensor, or complex, quantised or sparse.
+        ValueError: the shape differs, or it is on the meta device.
+    """
+    if check_dense(name, value, shape).is_meta:
+        raise ValueError(f"{name}: expected a tensor with values, got one on the meta device")
+    return value
+
+
+def check_floating(name: str, value: Any, shape: Sequence[int | str] | None = None) -> Tensor:
+    """``value``, a dense tensor in float32, float64, float16 or bfloat16.
+
+    Raises:
+        TypeError: it is no tensor, of another dtype, quantised or sparse.
+        ValueError: the shape differs.
+    """
+    check_dense(name, value, shape)
+    if value.dtype not in FLOATING:
+        raise TypeError(f"{name}: expected a floating-point tensor of 16 to 64 bits, got {value.dtype}")
+    return value
+
+
 def check_same(name: str, value: Tensor | None, other_name: str, other: Tensor) -> None:
     """``value``, where there is one, has the dtype and the device of ``other``.
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._checks import check_integer, check_number, check_numbers
 from ._extras import require
 
 Fitted = TypeVar("Fitted", bound="Baseline")
@@ -32,8 +33,11 @@ class Baseline:
         Raises:
             ValueError: they are fewer than what is fitted, or one is not finite.
         """
+        points = _points(x)
+        if len(points) < 2 or not points.shape[1]:
+            raise ValueError(f"x: expected two points or more, of one dimension or more, got shape {tuple(x.shape)}")
         self.shape = tuple(x.shape[1:])
-        self._kept = self._fitted(_points(x))
+        self._kept = self._fitted(points)
         return self
 
     def _fitted(self, points: np.ndarray) -> Any:
@@ -46,7 +50,8 @@ class Baseline:
         return self._kept
 
     def _read(self, x: Tensor) -> np.ndarray:
-        if tuple(x.shape[1:]) != self.shape:
+        check_numbers("x", x)
+        if not x.dim() or tuple(x.shape[1:]) != self.shape or not len(x):
             raise ValueError(f"x: expected shape {('N', *self.shape)}, as when it was fitted, got {tuple(x.shape)}")
         return _points(x)
 
@@ -62,7 +67,7 @@ class PCA(Baseline):
     """
 
     def __init__(self, components: int) -> None:
-        self.components = components
+        self.components = check_integer("components", components, 1)
 
     def _fitted(self, points: np.ndarray) -> Any:
         _check_enough(self.components, "components", min(points.shape), "points and dimensions")
@@ -74,11 +79,14 @@ class PCA(Baseline):
 
     def decode(self, z: Tensor) -> Tensor:
         """Codes (N, components) → (N, …)"""
-        return self._shaped(self._model.inverse_transform(z.double().numpy()))
+        if not len(check_numbers("z", z, ("N", self.components))):
+            raise ValueError(f"z: expected one code or more, got shape {tuple(z.shape)}")
+        return self._shaped(self._model.inverse_transform(z.double().cpu().numpy()))
 
     def squared_error(self, x: Tensor) -> Tensor:
         """‖x − x̂‖² of each point, (N,)."""
-        return ((x.double() - self.decode(self.encode(x))) ** 2).flatten(1).sum(1)
+        z = self.encode(x)
+        return ((x.double() - self.decode(z)) ** 2).flatten(1).sum(1)
 
 
 class KMeans(Baseline):
@@ -90,7 +98,7 @@ class KMeans(Baseline):
     """
 
     def __init__(self, clusters: int, seed: int = 0) -> None:
-        self.clusters, self.seed = clusters, seed
+        self.clusters, self.seed = check_integer("clusters", clusters, 1), _seed(seed)
 
     def _fitted(self, points: np.ndarray) -> Any:
         _check_enough(self.clusters, "clusters", len(points), "points")
@@ -107,7 +115,8 @@ class KMeans(Baseline):
 
     def squared_error(self, x: Tensor) -> Tensor:
         """‖x − x̂‖² of each point and its centre, (N,)."""
-        return ((x.double() - self.centers[self.assign(x)]) ** 2).reshape(len(x), -1).sum(1)
+        nearest = self.centers[self.assign(x)]
+        return ((x.double() - nearest) ** 2).reshape(len(x), -1).sum(1)
 
 
 class Density(Baseline):
@@ -131,7 +140,7 @@ class GaussianMixture(Density):
     """
 
     def __init__(self, components: int, seed: int = 0) -> None:
-        self.components, self.seed = components, seed
+        self.components, self.seed = check_integer("components", components, 1), _seed(seed)
 
     def _fitted(self, points: np.ndarray) -> Any:
         _check_enough(self.components, "components", len(points), "points")
@@ -139,8 +148,8 @@ class GaussianMixture(Density):
         return mixture(self.components, n_init=2, reg_covar=1e-6, random_state=self.seed).fit(points)
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
-        random = np.random.RandomState(seed)
-        chosen = random.choice(self.components, size=n, p=self._model.weights_)
+        random = np.random.RandomState(_seed(seed))
+        chosen = random.choice(self.components, size=_count(n), p=self._model.weights_)
         roots = np.linalg.cholesky(self._model.covariances_)
         noise = random.standard_normal((n, self._model.means_.shape[1]))
         return self._shaped(self._model.means_[chosen] + np.einsum("nij,nj->ni", roots[chosen], noise))
@@ -155,7 +164,7 @@ class KernelDensity(Density):
     """
 
     def __init__(self, bandwidth: float | None = None) -> None:
-        self.bandwidth = bandwidth
+        self.bandwidth = None if bandwidth is None else check_number("bandwidth", bandwidth, 1e-9)
 
     def _fitted(self, points: np.ndarray) -> Any:
         kernel = require("sklearn.neighbors").KernelDensity
@@ -169,10 +178,22 @@ class KernelDensity(Density):
         return kernel(bandwidth=folds.best_params_["bandwidth"] * shrink).fit(points)
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
-        return self._shaped(self._model.sample(n, random_state=seed))
+        return self._shaped(self._model.sample(_count(n), random_state=_seed(seed)))
+
+
+def _seed(seed: int) -> int:
+    """As NumPy takes it."""
+    return check_integer("seed", seed, 0, 2**32 - 1)
+
+
+def _count(n: int) -> int:
+    return check_integer("n", n, 1, 2**31 - 1)
 
 
 def _points(x: Tensor) -> np.ndarray:
+    check_numbers("x", x)
+    if not x.dim():
+        raise ValueError("x: expected points (N, …), got one number")
     points = x.detach().cpu().double().reshape(len(x), math.prod(x.shape[1:])).numpy()
     if not np.isfinite(points).all():
         raise ValueError("x: expected finite numbers, got some that are not")
@@ -180,5 +201,5 @@ def _points(x: Tensor) -> np.ndarray:
 
 
 def _check_enough(wanted: int, name: str, there: int, what: str) -> None:
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= there:
+    if not 1 <= wanted <= there:
         raise ValueError(f"{name}: expected 1 to {there}, the number of {what}, got {wanted!r}")

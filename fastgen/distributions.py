@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._checks import check_integer, check_number, check_tensor, describe
+from ._checks import check_dense, check_device, check_floating, check_integer, check_number, describe
 
 
 class Distribution:
@@ -35,6 +35,7 @@ class Distribution:
         Returns:
             float32 in [−1, 1], shape of ``values``.
         """
+        check_dense("values", values)
         return values.to(torch.float32).mul_(2 / (self.levels - 1)).sub_(1)
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
@@ -72,8 +73,7 @@ class Distribution:
         """
         temperature = check_temperature(temperature)
         self._check_params(params, "uniforms", uniforms)
-        if not uniforms.is_floating_point():
-            raise TypeError(f"uniforms: expected a floating-point tensor, got {uniforms.dtype}")
+        check_floating("uniforms", uniforms)
         return self._draw(_at_least_float32(params) / temperature, uniforms)
 
     def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
@@ -83,7 +83,9 @@ class Distribution:
         raise NotImplementedError
 
     def _check_params(self, params: Tensor, name: str, tensor: Tensor) -> None:
-        if tensor.dim() != 4:
+        check_dense(name, tensor)
+        check_dense("params", params)
+        if tensor.dim() != 4 or not tensor.shape[1]:
             raise ValueError(f"{name}: expected shape (N, C, H, W), got {tuple(tensor.shape)}")
         N, C, H, W = tensor.shape
         expected = (N, self.param_channels(C), H, W)
@@ -91,8 +93,8 @@ class Distribution:
             raise ValueError(
                 f"params: expected shape {expected} for {name} of {(N, C, H, W)}, got {tuple(params.shape)}"
             )
-        if not params.is_floating_point():
-            raise TypeError(f"params: expected a floating-point tensor, got {params.dtype}")
+        check_floating("params", params)
+        check_device("params", params, name, tensor)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(levels={self.levels})"
@@ -105,7 +107,7 @@ class Bernoulli(Distribution):
         super().__init__(levels=2)
 
     def param_channels(self, channels: int) -> int:
-        return channels
+        return check_integer("channels", channels, 1)
 
     def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         return -F.binary_cross_entropy_with_logits(params, values.to(params.dtype), reduction="none")
@@ -121,7 +123,7 @@ class Categorical(Distribution):
     """Any number of levels; one logit for each, those of a colour side by side: colour k has [k·L, (k + 1)·L)."""
 
     def param_channels(self, channels: int) -> int:
-        return channels * self.levels
+        return check_integer("channels", channels, 1) * self.levels
 
     def _by_level(self, params: Tensor) -> Tensor:
         """(N, C·L, H, W) → (N, L, C, H, W)"""
@@ -143,7 +145,7 @@ _WIDE = (torch.uint16, torch.uint32, torch.uint64)
 
 def check_values(values: Tensor, levels: int | None, name: str = "values") -> None:
     """Raise unless ``values`` are integers in [0, levels). In a graph of ``torch.compile`` only their dtype is seen."""
-    check_tensor(name, values)
+    check_dense(name, values)
     if values.is_floating_point() or values.is_complex():
         raise TypeError(f"{name}: expected an integer tensor, got {values.dtype}")
     if levels is None or torch.compiler.is_compiling() or values.is_meta or values.numel() == 0:
@@ -184,7 +186,7 @@ def as_labels(labels: Labels, n: int | None, classes: int | None = None) -> Tens
 
 def check_temperature(temperature: float) -> float:
     """``temperature``; raise unless it is one that logits can be divided by."""
-    return check_number("temperature", temperature, 1e-6)
+    return float(check_number("temperature", temperature, 1e-6))
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

@@ -43,6 +43,30 @@ def test_every_machine_has_its_table() -> None:
     assert "draw" not in cpu_table
 
 
+def test_processors_of_another_kind_have_a_table_of_their_own() -> None:
+    """Numbers with AVX-512 are not those without, on a processor of the same name."""
+    text = report.readme([measured(machine="Box, 2 cores, AVX512"), measured(machine="Box, 2 cores, AVX2")], KERNELS)
+    assert text.index("**Box, 2 cores, AVX2**") < text.index("**Box, 2 cores, AVX512**")
+    assert "commit |" not in text, "each table is of one commit"
+
+
+def test_rows_of_several_commits_name_their_own() -> None:
+    old, new = measured(case="draw, forward"), measured()
+    old["environment"] = {**old["environment"], "commit": "old1234"}
+    rows = report.readme([old, new], KERNELS).splitlines()
+    assert next(line for line in rows if "| draw" in line).endswith("| old1234 |")
+    assert next(line for line in rows if "| scale" in line).endswith("| abc |")
+    assert "commit |" in next(line for line in rows if line.startswith("| what"))
+    report.check_once({"old.json": old, "new.json": new})
+    again = {**old, "cases": new["cases"]}
+    with pytest.raises(
+        report.RefusedError, match=r"scale, forward of Box, 2 cores in both, of commits old1234 and abc"
+    ):
+        report.check_once({"old.json": again, "new.json": new})
+    elsewhere = {**again, "environment": {**again["environment"], "machine": "Box, 2 cores, AVX2"}}
+    report.check_once({"old.json": elsewhere, "new.json": new})
+
+
 def test_only_headlines_are_in_the_readme_and_everything_is_beside_the_results() -> None:
     hidden = measured(headline=False, case="scale, forward + backward")
     assert "scale" not in report.readme([hidden], {})

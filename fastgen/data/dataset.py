@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._checks import check_instance, check_integer, check_number, check_numbers
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -33,14 +35,25 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_instance("name", self.name, str, "text")
+        check_numbers("values", self.values)
         if self.values.dtype != torch.uint8 or self.values.dim() != 4:
             raise ValueError(f"values: expected uint8 (N, C, H, W), got {self.values.dtype} {tuple(self.values.shape)}")
         if not len(self):
             raise ValueError(f"{self.name}: expected at least one image, got none")
+        if not self.values.numel():
+            raise ValueError(f"values: expected images of one pixel or more, got {tuple(self.values.shape)}")
+        object.__setattr__(self, "levels", check_integer("levels", self.levels))
         if not 2 <= self.levels <= 256:
             raise ValueError(f"levels: expected 2 to 256, got {self.levels}")
+        if self.classes is not None:
+            object.__setattr__(self, "classes", check_integer("classes", self.classes, 1))
         if int(self.values.max()) >= self.levels:
             raise ValueError(f"{self.name}: expected values below {self.levels} levels, got {int(self.values.max())}")
+        if self.labels is not None:
+            check_numbers("labels", self.labels, ("N",))
+            if self.labels.is_floating_point() or self.labels.dtype == torch.bool:
+                raise TypeError(f"labels: expected integers, got {self.labels.dtype}")
         if self.labels is not None and len(self.labels) != len(self):
             raise ValueError(f"{self.name}: expected one label per image ({len(self)}), got {len(self.labels)}")
         if self.labels is not None and (self.labels.dtype != torch.int64 or self.labels.dim() != 1):
@@ -74,6 +87,7 @@ class Dataset:
         Raises:
             ValueError: ``levels`` is below 2 or above the levels there are.
         """
+        levels = check_integer("levels", levels)
         if not 2 <= levels <= self.levels:
             raise ValueError(f"levels: expected 2 to {self.levels}, the levels of {self.name}, got {levels}")
         values = (self.values.to(torch.int32) * levels // self.levels).to(torch.uint8)
@@ -81,7 +95,7 @@ class Dataset:
 
     def pick(self, indices: np.ndarray | Tensor) -> "Dataset":
         """The images at ``indices``, in that order."""
-        indices = torch.as_tensor(indices)
+        indices = _indices("indices", indices, len(self))
         return replace(self, values=self.values[indices], labels=None if self.labels is None else self.labels[indices])
 
     def subset(self, n: int, seed: int = 0) -> "Dataset":
@@ -89,6 +103,7 @@ class Dataset:
 
         Drawn, not cut off the front: files may be sorted (the binarised MNIST test set is sorted by digit).
         """
+        n, seed = check_integer("n", n), check_integer("seed", seed, 0, 2**64 - 1)
         if n < 1:
             raise ValueError(f"n: expected 1 or more images, got {n}")
         return self if n >= len(self) else self._draw(_permutation(len(self), seed)[:n])
@@ -101,6 +116,8 @@ class Dataset:
         """
         if len(self) < 2:
             raise ValueError(f"{self.name}: expected at least two images to hold one out, got {len(self)}")
+        check_number("fraction", fraction, 0, 1)
+        seed = check_integer("seed", seed, 0, 2**64 - 1)
         held = min(max(1, round(len(self) * fraction)), len(self) - 1)
         order = _permutation(len(self), seed)
         return self._draw(order[held:]), self._draw(order[:held])
@@ -118,11 +135,30 @@ class Dataset:
             device: where to put them.
             order: indices of the images to yield; all of them in file order by default.
         """
+        size = check_integer("size", size)
         if size < 1:
             raise ValueError(f"size: expected 1 or more images in a batch, got {size}")
-        for part in torch.as_tensor(np.arange(len(self)) if order is None else order).split(size):
+        indices = torch.arange(len(self)) if order is None else _indices("order", order, len(self))
+        for part in indices.split(min(size, len(self))):
             values = self.values.index_select(0, part).to(device, torch.int64, non_blocking=True)
             yield values, None if self.labels is None else self.labels[part].to(device, non_blocking=True)
+
+
+def _indices(name: str, given: np.ndarray | Tensor, n: int) -> Tensor:
+    """Where images are, int64 (M,), each in [−n, n)."""
+    indices = torch.from_numpy(given) if isinstance(given, np.ndarray) else given
+    if isinstance(indices, (list, tuple)):
+        for one in indices:
+            check_integer(name, one)
+        indices = torch.tensor(indices, dtype=torch.int64)
+    check_numbers(name, indices, ("M",))
+    if indices.dtype == torch.bool or indices.is_floating_point():
+        raise TypeError(f"{name}: expected integers, got {indices.dtype}")
+    indices = indices.to(torch.int64)
+    if indices.numel() and not -n <= int(indices.min()) <= int(indices.max()) < n:
+        got = f"{int(indices.min())} to {int(indices.max())}"
+        raise ValueError(f"{name}: expected indices of {n} images, below {n}, got {got}")
+    return indices
 
 
 def _permutation(n: int, seed: int) -> np.ndarray:

@@ -7,12 +7,27 @@ import torch
 from torch import Tensor
 
 from .. import pictures
-from .._checks import check_finite
-from .latent import BATCH, arithmetic, codes_of, importance, lerp, manifold_codes, nearest, slerp, traversal_codes
+from .._checks import check_finite, check_integer, check_number, check_numbers
+from ..distributions import check_values
+from .latent import (
+    BATCH,
+    MOST,
+    arithmetic,
+    check_images_and_labels,
+    codes_of,
+    image_shape,
+    importance,
+    lerp,
+    manifold_codes,
+    nearest,
+    slerp,
+    traversal_codes,
+)
 
 
 def draw_reconstructions(model: Any, values: Tensor, labels: Tensor | None = None, columns: int = 10) -> np.ndarray:
     """Images in the upper row of each pair, what the model makes of their codes in the lower."""
+    columns = _count("columns", columns)
     rebuilt = _decode(model, codes_of(model, values, labels), labels)
     rows = [_rgb(model, values), _rgb(model, rebuilt)]
     return pictures.grid(pictures.in_turn(rows, columns), columns)
@@ -22,6 +37,7 @@ def draw_samples(
     model: Any, n: int = 100, columns: int = 10, seed: int = 0, labels: Tensor | None = None
 ) -> np.ndarray:
     """Images drawn from the prior; of a conditional model a class in each column, unless ``labels`` are given."""
+    n, columns, seed = _count("n", n), _count("columns", columns), check_integer("seed", seed)
     columns = columns if model.classes is None or labels is not None else min(model.classes, 16)
     return pictures.grid(_rgb(model, _sample(model, n, seed, labels, columns)), columns)
 
@@ -30,6 +46,10 @@ def draw_manifold(
     model: Any, side: int = 20, dims: tuple[int, int] = (0, 1), label: int | None = None, at: Tensor | None = None
 ) -> np.ndarray:
     """The image of each code of a grid over two latent dimensions, even in probability under the prior."""
+    if label is not None:
+        check_integer("label", label, 0, (model.classes or 1) - 1)
+    elif model.classes is not None:
+        raise ValueError(f"label: expected one in [0, {model.classes}), since the model has classes, got None")
     codes = manifold_codes(side, model.latent, dims, at).to(next(model.parameters()))
     return pictures.grid(_rgb(model, _decode(model, codes, _repeat(label, len(codes)))), side, gap=0)
 
@@ -54,7 +74,10 @@ def draw_traversals(
         reach: from −reach to reach; for a model without a prior in standard deviations of the codes around their mean.
         index: of the image to change.
     """
+    rows, steps = _count("rows", rows), _count("steps", steps)
     codes, order = codes_of(model, values, labels), importance(model, values, labels).argsort(descending=True)
+    check_integer("index", index, -len(codes), len(codes) - 1)
+    check_number("reach", reach, 0, 1e6)
     dims = order[:rows]
     if hasattr(model, "posterior"):
         grid = traversal_codes(codes[index], dims, steps, reach)
@@ -72,6 +95,10 @@ def draw_interpolations(
 
     With classes the first half of the way has the class of the start, the second half that of the end.
     """
+    check_numbers("starts", starts, image_shape(model))
+    check_numbers("ends", ends, tuple(starts.shape))
+    for name, images in (("starts", starts), ("ends", ends)):
+        check_images_and_labels(model, images, None if labels is None else labels[name == "ends"], name)
     first, last = labels if labels is not None and model.classes is not None else (None, None)
     a, b = codes_of(model, starts, first), codes_of(model, ends, last)
     ways = [torch.cat([way(a[i], b[i], steps) for i in range(len(a))]) for way in (lerp, slerp)]
@@ -87,6 +114,8 @@ def draw_arithmetic(model: Any, a: Tensor, b: Tensor, c: Tensor) -> np.ndarray:
     """The mean codes of three groups of images, a, b and c, and a − b + c, as images side by side."""
     if model.classes is not None:
         raise ValueError("model: expected one without classes, whose codes tell all of an image, got a conditional one")
+    for name, group in (("a", a), ("b", b), ("c", c)):
+        check_images_and_labels(model, group, None, name)
     means = [codes_of(model, group).mean(0) for group in (a, b, c)]
     images = _rgb(model, _decode(model, torch.stack([*means, arithmetic(model, a, b, c)]), None))
     scale = max(1, round(64 / max(images.shape[1:3])))
@@ -106,10 +135,19 @@ def draw_nearest(
     model: Any, train: Tensor, n: int = 10, k: int = 4, seed: int = 0, labels: Tensor | None = None
 ) -> np.ndarray:
     """Drawn images in the top row, and below each the ``k`` images it was trained on that are nearest to it."""
+    n, k, seed = _count("n", n), _count("k", k), check_integer("seed", seed)
+    check_numbers("train", train, image_shape(model))
+    check_values(train, getattr(model, "levels", 256), "train")
+    if k > len(train):
+        raise ValueError(f"k: expected 1 to {len(train)}, the number of images to choose from, got {k}")
     drawn = _sample(model, n, seed, labels, n)
     indices, _ = nearest(drawn, train, k)
     rows = [_rgb(model, drawn), *(_rgb(model, train[indices[:, place]]) for place in range(k))]
     return pictures.grid(pictures.in_turn(rows, n), n)
+
+
+def _count(name: str, value: int) -> int:
+    return check_integer(name, value, 1, MOST)
 
 
 def _rgb(model: Any, values: Tensor) -> np.ndarray:

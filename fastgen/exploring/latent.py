@@ -6,21 +6,64 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_finite
+from .._checks import (
+    check_device,
+    check_finite,
+    check_floating,
+    check_integer,
+    check_number,
+    check_numbers,
+    check_pair,
+    check_same,
+)
+from ..distributions import check_values
 
 BATCH = 512
+MOST = 2**16
+"""Steps of a path, or codes along a side: what is more is a slip."""
 
 
 @torch.no_grad()
 def codes_of(model: Any, values: Tensor, labels: Tensor | None = None) -> Tensor:
     """The code of each image, (N, latent), a batch at a time; labels count where the model has classes."""
     device = next(model.parameters()).device
-    labels = labels if model.classes is not None else None
+    labels = check_images_and_labels(model, values, labels)
     parts = [
         model.encode(values[i : i + BATCH].to(device), labels if labels is None else labels[i : i + BATCH].to(device))
         for i in range(0, len(values), BATCH)
     ]
     return check_finite("model", torch.cat(parts), "finite codes")
+
+
+def check_images_and_labels(
+    model: Any, values: Tensor, labels: Tensor | None, name: str = "values", labels_name: str = "labels"
+) -> Tensor | None:
+    """The labels that a model with classes reads of images (N, C, H, W), at least one, else None.
+
+    Raises:
+        TypeError: images or labels are no integers.
+        ValueError: there is no image, or their shape, number or range is not the model's.
+    """
+    check_numbers(name, values, image_shape(model))
+    if values.is_floating_point():
+        raise TypeError(f"{name}: expected an integer tensor, got {values.dtype}")
+    if not len(values):
+        raise ValueError(f"{name}: expected one image or more, got none")
+    check_values(values, getattr(model, "levels", 256), name)
+    if labels is None or model.classes is None:
+        if labels is not None:
+            check_numbers(labels_name, labels)
+        elif model.classes is not None:
+            raise ValueError(f"{labels_name}: expected integers in [0, {model.classes}), one for each image, got None")
+        return None
+    check_numbers(labels_name, labels, (len(values),))
+    check_values(labels, model.classes, labels_name)
+    return labels
+
+
+def image_shape(model: Any) -> tuple[str | int, ...]:
+    """(N, C, H, W) of the images that a model reads, with words for what it leaves free."""
+    return ("N", getattr(model, "in_channels", "C"), *(getattr(model, "image_size", None) or ("H", "W")))
 
 
 @torch.no_grad()
@@ -33,7 +76,7 @@ def importance(model: Any, values: Tensor, labels: Tensor | None = None) -> Tens
     if not hasattr(model, "posterior"):
         return codes_of(model, values, labels).var(dim=0)
     device = next(model.parameters()).device
-    labels = labels if model.classes is not None else None
+    labels = check_images_and_labels(model, values, labels)
     total = torch.zeros(model.latent, dtype=torch.float64, device=device)
     for i in range(0, len(values), BATCH):
         y = labels if labels is None else labels[i : i + BATCH].to(device)
@@ -43,6 +86,7 @@ def importance(model: Any, values: Tensor, labels: Tensor | None = None) -> Tens
 
 def lerp(a: Tensor, b: Tensor, steps: int) -> Tensor:
     """Points on the straight line from ``a`` to ``b``, (D,) each: (steps, D), both ends included."""
+    _check_ends(a, b)
     t = _fractions(steps, a)
     return (1 - t) * a + t * b
 
@@ -54,6 +98,7 @@ def slerp(a: Tensor, b: Tensor, steps: int) -> Tensor:
     arXiv:1609.04468). Between points of N(0, I) in many dimensions it keeps to their usual distance from the origin,
     which the straight line cuts short. Parallel vectors have no arc: between them it is the straight line.
     """
+    _check_ends(a, b)
     t = _fractions(steps, a)
     cosine = torch.dot(a, b) / (a.norm() * b.norm()).clamp(min=torch.finfo(a.dtype).tiny)
     angle = torch.acos(cosine.clamp(-1, 1))
@@ -74,8 +119,14 @@ def manifold_codes(side: int, latent: int, dims: tuple[int, int] = (0, 1), at: T
     Returns:
         (side², latent), row by row.
     """
+    side = check_integer("side", side)
     if side < 1:
         raise ValueError(f"side: expected 1 or more, got {side}")
+    check_integer("side", side, 1, MOST)
+    check_integer("latent", latent, 1, 2**20)
+    dims = check_pair("dims", dims, 0)
+    if at is not None:
+        check_floating("at", at, (latent,))
     if dims[0] == dims[1] or not all(0 <= dim < latent for dim in dims):
         raise ValueError(f"dims: expected two different ones of {latent}, got {dims}")
     ticks = torch.special.ndtri((torch.arange(side, dtype=torch.float64) + 0.5) / side).float()
@@ -87,6 +138,13 @@ def manifold_codes(side: int, latent: int, dims: tuple[int, int] = (0, 1), at: T
 
 def traversal_codes(code: Tensor, dims: Tensor, steps: int, reach: float = 3.0) -> Tensor:
     """For each of ``dims``, ``code`` (latent,) with that dimension from −reach to reach: (dims · steps, latent)."""
+    check_floating("code", code, ("D",))
+    check_numbers("dims", dims, ("M",))
+    if dims.is_floating_point() or dims.dtype == torch.bool:
+        raise TypeError(f"dims: expected integers, got {dims.dtype}")
+    check_values(dims, len(code), "dims")
+    check_integer("steps", steps, 1, MOST)
+    check_number("reach", reach, 0, 1e6)
     codes = code.repeat(len(dims), steps, 1)
     ticks = torch.linspace(-reach, reach, steps, dtype=code.dtype, device=code.device)
     for row, dim in enumerate(dims.tolist()):
@@ -96,14 +154,21 @@ def traversal_codes(code: Tensor, dims: Tensor, steps: int, reach: float = 3.0) 
 
 def combine(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """Mean of ``a`` − mean of ``b`` + mean of ``c``: (·, latent) each → (latent,) (arXiv:1511.06434, section 6.3.2)."""
+    for name, group in (("a", a), ("b", b), ("c", c)):
+        check_floating(name, group, ("N", "D"))
+        check_same(name, group, "a", a)
+        if group.shape[1] != a.shape[1] or not len(group):
+            raise ValueError(f"{name}: expected shape (N, {a.shape[1]}) as a has, got {tuple(group.shape)}")
     return a.mean(0) - b.mean(0) + c.mean(0)
 
 
 def arithmetic(model: Any, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """``combine`` for the codes of three groups of images."""
     for name, group in (("a", a), ("b", b), ("c", c)):
-        if not len(group):
+        check_numbers(name, group)
+        if not group.dim() or not len(group):
             raise ValueError(f"{name}: expected at least one image, got none")
+        check_images_and_labels(model, group, None, name)
     return combine(*(codes_of(model, group) for group in (a, b, c)))
 
 
@@ -118,6 +183,10 @@ def nearest(images: Tensor, among: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
     Returns:
         (indices int64 (N, k), distances (N, k)), nearest first.
     """
+    check_numbers("images", images, ("N", "C", "H", "W"))
+    check_numbers("among", among, ("M", *images.shape[1:]))
+    check_device("among", among, "images", images)
+    k = check_integer("k", k)
     if not 1 <= k <= len(among):
         raise ValueError(f"k: expected 1 to {len(among)}, the number of images to choose from, got {k}")
     wanted = images.flatten(1).double()
@@ -132,7 +201,14 @@ def nearest(images: Tensor, among: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
     return indices, best.clamp(min=0).sqrt()
 
 
+def _check_ends(a: Tensor, b: Tensor) -> None:
+    check_floating("a", a, ("D",))
+    check_floating("b", b, a.shape)
+    check_same("b", b, "a", a)
+
+
 def _fractions(steps: int, like: Tensor) -> Tensor:
-    if steps < 2:
+    if check_integer("steps", steps) < 2:
         raise ValueError(f"steps: expected 2 or more, got {steps}")
+    check_integer("steps", steps, 2, MOST)
     return torch.linspace(0, 1, steps, dtype=like.dtype, device=like.device)[:, None]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .._checks import check_option
 from .autoencoder import Autoencoder
 from .autoregressive import AutoregressiveModel
 from .classifier import Classifier
@@ -40,6 +41,4 @@ def build(name: str, **config: Any) -> Any:
         ValueError: no model is called so, or an argument's value does not fit.
         TypeError: the model has no such argument.
     """
-    if name not in NAMES:
-        raise ValueError(f"name: expected one of {', '.join(map(repr, NAMES))}, got {name!r}")
-    return NAMES[name](**config)
+    return NAMES[check_option("name", name, list(NAMES))](**config)

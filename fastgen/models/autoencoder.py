@@ -13,6 +13,7 @@ The sizes say which: ``Autoencoder(hidden=(), channels=())`` is of the first age
 import torch
 from torch import Tensor
 
+from .._checks import check_flag, check_floating, check_number
 from .._shadow import evaluated
 from ..measures import Measure
 from .model import LatentModel, check_positive
@@ -55,12 +56,12 @@ class Autoencoder(LatentModel):
     ) -> None:
         super().__init__(in_channels, levels, None, image_size)
         check_positive(latent=latent)
-        self.latent = latent
+        self.latent = int(latent)
         self.hidden = as_widths("hidden", hidden)
         self.channels = as_widths("channels", channels)
         self.activation = activation
-        self.squash = squash
-        self.sigmoid = sigmoid
+        self.squash = check_flag("squash", squash)
+        self.sigmoid = check_flag("sigmoid", sigmoid)
         self.encoder = Encoder(
             in_channels, self.sides, latent, self.hidden, self.channels, activation, squash=squash
         )  # fmt: skip
@@ -68,11 +69,13 @@ class Autoencoder(LatentModel):
 
     def forward(self, x: Tensor) -> Tensor:
         """Inputs (N, C, H, W) in [0, 1] → x̂, (N, C, H, W); in (0, 1) with a sigmoid."""
+        self.check_dtype("x", check_floating("x", x, ("N", self.in_channels, *self.sides)))
         return self._decode(self.encoder(x))
 
     def losses(self, values: Tensor, labels: Tensor | None = None, progress: float = 1.0) -> dict[str, Tensor]:
         """{"squared_error": ‖x − x̂‖²}, (N,)."""
         self.check_images(values)
+        check_number("progress", progress, 0, 1)
         x = self.to_input(values)
         error = x - self(x).to(x.dtype)
         return {"squared_error": (error * error).flatten(1).sum(1)}

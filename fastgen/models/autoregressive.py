@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .._checks import check_pair, check_tensor
+from .._checks import check_dense, check_device, check_number, check_pair
 from ..distributions import Bernoulli, Categorical, Labels, as_labels, check_values
 from ..measures import Measure, law
 from ..sampling import Sampler
@@ -65,8 +65,10 @@ class AutoregressiveModel(Model):
             ValueError: a shape, value or label does not fit.
             TypeError: a dtype does not fit.
         """
-        if check_tensor("values", values).dim() != 4 or values.shape[1] != self.in_channels:
+        check_device("values", check_dense("values", values), "the model", next(self.parameters()))
+        if values.dim() != 4 or values.shape[1] != self.in_channels:
             raise ValueError(f"values: expected shape (N, {self.in_channels}, H, W), got {tuple(values.shape)}")
+        self._check_pixels("values", values)
         check_values(values, self.levels)
         if labels is not None and self.classes is not None:
             labels = as_labels(labels, len(values), self.classes)
@@ -75,6 +77,7 @@ class AutoregressiveModel(Model):
 
     def losses(self, values: Tensor, labels: Labels | None = None, progress: float = 1.0) -> dict[str, Tensor]:
         """What training minimises: {"nats": −log_prob}, (N,) nats per example; labels count where there are classes."""
+        check_number("progress", progress, 0, 1)
         return {"nats": -self.log_prob(values, None if self.classes is None else labels)}
 
     @property
@@ -115,9 +118,16 @@ class AutoregressiveModel(Model):
             known=known, known_mask=known_mask, progress=progress,
         )  # fmt: skip
 
+    def _check_pixels(self, name: str, images: Tensor) -> None:
+        if 0 in images.shape[2:]:
+            raise ValueError(f"{name}: expected images of one pixel or more, got {tuple(images.shape)}")
+
     def check_input(self, x: Tensor) -> None:
         """Raise unless ``x`` is what ``forward`` reads: floating point, (N, C, H, W)."""
-        if check_tensor("x", x).dim() != 4 or x.shape[1] != self.in_channels:
+        check_dense("x", x)
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"x: expected shape (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
+        self._check_pixels("x", x)
         if not x.is_floating_point():
             raise TypeError(f"x: expected a floating-point tensor, as distribution.to_input(values) is, got {x.dtype}")
+        self.check_dtype("x", x)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._checks import check_finite
+from .._checks import check_finite, check_flag, check_floating, check_instance, check_number
 from ..measures import Measure
 from .model import LatentModel, Model, check_positive
 from .networks import Encoder
@@ -44,10 +44,16 @@ class Classifier(Model):
     ) -> None:
         super().__init__(in_channels, levels, classes, image_size)
         check_positive(classes=classes)
-        self.encoder_network = Encoder(in_channels, self.sides, **(encoder or {"code": 64, "hidden": (256,)}))
+        if encoder is not None:
+            check_instance("encoder", encoder, dict, "the arguments of an Encoder by name, or None")
+        try:
+            arguments = encoder or {"code": 64, "hidden": (256,)}
+            self.encoder_network = Encoder(in_channels, self.sides, **arguments)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"encoder: {error}") from error
         self.encoder = self.encoder_network.config
-        self.frozen = frozen
-        self.head = nn.Linear(self.encoder_network.code, classes)
+        self.frozen = check_flag("frozen", frozen)
+        self.head = nn.Linear(self.encoder_network.code, int(classes))
         self.encoder_network.requires_grad_(not frozen)
 
     @classmethod
@@ -74,10 +80,12 @@ class Classifier(Model):
 
     def forward(self, x: Tensor) -> Tensor:
         """Inputs (N, C, H, W) in [0, 1] → logits (N, classes)."""
+        self.check_dtype("x", check_floating("x", x, ("N", self.in_channels, *self.sides)))
         return self.head(self.encoder_network.features(x))
 
     def losses(self, values: Tensor, labels: Tensor | None = None, progress: float = 1.0) -> dict[str, Tensor]:
         """{"cross_entropy": −log p(label|x) in nats, "accuracy": 1 where the likeliest class is the label}, (N,)."""
+        check_number("progress", progress, 0, 1)
         logits, labels = self.logits(values), self.check_labels(values.shape[0], labels)
         assert labels is not None  # a classifier has classes
         right = torch.eq(logits.detach().argmax(dim=1), labels).to(logits.dtype)

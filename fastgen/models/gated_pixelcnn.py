@@ -51,11 +51,12 @@ class GatedPixelCNN(AutoregressiveModel):
         super().__init__(in_channels, levels, classes, image_size)
         check_positive(channels=channels, layers=layers, kernel_size=kernel_size)
         check_divides(in_channels, channels=channels)
+        in_channels, channels, layers = self.in_channels, int(channels), int(layers)
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size: expected an odd number, got {kernel_size}")
         self.channels = channels
         self.layers = layers
-        self.kernel_size = kernel_size
+        self.kernel_size = int(kernel_size)
         params, colors = self.distribution.param_channels(in_channels), in_channels
         masked = partial(MaskedConv2d, color_groups=colors, groups_order="interleaved")
         self.stack = nn.ModuleList([GatedLayer(in_channels, channels, 7, "A", colors, classes)])

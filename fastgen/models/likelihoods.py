@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import distributions
+from .._checks import check_integer, check_option
 from ..distributions import Distribution
 
 
@@ -191,9 +192,8 @@ def likelihood(name: str, levels: int) -> Likelihood:
     Raises:
         ValueError: there is none of that name.
     """
-    if name not in LIKELIHOODS:
-        raise ValueError(f"likelihood: expected one of {', '.join(LIKELIHOODS)}, got {name!r}")
-    return LIKELIHOODS[name](levels)
+    check_option("likelihood", name, list(LIKELIHOODS))
+    return LIKELIHOODS[name](check_integer("levels", levels, 2))
 
 
 def normals_from(uniforms: Tensor) -> Tensor:

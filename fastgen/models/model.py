@@ -6,9 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_integer, check_pair, check_tensor, describe
+from .._checks import check_dense, check_device, check_floating, check_integer, check_pair, describe
 from ..distributions import Labels, as_labels, check_values
 from ..measures import Measure
+
+LARGEST = 2**20
+"""No layer is wider, no side of an image longer: what is larger is a slip, and would end in an allocator's words."""
 
 
 class Model(nn.Module):
@@ -28,10 +31,16 @@ class Model(nn.Module):
         self, in_channels: int, levels: int, classes: int | None, image_size: int | tuple[int, int] | None
     ) -> None:
         super().__init__()
-        self.in_channels = check_integer("in_channels", in_channels, 1)
+        check_positive(in_channels=in_channels)
+        self.in_channels = int(in_channels)
         self.levels = check_integer("levels", levels, 2)
-        self.classes = None if classes is None else check_integer("classes", classes, 1)
+        check_positive(levels=levels)
+        if classes is not None:
+            check_positive(classes=classes)
+        self.classes = None if classes is None else int(classes)
         self.image_size = None if image_size is None else check_pair("image_size", image_size)
+        if self.image_size is not None:
+            check_positive(image_size=max(self.image_size))
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -89,16 +98,25 @@ class Model(nn.Module):
 
     def to_input(self, values: Tensor) -> Tensor:
         """Values as encoders read them: v / (levels − 1), in [0, 1], in the dtype of the parameters."""
+        check_dense("values", values)
         return values.to(next(self.parameters()).dtype) / (self.levels - 1)
 
     def check_images(self, values: Tensor) -> None:
         """Raise unless ``values`` are images that the model reads: integers (N, C, H, W) in [0, levels)."""
         size = ("H", "W") if self.image_size is None else self.image_size
         expected = ("N", self.in_channels, *size)
-        shape = check_tensor("values", values).shape
+        check_device("values", check_dense("values", values), "the model", next(self.parameters()))
+        shape = values.shape
         if len(shape) != 4 or any(isinstance(e, int) and e != got for e, got in zip(expected, shape, strict=True)):
             raise ValueError(f"values: expected shape ({', '.join(map(str, expected))}), got {tuple(shape)}")
         check_values(values, self.levels if _seen(values) else None)
+
+    def check_dtype(self, name: str, x: Tensor) -> None:
+        """Raise unless ``x`` is on the model's device and, outside of autocast, in the dtype of its parameters."""
+        parameter = next(self.parameters())
+        check_device(name, x, "the model", parameter)
+        if x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(f"{name}: expected the dtype of the model, {parameter.dtype}, got {x.dtype}")
 
     def check_labels(self, n: int, labels: Labels | None) -> Tensor | None:
         """``labels`` as int64: n classes of a model that has them, None for one that has none; raise otherwise."""
@@ -108,7 +126,10 @@ class Model(nn.Module):
             return None
         if labels is None:
             raise ValueError(f"labels: expected {n} integers in [0, {self.classes}), one for each image, got None")
-        return as_labels(labels, n, self.classes if _seen(labels) else None)
+        labels = as_labels(labels, n, self.classes if _seen(labels) else None)
+        if labels.is_meta:
+            check_device("labels", labels, "the model", next(self.parameters()))
+        return labels
 
 
 class LatentModel(Model):
@@ -134,16 +155,15 @@ class LatentModel(Model):
 
     def check_codes(self, z: Tensor) -> None:
         """Raise unless ``z`` is floating point, (N, latent)."""
-        if check_tensor("z", z).dim() != 2 or z.shape[1] != self.latent:
-            raise ValueError(f"z: expected shape (N, {self.latent}), got {tuple(z.shape)}")
-        if not z.is_floating_point():
-            raise TypeError(f"z: expected a floating-point tensor, got {z.dtype}")
+        check_floating("z", z, ("N", self.latent))
+        self.check_dtype("z", z)
 
 
-def check_positive(**sizes: int) -> None:
-    """Raise unless every size is a positive integer."""
+def check_positive(**sizes: Any) -> None:
+    """Raise unless every size is a positive integer, and none beyond what a layer can have."""
     for name, size in sizes.items():
         check_integer(name, size, 1)
+        check_integer(name, size, 1, LARGEST)
 
 
 def _seen(given: object) -> bool:

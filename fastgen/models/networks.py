@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._checks import check_option, describe
 from ..nn import ConvTranspose2dBatchNorm, ConvTranspose2dChain
 from .model import check_positive
 
@@ -151,14 +152,12 @@ def halved(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
 def as_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
     """``widths`` as a tuple; raise ValueError unless each is a positive integer."""
     if not isinstance(widths, (tuple, list)):
-        raise ValueError(f"{name}: expected a sequence of widths, got {widths!r}")
+        raise ValueError(f"{name}: expected a sequence of widths, got {describe(widths)}")
     for width in widths:
         check_positive(**{name: width})
-    return tuple(widths)
+    return tuple(int(width) for width in widths)
 
 
 def activation_named(name: str) -> type[nn.Module]:
     """The activation called ``name``; raise ValueError if there is none."""
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {name!r}")
-    return ACTIVATIONS[name]
+    return ACTIVATIONS[check_option("activation", name, list(ACTIVATIONS))]

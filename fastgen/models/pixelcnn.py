@@ -39,6 +39,7 @@ class PixelCNN(AutoregressiveModel):
         super().__init__(in_channels, levels, classes=None, image_size=image_size)
         check_positive(channels=channels, layers=layers)
         check_divides(in_channels, channels=channels)
+        in_channels, channels, layers = self.in_channels, int(channels), int(layers)
         self.channels = channels
         self.layers = layers
         params, groups = self.distribution.param_channels(in_channels), in_channels

@@ -99,12 +99,12 @@ class VAE(LatentModel):
                 "importance_samples: expected 1 with another beta than 1, a warmup or free_bits, since its bound has no"
                 f" KL to weight, got {importance_samples}"
             )
-        self.latent = latent
+        self.latent = int(latent)
         self.hidden, self.channels = as_widths("hidden", hidden), as_widths("channels", channels)
         self.activation = activation
         self.likelihood = likelihood
-        self.beta, self.warmup, self.free_bits = beta, warmup, free_bits
-        self.importance_samples = importance_samples
+        self.beta, self.warmup, self.free_bits = float(beta), float(warmup), float(free_bits)
+        self.importance_samples = int(importance_samples)
         self.p_x = likelihood_named(likelihood, levels)
         sizes = (self.hidden, self.channels, activation)
         self.encoder = Encoder(in_channels, self.sides, latent, *sizes, parts=2, classes=classes)
@@ -119,6 +119,7 @@ class VAE(LatentModel):
             warm-up or free bits, "objective" comes first: reconstruction + weight · KL.
         """
         labels = self._labels(values, labels)
+        check_number("progress", progress, 0, 1)
         q = self._posterior(values, labels)
         if self.importance_samples > 1:
             log_p, log_w = self._log_weights(q, values, labels, self.importance_samples)
@@ -141,6 +142,7 @@ class VAE(LatentModel):
 
     def measures_by(self, importance_samples: int) -> dict[str, Measure]:
         """What the losses are when so many importance samples are drawn for an image."""
+        check_positive(importance_samples=importance_samples)
         k, given = importance_samples, self.classes is not None
         by = "ELBO" if k == 1 else f"{k} importance samples"
         objective = Measure("what training minimises: reconstruction and weighted KL", "nats")

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._checks import check_instance
 from ..data import Dataset
 
 
@@ -16,6 +17,7 @@ def check_data(model: Any, data: Dataset, name: str) -> None:
     Raises:
         ValueError: says what was expected, and what the data has.
     """
+    check_instance(name, data, Dataset, "a Dataset")
     levels = getattr(model, "levels", data.levels)
     if data.levels != levels:
         hint = f"; quantise them to {levels}" if data.levels > levels else ""

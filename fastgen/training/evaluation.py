@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import measures as meanings
+from .._checks import check_instance, check_integer, describe
 from ..data import Dataset
 from ..measures import Measure
 from . import distributed
@@ -89,6 +90,18 @@ class Evaluation:
         return ", ".join(said)
 
 
+def check_measures(found: Any, n: int) -> None:
+    """Raise ValueError unless ``found`` is what measures are to return of ``n`` images: name → n real numbers."""
+    if not isinstance(found, dict) or not found:
+        raise ValueError(f"measures: expected a dict of tensors by name, got {describe(found)}")
+    for name, numbers in found.items():
+        good = isinstance(numbers, Tensor) and numbers.shape == (n,) and not numbers.is_complex()
+        if not isinstance(name, str) or not good:
+            raise ValueError(
+                f"measures: expected {name!r} to be ({n},) numbers, one per image, got {describe(numbers)}"
+            )
+
+
 @torch.no_grad()
 def evaluate(
     model: Any,
@@ -108,7 +121,15 @@ def evaluate(
         seed: of random numbers that ``measures`` draws; those outside are left as they were.
         about: what the measures are; what the model says of its losses by default.
     """
+    check_instance("model", model, nn.Module, "a module")
+    check_instance("dataset", dataset, Dataset, "a Dataset")
+    check_integer("batch_size", batch_size, 1)
+    seed = check_integer("seed", seed, -(2**63), 2**64 - 1)
+    if measures is None and not hasattr(model, "losses"):
+        raise ValueError(f"model: expected one with losses, or measures of it, got {type(model).__name__}")
     measures = measures or model.losses
+    if not callable(measures):
+        raise TypeError(f"measures: expected a function of values and labels, got {describe(measures)}")
     device = next(model.parameters()).device
     order = np.arange(len(dataset))[distributed.rank() :: distributed.size()]
     modes = {module: module.training for module in model.modules()}
@@ -118,6 +139,7 @@ def evaluate(
         with set_aside(distributed.seed_of(seed), device):
             for values, labels in dataset.batches(batch_size, device, order):
                 found = measures(values, labels)
+                check_measures(found, len(values))
                 parts.append({name: numbers.double().cpu() for name, numbers in found.items()})
     finally:
         for module, training in modes.items():

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .._checks import check_instance
 from .._extras import require
 from ..data import Dataset
 from . import checkpoint, distributed, randomness, resuming
@@ -50,6 +51,8 @@ class Trainer:
     """
 
     def __init__(self, model: Any, recipe: Recipe, run: Run | None = None, objective: Objective | None = None) -> None:
+        check_instance("model", model, nn.Module, "a module")
+        check_instance("recipe", recipe, Recipe, "a Recipe")
         parts = distributed.size() * recipe.accumulate
         if recipe.batch_size % parts:
             raise ValueError(

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .._checks import check_flag, check_instance, check_integer, check_number
+from .._checks import check_flag, check_instance, check_integer, check_number, describe
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -74,7 +74,10 @@ class Recipe:
             "betas": (len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "two in [0, 1)"),
             "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more, finite"),
             "warmup": (self.warmup >= 0, "0 or more"),
-            "schedule": (self.schedule in ("constant", "cosine", "linear", "step"), "constant, cosine, linear or step"),
+            "schedule": (
+                self.schedule in ("constant", "cosine", "linear", "step"),
+                "constant, cosine, linear or step",
+            ),
             "ema": (0 <= self.ema < 1, "0 or more, below 1"),
             "clip": (0 <= self.clip < math.inf, "0 or more, finite"),
             "precision": (self.precision in PRECISIONS, "float32, bfloat16 or float16"),
@@ -83,10 +86,12 @@ class Recipe:
         }
         for name, (holds, expected) in checks.items():
             if not holds:
-                raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)}")
+                raise ValueError(f"{name}: expected {expected}, got {describe(getattr(self, name))}")
 
     def lr_factor(self, step: int, steps: int) -> float:
         """What learning rates are multiplied by at step ``step`` (from 0) of ``steps``."""
+        check_integer("step", step, 0)
+        check_integer("steps", steps, 1)
         shape = {
             "constant": 1.0,
             "cosine": 0.5 * (1 + math.cos(math.pi * step / steps)),
@@ -101,10 +106,18 @@ class Recipe:
 
     def ema_at(self, step: int) -> float:
         """Decay of the average after ``step`` steps: it looks back over at most a tenth of them."""
+        check_integer("step", step, 0)
         return min(self.ema, (1 + step) / (10 + step))
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter], lr: float | None = None) -> torch.optim.Optimizer:
         """The optimiser of ``parameters``, at ``lr`` or else the recipe's."""
+        if lr is not None:
+            lr = check_number("lr", lr, 0)
+        parameters = list(check_instance("parameters", parameters, Iterable, "parameters"))
+        if not parameters:
+            raise ValueError("parameters: expected one or more, got none")
+        for parameter in parameters:
+            check_instance("parameters", parameter, Tensor, "parameters")
         first, second = self.betas
         kinds: dict[str, tuple[Any, dict[str, Any]]] = {
             "adam": (torch.optim.Adam, {"betas": self.betas, "fused": True}),
