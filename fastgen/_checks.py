@@ -176,7 +176,8 @@ def check_floating(name: str, value: Any, shape: Sequence[int | str] | None = No
     """
     check_dense(name, value, shape)
     if value.dtype not in FLOATING:
-        raise TypeError(f"{name}: expected a floating-point tensor of 16 to 64 bits, got {value.dtype}")
+        few = " of 16 bits or more" if value.is_floating_point() else ""
+        raise TypeError(f"{name}: expected a floating-point tensor{few}, got {value.dtype}")
     return value
 
 

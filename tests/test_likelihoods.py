@@ -134,5 +134,5 @@ def test_gradients_and_leading_dimensions(name: str) -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(ValueError, match=r"likelihood: expected one of bernoulli, gaussian, .* got 'poisson'"):
+    with pytest.raises(ValueError, match=r"likelihood: expected one of 'bernoulli', 'gaussian', .* got 'poisson'"):
         likelihood("poisson", 2)

@@ -38,6 +38,8 @@ class Model(nn.Module):
         if classes is not None:
             check_positive(classes=classes)
         self.classes = None if classes is None else int(classes)
+        if isinstance(image_size, (tuple, list)) and len(image_size) != 2:
+            raise ValueError(f"image_size: expected one size or (H, W), got {image_size}")
         self.image_size = None if image_size is None else check_pair("image_size", image_size)
         if self.image_size is not None:
             check_positive(image_size=max(self.image_size))
