@@ -51,13 +51,11 @@ class Dataset:
         if int(self.values.max()) >= self.levels:
             raise ValueError(f"{self.name}: expected values below {self.levels} levels, got {int(self.values.max())}")
         if self.labels is not None:
-            check_numbers("labels", self.labels, ("N",))
-            if self.labels.is_floating_point() or self.labels.dtype == torch.bool:
-                raise TypeError(f"labels: expected integers, got {self.labels.dtype}")
+            check_numbers("labels", self.labels)
+            if self.labels.dtype != torch.int64 or self.labels.dim() != 1:
+                raise ValueError(f"labels: expected int64 (N,), got {self.labels.dtype} {tuple(self.labels.shape)}")
         if self.labels is not None and len(self.labels) != len(self):
             raise ValueError(f"{self.name}: expected one label per image ({len(self)}), got {len(self.labels)}")
-        if self.labels is not None and (self.labels.dtype != torch.int64 or self.labels.dim() != 1):
-            raise ValueError(f"labels: expected int64 (N,), got {self.labels.dtype} {tuple(self.labels.shape)}")
         if self.labels is not None and self.classes is not None:
             low, high = int(self.labels.min()), int(self.labels.max())
             if low < 0 or high >= self.classes:
