@@ -142,7 +142,7 @@ def test_what_evaluate_refuses(trained: Path, capsys: pytest.CaptureFixture, tmp
     assert "got none" in refused(capsys, "evaluate", trained, "--data", tmp_path / "empty")
     assert "expected the folder of a run" in refused(capsys, "evaluate", tmp_path)
     assert "n: expected 1 or more images, got -1" in refused(capsys, "evaluate", trained, "--limit", "-1")
-    assert "size: expected 1 or more images" in refused(capsys, "evaluate", trained, "--batch-size", "0")
+    assert "batch_size: expected a positive integer, got 0" in refused(capsys, "evaluate", trained, "--batch-size", "0")
     assert "labels: expected" in refused(capsys, "evaluate", trained, "--data", array(tmp_path))
 
 
