@@ -7,6 +7,7 @@ namespace {
 
 constexpr int64_t kPixels = 64;  // of a tile; a row of it is one parameter channel
 constexpr int64_t kGrainTiles = 4;
+constexpr int64_t kMaxLevels = int64_t(1) << 30, kMaxChannels = int64_t(1) << 24;  // of a tile in memory
 
 // Channels of params: K logits, then `parts` times K for each colour: means, log-scales and, of three colours, c.
 struct Channels {
@@ -359,10 +360,13 @@ void check(const Tensor& params, const Tensor& values, int64_t levels) {
   STD_TORCH_CHECK(values.size(1) == 1 || values.size(1) == 3, "values: expected 1 or 3 colours, got ", values.size(1));
   STD_TORCH_CHECK(params.size(1) > 0 && params.size(1) % (values.size(1) == 3 ? 10 : 3) == 0,
                   "params: expected 10·K channels for 3 colours, 3·K for 1, got ", params.size(1));
+  STD_TORCH_CHECK(params.size(1) <= kMaxChannels, "params: expected at most ", kMaxChannels, " channels");
   for (int dim : {0, 2, 3}) STD_TORCH_CHECK(params.size(dim) == values.size(dim), "params, values: expected one shape");
+  check_floating(params, "params");
+  STD_TORCH_CHECK(params.device() == values.device(), "values: expected the device of params");
   STD_TORCH_CHECK(values.scalar_type() == ScalarType::Byte || values.scalar_type() == ScalarType::Long,
                   "values: expected uint8 or int64");
-  STD_TORCH_CHECK(levels >= 2, "levels: expected at least 2, got ", levels);
+  STD_TORCH_CHECK(levels >= 2 && levels <= kMaxLevels, "levels: expected 2 to ", kMaxLevels, ", got ", levels);
 }
 
 Tensor discretized_logistic_mixture_cpu(const Tensor& params, const Tensor& values, int64_t levels) {
@@ -378,9 +382,8 @@ Tensor discretized_logistic_mixture_cpu(const Tensor& params, const Tensor& valu
 Tensor discretized_logistic_mixture_backward_cpu(const Tensor& grad_any, const Tensor& params, const Tensor& values,
                                                  int64_t levels) {
   check(params, values, levels);
-  STD_TORCH_CHECK(grad_any.numel() == params.size(0) * params.size(2) * params.size(3) &&
-                      grad_any.scalar_type() == accumulation_dtype(params.scalar_type()),
-                  "grad_log_likelihood: expected the shape and dtype of the result");
+  const std::vector<int64_t> sizes = {params.size(0), params.size(2), params.size(3)};
+  check_tensor(grad_any, "grad_log_likelihood", sizes, accumulation_dtype(params.scalar_type()), params);
   const Tensor grad = as_contiguous(grad_any);
   Tensor grad_params = torch::stable::empty_like(params);
   if (params.numel() == 0) return grad_params;

@@ -25,15 +25,15 @@ void backward(GateShape shape, const storage_t<T>* grad_y, const storage_t<T>* x
 Tensor gated_activation_cpu(const Tensor& x_any) {
   const GateShape shape(x_any);
   const Tensor x = as_contiguous(x_any);
-  Tensor y = empty_result(x);
+  Tensor y = empty(x, result_sizes(x));
   FG_DISPATCH_FLOATING(x, "gated_activation", forward<scalar_t>(shape, data<scalar_t>(x), mutable_data<scalar_t>(y)));
   return y;
 }
 
 Tensor gated_activation_backward_cpu(const Tensor& grad_y_any, const Tensor& x_any) {
   const GateShape shape(x_any);
+  check_grad(grad_y_any, x_any);
   const Tensor x = as_contiguous(x_any), grad_y = as_contiguous(grad_y_any);
-  shape.check_grad(grad_y, x);
   Tensor grad_x = empty(x, shape_of(x));
   FG_DISPATCH_FLOATING(
       x, "gated_activation_backward",

@@ -10,7 +10,7 @@ Tensor gated_activation_cuda(const Tensor& x_any) {
   const GateShape shape(x_any);
   const CudaScope scope(x_any);
   const Tensor x = as_contiguous(x_any);
-  Tensor y = empty_result(x);
+  Tensor y = empty(x, result_sizes(x));
   FG_DISPATCH_FLOATING_CUDA(x, "gated_activation",
                             gated_activation_launch(scope.launcher("gated_activation"), shape.N, shape.run,
                                                     data<cuda_t>(x), mutable_data<cuda_t>(y)));
@@ -19,9 +19,9 @@ Tensor gated_activation_cuda(const Tensor& x_any) {
 
 Tensor gated_activation_backward_cuda(const Tensor& grad_y_any, const Tensor& x_any) {
   const GateShape shape(x_any);
+  check_grad(grad_y_any, x_any);
   const CudaScope scope(x_any);
   const Tensor x = as_contiguous(x_any), grad_y = as_contiguous(grad_y_any);
-  shape.check_grad(grad_y, x);
   Tensor grad_x = empty(x, shape_of(x));
   FG_DISPATCH_FLOATING_CUDA(
       x, "gated_activation_backward",

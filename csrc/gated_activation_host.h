@@ -10,21 +10,22 @@ struct GateShape {
   int64_t N, run;
 
   explicit GateShape(const Tensor& x) {
-    STD_TORCH_CHECK(x.dim() >= 2 && x.size(1) % 2 == 0, "x: expected shape (N, 2C, *), got ", x.size(1), " channels");
+    STD_TORCH_CHECK(x.dim() >= 2 && x.size(1) % 2 == 0, "x: expected shape (N, 2C, *)");
+    check_floating(x, "x");
     N = x.size(0);
     run = product(shape_of(x), 1) / 2;
   }
 
-  void check_grad(const Tensor& grad_y, const Tensor& x) const {
-    STD_TORCH_CHECK(grad_y.numel() == N * run && grad_y.scalar_type() == x.scalar_type(),
-                    "grad_y: expected the shape and dtype of the result");
-  }
 };
 
-inline Tensor empty_result(const Tensor& x) {
+inline std::vector<int64_t> result_sizes(const Tensor& x) {
   std::vector<int64_t> sizes = shape_of(x);
   sizes[1] /= 2;
-  return empty(x, sizes);
+  return sizes;
+}
+
+inline void check_grad(const Tensor& grad_y, const Tensor& x) {
+  check_tensor(grad_y, "grad_y", result_sizes(x), x.scalar_type(), x);
 }
 
 }  // namespace fastgen

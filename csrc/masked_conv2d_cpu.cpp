@@ -17,12 +17,41 @@ struct MaskedConv2dOptions {
                       const std::string& groups_order)
       : taps{weight.size(0), weight.size(1),  weight.size(2), weight.size(3),
              mask == "B",    name == "gated", color_groups,   groups_order == "interleaved"},
-        activation(name == "relu"         ? Activation::kRelu
-                   : name == "elu"        ? Activation::kElu
-                   : name == "concat_elu" ? Activation::kConcatElu
-                   : name == "gated"      ? Activation::kGated
-                                          : Activation::kNone) {}
+        activation(activation_of(name)) {
+    STD_TORCH_CHECK(mask == "A" || mask == "B", "mask: expected 'A' or 'B', got ", mask);
+    STD_TORCH_CHECK(groups_order == "contiguous" || groups_order == "interleaved",
+                    "groups_order: expected 'contiguous' or 'interleaved', got ", groups_order);
+    const int64_t half = taps.halves ? taps.O / 2 : taps.O;
+    STD_TORCH_CHECK(taps.O > 0 && taps.I > 0, "weight: expected channels on both sides");
+    STD_TORCH_CHECK(taps.KH % 2 == 1 && taps.KW % 2 == 1, "weight: expected odd kernel sizes");
+    STD_TORCH_CHECK(!taps.halves || taps.O % 2 == 0, "weight: expected an even number of output channels for a gate");
+    STD_TORCH_CHECK(color_groups > 0 && taps.I % color_groups == 0 && half % color_groups == 0,
+                    "color_groups: expected a divisor of the channels on both sides, got ", color_groups);
+  }
+
+  static Activation activation_of(const std::string& name) {
+    if (name == "none") return Activation::kNone;
+    if (name == "relu") return Activation::kRelu;
+    if (name == "elu") return Activation::kElu;
+    if (name == "concat_elu") return Activation::kConcatElu;
+    STD_TORCH_CHECK(name == "gated", "activation: expected none, relu, elu, concat_elu or gated, got ", name);
+    return Activation::kGated;
+  }
+
+  // Sizes of the convolution's result, and of that of the op.
+  std::vector<int64_t> pre_sizes(const Tensor& x) const { return {x.size(0), taps.O, x.size(2), x.size(3)}; }
+  std::vector<int64_t> sizes(const Tensor& x) const {
+    return {x.size(0), result_channels(activation, taps.O), x.size(2), x.size(3)};
+  }
 };
+
+// x (N, I, H, W) and weight (O, I, KH, KW), which the options read before they check it.
+void check_inputs(const Tensor& x, const Tensor& weight) {
+  STD_TORCH_CHECK(weight.dim() == 4, "weight: expected shape (O, I, KH, KW)");
+  STD_TORCH_CHECK(x.dim() == 4 && x.size(1) == weight.size(1), "x: expected shape (N, ", weight.size(1), ", H, W)");
+  check_floating(x, "x");
+  check_tensor(weight, "weight", weight.sizes(), x.scalar_type(), x);
+}
 
 // ---- torch's convolution, through the dispatcher
 
@@ -247,16 +276,15 @@ void epilogue_backward(const Tensor& grad_y, const Tensor& pre, Activation activ
 std::tuple<Tensor, Tensor> masked_conv2d_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
                                              std::optional<Tensor> residual, std::string mask, std::string activation,
                                              int64_t color_groups, std::string groups_order, bool save_preactivation) {
+  check_inputs(x, weight);
   const MaskedConv2dOptions options(weight, mask, activation, color_groups, groups_order);
-  STD_TORCH_CHECK(x.dim() == 4 && weight.dim() == 4 && x.size(1) == options.taps.I, "x: expected (N, I, H, W)");
-  STD_TORCH_CHECK(options.taps.O > 0 && options.taps.I > 0, "weight: expected channels on both sides");
-  STD_TORCH_CHECK(x.scalar_type() == weight.scalar_type(), "weight: expected the dtype of x");
   const bool channels_last = is_channels_last(x);
   const bool plain = options.activation == Activation::kNone;
   const int64_t N = x.size(0), O = options.taps.O, H = x.size(2), W = x.size(3);
-  const std::vector<int64_t> sizes = {N, result_channels(options.activation, O), H, W};
-  STD_TORCH_CHECK(!residual || shape_of(*residual) == sizes, "residual: expected the shape of the result");
-  if (N * H * W == 0) {
+  const std::vector<int64_t> sizes = options.sizes(x);
+  if (bias) check_tensor(*bias, "bias", std::vector<int64_t>{O}, x.scalar_type(), x);
+  if (residual) check_tensor(*residual, "residual", sizes, x.scalar_type(), x);
+  if (x.numel() == 0) {
     Tensor pre = save_preactivation && !plain ? empty_in_layout(x, {N, O, H, W}, channels_last) : nothing(x);
     return {empty_in_layout(x, sizes, channels_last), pre};
   }
@@ -277,14 +305,16 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward_cpu(const Tensor& grad
                                                               const Tensor& x, const Tensor& weight, std::string mask,
                                                               std::string activation, int64_t color_groups,
                                                               std::string groups_order, std::vector<bool> wanted) {
+  check_inputs(x, weight);
   const MaskedConv2dOptions options(weight, mask, activation, color_groups, groups_order);
-  const bool channels_last = is_channels_last(x);
-  const int64_t N = x.size(0), O = options.taps.O, I = options.taps.I, H = x.size(2), W = x.size(3);
-  STD_TORCH_CHECK(O > 0 && I > 0, "weight: expected channels on both sides");
-  const std::vector<int64_t> sizes = {N, result_channels(options.activation, O), H, W}, pre_sizes = {N, O, H, W};
-  STD_TORCH_CHECK(shape_of(grad_y_any) == sizes, "grad_y: expected the shape of the result");
+  const bool channels_last = is_channels_last(x), plain = options.activation == Activation::kNone;
+  const int64_t O = options.taps.O, H = x.size(2), W = x.size(3);
+  const std::vector<int64_t> pre_sizes = options.pre_sizes(x);
+  STD_TORCH_CHECK(wanted.size() == 3, "output_mask: expected three values, got ", wanted.size());
+  check_tensor(grad_y_any, "grad_y", options.sizes(x), x.scalar_type(), x);
+  if (!plain) check_tensor(preactivation, "preactivation", pre_sizes, x.scalar_type(), x);
   Tensor grad_x = nothing(x), grad_weight = nothing(x), grad_bias = nothing(x);
-  if (N * H * W == 0) {
+  if (x.numel() == 0) {
     const std::vector<int64_t> bias_sizes = {O};
     if (wanted[0]) torch::stable::zero_(grad_x = empty_in_layout(x, shape_of(x), channels_last));
     if (wanted[1]) grad_weight = torch::stable::new_zeros(weight, shape_of(weight));
@@ -292,8 +322,7 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward_cpu(const Tensor& grad
     return {grad_x, grad_weight, grad_bias};
   }
   Tensor grad_pre = in_layout(grad_y_any, channels_last);
-  if (options.activation != Activation::kNone) {
-    STD_TORCH_CHECK(shape_of(preactivation) == pre_sizes, "preactivation: expected shape (N, O, H, W)");
+  if (!plain) {
     const Tensor grad_y = grad_pre;
     grad_pre = empty_in_layout(x, pre_sizes, channels_last);
     epilogue_backward(grad_y, in_layout(preactivation, channels_last), options.activation, channels_last, grad_pre);

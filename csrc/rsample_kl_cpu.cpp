@@ -1,7 +1,7 @@
 // rsample_kl on the CPU: noise into a buffer that stays in L1, then one vector loop over the elements.
 #include "philox_cpu.h"
 #include "rsample_kl.h"
-#include "tensor_utils.h"
+#include "rsample_kl_host.h"
 
 namespace fastgen {
 namespace {
@@ -136,40 +136,35 @@ void backward(const Tiling& tiling, int64_t seed, const storage_t<T>* grad_z, co
   });
 }
 
-Tiling tiling_of(const Tensor& mu) {
-  STD_TORCH_CHECK(mu.dim() >= 1, "mu: expected shape (N, *), got a scalar");
-  return {mu.size(0), product(shape_of(mu), 1)};
-}
+int64_t value_of(const Tensor& seed) { return *seed.const_data_ptr<int64_t>(); }
 
 std::tuple<Tensor, Tensor> rsample_kl_cpu(const Tensor& mu_any, const Tensor& logvar_any, const Tensor& seed) {
-  check_same_shape(mu_any, logvar_any, "mu, logvar");
-  const Tiling tiling = tiling_of(mu_any);
+  const RsampleShape shape(mu_any, logvar_any, seed);
+  const std::vector<int64_t> sizes = shape_of(mu_any), kl_sizes = {shape.N};
   const Tensor mu = as_contiguous(mu_any), logvar = as_contiguous(logvar_any);
-  const std::vector<int64_t> sizes = shape_of(mu), kl_sizes = {tiling.N};
   Tensor z = empty(mu, sizes);
   if (mu.numel() == 0) return {z, torch::stable::new_zeros(mu, kl_sizes, accumulation_dtype(mu.scalar_type()))};
   Tensor kl = empty(mu, kl_sizes, accumulation_dtype(mu.scalar_type()));
+  const Tiling tiling(shape.N, shape.R);
   FG_DISPATCH_FLOATING(mu, "rsample_kl",
-                       forward<scalar_t>(tiling, host_seed(seed), data<scalar_t>(mu), data<scalar_t>(logvar),
+                       forward<scalar_t>(tiling, value_of(seed), data<scalar_t>(mu), data<scalar_t>(logvar),
                                          mutable_data<scalar_t>(z), mutable_data<accumulation_t<scalar_t>>(kl)));
   return {z, kl};
 }
 
 std::tuple<Tensor, Tensor> rsample_kl_backward_cpu(const Tensor& grad_z_any, const Tensor& grad_kl,
                                                    const Tensor& mu_any, const Tensor& logvar_any, const Tensor& seed) {
-  check_same_shape(mu_any, logvar_any, "mu, logvar");
-  check_same_shape(grad_z_any, mu_any, "grad_z, mu");
-  const Tiling tiling = tiling_of(mu_any);
+  const RsampleShape shape(mu_any, logvar_any, seed);
+  shape.check_grads(grad_z_any, grad_kl, mu_any);
   const Tensor mu = as_contiguous(mu_any), logvar = as_contiguous(logvar_any);
   const Tensor grad_z = as_contiguous(grad_z_any);
-  STD_TORCH_CHECK(grad_kl.numel() == tiling.N && grad_kl.scalar_type() == accumulation_dtype(mu.scalar_type()),
-                  "grad_kl: expected the shape and dtype of kl");
   const std::vector<int64_t> sizes = shape_of(mu);
   Tensor grad_mu = empty(mu, sizes), grad_logvar = empty(mu, sizes);
   if (mu.numel() == 0) return {grad_mu, grad_logvar};
+  const Tiling tiling(shape.N, shape.R);
   FG_DISPATCH_FLOATING(
       mu, "rsample_kl_backward",
-      backward<scalar_t>(tiling, host_seed(seed), data<scalar_t>(grad_z), data<accumulation_t<scalar_t>>(grad_kl),
+      backward<scalar_t>(tiling, value_of(seed), data<scalar_t>(grad_z), data<accumulation_t<scalar_t>>(grad_kl),
                          grad_kl.stride(0), data<scalar_t>(mu), data<scalar_t>(logvar), mutable_data<scalar_t>(grad_mu),
                          mutable_data<scalar_t>(grad_logvar)));
   return {grad_mu, grad_logvar};

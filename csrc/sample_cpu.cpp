@@ -24,8 +24,16 @@ void advise_large_pages(Tensor& tensor) {
 }
 
 void check(const Tensor& tensor, ScalarType dtype, const std::vector<int64_t>& shape, const char* name) {
-  STD_TORCH_CHECK(tensor.scalar_type() == dtype && tensor.is_contiguous(), name, ": expected another dtype or strides");
-  STD_TORCH_CHECK(shape_of(tensor) == shape, name, ": expected another shape");
+  check_tensor(tensor, name, shape, dtype, tensor);
+  STD_TORCH_CHECK(tensor.is_contiguous(), name, ": expected contiguous memory");
+}
+
+// What is written may be nothing that is read beside it: a plan that changes after its checks leads anywhere.
+void check_apart(const Tensor& written, const Tensor& other, const char* name) {
+  const auto begin = [](const Tensor& t) { return reinterpret_cast<uintptr_t>(t.const_data_ptr()); };
+  const auto end = [&](const Tensor& t) { return begin(t) + uintptr_t(t.numel()) * t.element_size(); };
+  const bool apart = end(written) <= begin(other) || end(other) <= begin(written);
+  STD_TORCH_CHECK(apart || written.numel() == 0 || other.numel() == 0, name, ": expected memory of its own");
 }
 
 SamplerPlan decode(const Tensor& codes, const Tensor& constants, const GemmIsa& isa) {
@@ -43,6 +51,7 @@ const GemmIsa& isa_of(const std::string& name) {
 }
 
 const GemmIsa& isa_of(const Tensor& packed) {
+  check(packed, ScalarType::Float, {packed.numel()}, "packed");
   STD_TORCH_CHECK(packed.numel() >= kPackedHeader, "packed: expected packed weights");
   for (const GemmIsa& isa : gemm_isas())
     if (data<float>(packed)[0] == float(isa.lanes)) return isa;
@@ -62,11 +71,11 @@ Tensor sample_pack_cpu(const Tensor& codes, const Tensor& constants, std::string
 }
 
 Tensor sample_state_cpu(const Tensor& codes, const Tensor& constants, int64_t images, int64_t chunk) {
-  STD_TORCH_CHECK(images >= 0 && chunk > 0, "images, chunk: expected at least 0 and 1");
+  STD_TORCH_CHECK(images >= 0, "images: expected at least 0, got ", images);
+  STD_TORCH_CHECK(chunk > 0, "chunk: expected at least 1, got ", chunk);
   const SamplerPlan plan = decode(codes, constants, gemm_isas()[0]);
   const SamplerLayout layout(plan);
-  const std::vector<int64_t> sizes = {ceil_div(images, chunk) * layout.state_size(chunk)};
-  return empty(constants, sizes);
+  return empty(constants, {checked_multiply(ceil_div(images, chunk), layout.state_size(chunk))});
 }
 
 int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& packed, Tensor state,
@@ -76,6 +85,7 @@ int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& p
   const SamplerPlan plan = decode(codes, constants, isa_of(packed));
   check(packed, ScalarType::Float, {kPackedHeader + plan.packed_size}, "packed");
   const SamplerLayout layout(plan);
+  STD_TORCH_CHECK(values.dim() == 4, "values: expected shape (N, C, H, W)");
   const int64_t N = values.size(0);
   const std::vector<int64_t> shape = {N, plan.C, plan.H, plan.W};
   check(values, ScalarType::Long, shape, "values");
@@ -84,8 +94,10 @@ int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& p
   check(table, ScalarType::Float, {plan.C, table.size(1), plan.inputs()}, "table");
   for (const PlanRef& param : plan.params)
     STD_TORCH_CHECK(table.size(1) >= std::max<int64_t>(2, param.channels), "table: expected an entry for each level");
-  STD_TORCH_CHECK(chunk > 0 && 0 <= first && first <= last && last <= plan.steps(), "first, last: expected steps");
-  check(state, ScalarType::Float, {ceil_div(N, chunk) * layout.state_size(chunk)}, "state");
+  STD_TORCH_CHECK(chunk > 0, "chunk: expected at least 1, got ", chunk);
+  STD_TORCH_CHECK(0 <= first && first <= last && last <= plan.steps(), "first, last: expected steps");
+  const int64_t chunks = ceil_div(N, chunk), chunk_state = layout.state_size(chunk);
+  check(state, ScalarType::Float, {checked_multiply(chunks, chunk_state)}, "state");
 
   SampleBatch batch{};
   for (const PlanBuffer& b : plan.buffers) {
@@ -111,13 +123,23 @@ int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& p
   batch.temperature = float(temperature);
   batch.values = mutable_data<int64_t>(values);
 
-  const int64_t chunks = ceil_div(N, chunk);
+  std::vector<const Tensor*> read = {&codes, &constants, &packed, &uniforms, &table, &known, &keep};
+  for (const Tensor& tensor : given) read.push_back(&tensor);
+  for (const Tensor* other : read) {
+    check_apart(state, *other, "state");
+    check_apart(values, *other, "values");
+    check_apart(params, *other, "params");
+  }
+  check_apart(state, values, "state");
+  check_apart(state, params, "state");
+  check_apart(values, params, "values");
+
   std::vector<int64_t> bad_rows(size_t(chunks), -1);
   torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t j = begin; j < end; ++j) {
       const int64_t image = j * chunk;
       SamplerChunk run(plan, layout, data<float>(packed) + kPackedHeader, batch,
-                       mutable_data<float>(state) + j * layout.state_size(chunk), image, std::min(chunk, N - image));
+                       mutable_data<float>(state) + j * chunk_state, image, std::min(chunk, N - image));
       if (first == 0) run.start();
       for (int64_t t = first; t < last && bad_rows[size_t(j)] < 0; ++t) bad_rows[size_t(j)] = run.step(t);
     }

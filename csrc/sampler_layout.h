@@ -39,7 +39,7 @@ class SamplerLayout {
 
   int64_t state_size(int64_t n) const {
     int64_t size = 0;
-    for (const int64_t block : block_sizes(n)) size += block;
+    for (const int64_t block : block_sizes(n)) size = checked_add(size, block);
     return size;
   }
 
@@ -83,8 +83,11 @@ class SamplerLayout {
     int64_t instruction;
 
     // At step t it reaches row (t + row_phase) / every, and likewise for columns.
-    int64_t row_phase() const { return ref.row * rows.every - rows.at; }
-    int64_t column_phase() const { return ref.column * columns.every - columns.at; }
+    int64_t row_phase() const { return phase(ref.row, rows); }
+    int64_t column_phase() const { return phase(ref.column, columns); }
+    static int64_t phase(int64_t position, const PlanAxis& axis) {
+      return checked_subtract(checked_multiply(position, axis.every), axis.at);
+    }
   };
 
   void add(const Access& access) { accesses_[size_t(access.ref.buffer)].push_back(access); }
@@ -118,7 +121,7 @@ class SamplerLayout {
       for (const Access& a : accesses) {
         if (a.write != write) continue;
         if (!a.pixel_clock || a.ref.column_step != 1 || a.columns.every != every) return 0;
-        const int64_t phase = a.column_phase() + slope * a.row_phase();
+        const int64_t phase = checked_add(a.column_phase(), checked_multiply(slope, a.row_phase()));
         if (write)
           newest = std::max(newest, phase);
         else
@@ -126,7 +129,7 @@ class SamplerLayout {
         ahead |= !write && phase > newest;
       }
     if (ahead || newest == INT64_MIN || oldest == INT64_MAX) return 0;
-    const int64_t ring = (newest - oldest) / every + 1;
+    const int64_t ring = checked_subtract(newest, oldest) / every + 1;
     return ring + 1 < plan_.buffers[b].columns ? ring : 0;
   }
 
@@ -179,9 +182,10 @@ class SamplerLayout {
       int64_t size = 0;
       for (const size_t b : members) {
         const PlanBuffer& buffer = plan_.buffers[b];
-        size = std::max(size, (buffer.keep + buffer.zero_row) * width(b) * images(b, n) * buffer.channels);
+        const int64_t pixels = checked_multiply(checked_multiply(buffer.keep + buffer.zero_row, width(b)), images(b, n));
+        size = std::max(size, checked_multiply(pixels, buffer.channels));
       }
-      sizes.push_back((size + 15) / 16 * 16 + kGuard);
+      sizes.push_back(checked_add(checked_multiply(ceil_div(size, 16), 16), kGuard));
     }
     return sizes;
   }

@@ -6,12 +6,14 @@
 #include <stdexcept>
 #include <string>
 
+#include "checked.h"
 #include "sampler_gemm.h"
 #include "sampler_steps.h"
 
 namespace fastgen {
 
-constexpr int64_t kLimit = int64_t(1) << 31;  // of every size and position
+constexpr int64_t kLimit = int64_t(1) << 31;        // of every size and position
+constexpr int64_t kMaxChannels = int64_t(1) << 24;  // that steps may leave of a pixel: a block of them lies in memory
 
 struct PlanRef {
   int64_t buffer, channel, channels, row, column, row_step, column_step;
@@ -104,11 +106,14 @@ class SamplerPlan {
     }
     for (int64_t left = count(); left > 0; --left) instruction();
     plan_check(next_ == end_, "expected no more codes");
+    steps();  // throws where they cannot be counted
   }
 
   int64_t inputs() const { return buffers[0].channels / C; }  // channels in which the model reads one colour
 
-  int64_t steps() const { return slope < 0 ? top + H : left + W + tail + slope * (top + H - 1); }
+  int64_t steps() const {
+    return slope < 0 ? top + H : checked_add(left + W + tail, checked_multiply(slope, top + H - 1));
+  }
 
   GemmLayout layout(const PlanInstruction& i) const {
     return {isa, i.K, i.O, i.activation == SamplerActivation::kGate};
@@ -148,6 +153,7 @@ class SamplerPlan {
     plan_check(kind >= 0 && kind <= int64_t(PlanKind::kGiven), "expected a kind of buffer");
     PlanBuffer b{PlanKind(kind), positive(), positive(), positive(), positive(), -1};
     b.data = constant(plan_volume(b.rows, b.columns, b.channels));
+    plan_volume(b.keep + 1, b.columns, b.channels);
     plan_check((b.kind == PlanKind::kConstant) == (b.data >= 0), "expected data of constant buffers");
     if (b.kind == PlanKind::kConstant || b.kind == PlanKind::kGiven) b.keep = b.rows;
     return b;
@@ -181,12 +187,14 @@ class SamplerPlan {
       b.left = std::max(b.left, -column);
       b.right = std::max(b.right, column - b.columns + 1);
     }
-    plan_volume(b.keep + 1, b.left + b.columns + b.right, b.channels);
+    plan_volume(b.keep + 1, checked_add(checked_add(b.left, b.columns), b.right), b.channels);
   }
 
   void check_inside(const PlanRef& r, const PlanAxis& rows, const PlanAxis& columns) {
     const PlanBuffer& b = buffers[size_t(r.buffer)];
     plan_check(b.kind == PlanKind::kMap, "expected to write a map");
+    plan_check((rows.count == 1 || r.row_step != 0) && (columns.count == 1 || r.column_step != 0),
+               "expected to write every place once");
     for (const bool last : {false, true}) {
       const int64_t row = (last ? rows.count - 1 : 0) * r.row_step + r.row;
       const int64_t column = (last ? columns.count - 1 : 0) * r.column_step + r.column;
@@ -220,6 +228,7 @@ class SamplerPlan {
     for (int64_t left = count(); left > 0; --left) {
       i.steps.push_back(step(i, channels));
       channels = channels_after(i.steps.back().op, channels);
+      plan_check(channels <= kMaxChannels, "expected fewer channels");
       i.scratch = std::max(i.scratch, channels);
     }
     plan_check(channels == i.out.channels, "expected the output's channels");
@@ -279,7 +288,7 @@ class SamplerPlan {
     }
     i.fused_channels = sampler_channels(i.activation, i.O);
     i.packed = packed_size;
-    packed_size += layout(i).size();
+    packed_size = checked_add(packed_size, layout(i).size());
   }
 
   SamplerActivation activation_of(const PlanStep& step) const {

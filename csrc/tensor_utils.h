@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "checked.h"
 #include "half.h"
 
 namespace fastgen {
@@ -62,7 +63,7 @@ inline std::vector<int64_t> shape_of(const Tensor& tensor) { return {tensor.size
 
 inline int64_t product(const std::vector<int64_t>& sizes, size_t first = 0) {
   int64_t result = 1;
-  for (size_t i = first; i < sizes.size(); ++i) result *= sizes[i];
+  for (size_t i = first; i < sizes.size(); ++i) result = checked_multiply(result, sizes[i]);
   return result;
 }
 
@@ -88,26 +89,37 @@ inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes) {
   return empty(like, sizes, like.scalar_type());
 }
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// ---- what every op checks of its tensors at its entry, for whoever calls it past the public function
 
-inline bool same_shape(const Tensor& a, const Tensor& b) {
-  const auto one = a.sizes(), two = b.sizes();
-  return std::equal(one.begin(), one.end(), two.begin(), two.end());
+inline bool is_floating(ScalarType dtype) {
+  return dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::Half ||
+         dtype == ScalarType::BFloat16;
 }
 
-inline void check_same_shape(const Tensor& a, const Tensor& b, const char* names) {
-  STD_TORCH_CHECK(same_shape(a, b), names, ": expected one shape");
-  STD_TORCH_CHECK(a.scalar_type() == b.scalar_type(), names, ": expected one dtype");
+inline void check_floating(const Tensor& tensor, const char* name) {
+  STD_TORCH_CHECK(is_floating(tensor.scalar_type()), name, ": expected float32, float64, float16 or bfloat16");
+}
+
+template <typename Sizes>
+bool has_sizes(const Tensor& tensor, const Sizes& sizes) {
+  const auto own = tensor.sizes();
+  return std::equal(own.begin(), own.end(), sizes.begin(), sizes.end());
+}
+
+// Shape, dtype and device: those of a tensor that belongs to `like`, which may be itself of any shape and dtype.
+template <typename Sizes>
+void check_tensor(const Tensor& tensor, const char* name, const Sizes& sizes, ScalarType dtype, const Tensor& like) {
+  STD_TORCH_CHECK(has_sizes(tensor, sizes), name, ": expected another shape");
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, ": expected another dtype");
+  STD_TORCH_CHECK(tensor.device() == like.device(), name, ": expected the device of the other tensors");
+}
+
+inline void check_same(const Tensor& tensor, const char* name, const Tensor& like) {
+  check_tensor(tensor, name, like.sizes(), like.scalar_type(), like);
 }
 
 inline Tensor as_contiguous(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
-}
-
-// The value of a one-element int64 tensor in host memory.
-inline int64_t host_seed(const Tensor& seed) {
-  STD_TORCH_CHECK(seed.numel() == 1 && seed.scalar_type() == ScalarType::Long, "seed: expected one int64");
-  return *seed.const_data_ptr<int64_t>();
 }
 
 // ---- CPU loops over rows of runs
