@@ -70,7 +70,7 @@ struct Relu {
   }  // NaN passes through, as in torch
   template <typename T>
   static FG_HD T backward(T grad_y, T p) {
-    return p > T(0) ? grad_y : T(0);
+    return p <= T(0) ? T(0) : grad_y;
   }
 };
 

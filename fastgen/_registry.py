@@ -5,6 +5,7 @@ everywhere from the moment it is defined. A compiled kernel only claims a dispat
 CPU; ``csrc/<op>_cuda.cu`` or ``fastgen/ops/<op>_triton.py`` claims CUDA. Torch's dispatcher is the only dispatch table.
 """
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map_only
+
+from ._checks import check_device
 
 NAMESPACE = "fastgen"
 
@@ -58,7 +61,7 @@ def define_op(
     if reference is not None:
         torch.library.register_kernel(qualified, None, _returning_contiguous(reference) if contiguous else reference)
     if fake is not None:
-        torch.library.register_fake(qualified, fake)
+        torch.library.register_fake(qualified, _on_one_device(name, fake))
     op = getattr(getattr(torch.ops, NAMESPACE), name).default
     _LIBRARY.impl(name, _autograd_kernel(op, setup_context, backward or _not_differentiable(qualified)), "Autograd")
     for key, source in kernels.items():
@@ -108,6 +111,20 @@ def _autograd_kernel(
 
 def _has_tangent(arg: Any) -> bool:
     return isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None
+
+
+def _on_one_device(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
+    """``fake``, which also runs for a real tensor beside one on the meta device, and would answer with empty memory."""
+    names = [argument.name for argument in getattr(getattr(torch.ops, NAMESPACE), name).default._schema.arguments]
+
+    @functools.wraps(fake)
+    def kernel(*args: Any) -> Any:
+        tensors = [(label, arg) for label, arg in zip(names, args, strict=False) if isinstance(arg, Tensor)]
+        for label, tensor in tensors[1:]:
+            check_device(label, tensor, *tensors[0])
+        return fake(*args)
+
+    return kernel
 
 
 def _returning_contiguous(reference: Callable[..., Any]) -> Callable[..., Any]:

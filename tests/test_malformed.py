@@ -1,11 +1,16 @@
 """Malformed arguments: every public op and module says which argument was wrong."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
+from fastgen import ops
 from fastgen._checks import check_integer, check_option, check_tensor
 from malformed import assert_clear, sweep
+from op_arguments import ARGUMENTS
 
 
 def _clear(x: Tensor, size: int, word: str) -> None:
@@ -44,3 +49,79 @@ def test_the_sweep_tells_clear_errors_from_others() -> None:
         if one.argument == "word"
     }
     assert kinds == {"clear", "crash"}
+
+
+VECTOR = torch.ones(4)
+OPS: dict[str, tuple[Callable[..., Any], dict[str, Any], set[str]]] = {
+    "gated_activation": (ops.gated_activation, {"x": torch.ones(2, 4, 3)}, set()),
+    "rsample_kl": (
+        ops.rsample_kl,
+        {"mu": torch.ones(2, 3), "logvar": torch.ones(2, 3), "seed": torch.tensor([1])},
+        set(),
+    ),
+    "discretized_logistic_mixture": (
+        ops.discretized_logistic_mixture,
+        {"params": torch.ones(2, 6, 3, 4), "values": torch.ones(2, 1, 3, 4, dtype=torch.int64), "levels": 256},
+        set(),
+    ),
+    "masked_conv2d": (
+        ops.masked_conv2d,
+        {
+            "x": torch.ones(2, 4, 5, 6), "weight": torch.ones(4, 4, 3, 3), "bias": VECTOR, "mask": "B",
+            "activation": "relu", "residual": torch.ones(2, 4, 5, 6), "color_groups": 1, "groups_order": "contiguous",
+        },
+        {"bias", "residual"},
+    ),
+    "masked_conv2d_mask": (
+        ops.masked_conv2d_mask,
+        {
+            "weight": torch.ones(4, 4, 3, 3), "mask": "A", "activation": "none", "color_groups": 2,
+            "groups_order": "interleaved",
+        },
+        set(),
+    ),
+    "gated_residual_block": (
+        ops.gated_residual_block,
+        {
+            "x": torch.ones(2, 4, 5, 6), "weight": torch.ones(8, 4, 3, 3), "bias": torch.ones(8),
+            "weight_out": torch.ones(4, 4, 1, 1), "bias_out": VECTOR, "mask": "B", "color_groups": 1,
+            "groups_order": "contiguous",
+        },
+        {"bias", "bias_out"},
+    ),
+    "conv_transpose2d_bn": (
+        ops.conv_transpose2d_bn,
+        {
+            "x": torch.ones(2, 3, 5, 6), "weight": torch.ones(3, 4, 3, 3), "bias": VECTOR, "bn_weight": VECTOR,
+            "bn_bias": VECTOR, "running_mean": VECTOR, "running_var": VECTOR, "training": False, "momentum": 0.1,
+            "eps": 1e-5, "stride": 1, "padding": (1, 1), "output_padding": 0, "dilation": 1, "groups": 1,
+            "activation": "leaky_relu", "negative_slope": 0.1,
+        },
+        {"bias", "bn_weight", "bn_bias", "momentum"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_ops_say_which_argument_is_wrong(name: str) -> None:
+    call, arguments, optional = OPS[name]
+    assert_clear(sweep(call, arguments, optional=optional))
+
+
+@pytest.mark.parametrize("name", sorted(ARGUMENTS))
+def test_every_tensor_of_an_op_is_on_one_device(name: str) -> None:
+    """One on the meta device made a fake kernel answer for all: with memory that nobody had written."""
+    args = ARGUMENTS[name][0](torch.float32)
+    tensors = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
+    for i in tensors if len(tensors) > 1 else ():
+        mixed = [arg.to("meta") if j == i else arg for j, arg in enumerate(args)]
+        with pytest.raises(ValueError, match="expected the device of"):
+            getattr(torch.ops.fastgen, name).default(*mixed)
+
+
+def test_public_ops_name_a_tensor_of_another_device() -> None:
+    for call, arguments, _ in OPS.values():
+        names = [name for name, value in arguments.items() if isinstance(value, Tensor)]
+        for name in names if len(names) > 1 else ():
+            with pytest.raises(ValueError, match=rf"(^|expected the device of ){name}\b"):
+                call(**{**arguments, name: arguments[name].to("meta")})

@@ -4,15 +4,15 @@ from typing import Any
 
 from torch import Tensor
 
-from ._dtypes import check_floating
+from .._checks import check_device, check_integer, check_number, check_option, check_pair, check_same
+from ._dtypes import check_dense, check_floating
 
 ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh")
 
 
 def check_activation(activation: str, negative_slope: float) -> None:
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {', '.join(map(repr, ACTIVATIONS))}, got {activation!r}")
-    if negative_slope < 0:
+    check_option("activation", activation, ACTIVATIONS)
+    if check_number("negative_slope", negative_slope) < 0:
         raise ValueError(
             f"negative_slope: expected at least 0 (its gradient is taken from the result), got {negative_slope}"
         )
@@ -20,22 +20,24 @@ def check_activation(activation: str, negative_slope: float) -> None:
 
 def pair(name: str, value: Any, least: int) -> list[int]:
     """``value`` or (value, value), as a list."""
-    both = [value, value] if isinstance(value, int) else list(value)
-    if len(both) != 2 or any(not isinstance(one, int) or one < least for one in both):
-        raise ValueError(f"{name}: expected one or two integers of at least {least}, got {value!r}")
-    return both
+    both = check_pair(name, value, least)
+    for one in both:
+        check_integer(name, one, least, 2**31 - 1)
+    return list(both)
 
 
 def check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: list[Any]) -> None:
     stride, _padding, output_padding, dilation, groups = geometry
-    if weight.dim() != 4:
+    check_floating("x", x)
+    check_floating("weight", weight)
+    if weight.dim() != 4 or 0 in weight.shape[2:]:
         raise ValueError(f"weight: expected shape (I, O / groups, KH, KW), got {tuple(weight.shape)}")
     I = weight.shape[0]
-    if not isinstance(groups, int) or groups < 1 or I % groups:
+    if I % check_integer("groups", groups, 1):
         raise ValueError(f"groups: expected a divisor of the {I} input channels, got {groups!r}")
-    if x.dim() != 4 or x.shape[1] != I:
+    if x.dim() != 4 or x.shape[1] != I or 0 in x.shape[2:]:
         raise ValueError(f"x: expected shape (N, {I}, H, W) to fit the weight, got {tuple(x.shape)}")
-    if bias is not None and bias.shape != (weight.shape[1] * groups,):
+    if bias is not None and check_dense("bias", bias).shape != (weight.shape[1] * groups,):
         raise ValueError(f"bias: expected shape ({weight.shape[1] * groups},), got {tuple(bias.shape)}")
     for i in range(2):
         if output_padding[i] >= max(stride[i], dilation[i]):
@@ -47,14 +49,12 @@ def check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: list[
 
 def check_dtypes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     check_floating("x", x)
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and tensor.dtype != x.dtype:
-            raise TypeError(f"{name}: expected the dtype of x, {x.dtype}, got {tensor.dtype}")
-        if tensor is not None and tensor.device != x.device:
-            raise ValueError(f"{name}: expected the device of x, {x.device}, got {tensor.device}")
+    check_same("weight", weight, "x", x)
+    check_same("bias", bias, "x", x)
 
 
 def check_batch_norm(
+    weight: Tensor,
     channels: int,
     vectors: dict[str, Tensor | None],
     training: bool,
@@ -62,8 +62,14 @@ def check_batch_norm(
     num_batches_tracked: Tensor | None,
 ) -> None:
     """``vectors``: bn_weight, bn_bias, running_mean, running_var by name."""
+    if momentum is not None:
+        check_number("momentum", momentum)
     for name, vector in vectors.items():
-        if vector is not None and vector.shape != (channels,):
+        if vector is None:
+            continue
+        check_floating(name, vector)
+        check_device(name, vector, "weight", weight)
+        if vector.shape != (channels,):
             raise ValueError(f"{name}: expected shape ({channels},), got {tuple(vector.shape)}")
     if (vectors["running_mean"] is None) != (vectors["running_var"] is None):
         raise ValueError("running_mean, running_var: expected both or neither, got one")

@@ -1,12 +1,31 @@
 """Which dtypes the ops take, and what autocast makes of mixed ones."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+from .._checks import FLOATING, check_tensor
+
+__all__ = ["FLOATING", "autocast_dtype", "check_dense", "check_floating"]
+
+
+def check_dense(name: str, tensor: Any) -> Tensor:
+    """``tensor``, one whose elements lie in strides as they are.
+
+    Raises:
+        TypeError: no tensor, or a sparse or quantised one.
+    """
+    check_tensor(name, tensor)
+    if tensor.is_quantized:
+        raise TypeError(f"{name}: expected a tensor that is not quantised, got {tensor.dtype}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got {tensor.layout}")
+    return tensor
 
 
 def check_floating(name: str, tensor: Tensor) -> None:
+    check_dense(name, tensor)
     if tensor.dtype not in FLOATING:
         raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {tensor.dtype}")
 

@@ -2,24 +2,21 @@
 
 from torch import Tensor
 
-from ._dtypes import check_floating
+from .._checks import check_integer, check_option, check_same
+from ._dtypes import check_dense, check_floating
 
 MASKS = ("A", "B")
 ACTIVATIONS = ("none", "relu", "elu", "concat_elu", "gated")
 GROUPS_ORDERS = ("contiguous", "interleaved")
 
 
-def check_options(mask: str, activation: str, color_groups: int, groups_order: str) -> None:
-    for name, value, allowed in (
-        ("mask", mask, MASKS),
-        ("activation", activation, ACTIVATIONS),
-        ("groups_order", groups_order, GROUPS_ORDERS),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
-    if not isinstance(color_groups, int) or color_groups < 1:
-        raise ValueError(f"color_groups: expected a positive integer, got {color_groups!r}")
-    if activation == "concat_elu" and color_groups > 1 and groups_order == "contiguous":
+def check_options(mask: str, activation: str, color_groups: int, groups_order: str, doubled: bool = True) -> None:
+    """``doubled``: whether the result's channels, twice as many for "concat_elu", are to have colours too."""
+    check_option("mask", mask, MASKS)
+    check_option("activation", activation, ACTIVATIONS)
+    check_option("groups_order", groups_order, GROUPS_ORDERS)
+    check_integer("color_groups", color_groups, 1, 2**31 - 1)
+    if doubled and activation == "concat_elu" and color_groups > 1 and groups_order == "contiguous":
         raise ValueError(
             "groups_order: expected 'interleaved' with activation 'concat_elu' and several colours "
             "(doubling the channels would put two colours into one contiguous part), got 'contiguous'"
@@ -50,6 +47,11 @@ def check_masked_conv2d(
     groups_order: str,
 ) -> None:
     check_options(mask, activation, color_groups, groups_order)
+    check_floating("x", x)
+    check_same("weight", check_dense("weight", weight), "x", x)
+    for name, tensor in (("bias", bias), ("residual", residual)):
+        if tensor is not None:
+            check_same(name, check_dense(name, tensor), "x", x)
     if weight.dim() != 4 or weight.shape[2] % 2 == 0 or weight.shape[3] % 2 == 0:
         raise ValueError(f"weight: expected shape (O, I, KH, KW) with odd KH and KW, got {tuple(weight.shape)}")
     O, I = weight.shape[:2]
@@ -63,9 +65,3 @@ def check_masked_conv2d(
         expected = (x.shape[0], channels, *x.shape[2:])
         if residual.shape != expected:
             raise ValueError(f"residual: expected the shape of the result, {expected}, got {tuple(residual.shape)}")
-    check_floating("x", x)
-    for name, tensor in (("weight", weight), ("bias", bias), ("residual", residual)):
-        if tensor is not None and tensor.dtype != x.dtype:
-            raise TypeError(f"{name}: expected the dtype of x, {x.dtype}, got {tensor.dtype}")
-        if tensor is not None and tensor.device != x.device:
-            raise ValueError(f"{name}: expected the device of x, {x.device}, got {tensor.device}")

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from .._checks import check_flag, check_number
 from ._conv_transpose2d_bn_checks import (
     check_activation,
     check_batch_norm,
@@ -19,7 +20,7 @@ from ._conv_transpose2d_bn_fold import fold
 from ._conv_transpose2d_bn_forms import result_shape
 from ._conv_transpose2d_bn_norm import KERNELS, accumulator, finalize_reference, layout
 from ._conv_transpose2d_bn_sync import Synchronize, synchronized
-from ._dtypes import autocast_dtype
+from ._dtypes import autocast_dtype, check_dense
 
 __all__ = ["KERNELS", "Deferred", "conv_transpose2d_activation", "conv_transpose2d_bn", "conv_transpose2d_bn_deferred"]
 
@@ -117,7 +118,7 @@ def conv_transpose2d_bn(
     Source: Radford et al. 2016, arXiv:1511.06434; Ioffe and Szegedy 2015, arXiv:1502.03167; statistics of parts are
     combined as in Chan, Golub and LeVeque 1979.
     """
-    channels_last = is_channels_last(x.raw if isinstance(x, Deferred) else x)
+    channels_last = is_channels_last(x.raw if isinstance(x, Deferred) else check_dense("x", x))
     y = conv_transpose2d_bn_deferred(
         x, weight, bias, bn_weight, bn_bias, running_mean, running_var, training=training, momentum=momentum, eps=eps,
         stride=stride, padding=padding, output_padding=output_padding, dilation=dilation, groups=groups,
@@ -162,7 +163,11 @@ def conv_transpose2d_bn_deferred(
     check_shapes(x.raw if isinstance(x, Deferred) else x, weight, bias, geometry)
     channels = weight.shape[1] * groups
     vectors = {"bn_weight": bn_weight, "bn_bias": bn_bias, "running_mean": running_mean, "running_var": running_var}
-    check_batch_norm(channels, vectors, training, momentum, num_batches_tracked)
+    check_batch_norm(
+        x.raw if isinstance(x, Deferred) else x, channels, vectors, training, momentum, num_batches_tracked
+    )
+    check_number("eps", eps, 0)
+    training = check_flag("training", training)
     finalize = torch.ops.fastgen.conv_transpose2d_bn_finalize.default
     N, O, H, W = size = result_shape(x.raw if isinstance(x, Deferred) else x, weight, *geometry)
     if training:

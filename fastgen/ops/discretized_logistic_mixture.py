@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._checks import check_device, check_integer
 from .._registry import define_op
-from ._dtypes import check_floating
+from ._dtypes import check_dense, check_floating
 
 KERNELS = {
     "CPU": "csrc/discretized_logistic_mixture_cpu.cpp",
@@ -20,6 +21,12 @@ LOG_SCALE_MIN = -7.0
 
 #: Number of colours → parameter channels of one mixture component.
 CHANNELS = {1: 3, 3: 10}
+
+#: More levels than float32 tells apart; sizes stay far from wrapping.
+LEVELS_MAX = 2**30
+
+#: What values may be: torch has few operations on unsigned integers of more than eight bits.
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
 
 _TINY = 1e-30  # 1 − exp(−t) and t are divided by each other: neither may be zero
 
@@ -173,8 +180,10 @@ def discretized_logistic_mixture(params: Tensor, values: Tensor, levels: int = 2
 
     Source: Salimans, Karpathy, Chen and Kingma 2017, arXiv:1701.05517, eq. 2-3.
     """
-    if isinstance(levels, bool) or not isinstance(levels, int) or levels < 2:
-        raise ValueError(f"levels: expected an integer of at least 2, got {levels!r}")
+    levels = check_integer("levels", levels, 2, LEVELS_MAX)
+    check_floating("params", params)
+    if check_dense("values", values).dtype not in INTEGERS:
+        raise TypeError(f"values: expected an integer tensor, got {values.dtype}")
     if values.dim() != 4 or values.shape[1] not in CHANNELS:
         raise ValueError(f"values: expected shape (N, 1 or 3, H, W), got {tuple(values.shape)}")
     N, C, H, W = values.shape
@@ -182,11 +191,7 @@ def discretized_logistic_mixture(params: Tensor, values: Tensor, levels: int = 2
         raise ValueError(f"params: expected shape {(N, 'P', H, W)}, got {tuple(params.shape)}".replace("'", ""))
     if params.shape[1] == 0 or params.shape[1] % CHANNELS[C]:
         raise ValueError(f"params: expected {CHANNELS[C]}·K channels for {C} colours, got {params.shape[1]}")
-    check_floating("params", params)
-    if values.is_floating_point() or values.is_complex():
-        raise TypeError(f"values: expected an integer tensor, got {values.dtype}")
-    if params.device != values.device:
-        raise ValueError(f"values: expected the device of params, {params.device}, got {values.device}")
+    check_device("values", values, "params", params)
     if values.device.type == "cpu" and values.numel() and not torch.compiler.is_compiling():
         low, high = (bound.item() for bound in values.aminmax())
         if low < 0 or high >= levels:

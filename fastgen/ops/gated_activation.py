@@ -79,7 +79,7 @@ def gated_activation(x: Tensor) -> Tensor:
 
     Source: van den Oord et al. 2016, arXiv:1606.05328, eq. 2.
     """
+    check_floating("x", x)
     if x.dim() < 2 or x.shape[1] % 2:
         raise ValueError(f"x: expected shape (N, 2C, *), got {tuple(x.shape)}")
-    check_floating("x", x)
     return torch.ops.fastgen.gated_activation.default(x)

@@ -5,8 +5,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .._checks import check_same
 from .._registry import define_op
-from ._dtypes import autocast_dtype
+from ._dtypes import autocast_dtype, check_dense
 from ._masked_conv2d_checks import check_masked_conv2d
 from .masked_conv2d import _layout
 
@@ -163,7 +164,8 @@ def gated_residual_block(
 
     Source: van den Oord et al. 2016, arXiv:1606.05328, section 2.1 and figure 2, without the vertical stack.
     """
-    dtype = autocast_dtype(x)
+    dtype = autocast_dtype(check_dense("x", x))
+    check_dense("weight_out", weight_out)
     if dtype is not None:  # as nn.Conv2d does
         x, weight, weight_out = x.to(dtype), weight.to(dtype), weight_out.to(dtype)
         bias, bias_out = (b if b is None else b.to(dtype) for b in (bias, bias_out))
@@ -174,12 +176,9 @@ def gated_residual_block(
     for name, tensor, shape in (("weight_out", weight_out, (C, C, 1, 1)), ("bias_out", bias_out, (C,))):
         if tensor is None:
             continue
+        check_same(name, check_dense(name, tensor), "x", x)
         if tensor.shape != shape:
             raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
-        if tensor.dtype != x.dtype:
-            raise TypeError(f"{name}: expected the dtype of x, {x.dtype}, got {tensor.dtype}")
-        if tensor.device != x.device:
-            raise ValueError(f"{name}: expected the device of x, {x.device}, got {tensor.device}")
     differentiated = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, weight, bias, weight_out, bias_out)
     )

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._registry import define_op
-from ._dtypes import autocast_dtype
-from ._masked_conv2d_checks import check_masked_conv2d
+from ._dtypes import autocast_dtype, check_dense
+from ._masked_conv2d_checks import check_masked_conv2d, check_options
 
 KERNELS = {"CPU": "csrc/masked_conv2d_cpu.cpp", "CUDA": "fastgen/ops/masked_conv2d_triton.py"}
 
@@ -20,7 +20,14 @@ def masked_conv2d_mask(
     color_groups: int = 1,
     groups_order: str = "contiguous",
 ) -> Tensor:
-    """Ones at the live taps of ``weight`` (O, I, KH, KW), zeros at the dead; shape, dtype and device of ``weight``."""
+    """Ones at the live taps of ``weight`` (O, I, KH, KW), zeros at the dead; shape, dtype and device of ``weight``.
+
+    Raises:
+        ValueError: an option or the shape does not fit, as for :func:`masked_conv2d`.
+    """
+    check_options(mask, activation, color_groups, groups_order, doubled=False)
+    if check_dense("weight", weight).dim() != 4 or weight.shape[2] % 2 == 0 or weight.shape[3] % 2 == 0:
+        raise ValueError(f"weight: expected shape (O, I, KH, KW) with odd KH and KW, got {tuple(weight.shape)}")
     O, I, KH, KW = weight.shape
     position = torch.arange(KH * KW, device=weight.device)
     center = (KH // 2) * KW + KW // 2
@@ -59,8 +66,8 @@ def _activate(pre: Tensor, activation: str) -> Tensor:
 
 
 def _activate_backward(grad_y: Tensor, pre: Tensor, activation: str) -> Tensor:
-    if activation == "relu":
-        return torch.where(pre > 0, grad_y, 0)
+    if activation == "relu":  # a NaN passes the gradient, as in torch
+        return torch.where(pre <= 0, 0, grad_y)
     if activation == "elu":
         return torch.where(pre > 0, grad_y, grad_y * torch.exp(pre))
     if activation == "concat_elu":
@@ -229,8 +236,9 @@ def masked_conv2d(
     Source: van den Oord et al. 2016, arXiv:1601.06759, section 3.4; the gate: arXiv:1606.05328, eq. 2; concat_elu:
     Shang et al. 2016, arXiv:1603.05201, as in PixelCNN++, arXiv:1701.05517.
     """
-    dtype = autocast_dtype(x)
+    dtype = autocast_dtype(check_dense("x", x))
     if dtype is not None:  # as nn.Conv2d does
+        check_dense("weight", weight)
         x, weight = x.to(dtype), weight.to(dtype)
         bias = bias if bias is None else bias.to(dtype)
         residual = residual if residual is None else residual.to(dtype)

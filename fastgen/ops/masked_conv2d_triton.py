@@ -138,7 +138,7 @@ def masked_conv2d_grad_pre_kernel(
     g = tl.load(tile_of(grad_y, first, m, n, RESULT, HW, CHANNELS_LAST), mask=mask, other=0.0).to(tl.float32)
     p = tl.load(tile_of(pre, first, m, n, CHANNELS, HW, CHANNELS_LAST), mask=mask, other=0.0).to(tl.float32)
     if ACTIVATION == "relu":
-        out = tl.where(p > 0, g, 0.0)
+        out = tl.where(p <= 0, 0.0, g)  # NaN passes it, as in torch
     elif ACTIVATION == "elu":
         out = tl.where(p > 0, g, g * tl.exp(p))
     elif ACTIVATION == "concat_elu":

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from .. import _philox
+from .._checks import check_device, check_same
 from .._registry import define_op
-from ._dtypes import autocast_dtype, check_floating
+from ._dtypes import autocast_dtype, check_dense, check_floating
 
 KERNELS = {"CPU": "csrc/rsample_kl_cpu.cpp", "CUDA": "csrc/rsample_kl_cuda.cu"}
 
@@ -106,6 +107,8 @@ def rsample_kl(mu: Tensor, logvar: Tensor, seed: Tensor | int) -> tuple[Tensor, 
 
     Source: Kingma and Welling 2014, arXiv:1312.6114, section 2.4 (the reparameterisation) and appendix B (the KL).
     """
+    check_floating("mu", mu)
+    check_floating("logvar", logvar)
     if mu.dim() == 0:
         raise ValueError("mu: expected shape (N, *), got a scalar")
     if mu.shape != logvar.shape:
@@ -113,15 +116,12 @@ def rsample_kl(mu: Tensor, logvar: Tensor, seed: Tensor | int) -> tuple[Tensor, 
     if mu.dtype != logvar.dtype and autocast_dtype(mu) is not None:
         wider = torch.promote_types(mu.dtype, logvar.dtype)
         mu, logvar = mu.to(wider), logvar.to(wider)
-    if mu.dtype != logvar.dtype:
-        raise TypeError(f"logvar: expected the dtype of mu, {mu.dtype}, got {logvar.dtype}")
-    check_floating("mu", mu)
+    check_same("logvar", logvar, "mu", mu)
     if not isinstance(seed, Tensor):
         seed = _philox.seed_tensor(seed, mu.device)
-    if seed.dtype != torch.int64:
+    if check_dense("seed", seed).dtype != torch.int64:
         raise TypeError(f"seed: expected int64, got {seed.dtype}")
     if seed.numel() != 1:
         raise ValueError(f"seed: expected one element, got shape {tuple(seed.shape)}")
-    if not mu.device == logvar.device == seed.device:
-        raise ValueError(f"mu, logvar, seed: expected one device, got {mu.device}, {logvar.device}, {seed.device}")
+    check_device("seed", seed, "mu", mu)
     return torch.ops.fastgen.rsample_kl.default(mu, logvar, seed)

@@ -40,7 +40,7 @@ def run_case(seed: int, index: int) -> str:
         args = list(makers[0](rng.choice(DTYPES[:4])))
     for _ in range(rng.choice((1, 1, 2, 3))):
         at = rng.randrange(len(args))
-        args[at] = _other(args[at], args, rng)
+        args[at] = _replaced(args[at], args, rng)
     return f"{op}: {_called(getattr(torch.ops.fastgen, op).default, *args)}"
 
 
@@ -53,6 +53,13 @@ def _called(op: Callable[..., Any], *args: Any) -> str:
         if isinstance(result, Tensor) and result.numel() < LARGEST:
             result.clone()  # reads all of it
     return "answered"
+
+
+def _replaced(value: Any, args: list[Any], rng: random.Random) -> Any:
+    try:
+        return _other(value, args, rng)
+    except RuntimeError:  # torch makes no such tensor
+        return value
 
 
 def _other(value: Any, args: list[Any], rng: random.Random) -> Any:
@@ -128,7 +135,7 @@ def _of_others(value: Tensor, args: list[Any], rng: random.Random) -> Tensor:
 
 def _wide(rng: random.Random) -> Any:
     """Steps that double the channels, then steps that halve them."""
-    times = rng.choice((1, 5, 20, 31, 60, 62))
+    times = rng.choice((1, 2, 5, 20, 31, 60, 62))
     return plans.step_plan(2, *[Step("concat_elu")] * times, *[Step("gate")] * times)
 
 
@@ -152,7 +159,7 @@ def _plan_case(rng: random.Random) -> str:
     ops = torch.ops.fastgen
     plan = _plan(rng)
     codes, constants = plan.encode()
-    for _ in range(rng.choice((0, 0, 1, 1, 2, 4))):
+    for _ in range(rng.choice((0, 0, 0, 0, 1, 1, 2))):
         codes[rng.randrange(len(codes))] = rng.choice(NUMBERS)
     N = rng.choice((0, 1, 3, 5))
     isa = rng.choice(("", "portable", "avx2", "mmx"))
@@ -184,9 +191,9 @@ def _plan_case(rng: random.Random) -> str:
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
         at = rng.randrange(2, len(args))
         if isinstance(args[at], list):
-            args[at] = args[at][:-1] if rng.random() < 0.5 else [_other(one, [one], rng) for one in args[at]]
+            args[at] = args[at][:-1] if rng.random() < 0.5 else [_replaced(one, [one], rng) for one in args[at]]
         else:
-            args[at] = _other(args[at], [one for one in args if isinstance(one, Tensor)], rng)
+            args[at] = _replaced(args[at], [one for one in args if isinstance(one, Tensor)], rng)
     if rng.random() < 0.1 and len(constants):  # memory that is written and read: the plan changes after its checks
         wide = torch.zeros(max(len(constants), state.numel()))
         wide[: len(constants)] = constants

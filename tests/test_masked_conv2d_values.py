@@ -1,0 +1,34 @@
+"""masked_conv2d: what NaN gives, and words that no option has."""
+
+import math
+
+import pytest
+import torch
+
+from fastgen.ops import masked_conv2d_mask
+from fastgen.ops.masked_conv2d import _activate, masked_conv2d_backward_reference
+
+
+@pytest.mark.parametrize("activation", ["relu", "elu", "concat_elu", "gated"])
+def test_a_nans_gradient_is_that_of_torch(activation: str) -> None:
+    """Relu passes the gradient at a NaN, in the kernel and in the reference; the others make it NaN."""
+    pre = torch.full((1, 2, 2, 3), math.nan)
+    grad_y = torch.ones(1, {"gated": 1, "concat_elu": 4}.get(activation, 2), 2, 3)
+    x, weight = torch.ones(1, 2, 2, 3), torch.ones(2, 2, 1, 1)
+    args = (grad_y, pre, x, weight, "B", activation, 1, "contiguous", [False, False, True])
+    leaf = pre.clone().requires_grad_()
+    (plain,) = torch.autograd.grad(_activate(leaf, activation), leaf, grad_y)
+    for op in (torch.ops.fastgen.masked_conv2d_backward.default, masked_conv2d_backward_reference):
+        torch.testing.assert_close(op(*args)[2], plain.sum((0, 2, 3)), equal_nan=True)
+
+
+def test_the_mask_takes_no_other_word() -> None:
+    weight = torch.ones(2, 2, 3, 3)
+    for call, message in (
+        (lambda: masked_conv2d_mask(weight, "C"), "mask: expected one of 'A', 'B', got 'C'"),
+        (lambda: masked_conv2d_mask(weight, "A", "swish"), "activation: expected one of"),
+        (lambda: masked_conv2d_mask(weight, "A", "none", 2, "random"), "groups_order: expected one of"),
+        (lambda: masked_conv2d_mask(weight[0], "A"), "weight: expected shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
