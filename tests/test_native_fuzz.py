@@ -144,7 +144,7 @@ def _walk(**changed: Any) -> list[Any]:
     named = {
         "codes": codes, "constants": constants, "packed": OPS.sample_pack.default(codes, constants, ""),
         "state": OPS.sample_state.default(codes, constants, 2, 2), "given": [],
-        "uniforms": torch.rand(shape, dtype=torch.float64), "table": torch.randn(1, 2),
+        "uniforms": torch.rand(shape, dtype=torch.float64), "table": torch.randn(1, 2, 1),
         "known": torch.zeros(0, dtype=torch.int64), "keep": torch.zeros(0, dtype=torch.bool), "temperature": 1.0,
         "values": torch.zeros(shape, dtype=torch.int64), "params": torch.zeros(0), "chunk": 2, "first": 0,
         "last": plan.shape[1],

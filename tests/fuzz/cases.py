@@ -183,7 +183,7 @@ def _plan_case(rng: random.Random) -> str:
     given = [torch.randn(N, *sizes) for kind, sizes in _given(codes) if kind]
     P = int(rng.choice((0, sum(param.channels for param in plan.params))))
     args = [
-        codes, constants, packed, state, given, torch.rand(shape, dtype=torch.float64), torch.randn(C, levels),
+        codes, constants, packed, state, given, torch.rand(shape, dtype=torch.float64), torch.randn(C, levels, 1),
         torch.randint(levels, shape) if rng.random() < 0.5 else torch.zeros(0, dtype=torch.int64),
         torch.rand(shape) < 0.5 if rng.random() < 0.5 else torch.zeros(0, dtype=torch.bool), 1.0,
         torch.zeros(shape, dtype=torch.int64), torch.zeros((N, P, H, W) if P else 0), chunk, 0, H,
