@@ -8,3 +8,5 @@ from fastgen.fusing import worth
 def fuse_at_every_size(set_: Callable[[object, str, object], None] = setattr) -> None:
     for name in ("pays_convolved", "pays_transposed", "pays_drawn"):
         set_(worth, name, lambda *_: True)
+    for name in ("small_masked", "small_transposed"):
+        set_(worth, name, lambda *_: False)

@@ -28,12 +28,12 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_masked_convolution(ran: list[str]) -> None:
-    """2^27 multiplications: 16 images of 64 by 64, 64 channels into 32 with one tap."""
-    layer, relu = ByProduct("B", 64, 32, 1), nn.ReLU()
+    """2^27 multiplications: 8 images of 64 by 64, 64 channels into 64 with one tap."""
+    layer, relu = ByProduct("B", 64, 64, 1), nn.ReLU()
     plain = copy.deepcopy(layer)
     fastgen.fuse(layer)
     ran.clear()  # of the trials
-    large = torch.randn(16, 64, 64, 64)
+    large = torch.randn(8, 64, 64, 64)
     with torch.no_grad():
         assert torch.equal(layer(large[:, :, 1:]), plain(large[:, :, 1:]))
         assert ran == []
@@ -49,20 +49,20 @@ def test_a_masked_convolution(ran: list[str]) -> None:
 
 
 def test_a_small_one_writes_its_mask() -> None:
-    layer = ByData("A", 1, 4, 3, padding=1)
+    layer = ByData("A", 16, 16, 3, padding=1)
     fastgen.fuse(layer)
-    layer(torch.randn(1, 1, 4, 4))
+    layer(torch.randn(1, 16, 4, 4))
     assert (layer.weight * (1 - layer.mask)).eq(0).all()
 
 
 def test_a_chain(ran: list[str]) -> None:
     """Its first layer gives N × 32 × 4 × 4 values: 2^16 of them with a batch of 128, 2^18 with 512."""
-    fused = Generator(nz=4, ngf=4, nc=1)
+    fused = Generator(nz=8, ngf=4, nc=1)
     plain = copy.deepcopy(fused)
     fastgen.fuse(fused)
 
     def inputs(n: int) -> Tensor:
-        return torch.randn(n, 4, 1, 1)
+        return torch.randn(n, 8, 1, 1)
 
     fused.main = fused.main[:3]
     plain.main = plain.main[:3]
@@ -94,10 +94,25 @@ def test_a_sampling_layer(make: type[nn.Module], ran: list[str]) -> None:
 
 
 def test_a_compiled_program_has_the_op_at_every_size() -> None:
-    layer = ByProduct("B", 1, 4, 3, padding=1)
+    layer = ByProduct("B", 16, 16, 3, padding=1)
     fastgen.fuse(layer)
-    program = torch.export.export(layer, (torch.randn(2, 1, 4, 4),))
+    program = torch.export.export(layer, (torch.randn(2, 16, 4, 4),))
     assert "fastgen.masked_conv2d" in program.graph_module.code
+
+
+def test_small_layers_are_left_on_a_cpu() -> None:
+    model = nn.ModuleDict({
+        "masked": nn.Sequential(ByProduct("B", 15, 16, 3, padding=1), nn.ReLU()),
+        "transposed": nn.Sequential(nn.ConvTranspose2d(15, 16, 4), nn.BatchNorm2d(16), nn.ReLU()),
+        "mixed": nn.Sequential(nn.ConvTranspose2d(15, 16, 4), nn.ReLU(), nn.ConvTranspose2d(16, 16, 4), nn.ReLU()),
+    })  # fmt: skip
+    report = fastgen.fuse(model)
+    assert [each.path for each in report.swapped] == ["mixed.0, mixed.1", "mixed.2, mixed.3"]
+    assert [(each.path, "it is small (below" in each.reason) for each in report.left] == [
+        ("masked.0", True), ("transposed.0", True),
+    ]  # fmt: skip
+    assert type(model["masked"]) is nn.Sequential
+    assert type(model["transposed"]) is nn.Sequential
 
 
 def test_the_report_tells_the_rule() -> None:

@@ -16,8 +16,9 @@ from . import worth
 from .swap import Fused, observed, own_class
 from .watch import Reads, unchanged
 
-#: Per module: the mask that was last compared with the op's, and its version then.
-_SEEN: WeakKeyDictionary[nn.Module, tuple[Tensor, int]] = WeakKeyDictionary()
+#: Per module: the mask that was last compared with the op's, its version then, and on a CPU a copy of it: versions miss
+#: what is written through NumPy or ``.data``. On a GPU to compare would wait for it.
+_SEEN: WeakKeyDictionary[nn.Module, tuple[Tensor, int, Tensor]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,11 @@ def _holds(module: nn.Module, x: Any) -> bool:
         if observed(called) or (isinstance(called, parametrize.ParametrizationList) and len(called) != 1):
             return False
     if torch.compiler.is_compiling():
-        return True  # a version cannot be read there
+        return True  # what it holds cannot be read there
     mask: Tensor = get(module, spec.mask)
     version = -1 if mask.is_inference() else mask._version
-    seen = _SEEN.get(module)
-    if seen is not None and seen[0] is mask and seen[1] == version:
+    seen, before, copy = _SEEN.get(module, (None, -1, mask))
+    if seen is mask and before == version and (copy is mask or torch.equal(copy, mask)):
         return True
     if not is_mask(mask, get(module, spec.weight), spec.type, spec.color_groups, spec.groups_order):
         warnings.warn(
@@ -108,7 +109,7 @@ def _holds(module: nn.Module, x: Any) -> bool:
             stacklevel=4,
         )
         return False
-    _SEEN[module] = mask, version
+    _SEEN[module] = mask, version, mask.detach().clone() if mask.device.type == "cpu" else mask
     return True
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import direct, masked_proof, methods, reparameterize
+from . import direct, masked_proof, methods, reparameterize, worth
 from .chain import FusedSequential, flatten, is_sequential, masked_epilogue, transposed
 from .masked_conv import MaskedConv, MaskSpec, get
 from .record import NotProvenError
@@ -86,6 +86,8 @@ def _proof(module: nn.Module, plan: Plan) -> Any:
     if not masked:
         return reparameterize.prove(module)
     spec = masked_proof.prove(module)
+    if worth.small_masked(get(module, spec.weight)):
+        raise NotProvenError(worth.SMALL.format(worth.MASKED_WEIGHTS))
     if spec.in_place:
         weight, inside = get(module, spec.weight), set(module.modules())
         for path, other in plan.modules:
@@ -122,7 +124,10 @@ def _layers(module: nn.Module) -> list[nn.Module]:
 def _plan_container(module: nn.Module, plan: Plan) -> None:
     """A Sequential, or a module whose forward calls layers one after the other."""
     own = "forward" in vars(module)
-    if module in plan.classes:
+    if _is_small(module, plan):
+        for layer in _layers(module):
+            plan.reasons[id(layer)] = worth.SMALL.format(worth.TRANSPOSED_WEIGHTS)
+    elif module in plan.classes:
         for child in module.children():
             plan.reasons[id(child)] = f"{type(module).__name__} holds it, of which a method is swapped already"
     elif is_sequential(module) and not own:
@@ -138,6 +143,14 @@ def _plan_container(module: nn.Module, plan: Plan) -> None:
         except NotProvenError as error:
             for child in module.children():
                 plan.reasons[id(child)] = f"{type(module).__name__} calls it, and {error}"
+
+
+def _is_small(module: nn.Module, plan: Plan) -> bool:
+    """Whether all that could run in one op are transposed convolutions of a few weights, each."""
+    layers = _layers(module)
+    weights = [layer.weight for layer in layers if type(layer) is nn.ConvTranspose2d]
+    masked = any(isinstance(layer, MaskedConv) or layer in plan.specs for layer in layers)
+    return bool(weights) and not masked and all(map(worth.small_transposed, weights))
 
 
 def _steps(flat: Sequence[nn.Module], plan: Plan) -> Iterator[tuple[Sequence[nn.Module], str]]:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+#: Weights of a layer that is swapped at all on a CPU: 16 channels into 16, masked by 3 × 3 taps, transposed by 4 × 4.
+#: Smaller ones hardly reach the sizes below, and to look at the size of each call costs them a tenth and more.
+MASKED_WEIGHTS, TRANSPOSED_WEIGHTS = 2304, 4096
 #: Multiplications of a masked convolution.
 CONVOLVED = 2**27
 #: Values that the first layer of a chain of transposed convolutions gives: without gradients, with them.
@@ -16,10 +19,19 @@ TRANSPOSED = 2**16, 2**18
 #: Values of z, drawn without gradients. With them, z alone is not faster; z with its KL divergence is at every size.
 DRAWN = 2**13
 
+SMALL = "it is small (below {} weights), and on a CPU torch is faster at that; on a GPU, fuse the model that is there"
 RULE = (
     "on a CPU, small calls run as before: below 2^27 multiplications of a masked convolution; below 2^16 values "
     "(2^18 with gradients) of a chain's first layer; z alone below 2^13 values or with gradients"
 )
+
+
+def small_masked(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.numel() < MASKED_WEIGHTS
+
+
+def small_transposed(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.numel() < TRANSPOSED_WEIGHTS
 
 
 def _always(x: Tensor) -> bool:
