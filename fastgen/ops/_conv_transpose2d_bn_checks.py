@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .._checks import check_device, check_integer, check_number, check_option, check_pair, check_same
+from .._checks import check_device, check_integer, check_number, check_option, check_pair, check_same, describe
 from ._dtypes import check_dense, check_floating
 
 ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh")
@@ -20,10 +20,11 @@ def check_activation(activation: str, negative_slope: float) -> None:
 
 def pair(name: str, value: Any, least: int) -> list[int]:
     """``value`` or (value, value), as a list."""
-    both = check_pair(name, value, least)
-    for one in both:
-        check_integer(name, one, least, 2**31 - 1)
-    return list(both)
+    try:
+        both = check_pair(name, value, least)
+        return [check_integer(name, one, least, 2**31 - 1) for one in both]
+    except ValueError:
+        raise ValueError(f"{name}: expected one or two integers of at least {least}, got {describe(value)}") from None
 
 
 def check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: list[Any]) -> None:
