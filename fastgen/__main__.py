@@ -1,6 +1,5 @@
 """``python -m fastgen``: the command line."""
 
-from .cli import main
-from .training.distributed import leave
+from .cli import command
 
-leave(main())
+command()

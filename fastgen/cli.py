@@ -17,11 +17,13 @@ import importlib
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from . import _console
 from ._extras import MissingExtraError, require
 from ._version import __version__
 from .training import CheckpointError, ElsewhereError, NonFiniteError
+from .training.distributed import leave
 from .training.stopping import Stopped
 
 COMMANDS = {
@@ -39,6 +41,11 @@ COMMANDS = {
 
 EXPECTED = (CheckpointError, ElsewhereError, MissingExtraError, NonFiniteError, OSError, ValueError)
 """Errors whose message is all that a user needs."""
+
+
+def command() -> NoReturn:
+    """The console script, and ``python -m fastgen``: ``main``, and the end of the process."""
+    leave(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
