@@ -1,6 +1,7 @@
 """What each of several processes does in ``test_distributed.py``: torchrun processes.py begin|resume FOLDER."""
 
 import dataclasses
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 
 import tiny
 from fastgen.training import ElsewhereError, Recipe, Run, Trainer, distributed
+from fastgen.training.stopping import Stopped, on_signals
 
 CODER = Recipe(
     epochs=2, batch_size=12, accumulate=2, optimizer="sgd", lr=0.5, warmup=3, schedule="linear", ema=0.8, seed=3
@@ -17,6 +19,9 @@ GAME = dataclasses.replace(CODER, lr=0.05, schedule="constant", clip=0.5, save_e
 
 IMAGES = 37
 """The last batch of an epoch has one image: the second process has none."""
+
+SIGNALLED = 6
+"""The step in which the run that is stopped by a signal gets it: the second of the second epoch."""
 
 
 def build(what: str, run: Run | None = None, dtype: torch.dtype = torch.float32, **changes: Any) -> Trainer:
@@ -31,8 +36,36 @@ def build(what: str, run: Run | None = None, dtype: torch.dtype = torch.float32,
 def train(what: str, folder: Path, **changes: Any) -> None:
     folder.mkdir(exist_ok=True, parents=True)
     trained = build(what, Run(folder), **changes)
-    if trained.run.has_checkpoint:
-        trained.resume()
+    with trained.run.lock():  # as the command holds it, around both
+        if trained.run.has_checkpoint:
+            trained.resume()
+        trained.fit(tiny.images(IMAGES), tiny.images())
+
+
+def signalled(folder: Path) -> None:
+    """Train until the second process alone gets SIGTERM, in the second step of the second epoch."""
+    folder.mkdir(exist_ok=True)
+    trained = build("coder", Run(folder))
+    gradient = trained.seats[0].gradient
+
+    def with_signal(*arguments: Any) -> Any:
+        if distributed.rank() == 1 and trained.position.step == SIGNALLED - 1:
+            signal.raise_signal(signal.SIGTERM)
+        return gradient(*arguments)
+
+    trained.seats[0].gradient = with_signal
+    try:
+        with on_signals(trained.ask_to_stop):
+            trained.fit(tiny.images(IMAGES), tiny.images())
+    except Stopped as stop:
+        (folder / f"stopped{distributed.rank()}.txt").write_text(f"{stop.number} {trained.position.step}")
+
+
+def go_on(folder: Path) -> None:
+    """Resume a run, and write down from which step."""
+    trained = build("coder", Run(folder))
+    trained.resume()
+    (folder / f"resumed{distributed.rank()}.txt").write_text(f"{trained.position.step}")
     trained.fit(tiny.images(IMAGES), tiny.images())
 
 
@@ -57,9 +90,11 @@ def main(what: str, folder: Path) -> None:
             train("coder", folder / "coder")
             train("game", folder / "game")
             train("game", folder / "stopped", epochs=1)
+            signalled(folder / "signalled")
             (folder / f"failures{distributed.rank()}.txt").write_text(failures())
         else:
             train("game", folder / "stopped")
+            go_on(folder / "signalled")
 
 
 if __name__ == "__main__":

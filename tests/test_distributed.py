@@ -1,6 +1,7 @@
 """Two processes on gloo, as torchrun starts them, are one process with the same batches, to rounding."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import tiny
 from fastgen.training import CheckpointError, Run
 from fastgen.training import checkpoint as checkpoints
 from parity import assert_parity
-from processes import IMAGES, build
+from processes import IMAGES, SIGNALLED, build
 from trainers import lines, new_run
 
 pytest.importorskip("safetensors", reason="safetensors comes with fastgen[train]")
@@ -62,17 +63,34 @@ def flat(weights: dict[str, Tensor]) -> Tensor:
     return torch.cat([weights[key].flatten() for key in sorted(weights)])
 
 
-def test_two_processes_resumed_are_unbroken(two: Path) -> None:
+@pytest.fixture(scope="module")
+def resumed(two: Path) -> Path:
+    """The same folder, when those runs that were stopped are at their end."""
     torchrun("resume", two)
-    one, other = (checkpoints.load(two / name / "checkpoints", with_state=True) for name in ("stopped", "game"))
+    return two
+
+
+@pytest.mark.parametrize(("stopped", "unbroken"), [("stopped", "game"), ("signalled", "coder")])
+def test_two_processes_resumed_are_unbroken(resumed: Path, stopped: str, unbroken: str) -> None:
+    one, other = (checkpoints.load(resumed / name / "checkpoints") for name in (stopped, unbroken))
     for role, part in one.weights.items():
         assert all(torch.equal(tensor, other.weights[role][key]) for key, tensor in part.items())
-    assert lines(Run(two / "stopped")) == lines(Run(two / "game"))
+    assert lines(Run(resumed / stopped)) == lines(Run(resumed / unbroken))
+
+
+def test_a_signal_to_one_process_stops_both_after_the_same_step(resumed: Path) -> None:
+    for rank in range(2):
+        assert (resumed / f"signalled/stopped{rank}.txt").read_text() == f"{signal.SIGTERM.value} {SIGNALLED}"
+        assert (resumed / f"signalled/resumed{rank}.txt").read_text() == f"{SIGNALLED}", "steps were lost"
+
+
+def test_random_numbers_of_two_processes(resumed: Path) -> None:
+    one, other = (checkpoints.load(resumed / name / "checkpoints", with_state=True) for name in ("stopped", "game"))
     mine, theirs = ([process["random"]["torch"] for process in loaded.state["processes"]] for loaded in (one, other))
     assert all(map(torch.equal, mine, theirs))
     assert not torch.equal(*mine), "two processes draw the same noise"
     with pytest.raises(CheckpointError, match="expected 2 processes, as it is of, got 1"):
-        build("game", Run(two / "stopped")).resume()
+        build("game", Run(resumed / "stopped")).resume()
 
 
 def test_failures_in_two_processes(two: Path) -> None:

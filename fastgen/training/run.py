@@ -43,6 +43,7 @@ class Run:
         self.folder = Path(folder)
         self.checkpoints = self.folder / "checkpoints"
         self.samples = self.folder / "samples"
+        self._held = False  # by this process, or for it by the first of several
         self._lock: Lock | None = None
 
     @contextmanager
@@ -53,13 +54,15 @@ class Run:
             BlockingIOError: another process holds it; the message says which.
             ElsewhereError: the first of several processes could not get it.
         """
-        if self._lock is not None:  # held further up
+        if self._held:  # further up
             yield
             return
         distributed.first_only(self._take)
+        self._held = True
         try:
             yield
         finally:
+            self._held = False
             lock, self._lock = self._lock, None
             if lock is not None:
                 lock.release()
