@@ -25,7 +25,57 @@ def unused_loss(m: nn.Module, h: Tensor) -> Tensor:
     return h
 
 
+def overlapping_slices(m: nn.Module, h: Tensor) -> Tensor:
+    h = h.clone()
+    first, second, third = h[:, :3], h[:, 2:5], h[:, 4:]
+    first += 1.5
+    second *= second.mean(1, keepdim=True)
+    third -= 0.5
+    first += h[:, 3:]
+    return torch.cat((third, second, first[:, :1]), 1)
+
+
+def overlapping_rows(m: nn.Module, h: Tensor) -> Tensor:
+    h = h.clone()
+    upper, lower = h[:, :, :-1], h[:, :, 1:]
+    upper += 1.5
+    lower *= 2
+    return torch.cat((upper[:, :, :1], lower), 2)
+
+
+def views_before_a_change(m: nn.Module, h: Tensor) -> Tensor:
+    h = h.clone()
+    last, flat, one = h.permute(0, 2, 3, 1), h.flatten(2), h[:, 0]
+    h[:, :4] += 1
+    return last.permute(0, 3, 1, 2) * flat.view(h.shape) + one.unsqueeze(1)
+
+
+def views_of_zeros(m: nn.Module, h: Tensor) -> Tensor:
+    y = torch.zeros_like(h)
+    first, second = y[:, :4], y[:, 2:]
+    first.copy_(h[:, :4])
+    return torch.cat((second, first[:, :2]), 1)
+
+
+def a_kept_tensor(m: nn.Module, h: Tensor) -> Tensor:
+    if getattr(m, "kept", h[:0]).shape != h.shape:
+        m.kept = torch.ones_like(h)
+    m.kept[:, :4] = h[:, :4]
+    return m.kept
+
+
+def rows_beside_a_constant(m: nn.Module, h: Tensor) -> Tensor:
+    above = torch.cat((torch.full_like(h[:, :, :1], 0.7), h[:, :, :-1]), 2)
+    return h + above + torch.cat((torch.ones_like(h[..., :1]), h[..., :-1]), 3)
+
+
 PLANNED = {
+    "overlapping slices of channels": overlapping_slices,
+    "overlapping slices of rows": overlapping_rows,
+    "views made before a change": views_before_a_change,
+    "views of zeros that are filled": views_of_zeros,
+    "part of a kept tensor filled": a_kept_tensor,
+    "rows beside a constant": rows_beside_a_constant,
     "softmax over channels": lambda m, h: h.softmax(1) + h.log_softmax(1) + h.logsumexp(1, True),
     "a sum over part of the channels": lambda m, h: h.unflatten(1, (2, 3)).sum(1).repeat(1, 2, 1, 1),
     "a softmax in groups": lambda m, h: h.unflatten(1, (2, 3)).softmax(2).flatten(1, 2),

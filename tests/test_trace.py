@@ -94,15 +94,40 @@ def test_assignment_to_a_slice_is_an_op_of_its_own():
     assert missing == []
 
 
-def test_a_stale_view_is_refused():
+def test_a_view_is_cut_anew_after_a_change_elsewhere_in_its_memory():
     def forward(self: nn.Module, x: Tensor) -> Tensor:
         y = x * 1
-        top = y[:, :, :2]
+        top = y[:, 0, :2].transpose(1, 2)
         y.relu_()
-        return y[:, :, 1:3] + top  # torch gives top the new values
+        return top + 1  # torch gives top the new values
 
-    with pytest.raises(UnsupportedModelError, match="changes a tensor in place of which another view is read"):
+    nodes = trace(Model(forward), X).nodes
+    part = next(node for node in nodes if node.op == "fastgen.part")
+    assert part.args[0].node.op == "aten.relu"
+    value = torch.rand(BATCH, 1, 4, 5)
+    assert torch.equal(part.function(value, *part.args[1:]), value[:, 0, :2].transpose(1, 2))
+
+
+def test_a_view_that_cannot_be_cut_anew_is_refused():
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        y = x * 1
+        repeated = y.expand(-1, 3, -1, -1)
+        y.relu_()
+        return repeated + 1
+
+    with pytest.raises(UnsupportedModelError, match="another view, that is no slice, was made before and is read"):
         trace(Model(forward), X)
+
+
+def test_a_forward_that_adds_to_what_the_last_one_left_is_refused():
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        self.memory[:, :, 1:] += x[:, :, 1:]
+        return self.memory * 1
+
+    model = Model(forward)
+    model.memory = torch.zeros(BATCH, 1, 4, 5)
+    with pytest.raises(UnsupportedModelError, match=r"aten\.add changes in place a tensor that outlives the forward"):
+        trace(model, X)
 
 
 def test_labels_are_told_from_the_image():

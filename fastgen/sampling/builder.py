@@ -304,15 +304,20 @@ class Builder:
                 value if value.kind(dim) == "c" else value.expand(value.shape) for value in map(as_channels(dim), sized)
             ]
             return cat_channels(sized, dim)
-        total, start, padded = sum(value.shape[dim] for value in values), 0, []
+        total = sum(value.shape[dim] for value in values)
+        around = torch.zeros([*like.shape[:dim], total, *like.shape[dim + 1 :]], dtype=self.dtype, device=self.device)
+        start, ours, theirs = 0, [], []  # what depends on the image comes first: it says where positions lie
         for value, placed in zip(values, sized, strict=True):
-            if not (isinstance(value, Tensor) and not value.any()):
-                padded.append(placed.slice(dim, -start, 1, total))
-            start += value.shape[dim]
-        result = padded[0]
-        for value in padded[1:]:
+            size = value.shape[dim]
+            if isinstance(value, Tensor):
+                around.narrow(dim, start, size).copy_(value)
+            else:
+                (ours if isinstance(value, Value) else theirs).append(placed.slice(dim, -start, 1, total))
+            start += size
+        result, *others = ours + theirs
+        for value in others:
             result = self.pointwise("add", result, value)
-        return result
+        return self.pointwise("add", result, around) if around.any() else result
 
 
 def as_channels(dim: int) -> Callable[[Value], Value]:

@@ -253,7 +253,8 @@ def _replay(program: Program, labels: Tensor) -> list[Tensor]:
         if node.op == "aten._local_scalar_dense":
             continue
         args, kwargs = tree_map(resolve, node.args), tree_map(resolve, node.kwargs)
-        if node.function._schema.is_mutable:
+        schema = getattr(node.function, "_schema", None)
+        if schema is not None and schema.is_mutable:
             args = (args[0].clone(), *args[1:])
         result = node.function(*args, **kwargs)
         results[id(node)] = [result] if isinstance(result, Tensor) else list(result)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 from torch import Tensor
 
 #: Storage, offset, shape and strides.
 Place = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+#: Of a part in a tensor: per dimension start, step and length; and the dimensions that the part lacks.
+Region = tuple[list[tuple[int, int, int]], list[int]]
 
 
 def storage_of(tensor: Tensor) -> int:
@@ -16,7 +20,7 @@ def place_of(tensor: Tensor) -> Place:
     return storage_of(tensor), int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride()
 
 
-def region_of(base: Tensor, part: Tensor) -> tuple[list[tuple[int, int, int]], list[int]] | None:
+def region_of(base: Tensor, part: Tensor) -> Region | None:
     """Per dimension of ``base``: start, step and length of ``part`` in it; and the dimensions that ``part`` lacks."""
     offset = part.storage_offset() - base.storage_offset()
     starts = [0] * base.dim()
@@ -34,3 +38,29 @@ def region_of(base: Tensor, part: Tensor) -> tuple[list[tuple[int, int, int]], l
             slices.append((starts[dim], 1, 1))
             missing.append(dim)
     return (slices, missing) if offset == 0 and d == part.dim() else None
+
+
+def window_of(base: Tensor, part: Tensor) -> tuple[tuple[int, ...], Region] | None:
+    """An order of ``base``'s dimensions and the region of it, so ordered, that is ``part``; None if there is none."""
+    for order in itertools.permutations(range(base.dim())):
+        region = region_of(base.permute(order), part)
+        if region is not None:
+            found = cut(base, order, region)
+            moves = zip(found.stride(), part.stride(), part.shape, strict=True)
+            if found.storage_offset() == part.storage_offset() and all(a == b for a, b, n in moves if n > 1):
+                return order, region
+    return None
+
+
+def cut(base: Tensor, order: tuple[int, ...], region: Region) -> Tensor:
+    """A view of the region of ``base``, its dimensions in that order."""
+    slices, missing = region
+    part = base.permute(order)[tuple(slice(at, at + step * (count - 1) + 1, step) for at, step, count in slices)]
+    return part[tuple(0 if dim in missing else slice(None) for dim in range(base.dim()))]
+
+
+def assigned(base: Tensor, part: Tensor, region: Region) -> Tensor:
+    """``base`` with the region overwritten."""
+    result = base.clone()
+    cut(result, tuple(range(base.dim())), region).copy_(part)
+    return result

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from .._shadow import shadow, uncast
-from .places import Place, place_of, region_of, storage_of
+from .places import Place, assigned, cut, place_of, region_of, storage_of, window_of
 from .state import digest, holdings, left_over, set_before_read
 
 #: Images in a traced batch: more than one, so that an op that mixes images cannot hide.
@@ -148,8 +148,10 @@ class _Recorder(TorchDispatchMode):
         self.nodes: list[Node] = []
         self.modules: list[str] = []
         self._outputs: dict[Place, Output] = {}
-        self._stale: dict[Place, str] = {}
+        self._stale: set[Place] = set()
+        self._changed: dict[int, str] = {}  # storage → where what depends on the image was last written into it
         self._named: list[StorageWeakRef] = []  # so that no storage's name is used twice, though its memory may be
+        self._fresh: set[int] = set()  # storages of what the forward wrote down as numbers
         self._bases: dict[int, Place] = {}  # storage → where the whole tensor lies in it
         self._captured: dict[int, list[Constant]] = {}  # storage → constants that nodes read from it
         self.reading: list[Tensor] = []  # what the op under way reads
@@ -163,11 +165,11 @@ class _Recorder(TorchDispatchMode):
 
     def find(self, tensor: Tensor) -> Output | None:
         place = place_of(tensor)
-        if place in self._stale:
-            raise UnsupportedModelError(
-                f"{self._stale[place]}: changes a tensor in place of which another view is read afterwards"
-            )
-        return self._outputs.get(place)
+        if place not in self._stale:
+            output = self._outputs.get(place)
+            if output is not None or storage_of(tensor) not in self._changed or tensor.numel() == 0:
+                return output
+        return self._part_of_changed(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -177,6 +179,8 @@ class _Recorder(TorchDispatchMode):
         name = _name(func)
         self.reading = tensors
         self._look_outside(tensors, fresh=name == "aten.lift_fresh")
+        for tensor in tensors:
+            self._keep(tensor)  # before a view of it is made, which is not the whole
         if torch.Tag.nondeterministic_seeded in func.tags and "attention" not in name:  # refused as what it is
             raise UnsupportedModelError(f"{self._path()}: {name} draws random numbers")
         if not found or name in _VALUELESS:
@@ -194,6 +198,7 @@ class _Recorder(TorchDispatchMode):
                 'which there is to_input="one-hot", or ==)'
             )
         node = Node(name, func, *self._arguments(args, kwargs), self._path(), on_image)
+        self._refuse_memory(node, mutated)
         self._before_change(mutated)
         before = [self._whole(tensor) for tensor in mutated]
         result = func(*args, **kwargs)
@@ -212,6 +217,8 @@ class _Recorder(TorchDispatchMode):
     def _look_outside(self, tensors: list[Tensor], fresh: bool) -> None:
         for tensor in tensors:
             storage = storage_of(tensor)
+            if fresh:
+                self._fresh.add(storage)
             if storage in self.outside or (storage not in self._bases and not fresh):
                 found = self.outside.setdefault(storage, [])
                 if place_of(tensor) not in map(place_of, found):
@@ -235,7 +242,7 @@ class _Recorder(TorchDispatchMode):
             self._keep(tensor)
             if tensor.numel() == 0:
                 continue  # all of these lie at one place
-            self._stale.pop(place_of(tensor), None)
+            self._stale.discard(place_of(tensor))
             self._outputs[place_of(tensor)] = Output(node, index)
 
     def _arguments(self, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -271,6 +278,16 @@ class _Recorder(TorchDispatchMode):
             for constant in self._captured.pop(storage_of(tensor), []):
                 constant.tensor = constant.tensor.clone()
 
+    def _refuse_memory(self, node: Node, mutated: list[Tensor]) -> None:
+        """Raise where what an earlier forward left is changed by this one's image: no function of the image alone."""
+        for tensor in mutated:
+            kept = storage_of(tensor) in self.outside and storage_of(tensor) not in self._fresh
+            if kept and node.on_image and node.op != "aten.copy" and self.find(tensor) is None:
+                raise UnsupportedModelError(
+                    f"{node.path}: {node.op} changes in place a tensor that outlives the forward, by what depends on "
+                    "the image: each forward would depend on those before it"
+                )
+
     def _whole(self, tensor: Tensor) -> tuple[Tensor, Output | Constant] | None:
         """The tensor of which ``tensor`` is a part, and what it is before the change; None if it is the whole."""
         _, offset, shape, strides = self._bases.get(storage_of(tensor), place_of(tensor))
@@ -280,17 +297,38 @@ class _Recorder(TorchDispatchMode):
         output = self.find(base)
         return base, Constant(base.detach().clone()) if output is None else output
 
+    def _part_of_changed(self, tensor: Tensor) -> Output | None:
+        """A view that was made before a change elsewhere in its memory: cut anew from the changed whole."""
+        _, offset, shape, strides = self._bases[storage_of(tensor)]
+        base = tensor.as_strided(shape, strides, offset)
+        whole = self._outputs.get(place_of(base))
+        window = None if whole is None else window_of(base, tensor)
+        if whole is not None and window is not None:
+            node = Node("fastgen.part", cut, (whole, *window), {}, self._path(), whole.node.on_image)
+        elif whole is not None and base.is_contiguous() and tensor.is_contiguous() and base.numel() == tensor.numel():
+            view, shape = torch.ops.aten.view.default, list(tensor.shape)
+            node = Node("aten.view", view, (whole, shape), {}, self._path(), whole.node.on_image)
+        else:
+            raise UnsupportedModelError(
+                f"{self._changed[storage_of(tensor)]}: changes a tensor in place, of which another view, that is no "
+                f"slice, was made before and is read afterwards in {self._path()}; make that view after the change, "
+                "or change a clone"
+            )
+        self._record(node, [tensor])
+        return self._outputs[place_of(tensor)]
+
     def _after_change(self, part: Tensor, whole: tuple[Tensor, Output | Constant] | None, node: Node) -> None:
+        self._changed[storage_of(part)] = node.path
         for place in list(self._outputs):
             if place[0] == storage_of(part) and place != place_of(part):
-                self._stale[place] = node.path
+                self._stale.add(place)
         if whole is not None:
             base, before = whole
             region = region_of(base, part)
             if region is None:
                 raise UnsupportedModelError(f"{node.path}: {node.op} changes a view in place that is no slice")
             assign = Node(
-                "fastgen.assign", _not_called, (before, Output(node), region), {}, node.path, node.on_image
+                "fastgen.assign", assigned, (before, Output(node), region), {}, node.path, node.on_image
             )  # fmt: skip
             self._record(assign, [base])
 
@@ -301,7 +339,7 @@ def _name(func: Any) -> str:
 
 
 def _not_called(*args: Any) -> None:
-    raise AssertionError("inputs and assignments are not replayed")
+    raise AssertionError("inputs are not replayed")
 
 
 @contextmanager

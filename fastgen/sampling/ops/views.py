@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..builder import Argument, Builder, Given
+from ..places import Region
 from ..trace import UnsupportedModelError
 from ..values import Value
 from .registry import handles
@@ -172,7 +173,7 @@ def _pad(b: Builder, x: Value, pad: Sequence[int], value: float) -> Value:
 
 
 @handles("fastgen.assign")
-def _assign(b: Builder, base: Argument, part: Argument, region: tuple[list[tuple[int, int, int]], list[int]]) -> Value:
+def _assign(b: Builder, base: Argument, part: Argument, region: Region) -> Value:
     """``base`` with a rectangular region overwritten by ``part``."""
     slices, missing = region
     if any(step != 1 for _, step, _ in slices):
@@ -193,3 +194,16 @@ def _assign(b: Builder, base: Argument, part: Argument, region: tuple[list[tuple
         rest = torch.where(mask == 1, base, torch.zeros_like(base))  # what is overwritten may have been never set
         return b.pointwise("add", placed, rest) if rest.any() else placed
     return b.pointwise("add", b.pointwise("mul", base, mask), placed)
+
+
+@handles("fastgen.part", boolean=True)
+def _part(b: Builder, base: Value, order: tuple[int, ...], region: Region) -> Value:
+    """A rectangular region of ``base``, its dimensions reordered: what an earlier view of it has become."""
+    slices, missing = region
+    base = base.permute(list(order))
+    for dim, (start, step, count) in enumerate(slices):
+        if (start, step, count) != (0, 1, base.shape[dim]):
+            base = base.slice(dim, start, step, count)
+    for dim in reversed(missing):
+        base = base.squeeze(dim)
+    return base
