@@ -306,7 +306,9 @@ class Builder:
             return cat_channels(sized, dim)
         total = sum(value.shape[dim] for value in values)
         around = torch.zeros([*like.shape[:dim], total, *like.shape[dim + 1 :]], dtype=self.dtype, device=self.device)
-        start, ours, theirs = 0, [], []  # what depends on the image comes first: it says where positions lie
+        start = 0
+        ours: list[Value] = []  # what depends on the image comes first: it says where positions lie
+        theirs: list[Value] = []
         for value, placed in zip(values, sized, strict=True):
             size = value.shape[dim]
             if isinstance(value, Tensor):

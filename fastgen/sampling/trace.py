@@ -306,8 +306,9 @@ class _Recorder(TorchDispatchMode):
         if whole is not None and window is not None:
             node = Node("fastgen.part", cut, (whole, *window), {}, self._path(), whole.node.on_image)
         elif whole is not None and base.is_contiguous() and tensor.is_contiguous() and base.numel() == tensor.numel():
-            view, shape = torch.ops.aten.view.default, list(tensor.shape)
-            node = Node("aten.view", view, (whole, shape), {}, self._path(), whole.node.on_image)
+            arguments = (whole, list(tensor.shape))
+            view = torch.ops.aten.view.default
+            node = Node("aten.view", view, arguments, {}, self._path(), whole.node.on_image)
         else:
             raise UnsupportedModelError(
                 f"{self._changed[storage_of(tensor)]}: changes a tensor in place, of which another view, that is no "
