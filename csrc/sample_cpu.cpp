@@ -58,6 +58,8 @@ const GemmIsa& isa_of(const Tensor& packed) {
   STD_TORCH_CHECK(false, "packed: expected weights packed on this machine");
 }
 
+int64_t sample_format_cpu(const Tensor&) { return int64_t(plan_format()); }
+
 Tensor sample_pack_cpu(const Tensor& codes, const Tensor& constants, std::string isa) {
   const SamplerPlan plan = decode(codes, constants, isa_of(isa));
   const std::vector<int64_t> sizes = {kPackedHeader + plan.packed_size};
@@ -153,6 +155,7 @@ int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& p
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+  m.impl("sample_format", TORCH_BOX(&sample_format_cpu));
   m.impl("sample_pack", TORCH_BOX(&sample_pack_cpu));
   m.impl("sample_state", TORCH_BOX(&sample_state_cpu));
   m.impl("sample", TORCH_BOX(&sample_cpu));

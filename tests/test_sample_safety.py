@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastgen.ops.sample import PackedPlan
-from fastgen.sampling.plan import Step
+from fastgen.ops.sample import PackedPlan, plan_format
+from fastgen.sampling import native
+from fastgen.sampling import plan as plans_module
+from fastgen.sampling.plan import FORMAT, STEPS, Step
 from plans import deep_plan, packs, plan_with_constants, run, step_plan, table_of
 
 CSRC = Path(__file__).parent.parent / "csrc"
@@ -32,6 +34,21 @@ def test_codes_are_checked_before_memory_is_touched() -> None:
         PackedPlan(codes, constants[:-16])
     with pytest.raises(RuntimeError, match="isa: expected one that this machine has, got mmx"):
         PackedPlan(codes, constants, "mmx")
+
+
+def test_a_library_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are encoded as positions in a list: another list, and every code would mean something else."""
+    assert plan_format() == FORMAT
+    native.NativePlan(deep_plan())
+    for name, changed in (("STEPS", STEPS[1:2] + STEPS[:1] + STEPS[2:]), ("STEPS", STEPS[:-1]), ("LAYOUT", 99)):
+        with monkeypatch.context() as patch:
+            patch.setattr(plans_module, name, changed)
+            patch.setattr(native, "FORMAT", plans_module._format())
+            with pytest.raises(RuntimeError, match=rf"got one that reads {FORMAT}; .*install fastgen again"):
+                native.NativePlan(deep_plan())
+    monkeypatch.setattr(native, "plan_format", lambda: None)
+    with pytest.raises(RuntimeError, match=r"got one that reads older ones; .*install fastgen again"):
+        native.NativePlan(deep_plan())
 
 
 def test_no_sanitizer_complains(tmp_path: Path) -> None:

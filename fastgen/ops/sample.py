@@ -16,6 +16,7 @@ CHUNK = 64
 # What executors share is the plan; the reference (fastgen.sampling.reference) executes plans, not codes. So these ops
 # have no kernel but the compiled ones, and whoever calls them asks `available` first.
 for _schema in (
+    "sample_format(Tensor codes) -> int",
     "sample_pack(Tensor codes, Tensor constants, str isa) -> Tensor",
     "sample_state(Tensor codes, Tensor constants, int images, int chunk) -> Tensor",
     "sample(Tensor codes, Tensor constants, Tensor packed, Tensor(a!) state, Tensor[] given, Tensor uniforms, "
@@ -29,6 +30,13 @@ def available(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether compiled code executes plans there: float32 on the CPU, where the kernels were built."""
     built = torch._C._dispatch_has_kernel_for_dispatch_key("fastgen::sample", "CPU")
     return built and device.type == "cpu" and dtype == torch.float32
+
+
+def plan_format() -> int | None:
+    """What the compiled library takes codes to mean, as a number; None if it is too old to say so."""
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("fastgen::sample_format", "CPU"):
+        return None
+    return torch.ops.fastgen.sample_format.default(torch.zeros(0, dtype=torch.int64))
 
 
 class PackedPlan:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ..distributions import Bernoulli, Categorical
-from ..ops.sample import PackedPlan, Walk, available
-from .plan import Plan
+from ..ops.sample import PackedPlan, Walk, available, plan_format
+from .plan import FORMAT, Plan
 
 
 def usable(plan: Plan, distribution: Any, dtype: torch.dtype, device: torch.device) -> bool:
@@ -26,9 +26,19 @@ def usable(plan: Plan, distribution: Any, dtype: torch.dtype, device: torch.devi
 
 
 class NativePlan:
-    """A plan, packed for compiled code. It keeps the weights that the plan had."""
+    """A plan, packed for compiled code. It keeps the weights that the plan had.
+
+    Raises:
+        RuntimeError: the compiled library is of other sources than this package.
+    """
 
     def __init__(self, plan: Plan) -> None:
+        if plan_format() != FORMAT:
+            raise RuntimeError(
+                f"fastgen/_core.so: expected a library that reads plans of format {FORMAT}, got one that reads "
+                f"{plan_format() or 'older ones'}; it was built from other sources: install fastgen again, or run "
+                "python setup.py build_ext --inplace"
+            )
         self.plan = plan
         self._packed = PackedPlan(*plan.encode())
 

@@ -39,6 +39,22 @@ BINARY = ("add", "sub", "rsub", "mul", "div", "rdiv", "max", "min", "eq", "lt", 
 #: Steps on the whole vector: [a, b] → tanh(a)·σ(b); x → elu([x, −x]); normalise within each of ``groups`` parts.
 VECTOR = {"gate": 0, "concat_elu": 0, "norm": 2}  # norm: groups, eps
 STEPS = (*UNARY, *BINARY, *VECTOR)
+#: Of the codes that a plan is encoded in: counted on when their records change, or the arguments of the ops that read
+#: them, here and in csrc/sampler_steps.h.
+LAYOUT = 1
+
+
+def _format() -> int:
+    """What codes mean, as a number: of the layout, and of all steps with their parameters (FNV-1a, 63 bits)."""
+    counts = UNARY | dict.fromkeys(BINARY, 0) | VECTOR
+    digest = 0xCBF29CE484222325
+    for byte in "".join([str(LAYOUT), *(f" {step} {counts[step]}" for step in STEPS)]).encode():
+        digest = (digest ^ byte) * 0x100000001B3 % 2**64
+    return digest >> 1
+
+
+#: A compiled library that answers with another number would take the codes for something else.
+FORMAT = _format()
 
 Clock = Literal["row", "pixel"]
 Kind = Literal["image", "map", "constant", "given"]
