@@ -6,7 +6,6 @@ from fastgen.fusing import worth
 
 
 def fuse_at_every_size(set_: Callable[[object, str, object], None] = setattr) -> None:
-    for name in ("pays_convolved", "pays_transposed", "pays_drawn"):
+    for name in ("pays_convolved", "pays_cropped", "pays_transposed", "pays_drawn"):
         set_(worth, name, lambda *_: True)
-    for name in ("small_masked", "small_transposed"):
-        set_(worth, name, lambda *_: False)
+    set_(worth, "small", lambda *_: False)

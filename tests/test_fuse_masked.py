@@ -143,7 +143,7 @@ def two_parametrizations() -> nn.Module:
 
 LEFT = {
     "no mask": (lambda: Style(lambda s, x: conv(s, x, s.weight)), "no mask is multiplied into its weight"),
-    "another mask": (lambda: other_mask(lambda m: m[0, 0, 0].zero_()), "not one of fastgen.ops.masked_conv2d_mask's"),
+    "another mask": (lambda: other_mask(lambda m: m[0, 0, 2].fill_(1)), "not one of fastgen.ops.masked_conv2d_mask's"),
     "not zeros and ones": (lambda: other_mask(lambda m: m.mul_(0.5)), "not made of zeros and ones"),
     "gated": (gated_colours, "each half of the outputs into 3 colours"),
     "stride": (lambda: Style(lambda s, x: F.conv2d(x, s.weight * s.mask, s.bias, 2, 1)), r"stride \[2, 2\]"),

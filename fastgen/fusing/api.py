@@ -18,7 +18,8 @@ def fuse(model: nn.Module) -> FuseReport:
     """Replace, in place, what can be proven equivalent to fastgen's ops; the report says what, and what not and why.
 
     * Masked convolutions, in whatever way the mask is applied → :func:`fastgen.ops.masked_conv2d`, with a following
-      ReLU, ELU or GatedActivation of the same Sequential.
+      ReLU, ELU or GatedActivation of the same Sequential. Dilated, or with another mask that leaves whole rows or
+      columns without a tap, as a vertical stack's → torch's convolution of the live taps alone.
     * ConvTranspose2d → BatchNorm2d or SyncBatchNorm → ReLU, LeakyReLU or Tanh, in a Sequential or in a forward that
       calls them one after the other → :func:`fastgen.ops.conv_transpose2d_bn`; in a chain of them the normalised
       activations are never written.

@@ -22,8 +22,8 @@ _SEEN: WeakKeyDictionary[nn.Module, tuple[Tensor, int, Tensor]] = WeakKeyDiction
 
 
 @dataclass(frozen=True)
-class MaskSpec:
-    """Where a module holds its tensors (paths), which mask it has, and what else its forward calls and reads.
+class TapsSpec:
+    """Where a module holds its tensors (paths), and what else its forward calls and reads.
 
     ``in_place``: its forward writes the mask into the weight, so that whoever reads the weight finds zeros there.
     """
@@ -31,16 +31,9 @@ class MaskSpec:
     weight: str
     bias: str | None
     mask: str
-    type: str
-    color_groups: int
-    groups_order: str
     calls: tuple[str, ...]
     reads: Reads
     in_place: bool
-
-    def __str__(self) -> str:
-        groups = f", {self.color_groups} {self.groups_order} colours" if self.color_groups > 1 else ""
-        return f"masked_conv2d, mask {self.type}{groups}"
 
     @property
     def note(self) -> str:
@@ -51,12 +44,40 @@ class MaskSpec:
             "(they were not, and the mask undid what they did)"
         )
 
+    def pays(self, x: Tensor, weight: Tensor) -> bool:
+        """Whether the op is faster for this image batch, and can be run on it."""
+        raise NotImplementedError
+
+    def is_mask(self, mask: Tensor, weight: Tensor) -> bool:
+        """Whether the mask is still one that what was proven holds for."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class MaskSpec(TapsSpec):
+    """Which of the op's masks the module has."""
+
+    type: str
+    color_groups: int
+    groups_order: str
+
+    def __str__(self) -> str:
+        groups = f", {self.color_groups} {self.groups_order} colours" if self.color_groups > 1 else ""
+        return f"masked_conv2d, mask {self.type}{groups}"
+
+    def pays(self, x: Tensor, weight: Tensor) -> bool:
+        return worth.pays_convolved(x, weight)
+
+    def is_mask(self, mask: Tensor, weight: Tensor) -> bool:
+        expected = masked_conv2d_mask(weight.detach(), self.type, "none", self.color_groups, self.groups_order)
+        return torch.equal(mask.detach().to(expected.dtype).expand_as(expected), expected)
+
 
 class MaskedConv(Fused):
     """Runs as ``fastgen.ops.masked_conv2d``, and as its own forward where that is not what was proven."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if kwargs or len(args) != 1 or not _holds(self, args[0]):
+        if kwargs or len(args) != 1 or not holds(self, args[0]):
             return super().forward(*args, **kwargs)
         return run(self, self._fastgen_spec, args[0], "none")
 
@@ -64,14 +85,16 @@ class MaskedConv(Fused):
 def run(module: nn.Module, spec: MaskSpec, x: Tensor, activation: str) -> Tensor:
     bias = None if spec.bias is None else get(module, spec.bias)
     weight = get(module, spec.weight)
-    if spec.in_place and not torch.compiler.is_exporting():  # an exported program has nobody else who reads it
-        _write(get(module, spec.mask), weight)
+    write_mask(module, spec)
     names: Any = {"mask": spec.type, "activation": activation, "groups_order": spec.groups_order}
     return masked_conv2d(x, weight, bias, color_groups=spec.color_groups, **names)
 
 
-def _write(mask: Tensor, weight: Tensor) -> None:
-    """The mask into the weight, as ``weight.data *= mask`` does it: graphs that hold the weight stay valid."""
+def write_mask(module: nn.Module, spec: TapsSpec) -> None:
+    """The mask into the weight if its forward does so, as ``weight.data *= mask``: graphs that hold it stay valid."""
+    if not spec.in_place or torch.compiler.is_exporting():  # an exported program has nobody else who reads it
+        return
+    mask, weight = get(module, spec.mask), get(module, spec.weight)
     with torch.no_grad():
         if torch.compiler.is_compiling() or weight.is_inference():  # no versions are counted there
             weight.mul_(mask)
@@ -82,13 +105,13 @@ def _write(mask: Tensor, weight: Tensor) -> None:
 
 def can_run(module: nn.Module, x: Any) -> bool:
     """Whether ``module`` is a fused masked convolution that can take an activation along, for this input."""
-    return isinstance(module, MaskedConv) and not observed(module) and _holds(module, x)
+    return isinstance(module, MaskedConv) and not observed(module) and holds(module, x)
 
 
-def _holds(module: nn.Module, x: Any) -> bool:
+def holds(module: nn.Module, x: Any) -> bool:
     """Whether it pays, and what was proven is still so: an image batch, attributes, nobody inside watched, the mask."""
-    spec: MaskSpec = module._fastgen_spec  # type: ignore[assignment]
-    if not isinstance(x, Tensor) or x.dim() != 4 or not worth.pays_convolved(x, get(module, spec.weight)):
+    spec: TapsSpec = module._fastgen_spec  # type: ignore[assignment]
+    if not isinstance(x, Tensor) or x.dim() != 4 or not spec.pays(x, get(module, spec.weight)):
         return False
     if not unchanged(module, spec.reads):
         return False
@@ -103,7 +126,7 @@ def _holds(module: nn.Module, x: Any) -> bool:
     seen, before, copy = _SEEN.get(module, (None, -1, mask))
     if seen is mask and before == version and (copy is mask or torch.equal(copy, mask)):
         return True
-    if not is_mask(mask, get(module, spec.weight), spec.type, spec.color_groups, spec.groups_order):
+    if not spec.is_mask(mask, get(module, spec.weight)):
         warnings.warn(
             f"the mask of a fused {own_class(module).__name__} was changed; it runs as it did before it was fused",
             stacklevel=4,
@@ -111,11 +134,6 @@ def _holds(module: nn.Module, x: Any) -> bool:
         return False
     _SEEN[module] = mask, version, mask.detach().clone() if mask.device.type == "cpu" else mask
     return True
-
-
-def is_mask(mask: Tensor, weight: Tensor, type: str, color_groups: int, groups_order: str) -> bool:
-    expected = masked_conv2d_mask(weight.detach(), type, "none", color_groups, groups_order)
-    return torch.equal(mask.detach().to(expected.dtype).expand_as(expected), expected)
 
 
 def get(module: nn.Module, path: str) -> Any:

@@ -1,4 +1,4 @@
-"""Finding masked convolutions by what their forward computes: one product with a raster mask, one convolution.
+"""Finding masked convolutions by what their forward computes: one product with a constant mask, one convolution.
 
 However it is written: ``F.conv2d(x, self.weight * self.mask, ...)``; ``self.weight.data *= self.mask`` and then the
 convolution; a parametrization that multiplies by the mask; in a module of its own or around an ``nn.Conv2d``.
@@ -17,6 +17,8 @@ from torch.nn.utils import parametrize
 from ..ops._dtypes import FLOATING
 from ..ops._masked_conv2d_checks import GROUPS_ORDERS, MASKS
 from ..ops.masked_conv2d import masked_conv2d_mask
+from . import cropped_conv
+from .cropped_conv import CropSpec
 from .masked_conv import MaskSpec, get, run
 from .record import NotProvenError, Recorder, Value, held_tensors, integers, probe_copy
 from .swap import observed
@@ -49,8 +51,8 @@ def _may_mask(mask: Tensor, weight: Tensor) -> bool:
     return fits and not mask.is_meta and bool(((mask == 0) | (mask == 1)).all())
 
 
-def prove(module: nn.Module) -> MaskSpec:
-    """What ``module`` computes as arguments of masked_conv2d.
+def prove(module: nn.Module) -> MaskSpec | CropSpec:
+    """What ``module`` computes, as arguments of masked_conv2d or as a convolution with fewer taps.
 
     Raises:
         NotProvenError: says why it could not be shown to be one.
@@ -66,7 +68,7 @@ def prove(module: nn.Module) -> MaskSpec:
     return specs.pop()
 
 
-def _trial(module: nn.Module, twin: nn.Module, N: int, H: int, W: int) -> MaskSpec:
+def _trial(module: nn.Module, twin: nn.Module, N: int, H: int, W: int) -> MaskSpec | CropSpec:
     weights = [t for _, t in held_tensors(twin) if t.dim() == 4 and isinstance(t, nn.Parameter)]
     weights.sort(key=lambda t: (t.requires_grad, t.numel()), reverse=True)
     channels = weights[0].shape[1] if weights else 1
@@ -93,7 +95,7 @@ def _trial(module: nn.Module, twin: nn.Module, N: int, H: int, W: int) -> MaskSp
             hook.remove()
     if not isinstance(result, Tensor):
         raise NotProvenError(f"its forward returns {type(result).__name__}, not a tensor")
-    weight, bias, mask = _pattern(recorder, recorder.value(result), module)
+    weight, bias, mask, dilation = _pattern(recorder, recorder.value(result), module)
     tensor = get(module, weight)
     if tensor.dtype not in FLOATING:
         raise NotProvenError(f"its weight is {tensor.dtype}")
@@ -103,8 +105,16 @@ def _trial(module: nn.Module, twin: nn.Module, N: int, H: int, W: int) -> MaskSp
     reads = frozen_reads(module, seen)
     in_place = any(op.op == "aten.mul" and op.written for op in recorder.ops)
     in_place = in_place or recorder.value(get(twin, weight)).op == "aten.mul"
-    which = _which(get(module, mask), tensor)
-    spec = MaskSpec(weight, bias, mask, *which, tuple(sorted(set(calls))), reads, in_place)
+    common = weight, bias, mask, tuple(sorted(set(calls))), reads, in_place
+    if not _may_mask(get(module, mask), tensor):
+        raise NotProvenError("its mask is not made of zeros and ones, one for each tap")
+    which = _which(get(module, mask), tensor) if dilation == (1, 1) else None
+    spec: MaskSpec | CropSpec
+    if which is None:
+        spec = CropSpec(*common, *cropped_conv.live_taps(get(module, mask), tensor, dilation), dilation)
+        x = integers((N, channels, H + spec.extent[0], W + spec.extent[1]), generator).requires_grad_()
+    else:
+        spec = MaskSpec(*common, *which)
     _compare(twin, spec, x, generator)
     return spec
 
@@ -115,8 +125,8 @@ def _call(twin: nn.Module, x: Tensor) -> Any:
     return own.forward(twin, x) if own.__call__ is nn.Module.__call__ else own.__call__(twin, x)
 
 
-def _pattern(recorder: Recorder, conv: Value, module: nn.Module) -> tuple[str, str | None, str]:
-    """The paths of weight, bias and mask in convolution(input, weight · mask, bias), if that is all there is."""
+def _pattern(recorder: Recorder, conv: Value, module: nn.Module) -> tuple[str, str | None, str, tuple[int, int]]:
+    """Paths of weight, bias and mask, and dilation, of convolution(input, weight · mask, bias), if that is all."""
     if conv.op != "aten.convolution":
         raise NotProvenError(f"its forward does not end in a convolution but in {conv.op}")
     x, weight, bias, stride, padding, dilation, transposed, _, groups = conv.args
@@ -138,14 +148,15 @@ def _pattern(recorder: Recorder, conv: Value, module: nn.Module) -> tuple[str, s
     if before_first or get(module, second.name).requires_grad:
         raise NotProvenError("its weight is not multiplied by a constant mask alone")
     KH, KW = get(module, first.name).shape[2:]
+    dilated = f", with dilation {dilation}" if dilation != [1, 1] else ""
     for name, got, expected in (
-        ("input", x.op, "input"), ("stride", stride, [1, 1]), ("dilation", dilation, [1, 1]),
-        ("padding", padding, [KH // 2, KW // 2]), ("transposed", transposed, False), ("groups", groups, 1),
+        ("input", x.op, "input"), ("stride", stride, [1, 1]), ("transposed", transposed, False), ("groups", groups, 1),
+        ("padding", padding, [dilation[0] * (KH // 2), dilation[1] * (KW // 2)]),
         ("kernel sizes that are odd", [KH % 2, KW % 2], [1, 1]),
     ):  # fmt: skip
         if got != expected:
-            raise NotProvenError(f"its convolution has {name} {got}, and the op has {expected}")
-    return first.name, None if bias is None else bias.name, second.name
+            raise NotProvenError(f"its convolution has {name} {got}, and the op has {expected}{dilated}")
+    return first.name, None if bias is None else bias.name, second.name, tuple(dilation)
 
 
 def _behind(value: Value) -> tuple[Value, list[Value]]:
@@ -157,10 +168,8 @@ def _behind(value: Value) -> tuple[Value, list[Value]]:
     return value, changes
 
 
-def _which(mask: Tensor, weight: Tensor) -> tuple[str, int, str]:
-    """Type, colours and their order of the op's mask that ``mask`` is."""
-    if not _may_mask(mask, weight):
-        raise NotProvenError("its mask is not made of zeros and ones, one for each tap")
+def _which(mask: Tensor, weight: Tensor) -> tuple[str, int, str] | None:
+    """Type, colours and their order of the op's mask that ``mask`` is, if it is one."""
     O, I = weight.shape[:2]
     for activation in ("none", "gated"):
         half = O // 2 if activation == "gated" else O
@@ -176,14 +185,14 @@ def _which(mask: Tensor, weight: Tensor) -> tuple[str, int, str]:
                         f"its mask divides each half of the outputs into {groups} colours, which the op does only "
                         "together with the gate that follows: use fastgen.nn.MaskedConv2d(..., activation='gated')"
                     )
-    raise NotProvenError("its mask is not one of fastgen.ops.masked_conv2d_mask's")
+    return None
 
 
 def _divisors(n: int) -> Iterator[int]:
     return (d for d in range(1, n + 1) if n % d == 0)
 
 
-def _compare(twin: nn.Module, spec: MaskSpec, x: Tensor, generator: torch.Generator) -> None:
+def _compare(twin: nn.Module, spec: MaskSpec | CropSpec, x: Tensor, generator: torch.Generator) -> None:
     """Result and every gradient, on whole numbers, where they have to be equal to the bit."""
     leaves = [x] + [get(twin, path) for path in (spec.weight, spec.bias) if path is not None]
     for leaf in leaves[1:]:
@@ -192,7 +201,8 @@ def _compare(twin: nn.Module, spec: MaskSpec, x: Tensor, generator: torch.Genera
         with torch.no_grad():
             leaf.copy_(integers(leaf.shape, generator))
         leaf.requires_grad_()
-    theirs, ours = _call(twin, x), run(twin, spec, x, "none")
+    theirs = _call(twin, x)
+    ours = cropped_conv.run(twin, spec, x) if isinstance(spec, CropSpec) else run(twin, spec, x, "none")
     upstream = integers(ours.shape, generator)
     grads = [torch.autograd.grad(y, leaves, upstream, allow_unused=True) for y in (theirs, ours)]
     if spec.in_place:  # what the mask undoes is no difference

@@ -11,12 +11,14 @@ from torch import nn
 
 from . import direct, masked_proof, methods, reparameterize, worth
 from .chain import FusedSequential, flatten, is_sequential, masked_epilogue, transposed
+from .cropped_conv import CroppedConv, CropSpec
 from .masked_conv import MaskedConv, MaskSpec, get
 from .record import NotProvenError
 from .report import Left, Swapped
 from .swap import fused_class, is_fused, observed, own_class
 
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+_KINDS = {MaskSpec: MaskedConv, CropSpec: CroppedConv, reparameterize.SampleSpec: reparameterize.Sample}
 _UNKNOWN = "no batch norm or activation that the op knows follows it"
 
 
@@ -58,7 +60,7 @@ def make_plan(model: nn.Module) -> Plan:
         if spec is None:
             _plan_methods(path, module, plan)
         else:
-            kind = MaskedConv if isinstance(spec, MaskSpec) else reparameterize.Sample
+            kind = _KINDS[type(spec)]
             plan.specs[module] = spec
             plan.classes[module] = fused_class(type(module), kind, spec)
             plan.rows[id(module)] = Swapped(path, type(module).__name__, str(spec), spec.note)
@@ -86,10 +88,14 @@ def _proof(module: nn.Module, plan: Plan) -> Any:
     if not masked:
         return reparameterize.prove(module)
     spec = masked_proof.prove(module)
-    if worth.small_masked(get(module, spec.weight)):
-        raise NotProvenError(worth.SMALL.format(worth.MASKED_WEIGHTS))
+    weight = get(module, spec.weight)
+    if isinstance(spec, CropSpec) and weight.device.type != "cpu":
+        raise NotProvenError(worth.CROPPED_ON_CPU)
+    least = worth.CROPPED_WEIGHTS if isinstance(spec, CropSpec) else worth.MASKED_WEIGHTS
+    if worth.small(weight, least):
+        raise NotProvenError(worth.SMALL.format(least))
     if spec.in_place:
-        weight, inside = get(module, spec.weight), set(module.modules())
+        inside = set(module.modules())
         for path, other in plan.modules:
             if other not in inside and any(tensor is weight for tensor in other._parameters.values()):
                 raise NotProvenError(
@@ -150,7 +156,7 @@ def _is_small(module: nn.Module, plan: Plan) -> bool:
     layers = _layers(module)
     weights = [layer.weight for layer in layers if type(layer) is nn.ConvTranspose2d]
     masked = any(isinstance(layer, MaskedConv) or layer in plan.specs for layer in layers)
-    return bool(weights) and not masked and all(map(worth.small_transposed, weights))
+    return bool(weights) and not masked and all(worth.small(weight, worth.TRANSPOSED_WEIGHTS) for weight in weights)
 
 
 def _steps(flat: Sequence[nn.Module], plan: Plan) -> Iterator[tuple[Sequence[nn.Module], str]]:

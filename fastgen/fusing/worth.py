@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 #: Weights of a layer that is swapped at all on a CPU: 16 channels into 16, masked by 3 × 3 taps, transposed by 4 × 4.
 #: Smaller ones hardly reach the sizes below, and to look at the size of each call costs them a tenth and more.
-MASKED_WEIGHTS, TRANSPOSED_WEIGHTS = 2304, 4096
-#: Multiplications of a masked convolution.
-CONVOLVED = 2**27
+#: A convolution that is cropped to the live taps of its mask: 32 channels into 32.
+MASKED_WEIGHTS, TRANSPOSED_WEIGHTS, CROPPED_WEIGHTS = 2304, 4096, 9216
+#: Multiplications of a masked convolution; of one that is cropped, before that.
+CONVOLVED, CROPPED = 2**27, 2**24
 #: Values that the first layer of a chain of transposed convolutions gives: without gradients, with them.
 TRANSPOSED = 2**16, 2**18
 #: Values of z, drawn without gradients. With them, z alone is not faster; z with its KL divergence is at every size.
@@ -21,17 +22,17 @@ DRAWN = 2**13
 
 SMALL = "it is small (below {} weights), and on a CPU torch is faster at that; on a GPU, fuse the model that is there"
 RULE = (
-    "on a CPU, small calls run as before: below 2^27 multiplications of a masked convolution; below 2^16 values "
-    "(2^18 with gradients) of a chain's first layer; z alone below 2^13 values or with gradients"
+    "on a CPU, small calls run as before: below 2^27 multiplications of a masked convolution (2^24 cropped); "
+    "below 2^16 values (2^18 with gradients) of a chain's first; z alone below 2^13 values or with gradients"
+)
+CROPPED_ON_CPU = (
+    "its mask is not one of fastgen.ops.masked_conv2d_mask's, and a convolution of its live taps alone was only "
+    "measured on a CPU"
 )
 
 
-def small_masked(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.numel() < MASKED_WEIGHTS
-
-
-def small_transposed(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.numel() < TRANSPOSED_WEIGHTS
+def small(weight: Tensor, least: int) -> bool:
+    return weight.device.type == "cpu" and weight.numel() < least
 
 
 def _always(x: Tensor) -> bool:
@@ -41,6 +42,17 @@ def _always(x: Tensor) -> bool:
 def pays_convolved(x: Tensor, weight: Tensor) -> bool:
     """``x`` (N, I, H, W), ``weight`` (O, I, KH, KW)."""
     return _always(x) or x.shape[0] * x.shape[2] * x.shape[3] * weight.numel() >= CONVOLVED
+
+
+def pays_to_crop(live: int, taps: int) -> bool:
+    """``live`` taps of ``taps`` are convolved: the padded copy of the image costs about as much as one."""
+    return 3 * live <= 2 * taps and taps - live >= 2
+
+
+def pays_cropped(x: Tensor, weight: Tensor) -> bool:
+    """``x`` (N, I, H, W), ``weight`` (O, I, KH, KW), all of it. On a GPU it was not measured."""
+    large = _always(x) or x.shape[0] * x.shape[2] * x.shape[3] * weight.numel() >= CROPPED
+    return x.device.type == "cpu" and large
 
 
 def pays_transposed(x: Tensor, conv: nn.Module) -> bool:
