@@ -47,7 +47,7 @@ class ByProduct(Stack):
 MASKS = {  # kind, kernel, dilation, and what runs
     "rows above": ("V", (3, 3), 1, "conv2d of 1 × 3 of 3 × 3 taps"),
     "rows above of seven": ("V", (7, 5), 1, "conv2d of 3 × 5 of 7 × 5 taps"),
-    "its row, too": ("V with its row", (3, 3), 1, "conv2d of 2 × 3 of 3 × 3 taps"),
+    "its row, too": ("V with its row", (7, 5), 1, "conv2d of 4 × 5 of 7 × 5 taps"),
     "rows above, dilated": ("V", (5, 3), 3, "conv2d of 2 × 3 of 5 × 3 taps"),
     "to the left, dilated": ("H", (1, 7), 2, "conv2d of 1 × 4 of 1 × 7 taps"),
     "A, one row": ("A", (1, 3), 2, "conv2d of 1 × 1 of 1 × 3 taps"),
@@ -123,6 +123,7 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: ByProduct("H", 4, 6, (1, 3), 2),
         r"dilation \[2, 2\], and the op has \[1, 1\]; its live taps span 1 × 2 of 1 × 3, too many to gain",
     ),
+    "too many rows": (lambda: ByProduct("V with its row", 4, 6, (3, 3)), "span 2 × 3 of 3 × 3, too many to gain"),
     "no tap": (lambda: ByProduct("V", 4, 6, (1, 3)), "no tap of it lives"),
     "padding": (lambda: ByProduct("B", 4, 6, (3, 3), 2, padding=1), r"padding \[1, 1\], and the op has \[2, 2\], with"),
     "stride": (lambda: ByProduct("V", 4, 6, (3, 3), stride=2), r"stride \[2, 2\]"),
@@ -138,9 +139,10 @@ def test_what_is_left(case: str) -> None:
 
 
 def test_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU from 9,216 weights and 2^24 multiplications on, and with a third of the taps and two of them dead."""
+    """From 9,216 weights and 2^24 multiplications on; 40% of the taps dead, or a third if dilated; and two of them."""
     monkeypatch.undo()
-    assert [worth.pays_to_crop(*taps) for taps in ((6, 9), (7, 9), (1, 3), (2, 3))] == [True, False, True, False]
+    assert [worth.pays_to_crop(*taps, False) for taps in ((15, 25), (6, 9), (1, 3))] == [True, False, True]
+    assert [worth.pays_to_crop(*taps, True) for taps in ((6, 9), (7, 9), (2, 3))] == [True, False, False]
     small, large = ByProduct("V", 31, 32, (3, 3)), ByProduct("V", 32, 32, (3, 3))
     assert "below 9216 weights" in fastgen.fuse(small).left[0].reason
     assert fastgen.fuse(large).swapped
@@ -166,7 +168,7 @@ def test_a_mask_that_is_changed_afterwards() -> None:
 
 
 def test_undo_copies_and_export() -> None:
-    layer = ByProduct("V with its row", 4, 6, (3, 3))
+    layer = ByProduct("V with its row", 4, 6, (5, 3))
     x = torch.randn(2, 4, 6, 5)
     expected, keys = layer(x), list(layer.state_dict())
     report = fastgen.fuse(layer)

@@ -103,7 +103,7 @@ def live_taps(mask: Tensor, weight: Tensor, dilation: tuple[int, int]) -> tuple[
     rows, columns = taps.any(1).nonzero()[:, 0].tolist(), taps.any(0).nonzero()[:, 0].tolist()
     box = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     height, width = box[1] - box[0], box[3] - box[2]
-    if not worth.pays_to_crop(height * width, KH * KW):
+    if not worth.pays_to_crop(height * width, KH * KW, dilation != (1, 1)):
         raise NotProvenError(
             f"{why}; its live taps span {height} × {width} of {KH} × {KW}, too many to gain by convolving them alone"
         )
