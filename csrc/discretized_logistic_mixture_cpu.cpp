@@ -6,8 +6,7 @@ namespace fastgen {
 namespace {
 
 constexpr int64_t kPixels = 64;  // of a tile; a row of it is one parameter channel
-constexpr int64_t kGrainTiles = 4;
-constexpr int64_t kMaxLevels = int64_t(1) << 30, kMaxChannels = int64_t(1) << 24;  // of a tile in memory
+constexpr int64_t kGrainTiles = 4, kMaxLevels = 1 << 30, kMaxChannels = 1 << 24;  // channels: of a tile in memory
 
 // Channels of params: K logits, then `parts` times K for each colour: means, log-scales and, of three colours, c.
 struct Channels {
@@ -358,14 +357,13 @@ void backward(const accumulation_t<T>* grad, const Tensor& params, const Tensor&
 void check(const Tensor& params, const Tensor& values, int64_t levels) {
   STD_TORCH_CHECK(params.dim() == 4 && values.dim() == 4, "params, values: expected four dimensions");
   STD_TORCH_CHECK(values.size(1) == 1 || values.size(1) == 3, "values: expected 1 or 3 colours, got ", values.size(1));
-  STD_TORCH_CHECK(params.size(1) > 0 && params.size(1) % (values.size(1) == 3 ? 10 : 3) == 0,
-                  "params: expected 10·K channels for 3 colours, 3·K for 1, got ", params.size(1));
-  STD_TORCH_CHECK(params.size(1) <= kMaxChannels, "params: expected at most ", kMaxChannels, " channels");
+  STD_TORCH_CHECK(
+      params.size(1) > 0 && params.size(1) <= kMaxChannels && params.size(1) % (values.size(1) == 3 ? 10 : 3) == 0,
+      "params: expected 10·K channels for 3 colours, 3·K for 1, got ", params.size(1));
   for (int dim : {0, 2, 3}) STD_TORCH_CHECK(params.size(dim) == values.size(dim), "params, values: expected one shape");
   check_floating(params, "params");
-  STD_TORCH_CHECK(params.device() == values.device(), "values: expected the device of params");
-  STD_TORCH_CHECK(values.scalar_type() == ScalarType::Byte || values.scalar_type() == ScalarType::Long,
-                  "values: expected uint8 or int64");
+  const bool integers = values.scalar_type() == ScalarType::Byte || values.scalar_type() == ScalarType::Long;
+  STD_TORCH_CHECK(integers && values.device() == params.device(), "values: expected uint8 or int64, beside params");
   STD_TORCH_CHECK(levels >= 2 && levels <= kMaxLevels, "levels: expected 2 to ", kMaxLevels, ", got ", levels);
 }
 

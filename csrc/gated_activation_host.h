@@ -15,7 +15,6 @@ struct GateShape {
     N = x.size(0);
     run = product(shape_of(x), 1) / 2;
   }
-
 };
 
 inline std::vector<int64_t> result_sizes(const Tensor& x) {

@@ -35,10 +35,10 @@ std::tuple<Tensor, Tensor> rsample_kl_backward_cuda(const Tensor& grad_z_any, co
   Tensor grad_mu = empty(mu, sizes), grad_logvar = empty(mu, sizes);
   FG_DISPATCH_FLOATING_CUDA(
       mu, "rsample_kl_backward",
-      rsample_kl_backward_launch(scope.launcher("rsample_kl_backward"), shape.N, shape.R,
-                                 data<cuda_t>(grad_z), data<accumulation_t<cuda_t>>(grad_kl), grad_kl.stride(0),
-                                 data<cuda_t>(mu), data<cuda_t>(logvar), seed.const_data_ptr<int64_t>(),
-                                 mutable_data<cuda_t>(grad_mu), mutable_data<cuda_t>(grad_logvar)));
+      rsample_kl_backward_launch(scope.launcher("rsample_kl_backward"), shape.N, shape.R, data<cuda_t>(grad_z),
+                                 data<accumulation_t<cuda_t>>(grad_kl), grad_kl.stride(0), data<cuda_t>(mu),
+                                 data<cuda_t>(logvar), seed.const_data_ptr<int64_t>(), mutable_data<cuda_t>(grad_mu),
+                                 mutable_data<cuda_t>(grad_logvar)));
   return {grad_mu, grad_logvar};
 }
 

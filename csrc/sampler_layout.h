@@ -182,7 +182,8 @@ class SamplerLayout {
       int64_t size = 0;
       for (const size_t b : members) {
         const PlanBuffer& buffer = plan_.buffers[b];
-        const int64_t pixels = checked_multiply(checked_multiply(buffer.keep + buffer.zero_row, width(b)), images(b, n));
+        const int64_t pixels =
+            checked_multiply(checked_multiply(buffer.keep + buffer.zero_row, width(b)), images(b, n));
         size = std::max(size, checked_multiply(pixels, buffer.channels));
       }
       sizes.push_back(checked_add(checked_multiply(ceil_div(size, 16), 16), kGuard));

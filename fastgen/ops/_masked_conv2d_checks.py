@@ -15,12 +15,17 @@ def check_options(mask: str, activation: str, color_groups: int, groups_order: s
     check_option("mask", mask, MASKS)
     check_option("activation", activation, ACTIVATIONS)
     check_option("groups_order", groups_order, GROUPS_ORDERS)
-    check_integer("color_groups", color_groups, 1, 2**31 - 1)
+    check_integer("color_groups", check_integer("color_groups", color_groups, 1), 1, 2**31 - 1)
     if doubled and activation == "concat_elu" and color_groups > 1 and groups_order == "contiguous":
         raise ValueError(
             "groups_order: expected 'interleaved' with activation 'concat_elu' and several colours "
             "(doubling the channels would put two colours into one contiguous part), got 'contiguous'"
         )
+
+
+def check_weight(weight: Tensor) -> None:
+    if check_dense("weight", weight).dim() != 4 or weight.shape[2] % 2 == 0 or weight.shape[3] % 2 == 0:
+        raise ValueError(f"weight: expected shape (O, I, KH, KW) with odd KH and KW, got {tuple(weight.shape)}")
 
 
 def check_channels(in_channels: int, out_channels: int, activation: str, color_groups: int) -> None:
@@ -52,8 +57,7 @@ def check_masked_conv2d(
     for name, tensor in (("bias", bias), ("residual", residual)):
         if tensor is not None:
             check_same(name, check_dense(name, tensor), "x", x)
-    if weight.dim() != 4 or weight.shape[2] % 2 == 0 or weight.shape[3] % 2 == 0:
-        raise ValueError(f"weight: expected shape (O, I, KH, KW) with odd KH and KW, got {tuple(weight.shape)}")
+    check_weight(weight)
     O, I = weight.shape[:2]
     if x.dim() != 4 or x.shape[1] != I:
         raise ValueError(f"x: expected shape (N, {I}, H, W) to fit the weight, got {tuple(x.shape)}")

@@ -6,14 +6,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_flag, check_number
-from ._conv_transpose2d_bn_checks import (
-    check_activation,
-    check_batch_norm,
-    check_count,
-    check_dtypes,
-    check_shapes,
-    pair,
-)
+from . import _conv_transpose2d_bn_checks as checks
 from ._conv_transpose2d_bn_conv import is_channels_last
 from ._conv_transpose2d_bn_eager import in_torch, is_torchs_own
 from ._conv_transpose2d_bn_fold import fold
@@ -158,12 +151,12 @@ def conv_transpose2d_bn_deferred(
     result is the activation, channels_last or contiguous as ``channels_last`` says. So it is in training on a CPU where
     ``at_once`` says that nothing will defer it.
     """
-    check_activation(activation, negative_slope)
+    checks.check_activation(activation, negative_slope)
     geometry = _geometry(stride, padding, output_padding, dilation, groups)
-    check_shapes(x.raw if isinstance(x, Deferred) else x, weight, bias, geometry)
+    checks.check_shapes(x.raw if isinstance(x, Deferred) else x, weight, bias, geometry)
     channels = weight.shape[1] * groups
     vectors = {"bn_weight": bn_weight, "bn_bias": bn_bias, "running_mean": running_mean, "running_var": running_var}
-    check_batch_norm(
+    checks.check_batch_norm(
         x.raw if isinstance(x, Deferred) else x, channels, vectors, training, momentum, num_batches_tracked
     )
     check_number("eps", eps, 0)
@@ -171,9 +164,9 @@ def conv_transpose2d_bn_deferred(
     finalize = torch.ops.fastgen.conv_transpose2d_bn_finalize.default
     N, O, H, W = size = result_shape(x.raw if isinstance(x, Deferred) else x, weight, *geometry)
     if training:
-        check_count(size, N * H * W, synchronized(process_group))
+        checks.check_count(size, N * H * W, synchronized(process_group))
         if at_once and is_torchs_own(x, vectors.values(), momentum) and not synchronized(process_group):
-            check_dtypes(x, weight, bias)  # type: ignore[arg-type]
+            checks.check_dtypes(x, weight, bias)  # type: ignore[arg-type]
             buffers = (running_mean, running_var, num_batches_tracked)
             y = in_torch(
                 x, weight, bias, bn_weight, bn_bias, *buffers, momentum, eps, geometry, activation, negative_slope
@@ -218,9 +211,9 @@ def conv_transpose2d_activation(
 
     ``channels_last``: the layout of the result; None: that of ``x``.
     """
-    check_activation(activation, negative_slope)
+    checks.check_activation(activation, negative_slope)
     geometry = _geometry(stride, padding, output_padding, dilation, groups)
-    check_shapes(x.raw if isinstance(x, Deferred) else x, weight, bias, geometry)
+    checks.check_shapes(x.raw if isinstance(x, Deferred) else x, weight, bias, geometry)
     if channels_last is None:
         channels_last = is_channels_last(x.raw if isinstance(x, Deferred) else x)
     return _convolve(x, weight, bias, geometry, activation, negative_slope, False, channels_last)[0]
@@ -228,7 +221,7 @@ def conv_transpose2d_activation(
 
 def _geometry(stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int) -> list[Any]:
     named = (("stride", stride, 1), ("padding", padding, 0), ("output_padding", output_padding, 0))
-    return [*(pair(*one) for one in named), pair("dilation", dilation, 1), groups]
+    return [*(checks.pair(*one) for one in named), checks.pair("dilation", dilation, 1), groups]
 
 
 def _convolve(
@@ -248,7 +241,7 @@ def _convolve(
         if isinstance(x, Deferred) and raw.dtype != dtype:  # what is rounded is the activation
             raw, prologue = x.materialize(True), [None, None, None, "none", 0.0]
         raw = raw.to(dtype)
-    check_dtypes(raw, weight, bias)
+    checks.check_dtypes(raw, weight, bias)
     return torch.ops.fastgen.conv_transpose2d_bn.default(
         raw, *prologue, weight, bias, *geometry, activation, slope, take_statistics, channels_last
     )

@@ -180,7 +180,7 @@ def discretized_logistic_mixture(params: Tensor, values: Tensor, levels: int = 2
 
     Source: Salimans, Karpathy, Chen and Kingma 2017, arXiv:1701.05517, eq. 2-3.
     """
-    levels = check_integer("levels", levels, 2, LEVELS_MAX)
+    levels = check_integer("levels", check_integer("levels", levels, 2), 2, LEVELS_MAX)
     check_floating("params", params)
     if check_dense("values", values).dtype not in INTEGERS:
         raise TypeError(f"values: expected an integer tensor, got {values.dtype}")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .._registry import define_op
 from ._dtypes import autocast_dtype, check_dense
-from ._masked_conv2d_checks import check_masked_conv2d, check_options
+from ._masked_conv2d_checks import check_masked_conv2d, check_options, check_weight
 
 KERNELS = {"CPU": "csrc/masked_conv2d_cpu.cpp", "CUDA": "fastgen/ops/masked_conv2d_triton.py"}
 
@@ -22,12 +22,10 @@ def masked_conv2d_mask(
 ) -> Tensor:
     """Ones at the live taps of ``weight`` (O, I, KH, KW), zeros at the dead; shape, dtype and device of ``weight``.
 
-    Raises:
-        ValueError: an option or the shape does not fit, as for :func:`masked_conv2d`.
+    Raises ValueError where an option or the shape does not fit.
     """
     check_options(mask, activation, color_groups, groups_order, doubled=False)
-    if check_dense("weight", weight).dim() != 4 or weight.shape[2] % 2 == 0 or weight.shape[3] % 2 == 0:
-        raise ValueError(f"weight: expected shape (O, I, KH, KW) with odd KH and KW, got {tuple(weight.shape)}")
+    check_weight(weight)
     O, I, KH, KW = weight.shape
     position = torch.arange(KH * KW, device=weight.device)
     center = (KH // 2) * KW + KW // 2
