@@ -9,11 +9,14 @@ from fastgen.ops import masked_conv2d_mask
 from fastgen.ops.masked_conv2d import _activate, masked_conv2d_backward_reference
 
 
-@pytest.mark.parametrize("activation", ["relu", "elu", "concat_elu", "gated"])
+@pytest.mark.parametrize("activation", ["relu", "gated"])
 def test_a_nans_gradient_is_that_of_torch(activation: str) -> None:
-    """Relu passes the gradient at a NaN, in the kernel and in the reference; the others make it NaN."""
+    """Relu passes the gradient at a NaN, in the kernel and in the reference; the gate makes it NaN.
+
+    Of elu torch itself says both, by whether the element was part of a whole vector.
+    """
     pre = torch.full((1, 2, 2, 3), math.nan)
-    grad_y = torch.ones(1, {"gated": 1, "concat_elu": 4}.get(activation, 2), 2, 3)
+    grad_y = torch.ones(1, 1 if activation == "gated" else 2, 2, 3)
     x, weight = torch.ones(1, 2, 2, 3), torch.ones(2, 2, 1, 1)
     args = (grad_y, pre, x, weight, "B", activation, 1, "contiguous", [False, False, True])
     leaf = pre.clone().requires_grad_()
