@@ -147,7 +147,7 @@ def test_samplers_and_models_are_copied(copied: Callable[[Any], Any]) -> None:
         (lambda: PLAIN.log_prob(VALUES.numpy()), TypeError, r"values: expected a tensor, got an array \(4, 1, 4, 5\)"),
         (lambda: FOREIGN.forced(VALUES[:0], 1), ValueError, "values: expected at least one image, got none"),
         (lambda: CODES.sample(2, labels=1, first=-1), ValueError, "first: expected an integer of at least 0, got -1"),
-        (lambda: CODES.decode([[0.0]], 1), TypeError, r"z: expected a tensor, got \[\[0.0\]\]"),
+        (lambda: CODES.decode([[0.0]], 1), TypeError, r"z: expected a tensor of shape \(N, 2\), got \[\[0.0\]\]"),
         (lambda: SORTER.predict(None), TypeError, "values: expected a tensor, got None"),
         (lambda: sampling.compile(PLAIN, 28), ValueError, r"shape: expected three positive integers .* got 28"),
         (
