@@ -93,6 +93,29 @@ class SamplerChunk {
     return bad_row_;
   }
 
+  // What lies between two draws of the raster walk, where somebody else draws: takes `input` (images, C·k), what the
+  // model reads of the pixel of draw number `draw` − 1, and leaves in `params` (images, P / C) what draw number `draw`
+  // is drawn from.
+  void between(int64_t draw, const float* input, float* params) {
+    int64_t r = -plan_.top, c = -plan_.left, k = 0;
+    if (draw == 0) {
+      start();
+      begin_row(r);
+    } else {
+      k = (draw - 1) % plan_.C, c = (draw - 1) / plan_.C % plan_.W, r = (draw - 1) / plan_.C / plan_.W;
+      reveal(r, c, input);
+      next(r, c, k);
+    }
+    for (;; next(r, c, k)) {
+      tick(r, c, k);
+      if (r >= 0 && c >= 0 && c < plan_.W) break;
+    }
+    const PlanRef& ref = plan_.params[size_t(k)];
+    const float* from = address(ref, {r, c});
+    for (int64_t image = 0; image < n_; ++image)
+      std::copy_n(from + image * image_stride(ref), ref.channels, params + image * ref.channels);
+  }
+
  private:
   struct Position {
     int64_t u, v;
@@ -111,6 +134,15 @@ class SamplerChunk {
   // ---- the walk; it may begin above and left of the image, and end right of it, where nothing is drawn
 
   void row(int64_t r) {
+    begin_row(r);
+    for (int64_t c = -plan_.left; c < plan_.W + plan_.tail; ++c)
+      for (int64_t k = 0; k < plan_.C; ++k) {
+        tick(r, c, k);
+        if (r >= 0 && c >= 0 && c < plan_.W) draw(k, r, c);
+      }
+  }
+
+  void begin_row(int64_t r) {
     for (const PlanInstruction& i : plan_.instructions) {
       const int64_t u = i.pixel_clock ? -1 : i.rows.index(r);
       if (u < 0) continue;
@@ -118,17 +150,29 @@ class SamplerChunk {
       for (int64_t v = 0; v < i.columns.count; ++v) positions_.push_back({u, v});
       run(i);
     }
-    for (int64_t c = -plan_.left; c < plan_.W + plan_.tail; ++c)
-      for (int64_t k = 0; k < plan_.C; ++k) {
-        for (const PlanInstruction& i : plan_.instructions) {
-          if (!i.pixel_clock || i.color != k) continue;
-          const int64_t u = i.rows.index(r), v = i.columns.index(c);
-          if (u < 0 || v < 0) continue;
-          positions_.assign(1, {u, v});
-          run(i);
-        }
-        if (r >= 0 && c >= 0 && c < plan_.W) draw(k, r, c);
-      }
+  }
+
+  void tick(int64_t r, int64_t c, int64_t k) {
+    for (const PlanInstruction& i : plan_.instructions) {
+      if (!i.pixel_clock || i.color != k) continue;
+      const int64_t u = i.rows.index(r), v = i.columns.index(c);
+      if (u < 0 || v < 0) continue;
+      positions_.assign(1, {u, v});
+      run(i);
+    }
+  }
+
+  void next(int64_t& r, int64_t& c, int64_t& k) {
+    if (++k < plan_.C) return;
+    k = 0;
+    if (++c < plan_.W + plan_.tail) return;
+    c = -plan_.left;
+    begin_row(++r);
+  }
+
+  void reveal(int64_t r, int64_t c, const float* input) {
+    const int64_t channels = plan_.buffers[0].channels;
+    std::copy_n(input, n_ * channels, address({0, 0, channels, 0, 0, 1, 1}, {r, c}));
   }
 
   void wave(int64_t t) {  // all (r, c) with (c + left) + slope·(r + top) = t

@@ -80,6 +80,16 @@ Tensor sample_state_cpu(const Tensor& codes, const Tensor& constants, int64_t im
   return empty(constants, {checked_multiply(ceil_div(images, chunk), layout.state_size(chunk))});
 }
 
+void take_given(const SamplerPlan& plan, const std::vector<Tensor>& given, int64_t N, SampleBatch& batch) {
+  for (const PlanBuffer& b : plan.buffers) {
+    if (b.kind != PlanKind::kGiven) continue;
+    STD_TORCH_CHECK(batch.given.size() < given.size(), "given: expected a tensor for each given buffer");
+    const Tensor& tensor = given[batch.given.size()];
+    check(tensor, ScalarType::Float, {N, b.rows, b.columns, b.channels}, "given");
+    batch.given.push_back(data<float>(tensor));
+  }
+}
+
 int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& packed, Tensor state,
                    std::vector<Tensor> given, const Tensor& uniforms, const Tensor& table, const Tensor& known,
                    const Tensor& keep, double temperature, Tensor values, Tensor params, int64_t chunk, int64_t first,
@@ -102,13 +112,7 @@ int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& p
   check(state, ScalarType::Float, {checked_multiply(chunks, chunk_state)}, "state");
 
   SampleBatch batch{};
-  for (const PlanBuffer& b : plan.buffers) {
-    if (b.kind != PlanKind::kGiven) continue;
-    STD_TORCH_CHECK(batch.given.size() < given.size(), "given: expected a tensor for each given buffer");
-    const Tensor& tensor = given[batch.given.size()];
-    check(tensor, ScalarType::Float, {N, b.rows, b.columns, b.channels}, "given");
-    batch.given.push_back(data<float>(tensor));
-  }
+  take_given(plan, given, N, batch);
   if (keep.numel() > 0) {
     check(known, ScalarType::Long, shape, "known");
     check(keep, ScalarType::Bool, shape, "keep");
@@ -152,12 +156,51 @@ int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& p
   return bad_row;
 }
 
+int64_t sample_between_cpu(const Tensor& codes, const Tensor& constants, const Tensor& packed, Tensor state,
+                           std::vector<Tensor> given, const Tensor& input, Tensor params, int64_t chunk,
+                           int64_t draw) {
+  const SamplerPlan plan = decode(codes, constants, isa_of(packed));
+  check(packed, ScalarType::Float, {kPackedHeader + plan.packed_size}, "packed");
+  STD_TORCH_CHECK(plan.slope < 0, "plan: expected one that walks in raster order");
+  STD_TORCH_CHECK(0 <= draw && draw < plan.C * plan.H * plan.W, "draw: expected one of the walk");
+  const SamplerLayout layout(plan);
+  STD_TORCH_CHECK(params.dim() == 2, "params: expected shape (N, P / C)");
+  const int64_t N = params.size(0), channels = plan.params[size_t(draw % plan.C)].channels;
+  check(params, ScalarType::Float, {N, channels}, "params");
+  check(input, ScalarType::Float, {N, plan.buffers[0].channels}, "input");
+  STD_TORCH_CHECK(chunk > 0, "chunk: expected at least 1, got ", chunk);
+  const int64_t chunks = ceil_div(N, chunk), chunk_state = layout.state_size(chunk);
+  check(state, ScalarType::Float, {checked_multiply(chunks, chunk_state)}, "state");
+
+  SampleBatch batch{};
+  take_given(plan, given, N, batch);
+  std::vector<const Tensor*> read = {&codes, &constants, &packed, &input};
+  for (const Tensor& tensor : given) read.push_back(&tensor);
+  for (const Tensor* other : read) {
+    check_apart(state, *other, "state");
+    check_apart(params, *other, "params");
+  }
+  check_apart(state, params, "state");
+
+  torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t j = begin; j < end; ++j) {
+      const int64_t image = j * chunk;
+      SamplerChunk run(plan, layout, data<float>(packed) + kPackedHeader, batch,
+                       mutable_data<float>(state) + j * chunk_state, image, std::min(chunk, N - image));
+      run.between(draw, data<float>(input) + image * plan.buffers[0].channels,
+                  mutable_data<float>(params) + image * channels);
+    }
+  });
+  return draw + 1;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
   m.impl("sample_format", TORCH_BOX(&sample_format_cpu));
   m.impl("sample_pack", TORCH_BOX(&sample_pack_cpu));
   m.impl("sample_state", TORCH_BOX(&sample_state_cpu));
+  m.impl("sample_between", TORCH_BOX(&sample_between_cpu));
   m.impl("sample", TORCH_BOX(&sample_cpu));
 }
 

@@ -22,6 +22,8 @@ for _schema in (
     "sample(Tensor codes, Tensor constants, Tensor packed, Tensor(a!) state, Tensor[] given, Tensor uniforms, "
     "Tensor table, Tensor known, Tensor keep, float temperature, Tensor(b!) values, Tensor(c!) params, int chunk, "
     "int first, int last) -> int",
+    "sample_between(Tensor codes, Tensor constants, Tensor packed, Tensor(a!) state, Tensor[] given, Tensor input, "
+    "Tensor(b!) params, int chunk, int draw) -> int",
 ):
     define_op(_schema, kernels=KERNELS, reference=None, fake=None, backward=None)
 
@@ -55,6 +57,12 @@ class PackedPlan:
         self.codes = codes
         self.constants = constants
         self.packed = torch.ops.fastgen.sample_pack.default(codes, constants, isa)
+
+
+def _chunk(n: int, threads: int, largest: int) -> int:
+    """Images of a chunk, at most ``largest``: as many chunks for each thread."""
+    chunks = max(1, threads * -(-n // (threads * largest)))
+    return max(1, -(-n // chunks))
 
 
 class Walk:
@@ -101,11 +109,8 @@ class Walk:
         self.done = 0
         self.values = torch.zeros(uniforms.shape, dtype=torch.int64)
         self.params = torch.zeros((N, params, H, W) if params else 0)
-        threads = threads or torch.get_num_threads()
         front = 1 if slope <= 0 else min(H, -(-W // slope))  # pixels of an image that are drawn together
-        largest = max(1, CHUNK // front)
-        chunks = max(1, threads * -(-N // (threads * largest)))  # as many for each thread
-        self._chunk = max(1, -(-N // chunks))
+        self._chunk = _chunk(N, threads or torch.get_num_threads(), max(1, CHUNK // front))
         self._state = torch.ops.fastgen.sample_state.default(plan.codes, plan.constants, N, self._chunk)
         self._inputs = (
             [tensor.contiguous() for tensor in given],
@@ -130,3 +135,38 @@ class Walk:
             self.params, self._chunk, first, self.done,
         )  # fmt: skip
         return None if bad_row < 0 else bad_row
+
+
+class DrawnElsewhere:
+    """One batch on its way through a plan in raster order, where whoever asks draws: parameters out, inputs in.
+
+    Args:
+        plan: what to execute.
+        n: images in the batch.
+        given: the plan's given buffers, float32 (N, rows, columns, channels) each.
+    """
+
+    def __init__(self, plan: PackedPlan, n: int, given: Sequence[Tensor] = ()) -> None:
+        self.plan = plan
+        self.done = 0
+        self._chunk = _chunk(n, torch.get_num_threads(), CHUNK)
+        self._given = [tensor.contiguous() for tensor in given]
+        self._state = torch.ops.fastgen.sample_state.default(plan.codes, plan.constants, n, self._chunk)
+
+    def params(self, input: Tensor, channels: int) -> Tensor:
+        """The parameters of the next draw.
+
+        Args:
+            input: float32 (N, C·k), what the model reads of the pixel of the last draw; at the first it is not read.
+            channels: P / C.
+
+        Returns:
+            float32 (N, P / C).
+        """
+        plan = self.plan
+        params = torch.empty(len(input), channels)
+        self.done = torch.ops.fastgen.sample_between.default(
+            plan.codes, plan.constants, plan.packed, self._state, self._given, input.contiguous(), params, self._chunk,
+            self.done,
+        )  # fmt: skip
+        return params

@@ -14,17 +14,18 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .._shadow import evaluated, uncast
+from ..ops.sample import available
 from .analyse import analyse
 from .builder import Arrangement
 from .emit import emit
 from .fuse import fuse
 from .inputs import ToInput
-from .native import NativePlan, usable
+from .native import DRAWN, NativePlan, usable
 from .places import Place, place_of
 from .plan import Plan
 from .reference import ReferenceWalk
 from .rings import finish
-from .sampler import Sampler
+from .sampler import Engine, Sampler
 from .schedule import schedule
 from .schedule import wavefront as slanted_schedule
 from .state import State, digest, holdings, state_of
@@ -41,6 +42,7 @@ class Program:
         nodes: what the trace did with them.
         given: what of that the plan reads.
         native: the plan for compiled code, where there is some.
+        draws: whether compiled code draws, too.
         state: of the model.
         scratch: paths of the model's attributes that do not count.
         elsewhere: tensors that the model reads and does not hold, with their digests.
@@ -51,6 +53,7 @@ class Program:
     nodes: list[Node]
     given: list[Arrangement]
     native: NativePlan | None = None
+    draws: bool = False
     state: State = field(default_factory=dict)
     scratch: frozenset[str] = frozenset()
     elsewhere: list[tuple[Tensor, Any]] = field(default_factory=list)
@@ -130,8 +133,8 @@ class CompiledSampler(Sampler):
 
     Args:
         wavefront: whether to draw pixels on a slanted front together, where that is exact and takes far fewer steps.
-        executor: "native", compiled code where there is some for the model's device and dtype and the distribution; or
-            "reference", plain torch everywhere.
+        executor: "native", compiled code where there is some for the model's device and dtype; a distribution of one's
+            own draws in torch between its steps, without a wavefront. Or "reference", plain torch everywhere.
     """
 
     def __init__(
@@ -181,8 +184,12 @@ class CompiledSampler(Sampler):
             program = self._programs.get(labelled)
             if program is None or not program.fits(eager(self.model)):
                 params = self.distribution.param_channels(self.shape[0])
-                program = build_plan(self.model, self.shape, params, labelled, self._wavefront, self.to_input.channels)
-                if self._native and usable(program.plan, self.distribution, *like(self.model)):
+                like_model = like(self.model)
+                native = self._native and available(like_model[1], like_model[0])
+                wavefront = self._wavefront and (not native or type(self.distribution) in DRAWN)
+                program = build_plan(self.model, self.shape, params, labelled, wavefront, self.to_input.channels)
+                program.draws = native and usable(program.plan, self.distribution, *like_model)
+                if program.draws or (native and program.plan.slope is None):
                     program.native = NativePlan(program.plan)
                 self._programs[labelled] = program
             return program
@@ -200,21 +207,23 @@ class CompiledSampler(Sampler):
         with torch.no_grad(), uncast():
             return program, [] if labels is None else evaluate_given(program, labels)
 
-    def _engine(self, n: int, labels: Tensor | None) -> ReferenceWalk:
+    def _engine(self, n: int, labels: Tensor | None) -> Engine:
         program, given = self._prepared(n, labels)
+        if program.native is not None:
+            return program.native.walk(n, given)
         return ReferenceWalk(program.plan, n, given, *like(self.model))
 
     def _draw(
         self, n: int, labels: Tensor | None, uniforms: Tensor, temperature: float, known: tuple[Tensor, Tensor] | None
     ) -> Iterator[Tensor]:
         program, given = self._prepared(n, labels)
-        if program.native is None:
+        if program.native is None or not program.draws:
             return super()._draw(n, labels, uniforms, temperature, known)
         return program.native.rows(uniforms, self.to_input.table, given, temperature, known)
 
     def _see(self, values: Tensor, labels: Tensor | None) -> Tensor:
         program, given = self._prepared(len(values), labels)
-        if program.native is None:
+        if program.native is None or not program.draws:
             return super()._see(values, labels)
         return program.native.see(values, self.to_input.table, given)
 

@@ -1,5 +1,6 @@
 """Plans executed by compiled code (:mod:`fastgen.ops.sample`): the bridge between samplers and the op."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -7,15 +8,18 @@ import torch
 from torch import Tensor
 
 from ..distributions import Bernoulli, Categorical
-from ..ops.sample import PackedPlan, Walk, available, plan_format
+from ..ops.sample import DrawnElsewhere, PackedPlan, Walk, available, plan_format
 from .plan import FORMAT, Plan
+
+#: Distributions that compiled code draws.
+DRAWN = (Bernoulli, Categorical)
 
 
 def usable(plan: Plan, distribution: Any, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether compiled code draws this distribution from this plan there.
 
     It does for float32 on the CPU and for exactly :class:`Bernoulli` and :class:`Categorical`. Others, subclasses
-    included, draw in torch, and then the reference executes the plan.
+    included, draw in torch, and compiled code computes what lies between two draws: :class:`NativeWalk`.
     """
     if not available(device, dtype):
         return False
@@ -85,3 +89,26 @@ class NativePlan:
             if bad_row is not None:
                 raise ValueError(f"model: expected finite parameters, got inf or nan in row {bad_row}")
             yield walk.values
+
+    def walk(self, n: int, given: Sequence[Tensor]) -> "NativeWalk":
+        """Of a plan in raster order: where parameters are asked for, and values drawn by whoever asks."""
+        return NativeWalk(self.plan, DrawnElsewhere(self._packed, n, given), n)
+
+
+class NativeWalk:
+    """Walks one batch for a distribution that draws in torch; an :class:`~fastgen.sampling.sampler.Engine`."""
+
+    def __init__(self, plan: Plan, walk: DrawnElsewhere, n: int) -> None:
+        self.plan = plan
+        self._walk = walk
+        self._input = torch.zeros(n, plan.buffers[0].channels)
+
+    def pixels(self) -> Iterator[tuple[int, int]]:
+        _, H, W = self.plan.shape
+        return itertools.product(range(H), range(W))
+
+    def params(self, k: int) -> Tensor:
+        return self._walk.params(self._input, self.plan.params[k].channels)
+
+    def reveal(self, x: Tensor) -> None:
+        self._input = x.to(torch.float32)

@@ -41,7 +41,7 @@ VECTOR = {"gate": 0, "concat_elu": 0, "norm": 2}  # norm: groups, eps
 STEPS = (*UNARY, *BINARY, *VECTOR)
 #: Of the codes that a plan is encoded in: counted on when their records change, or the arguments of the ops that read
 #: them, here and in csrc/sampler_steps.h.
-LAYOUT = 1
+LAYOUT = 2
 
 
 def _format() -> int:
