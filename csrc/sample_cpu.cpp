@@ -157,8 +157,7 @@ int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& p
 }
 
 int64_t sample_between_cpu(const Tensor& codes, const Tensor& constants, const Tensor& packed, Tensor state,
-                           std::vector<Tensor> given, const Tensor& input, Tensor params, int64_t chunk,
-                           int64_t draw) {
+                           std::vector<Tensor> given, const Tensor& input, Tensor params, int64_t chunk, int64_t draw) {
   const SamplerPlan plan = decode(codes, constants, isa_of(packed));
   check(packed, ScalarType::Float, {kPackedHeader + plan.packed_size}, "packed");
   STD_TORCH_CHECK(plan.slope < 0, "plan: expected one that walks in raster order");
