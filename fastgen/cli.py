@@ -23,7 +23,7 @@ from . import _console
 from ._extras import MissingExtraError, require
 from ._version import __version__
 from .training import CheckpointError, ElsewhereError, NonFiniteError
-from .training.distributed import leave
+from .training.distributed import leave, speaks
 from .training.stopping import Stopped
 
 COMMANDS = {
@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fastgen: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"fastgen: interrupted{str(stop) and '; '}{stop}", file=sys.stderr)
+        if not isinstance(stop, Stopped) or speaks():  # all of a run's processes stop after the same step
+            print(f"fastgen: interrupted{str(stop) and '; '}{stop}", file=sys.stderr)
         return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
     return 0
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fastgen import cli
+from fastgen.training.stopping import Stopped
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,3 +70,24 @@ def test_other_errors_keep_their_traceback(tmp_path: Path) -> None:
 def test_both_ways_end_alike() -> None:
     """One of several processes is left, not taken down, however it was started: ``distributed.leave`` says why."""
     assert entry().load() is cli.command
+
+
+@pytest.mark.parametrize(("rank", "said"), [(0, "fastgen: interrupted; go on so\n"), (1, "")])
+def test_one_of_several_processes_says_how_to_continue(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, rank: int, said: str
+) -> None:
+    """All of them stop after the same step; one that is stopped by itself still says so."""
+    stop: BaseException = Stopped(signal.SIGTERM)
+    stop.args = ("go on so",)
+
+    def stopped(command: str, arguments: list[str]) -> None:
+        raise stop
+
+    monkeypatch.setattr(cli, "_run", stopped)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", str(rank))
+    assert cli.main(["train"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == said
+    stop = KeyboardInterrupt()
+    assert cli.main(["train"]) == 128 + signal.SIGINT
+    assert capsys.readouterr().err == "fastgen: interrupted\n"

@@ -125,3 +125,44 @@ def test_public_ops_name_a_tensor_of_another_device() -> None:
         for name in names if len(names) > 1 else ():
             with pytest.raises(ValueError, match="expected the device of"):
                 call(**{**arguments, name: arguments[name].to("meta")})
+
+
+def test_fake_kernels_refuse_what_the_kernels_refuse() -> None:
+    """A weight of no channels, or with an even kernel, has no result, on the meta device either."""
+    fastgen, options = torch.ops.fastgen, ("B", "none", 1, "contiguous")
+    for device, error in (("cpu", RuntimeError), ("meta", ValueError)):  # the kernel's own check, the fake's
+        x, y, none = (torch.ones(2, channels, 5, 5, device=device) for channels in (2, 4, 0))
+        weights = [torch.ones(size, device=device) for size in ((4, 0, 3, 3), (4, 2, 2, 3), (0, 0, 3, 3), (0, 0, 1, 1))]
+        empty, even, gate, last = weights
+        for image, weight in ((none, empty), (x, even)):
+            with pytest.raises(error, match="weight: expected"):
+                fastgen.masked_conv2d.default(image, weight, None, None, *options, False)
+            with pytest.raises(error, match="weight: expected"):
+                fastgen.masked_conv2d_backward.default(y, y, image, weight, *options, [True] * 3)
+        with pytest.raises(error, match="(?i)expected (weight to be )?at least (1|one)"):
+            up = torch.ones(0, 4, 3, 3, device=device)
+            fastgen.conv_transpose2d_bn.default(
+                none,
+                None,
+                None,
+                None,
+                "none",
+                0.0,
+                up,
+                None,
+                [1, 1],
+                [0, 0],
+                [0, 0],
+                [1, 1],
+                1,
+                "none",
+                0.0,
+                True,
+                False,
+            )
+        with pytest.raises(error, match="weight: expected"):
+            fastgen.gated_residual_block.default(none, gate, None, last, None, "B", 1, "contiguous", False)
+        with pytest.raises(error, match="weight: expected"):
+            fastgen.gated_residual_block_backward.default(
+                none, none, none, gate, last, "B", 1, "contiguous", [True] * 5
+            )

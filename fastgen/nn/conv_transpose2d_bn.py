@@ -1,5 +1,6 @@
 """ConvTranspose2dBatchNorm and chains of it: DCGAN's generator without normalised activations in memory."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any, Literal, cast
 
@@ -7,9 +8,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .._checks import check_flag, check_instance, check_number, check_tensor
 from ..ops._conv_transpose2d_bn_checks import check_activation
 from ..ops._conv_transpose2d_bn_conv import is_channels_last
 from ..ops.conv_transpose2d_bn import Deferred, conv_transpose2d_activation, conv_transpose2d_bn_deferred
+from ._checks import check_placed, check_size, check_sizes
 
 Activation = Literal["none", "relu", "leaky_relu", "tanh"]
 
@@ -113,15 +116,28 @@ class ConvTranspose2dBatchNorm(nn.Sequential):
         dtype: torch.dtype | None = None,
     ) -> None:
         check_activation(activation, negative_slope)
-        placed = {"device": device, "dtype": dtype}
-        super().__init__(
-            nn.ConvTranspose2d(
-                in_channels, out_channels, kernel_size, stride, padding, output_padding, bias=bias, **placed
-            ),
-            nn.BatchNorm2d(out_channels, eps, momentum, affine, track_running_stats, **placed),
+        placed, out_channels = check_placed(device, dtype), check_size("out_channels", out_channels)
+        conv = nn.ConvTranspose2d(
+            check_size("in_channels", in_channels),
+            out_channels,
+            check_sizes("kernel_size", kernel_size),
+            check_sizes("stride", stride),
+            check_sizes("padding", padding, 0),
+            check_sizes("output_padding", output_padding, 0),
+            bias=check_flag("bias", bias),
+            **placed,
         )
+        bn = nn.BatchNorm2d(
+            out_channels,
+            check_number("eps", eps),
+            momentum if momentum is None else check_number("momentum", momentum),
+            check_flag("affine", affine),
+            check_flag("track_running_stats", track_running_stats),
+            **placed,
+        )
+        super().__init__(conv, bn)
         self.activation: str = activation
-        self.negative_slope = negative_slope
+        self.negative_slope = check_number("negative_slope", negative_slope)
 
     @classmethod
     def from_modules(
@@ -139,6 +155,8 @@ class ConvTranspose2dBatchNorm(nn.Sequential):
             activation: nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Identity, a name, or None for none.
             negative_slope: where ``activation`` is the name "leaky_relu".
         """
+        check_instance("conv", conv, nn.ConvTranspose2d, "an nn.ConvTranspose2d")
+        check_instance("bn", bn, (nn.BatchNorm2d, nn.SyncBatchNorm), "an nn.BatchNorm2d or nn.SyncBatchNorm")
         known = activation_of(activation, negative_slope)
         if known is None:
             raise TypeError(f"activation: expected ReLU, LeakyReLU, Tanh, Identity, a name or None, got {activation}")
@@ -152,6 +170,10 @@ class ConvTranspose2dBatchNorm(nn.Sequential):
 
     def forward(self, x: Tensor | Deferred, deferred: bool = False, channels_last: bool | None = None) -> Any:
         """The activation; with ``deferred``, in training, what the next layer computes it from while it loads."""
+        check_instance("x", x, (Tensor, Deferred), "a tensor or what a deferred layer answered")
+        deferred = check_flag("deferred", deferred)
+        if channels_last is not None:
+            channels_last = check_flag("channels_last", channels_last)
         conv, bn = cast("tuple[nn.ConvTranspose2d, nn.BatchNorm2d]", tuple(self))
         kind = (self.activation, self.negative_slope)
         return run_conv_transpose2d_bn(conv, bn, kind, x, deferred=deferred, channels_last=channels_last)
@@ -169,8 +191,14 @@ class ConvTranspose2dChain(nn.Sequential):
     channels_last if the input is, else contiguous.
     """
 
+    def __init__(self, *layers: Any) -> None:
+        named = len(layers) == 1 and isinstance(layers[0], OrderedDict)
+        for layer in layers[0].values() if named else layers:
+            check_instance("layers", layer, nn.Module, "modules, or an OrderedDict of them")
+        super().__init__(*layers)
+
     def forward(self, x: Tensor) -> Tensor:
-        channels_last = is_channels_last(x)
+        channels_last = is_channels_last(check_tensor("x", x))
         steps = list(fused_steps(self))
         value: Any = x
         for i, step in enumerate(steps):

@@ -2,7 +2,9 @@
 
 from torch import Tensor, nn
 
+from .._checks import check_integer
 from ..ops.discretized_logistic_mixture import CHANNELS, discretized_logistic_mixture
+from ._checks import check_size
 
 
 class DiscretizedLogisticMixture(nn.Module):
@@ -21,14 +23,11 @@ class DiscretizedLogisticMixture(nn.Module):
 
     def __init__(self, mixtures: int = 10, levels: int = 256) -> None:
         super().__init__()
-        for name, value, least in (("mixtures", mixtures, 1), ("levels", levels, 2)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
-        self.mixtures, self.levels = mixtures, levels
+        self.mixtures, self.levels = check_size("mixtures", mixtures), check_size("levels", levels, 2)
 
     def param_channels(self, channels: int) -> int:
         """P, the number of parameter channels for images of ``channels`` colours."""
-        if channels not in CHANNELS:
+        if check_integer("channels", channels) not in CHANNELS:
             raise ValueError(f"channels: expected 1 or 3 colours, got {channels}")
         return CHANNELS[channels] * self.mixtures
 

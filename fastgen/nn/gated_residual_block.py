@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.gated_residual_block import gated_residual_block
+from ._checks import check_size
 from .masked_conv2d import MaskedConv2d
 
 
@@ -39,6 +40,7 @@ class GatedResidualBlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        channels = check_size("channels", channels)
         common: dict[str, Any] = {
             "color_groups": color_groups, "groups_order": groups_order, "device": device, "dtype": dtype,
         }  # fmt: skip

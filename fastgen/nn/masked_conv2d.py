@@ -5,8 +5,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from .._checks import check_flag
 from ..ops._masked_conv2d_checks import check_channels, check_options
 from ..ops.masked_conv2d import masked_conv2d, masked_conv2d_mask
+from ._checks import check_odd, check_placed, check_size
 
 
 class MaskedConv2d(nn.Conv2d):
@@ -41,17 +43,17 @@ class MaskedConv2d(nn.Conv2d):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        KH, KW = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-        if KH % 2 == 0 or KW % 2 == 0:
-            raise ValueError(f"kernel_size: expected odd sizes, got {(KH, KW)}")
+        in_channels, out_channels = check_size("in_channels", in_channels), check_size("out_channels", out_channels)
+        KH, KW = check_odd("kernel_size", kernel_size)
         check_options(mask, activation, color_groups, groups_order)
+        if activation == "gated" and out_channels % 2:
+            raise ValueError(f"out_channels: expected an even number for 'gated', got {out_channels}")
         check_channels(in_channels, out_channels, activation, color_groups)
-        super().__init__(
-            in_channels, out_channels, (KH, KW), padding=(KH // 2, KW // 2), bias=bias, device=device, dtype=dtype
-        )
+        placed, bias = check_placed(device, dtype), check_flag("bias", bias)
+        super().__init__(in_channels, out_channels, (KH, KW), padding=(KH // 2, KW // 2), bias=bias, **placed)
         self.mask = mask
         self.activation = activation
-        self.color_groups = color_groups
+        self.color_groups = int(color_groups)
         self.groups_order = groups_order
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:

@@ -27,12 +27,18 @@ def pair(name: str, value: Any, least: int) -> list[int]:
         raise ValueError(f"{name}: expected one or two integers of at least {least}, got {describe(value)}") from None
 
 
+def check_weight(weight: Tensor) -> None:
+    if weight.dim() != 4:
+        raise ValueError(f"weight: expected shape (I, O / groups, KH, KW), got {tuple(weight.shape)}")
+    if weight.shape[0] == 0 or 0 in weight.shape[2:]:
+        raise ValueError(f"weight: expected at least one input channel and one tap, got {tuple(weight.shape)}")
+
+
 def check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: list[Any]) -> None:
     stride, _padding, output_padding, dilation, groups = geometry
     check_floating("x", x)
     check_floating("weight", weight)
-    if weight.dim() != 4 or 0 in weight.shape[2:]:
-        raise ValueError(f"weight: expected shape (I, O / groups, KH, KW), got {tuple(weight.shape)}")
+    check_weight(weight)
     I = weight.shape[0]
     if I % check_integer("groups", groups, 1):
         raise ValueError(f"groups: expected a divisor of the {I} input channels, got {groups!r}")
@@ -55,7 +61,7 @@ def check_dtypes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 
 
 def check_batch_norm(
-    weight: Tensor,
+    x: Tensor,
     channels: int,
     vectors: dict[str, Tensor | None],
     training: bool,
@@ -69,7 +75,7 @@ def check_batch_norm(
         if vector is None:
             continue
         check_floating(name, vector)
-        check_device(name, vector, "weight", weight)
+        check_device(name, vector, "x", x)
         if vector.shape != (channels,):
             raise ValueError(f"{name}: expected shape ({channels},), got {tuple(vector.shape)}")
     if (vectors["running_mean"] is None) != (vectors["running_var"] is None):

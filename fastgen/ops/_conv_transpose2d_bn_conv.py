@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .._registry import define_op
+from ._conv_transpose2d_bn_checks import check_weight
 from ._conv_transpose2d_bn_forms import convolve, convolve_backward, result_shape
 from ._conv_transpose2d_bn_norm import (
     KERNELS,
@@ -121,6 +122,7 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 def _fake(x, center, scale, shift, x_activation, x_slope, weight, bias, *options):  # type: ignore[no-untyped-def]
+    check_weight(weight)
     *geometry, _activation, _slope, take_statistics, channels_last = options
     size = result_shape(x, weight, *geometry)
     y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout(channels_last))

@@ -41,6 +41,13 @@ def check_channels(in_channels: int, out_channels: int, activation: str, color_g
         )
 
 
+def check_taps(weight: Tensor, mask: str, activation: str, color_groups: int, groups_order: str) -> None:
+    """What the kernels ask of a weight and its options, however they are called."""
+    check_options(mask, activation, color_groups, groups_order, doubled=False)
+    check_weight(weight)
+    check_channels(weight.shape[1], weight.shape[0], activation, color_groups)
+
+
 def check_masked_conv2d(
     x: Tensor,
     weight: Tensor,

@@ -8,7 +8,7 @@ from torch import Tensor
 from .._checks import check_same
 from .._registry import define_op
 from ._dtypes import autocast_dtype, check_dense
-from ._masked_conv2d_checks import check_masked_conv2d
+from ._masked_conv2d_checks import check_masked_conv2d, check_taps
 from .masked_conv2d import _layout
 
 KERNELS = {"CUDA": "fastgen/ops/gated_residual_block_triton.py"}
@@ -71,12 +71,16 @@ def _gate(pre: Tensor) -> Tensor:
 
 
 def _fake(x, weight, bias, weight_out, bias_out, mask, color_groups, groups_order, save_preactivation):  # type: ignore[no-untyped-def]
+    check_taps(weight, mask, "gated", color_groups, groups_order)
+    check_taps(weight_out, "B", "none", color_groups, groups_order)
     N, C, H, W = x.shape
     like = {"dtype": x.dtype, "device": x.device, "memory_format": _layout(x)}
     return torch.empty(x.shape, **like), torch.empty((N, 2 * C, H, W), **like) if save_preactivation else x.new_empty(0)
 
 
 def _fake_backward(grad_y, preactivation, x, weight, weight_out, mask, color_groups, groups_order, output_mask):  # type: ignore[no-untyped-def]
+    check_taps(weight, mask, "gated", color_groups, groups_order)
+    check_taps(weight_out, "B", "none", color_groups, groups_order)
     grads = [torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))]
     grads += [weight.new_empty(size) for size in (weight.shape, weight.shape[:1], weight_out.shape, x.shape[1])]
     return tuple(grad if want else x.new_empty(0) for grad, want in zip(grads, output_mask, strict=True))

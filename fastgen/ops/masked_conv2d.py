@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .._registry import define_op
 from ._dtypes import autocast_dtype, check_dense
-from ._masked_conv2d_checks import check_masked_conv2d, check_options, check_weight
+from ._masked_conv2d_checks import check_masked_conv2d, check_options, check_taps, check_weight
 
 KERNELS = {"CPU": "csrc/masked_conv2d_cpu.cpp", "CUDA": "fastgen/ops/masked_conv2d_triton.py"}
 
@@ -129,6 +129,7 @@ def masked_conv2d_backward_reference(
 
 
 def _fake(x, weight, bias, residual, mask, activation, color_groups, groups_order, save_preactivation):  # type: ignore[no-untyped-def]
+    check_taps(weight, mask, activation, color_groups, groups_order)
     (N, _, H, W), O = x.shape, weight.shape[0]
     channels = {"concat_elu": 2 * O, "gated": O // 2}.get(activation, O)
     like = {"dtype": x.dtype, "device": x.device, "memory_format": _layout(x)}
@@ -137,10 +138,9 @@ def _fake(x, weight, bias, residual, mask, activation, color_groups, groups_orde
 
 
 def _fake_backward(grad_y, preactivation, x, weight, mask, activation, color_groups, groups_order, output_mask):  # type: ignore[no-untyped-def]
+    check_taps(weight, mask, activation, color_groups, groups_order)
     return (
-        torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
-        if output_mask[0]
-        else x.new_empty(0),
+        torch.empty_like(x, memory_format=_layout(x)) if output_mask[0] else x.new_empty(0),
         weight.new_empty(weight.shape if output_mask[1] else 0),
         weight.new_empty(weight.shape[:1] if output_mask[2] else 0),
     )

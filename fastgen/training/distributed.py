@@ -41,6 +41,11 @@ def started() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def speaks() -> bool:
+    """Whether this process is the one that says what is true of all; also before they are joined and afterwards."""
+    return not started() or os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def processes(device: torch.device) -> Iterator[None]:
     """Join the other processes that torchrun started, if any: gloo between CPUs, NCCL between GPUs."""
