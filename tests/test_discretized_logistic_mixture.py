@@ -119,7 +119,7 @@ def test_errors() -> None:
                 ValueError,
                 "params: expected 30 channels for 3 mixtures of 3 colours, got 20",
             ),
-            (lambda: DiscretizedLogisticMixture(0), ValueError, "mixtures: expected an integer of at least 1, got 0"),
+            (lambda: DiscretizedLogisticMixture(0), ValueError, "mixtures: expected a positive integer, got 0"),
             (lambda: DiscretizedLogisticMixture().param_channels(2), ValueError, "channels: expected 1 or 3"),
         ]
     )
