@@ -64,7 +64,7 @@ def check_number(name: str, value: Any, low: float = -math.inf, high: float = ma
         isinstance(value, (bool, np.bool_))
         or not isinstance(value, (int, float, np.floating, np.integer))
         or not low <= value <= high
-        or not math.isfinite(value)
+        or not -math.inf < value < math.inf  # no isfinite: a compiler with dynamic numbers cannot trace it
     ):
         raise ValueError(f"{name}: expected a finite number{_range(low, high)}, got {describe(value)}")
     return value.item() if isinstance(value, np.generic) else value

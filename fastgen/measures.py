@@ -5,6 +5,7 @@ curves, the report and JSON repeat these words beside the number, and bits per d
 discrete values of pixels, since only such laws can be compared.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,3 +43,8 @@ def law(given: bool, of_what: str = "x") -> str:
 def words(measures: dict[str, Measure]) -> dict[str, str]:
     """Name → words and unit, for JSON."""
     return {name: ", ".join(filter(None, (one.words, one.unit))) for name, one in measures.items()}
+
+
+def plus_minus(error: float, form: str) -> str:
+    """A standard error behind its mean; of one image there is none."""
+    return " (of one image)" if math.isnan(error) else f" ± {error:{form}}"

@@ -169,5 +169,5 @@ def test_the_compiled_sampler_knows_it(colors: int) -> None:
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)
     assert_same_as_naive(model, (colors, 6, 7), Bernoulli())
-    report = verify(compile_sampler(model, (colors, 6, 7), Bernoulli()), n=2)
+    report = verify(compile_sampler(model, (colors, 6, 7), Bernoulli(), to_input="[-1, 1]"), n=2)
     assert report.same, str(report)

@@ -1,5 +1,7 @@
 """What a model reads for a value is stated, by a word or by the model, and is the same for every sampler."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -75,6 +77,28 @@ def test_a_model_that_does_not_say_what_it_reads_is_refused():
     for make in (sampling.compile, NaiveSampler, sampling.explain):
         with pytest.raises(TypeError, match=r"to_input: expected one of '\[-1, 1\]', '\[0, 1\]', .* MaskedConv2d does"):
             make(model, (1, 4, 4), Bernoulli())
+
+
+def test_one_of_our_distributions_on_a_model_says_nothing_of_what_it_reads():
+    model = MaskedConv2d(1, 1, 3, "A")
+    model.distribution = Bernoulli()
+    for given in ((), (Bernoulli(),)):
+        with pytest.raises(TypeError, match=r"to_input: expected one of .* MaskedConv2d does not say itself"):
+            sampling.compile(model, (1, 4, 4), *given)
+
+
+def test_another_mapping_than_the_models_own_is_refused():
+    theirs = MaskedConv2d(1, 1, 3, "A")
+    theirs.to_input = "[0, 1]"
+    for model, other, own in ((build("pixelcnn"), "[0, 1]", "[-1, 1]"), (theirs, "[-1, 1]", "[0, 1]")):
+        shape = (getattr(model, "in_channels", 1), 4, 4)
+        distribution = getattr(model, "distribution", Bernoulli())
+        expected = (
+            rf"to_input: expected None or what {type(model).__name__} itself says that it reads, {re.escape(own)}"
+        )
+        with pytest.raises(ValueError, match=expected):
+            sampling.compile(model, shape, distribution, to_input=other)
+        assert sampling.compile(model, shape, distribution, to_input=own).to_input.name == own
 
 
 def test_images_of_a_model_trained_on_zeros_and_ones():

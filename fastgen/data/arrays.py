@@ -98,8 +98,10 @@ def _levels(images: dict[str | None, np.ndarray], stated: np.ndarray | None, pat
 
 
 def _labels(labels: np.ndarray, name: str, path: Path) -> np.ndarray:
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(f"{path}: expected labels as integers (N,) from 0, got {labels.dtype} {labels.shape}")
+    if labels.min(initial=0) < 0:
+        raise ValueError(f"{path}: expected labels as integers (N,) from 0, got {int(labels.min())} among them")
     if int(labels.max(initial=0)) >= MAX_CLASSES:
         high = int(labels.max())
         raise ValueError(f"{path}: expected the numbers of classes in {name}, from 0 to {MAX_CLASSES - 1}, got {high}")

@@ -88,9 +88,10 @@ def splits(name: str | Path) -> list[str]:
     path = Path(name)
     if path.is_dir() or (path.is_file() and path.suffix in (".npy", ".npz")):
         return list(_own_splits(path)) or ["train", "test"]
+    moved = "which is not there (if a run's images moved, --data says where to)"
     raise FileNotFoundError(
         f"data: expected {', '.join(NAMES)}, a folder of images, an .npy or an .npz; got {path},"
-        f" {'which is none of these' if path.exists() else 'which is not there'}"
+        f" {'which is none of these' if path.exists() else moved}"
     )
 
 

@@ -62,18 +62,33 @@ def inputs_of(model: nn.Module, colors: int, distribution: Any, to_input: Any) -
     """What ``model`` reads, as a caller states it or as the model itself does.
 
     Args:
-        model: one that has ``to_input`` or a ``distribution`` says itself what it reads.
+        model: one that has ``to_input`` says itself what it reads; so does one whose ``distribution`` is of one's own
+            making and has a ``to_input``. To have one of fastgen's distributions says nothing of its training data.
         colors: C.
         distribution: of a pixel value. One of one's own, with a ``to_input`` of its own, states the mapping.
         to_input: a word of :data:`WORDS`, a pair (mean, std), a function, or None to ask the model.
 
     Raises:
         TypeError: nobody says, or ``to_input`` is none of these.
-        ValueError: an unknown word, one that does not fit the levels, or a function that is not elementwise.
+        ValueError: an unknown word, one that does not fit the levels, a function that is not elementwise, or another
+            mapping than the model's own.
     """
-    levels = distribution.levels
-    if to_input is None:
-        to_input = _own(model, distribution)
+    own = _own(model, distribution)
+    if to_input is None and own is None:
+        raise TypeError(
+            f"to_input: expected {_choices()}, since {type(model).__name__} does not say itself what it reads for a "
+            f"value: state how its training data were scaled; got None"
+        )
+    inputs = _inputs(own if to_input is None else to_input, colors, distribution.levels)
+    if to_input is not None and own is not None:
+        stated = _inputs(own, colors, distribution.levels)
+        if not torch.equal(stated.table, inputs.table):
+            itself = f"what {type(model).__name__} itself says that it reads"
+            raise ValueError(f"to_input: expected None or {itself}, {stated}, got {inputs}")
+    return inputs
+
+
+def _inputs(to_input: Any, colors: int, levels: int) -> Inputs:
     if isinstance(to_input, Inputs):
         return to_input
     if isinstance(to_input, str):
@@ -86,18 +101,16 @@ def inputs_of(model: nn.Module, colors: int, distribution: Any, to_input: Any) -
 
 
 def _own(model: nn.Module, distribution: Any) -> Any:
-    """What the model states, or a distribution that is not fastgen's."""
-    theirs = getattr(model, "distribution", None)
+    """What the model states, or a distribution that is not fastgen's; None if nobody does."""
+    theirs: Any = getattr(model, "distribution", None)
     if theirs is None or getattr(theirs, "levels", None) == distribution.levels:  # else it reads other values
-        own = getattr(model, "to_input", getattr(theirs, "to_input", None))
+        own = getattr(model, "to_input", None)
         if own is not None:
             return own
-    if getattr(type(distribution), "to_input", Distribution.to_input) is not Distribution.to_input:
-        return distribution.to_input
-    raise TypeError(
-        f"to_input: expected {_choices()}, since {type(model).__name__} does not say itself what it reads for a value: "
-        f"state how its training data were scaled; got None"
-    )
+    for each in filter(None, (theirs, distribution)):
+        if getattr(type(each), "to_input", Distribution.to_input) is not Distribution.to_input:
+            return each.to_input
+    return None
 
 
 def _choices() -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import measures as meanings
 from .._checks import check_instance, check_integer, describe
 from ..data import Dataset
-from ..measures import Measure
+from ..measures import Measure, plus_minus
 from . import distributed
 from .randomness import set_aside
 
@@ -82,10 +82,12 @@ class Evaluation:
         said = []
         for name, mean in self.means.items():
             if name == "nats":
-                bits = f" = {self.bits_per_dim:.4f} ± {self.bits_per_dim_error:.4f} bits/dim" if self.of_values else ""
-                one = f"{mean:.2f} ± {self.nats_error:.2f} nats{bits}"
+                bits = ""
+                if self.of_values:
+                    bits = f" = {self.bits_per_dim:.4f}{plus_minus(self.bits_per_dim_error, '.4f')} bits/dim"
+                one = f"{mean:.2f}{plus_minus(self.nats_error, '.2f')} nats{bits}"
             else:
-                one = f"{name} {mean:.4g} ± {self.errors[name]:.2g}"
+                one = f"{name} {mean:.4g}{plus_minus(self.errors[name], '.2g')}"
             said.append(f"{one} ({self.about[name].words})" if name in self.about else one)
         return ", ".join(said)
 

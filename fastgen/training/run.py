@@ -21,6 +21,7 @@ import torch
 
 from .. import models
 from .._files import errors_name, remove_temporaries, write_atomic
+from ..measures import plus_minus
 from . import distributed
 from .checkpoint import load
 from .lock import NAME, Lock
@@ -191,10 +192,12 @@ def describe(record: Record, epochs: int, held_out: str = "held out") -> str:
     if first == "nats":
         said += f"train {record['train_nats']:.2f}   " if "train_nats" in record else ""
         bits = record.get("held_out_bits_per_dim")
-        said += f"{held_out} {held:.2f} ± {error:.2f} nats" + ("" if bits is None else f" = {bits:.4f} bits/dim")
+        said += f"{held_out} {held:.2f}{plus_minus(error, '.2f')} nats" + (
+            "" if bits is None else f" = {bits:.4f} bits/dim"
+        )
     else:
         said += f"train {record[f'train_{first}']:.4g}   " if f"train_{first}" in record else ""
-        said += f"{held_out} {first} {held:.4g} ± {error:.2g}"
+        said += f"{held_out} {first} {held:.4g}{plus_minus(error, '.2g')}"
     said += f", {record['measure']}" if "measure" in record else ""
     return f"{said}   {record['seconds']:.1f} s"
 
