@@ -39,7 +39,7 @@ def test_faster_layers() -> None:
 
 
 def test_swapping_in(capsys: pytest.CaptureFixture[str]) -> None:
-    model = nn.Sequential(nn.ConvTranspose2d(4, 8, 4, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+    model = nn.Sequential(nn.ConvTranspose2d(16, 16, 4, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
     before, kind = {name: value.clone() for name, value in model.state_dict().items()}, type(model)
     exec(python_with("fastgen.fuse"), {"your_model": model})
     assert "conv_transpose2d_bn + relu" in capsys.readouterr().out
