@@ -20,7 +20,9 @@ def test_taxonomy(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     monkeypatch.setattr(taxonomy, "IMPORTANCE_SAMPLES", 10)
     assert main(["taxonomy", "--effort", "0.02", "--out", str(tmp_path / "t.png")]) == 0
     out = capsys.readouterr().out
-    kinds = dict(re.findall(r"^(\S.*?)  .*(explicit, tractable|explicit, approximate|implicit)$", out, flags=re.M))
+    rows = re.findall(r"^(\S.*?)  .*(explicit, tractable|explicit, approximate|implicit)(: .+)?$", out, flags=re.M)
+    kinds = {name: kind for name, kind, _ in rows}
+    assert all(bool(law) == kind.startswith("explicit") for _, kind, law in rows)  # of which law a number is
     tractable = dict.fromkeys(("kernel density", "Gaussian mixture", "PixelCNN"), "explicit, tractable")
     assert kinds == tractable | {"VAE": "explicit, approximate", "GAN": "implicit"}
     with Image.open(tmp_path / "t.png") as picture:
