@@ -7,7 +7,8 @@ namespace fastgen {
 namespace {
 
 std::tuple<Tensor, Tensor> rsample_kl_cuda(const Tensor& mu_any, const Tensor& logvar_any, const Tensor& seed) {
-  const auto [N, R] = RsampleShape(mu_any, logvar_any, seed);
+  const RsampleShape shape(mu_any, logvar_any, seed);
+  const int64_t N = shape.N, R = shape.R;  // a structured binding cannot be captured in C++17
   const CudaScope scope(mu_any);
   const Tensor mu = as_contiguous(mu_any), logvar = as_contiguous(logvar_any);
   const std::vector<int64_t> sizes = shape_of(mu), kl_sizes = {N};
