@@ -1,6 +1,7 @@
 """fuse: what a forward does beside its result goes on being done, and what it reads beside its input is respected."""
 
 import copy
+import gc
 import io
 import random
 import re
@@ -180,6 +181,25 @@ def test_effects_are_not_dropped(effect: str) -> None:
     report = fastgen.fuse(layer)
     assert report.swapped == []
     assert re.search(reason, report.left[0].reason), report.left[0].reason
+
+
+def test_who_is_told_of_a_garbage_collection_is_not_its_forward() -> None:
+    """As hypothesis is, with a clock; a collection may come at any allocation."""
+    told, thresholds = [], gc.get_threshold()
+
+    def callback(phase: str, _: dict[str, int]) -> None:
+        told.append((phase, LOG, random.random))
+
+    gc.callbacks.append(callback)
+    try:
+        gc.set_threshold(1)
+        report = fastgen.fuse(NewData("B", 4, 6, 3, padding=1))
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(callback)
+    assert len(report.swapped) == 1, report.left
+    assert told
+    assert gc.isenabled()
 
 
 class Scaled(nn.Module):

@@ -17,9 +17,9 @@ SIZES = [(1, 1), (1, 5), (5, 1), (4, 6), (7, 3)]
 N = 3
 
 
-def _samplers(model: nn.Module, H: int, W: int) -> tuple[sampling.Sampler, NaiveSampler]:
+def _samplers(model: nn.Module, H: int, W: int, to_input: str | None = None) -> tuple[sampling.Sampler, NaiveSampler]:
     shape = (model.in_channels, H, W)
-    return sampling.compile(model, shape), NaiveSampler(model, shape)
+    return sampling.compile(model, shape, to_input=to_input), NaiveSampler(model, shape, to_input=to_input)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -125,7 +125,7 @@ def test_progress_counts_rows():
 @pytest.mark.parametrize(("H", "W"), SIZES)
 def test_a_model_of_two_branches_can_be_compiled(H, W):
     model = TwoBranches().double()
-    compiled, naive = _samplers(model, H, W)
+    compiled, naive = _samplers(model, H, W, to_input="[-1, 1]")
     values = torch.randint(3, (N, 2, H, W))
     with torch.no_grad():
         exact = model(model.distribution.to_input(values).double())

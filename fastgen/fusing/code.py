@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import dis
+import gc
 import math
 import sys
 from collections.abc import Iterator
@@ -36,19 +37,25 @@ _MISSING = object()
 
 @contextmanager
 def running(ran: Ran) -> Iterator[None]:
-    """Collect the functions of users that run meanwhile, in this thread."""
-    before = sys.getprofile()
+    """Collect the functions of users that run meanwhile, in this thread.
+
+    No garbage is collected meanwhile: whoever is told of a collection (``gc.callbacks``) is not called by the forward.
+    """
+    before, collects = sys.getprofile(), gc.isenabled()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
         if event == "call" and _is_users(frame.f_globals) and frame.f_code not in ran:
             free = {name: frame.f_locals.get(name) for name in frame.f_code.co_freevars}
             ran[frame.f_code] = frame.f_globals, free
 
+    gc.disable()
     sys.setprofile(note)
     try:
         yield
     finally:
         sys.setprofile(before)
+        if collects:
+            gc.enable()
 
 
 def _is_users(names: dict[str, Any]) -> bool:
