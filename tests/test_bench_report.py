@@ -129,7 +129,7 @@ def test_sources_without_git_are_found_in_the_history(tmp_path: Path, monkeypatc
 
 def gpu_script(*arguments: object, python: object = sys.executable) -> subprocess.CompletedProcess[str]:
     command = ["bash", str(ROOT / "benchmarks/gpu.sh"), *map(str, arguments)]
-    env = {**os.environ, "PYTHON": str(python)}
+    env = {**os.environ, "PYTHON": str(python), "PYTEST_ADDOPTS": ""}
     return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import fastgen
 from fastgen.fusing import swap
+from fastgen.training.distributed import leave
 from fusable import (
     ByData,
     ByProduct,
@@ -238,13 +239,16 @@ def worker(rank: int, port: int) -> None:
     dist.all_gather(everyone, gradients[0][-1])
     assert torch.equal(*everyone)
     dist.destroy_process_group()
+    leave(0)
 
 
 def test_ddp() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(worker, (port,), nprocs=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        mp.spawn(worker, (port,), nprocs=2)
 
 
 def test_errors() -> None:

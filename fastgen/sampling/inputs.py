@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_number
+from .._checks import check_number, describe
 from ..distributions import Distribution
 
 #: The words, and what each makes of values in [0, levels).
@@ -96,7 +96,7 @@ def _inputs(to_input: Any, colors: int, levels: int) -> Inputs:
     if isinstance(to_input, tuple | list):
         return _standardised(to_input, colors, levels)
     if not callable(to_input):
-        raise TypeError(f"to_input: expected {_choices()}, got {to_input!r}")
+        raise TypeError(f"to_input: expected {_choices()}, got {describe(to_input)}")
     return _tabulated(to_input, colors, levels)
 
 
@@ -148,7 +148,7 @@ def _per_color(name: str, numbers: Any, colors: int) -> list[float]:
     numbers = list(numbers) if isinstance(numbers, list | tuple) else [numbers] * colors
     if len(numbers) != colors:
         raise ValueError(f"to_input: expected one {name} or {colors}, one for each colour, got {len(numbers)}")
-    return [check_number(f"to_input: {name}", number) for number in numbers]
+    return [float(check_number(f"to_input: {name}", number)) for number in numbers]
 
 
 def _short(numbers: list[float]) -> str:

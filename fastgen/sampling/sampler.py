@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_instance, check_integer, check_tensor, describe
+from .._checks import check_floating, check_instance, check_integer, check_numbers, describe
 from .._philox import uniforms as philox_uniforms
 from .._shadow import uncast
 from ..distributions import Labels, as_labels, check_temperature, check_values
@@ -54,13 +54,10 @@ class Sampler:
         self.model = model
         self.shape: tuple[int, int, int] = shape
         self.distribution: Any = distribution if distribution is not None else getattr(model, "distribution", None)
-        if self.distribution is None:
-            raise TypeError(f"distribution: expected one, since {type(model).__name__} names none itself, got None")
-        if isinstance(self.distribution, type):
-            kind = self.distribution.__name__
-            raise TypeError(f"distribution: expected an instance, got the class {kind} itself: call it, {kind}(…)")
+        _check_distribution(self.distribution, model)
         channels = getattr(model, "in_channels", shape[0])
-        if to_input != "one-hot" and not callable(to_input) and channels != shape[0]:
+        widens = callable(to_input) or (isinstance(to_input, str) and to_input == "one-hot")
+        if not widens and channels != shape[0]:
             raise ValueError(f"shape: expected {channels} channels to fit the model, got {shape}")
         self.to_input: Inputs = inputs_of(model, shape[0], self.distribution, to_input)
         if getattr(model, "in_channels", self.in_channels) != self.in_channels:
@@ -139,6 +136,7 @@ class Sampler:
             self._check_shape("known", known)
         if uniforms is not None:
             self._check_shape("uniforms", uniforms, batched=True)
+            check_floating("uniforms", uniforms)
         each = known if known is None or known.dim() == 4 else None
         n, labels = self._batch(n, labels, uniforms=uniforms, known=each)
         uniforms = self._uniforms(n, seed, uniforms)
@@ -199,7 +197,7 @@ class Sampler:
         if labels is None:
             return _batch_size(n, **images), None
         classes = getattr(self.model, "classes", None)
-        labels = as_labels(labels, None)
+        labels = check_numbers("labels", as_labels(labels, None))
         one = labels.dim() == 0
         n = _batch_size(n, **images, labels=None if one else labels)
         check_values(labels, classes if isinstance(classes, int) else None, "labels")
@@ -252,8 +250,6 @@ class Sampler:
             return philox_uniforms(seed, n, self.shape, device=device)
         if seed is not None:
             raise ValueError("seed: expected None together with uniforms, which it would replace, got both")
-        if not uniforms.is_floating_point():
-            raise TypeError(f"uniforms: expected a floating-point tensor, got {uniforms.dtype}")
         if not ((uniforms >= 0) & (uniforms < 1)).all():
             raise ValueError("uniforms: expected numbers in [0, 1), got others")
         return uniforms.to(device)
@@ -264,7 +260,7 @@ class Sampler:
         if known is None or known_mask is None:
             missing, other = ("known", "known_mask") if known is None else ("known_mask", "known")
             raise ValueError(f"{missing}: expected a tensor together with {other}, got None")
-        if check_tensor("known_mask", known_mask).dtype != torch.bool:
+        if check_numbers("known_mask", known_mask).dtype != torch.bool:
             raise TypeError(f"known_mask: expected a bool tensor, got {known_mask.dtype}")
         size = (n, *self.shape)
         if known_mask.dim() > 4 or any(
@@ -279,7 +275,7 @@ class Sampler:
         return value, keep
 
     def _check_shape(self, name: str, images: Tensor, batched: bool = False) -> None:
-        check_tensor(name, images)
+        check_numbers(name, images)
         if images.dim() not in ((4,) if batched else (3, 4)) or images.shape[-3:] != self.shape:
             expected = f"(N, {', '.join(map(str, self.shape))})"
             raise ValueError(f"{name}: expected shape {expected}, got {tuple(images.shape)}")
@@ -297,10 +293,26 @@ def _batch_size(n: int | None, **tensors: Tensor | None) -> int:
     return next(iter(sizes.values()), 1)
 
 
+def _check_distribution(distribution: Any, model: nn.Module) -> None:
+    """Raise unless it offers what sampling asks of a distribution."""
+    if distribution is None:
+        raise TypeError(f"distribution: expected one, since {type(model).__name__} names none itself, got None")
+    if isinstance(distribution, type):
+        kind = distribution.__name__
+        raise TypeError(f"distribution: expected an instance, got the class {kind} itself: call it, {kind}(…)")
+    missing = [name for name in ("levels", "param_channels", "draw") if not hasattr(distribution, name)]
+    if missing:
+        raise TypeError(
+            "distribution: expected one of fastgen.distributions or an object like them, got "
+            f"{describe(distribution)} without {', '.join(missing)}"
+        )
+    check_integer("distribution: levels", distribution.levels, 2)
+
+
 def _image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     try:
-        C, H, W = (check_integer("shape", size, 1) for size in shape)
+        C, H, W = (check_integer("shape", size, 1, 2**31 - 1) for size in shape)
     except (TypeError, ValueError):
         got = tuple(shape) if isinstance(shape, list) else shape
-        raise ValueError(f"shape: expected three positive integers (C, H, W), got {describe(got)}") from None
+        raise ValueError(f"shape: expected three positive integers (C, H, W) below 2^31, got {describe(got)}") from None
     return C, H, W

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._checks import check_instance, check_integer
 from .naive import NaiveSampler
 from .sampler import Sampler
 
@@ -59,6 +60,8 @@ def verify(sampler: Sampler, n: int = 4, *, seed: int | None = 0, labels: Tensor
         seed: of the uniforms; with None they come from torch's generator, once for both.
         labels: int64 (N,), for a model with classes; by default all of them in turn.
     """
+    check_instance("sampler", sampler, Sampler, "a sampler")
+    n = check_integer("n", n, 1)
     classes = getattr(sampler.model, "classes", None)
     if labels is None and classes is not None:
         labels = torch.arange(n) % classes

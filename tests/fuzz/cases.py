@@ -181,13 +181,21 @@ def _plan_case(rng: random.Random) -> str:
     levels = max(2, max((param.channels for param in plan.params), default=1))
     shape = (N, C, H, W)
     given = [torch.randn(N, *sizes) for kind, sizes in _given(codes) if kind]
-    P = int(rng.choice((0, sum(param.channels for param in plan.params))))
-    args = [
-        codes, constants, packed, state, given, torch.rand(shape, dtype=torch.float64), torch.randn(C, levels, 1),
-        torch.randint(levels, shape) if rng.random() < 0.5 else torch.zeros(0, dtype=torch.int64),
-        torch.rand(shape) < 0.5 if rng.random() < 0.5 else torch.zeros(0, dtype=torch.bool), 1.0,
-        torch.zeros(shape, dtype=torch.int64), torch.zeros((N, P, H, W) if P else 0), chunk, 0, H,
-    ]  # fmt: skip
+    if rng.random() < 0.4:
+        op = "sample_between"
+        draw = rng.choice((0, 1, C * H * W - 1, C * H * W, rng.choice(NUMBERS)))
+        channels = plan.params[draw % C].channels if draw >= 0 and len(plan.params) == C else 1
+        args = [codes, constants, packed, state, given, torch.randn(N, C), torch.zeros(N, channels), chunk, draw]
+    else:
+        op, P = "sample", int(rng.choice((0, sum(param.channels for param in plan.params))))
+        known = torch.randint(levels, shape) if rng.random() < 0.7 else torch.randint(-3, 2**40, shape)
+        first, last = (0, H) if rng.random() < 0.7 else (rng.choice((-1, 0, 1, H)), rng.choice((0, 1, H, 2 * H, 9 * W)))
+        args = [
+            codes, constants, packed, state, given, torch.rand(shape, dtype=torch.float64), torch.randn(C, levels, 1),
+            known if rng.random() < 0.5 else torch.zeros(0, dtype=torch.int64),
+            torch.rand(shape) < 0.5 if rng.random() < 0.5 else torch.zeros(0, dtype=torch.bool), 1.0,
+            torch.zeros(shape, dtype=torch.int64), torch.zeros((N, P, H, W) if P else 0), chunk, first, last,
+        ]  # fmt: skip
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
         at = rng.randrange(2, len(args))
         if isinstance(args[at], list):
@@ -198,7 +206,7 @@ def _plan_case(rng: random.Random) -> str:
         wide = torch.zeros(max(len(constants), state.numel()))
         wide[: len(constants)] = constants
         args[1], args[3] = wide[: len(constants)], wide[: state.numel()]
-    return f"sample: {_called(ops.sample.default, *args)}"
+    return f"{op}: {_called(getattr(ops, op).default, *args)}"
 
 
 def _given(codes: Tensor) -> list[tuple[bool, list[int]]]:
