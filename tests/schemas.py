@@ -23,6 +23,9 @@ VALUES: dict[str, list[Any]] = {
     "elu.alpha": [1, 0.5], "celu.alpha": [1.0, 0.5, 3.0],
     "beta": [1, 2.0, 0.5], "threshold": [20, 1.0], "value": [1, 0.3], "correction": [1, 0, 2, None], "eps": [None, 0.1],
     "native_layer_norm.eps": [1e-5, 0.1], "approximate": ["none", "tanh"], "exponent": [2, 3, 1, 0.5],
+    "threshold.threshold": [0.2, -0.5], "threshold.value": [0.3, -1.0], "flip.dims": [[1], [-3]],
+    "shifts": [[1], [-2], [7]], "roll.dims": [[1], [-3]], "linalg_vector_norm.dim": [[1], [-3]],
+    "ord": [2, 1, float("inf")], "cumsum.dim": [1, -3],
     "dim": [1, -3], "keepdim": [False, True], "dtype": [None], "dim0": [1], "dim1": [-3],
     "rounding_mode": [None, "floor"], "p": [0.5], "train": [False], "half_to_float": [False], "implicit": [False],
     "memory_format": [torch.contiguous_format], "clone.memory_format": [None, torch.preserve_format],
@@ -117,7 +120,8 @@ REFUSED = {
     **dict.fromkeys(("var.default", "var_mean.default", "std.default"), "over rows, columns or images"),
     "view.dtype": "a result of torch.int32", "upsample_nearest2d.vec": "to more than the image",
     **dict.fromkeys(("slice", "unbind", "cat"), "a slice of images of the batch"),
-    "div": "a division that rounds",
+    "div": "a division that rounds", "roll": "a roll of the flattened batch",
+    "linalg_vector_norm": "over rows, columns or images",
     **dict.fromkeys(("var", "var_mean", "std", "amax", "amin", "sum", "mean"), "over rows, columns or images"),
 }  # fmt: skip
 

@@ -146,7 +146,11 @@ NOT_PLANNED = [
     (lambda m, x: m.layer(x), nn.InstanceNorm2d(1), "layer: aten.* cannot be planned"),
     (lambda m, x: m.layer(x), nn.LayerNorm((1, 4, 4)), "layer: aten.native_layer_norm cannot be planned: a layer norm"),
     (lambda m, x: m.layer(x), nn.MaxPool2d(3, 1, 1), "layer: aten.max_pool2d_with_indices cannot be planned"),
-    (lambda m, x: x.flip(3), None, "model: aten.flip cannot be planned"),
+    (lambda m, x: x.flip(3), None, "model: aten.flip cannot be planned: another order of rows, columns or images"),
+    (lambda m, x: x.roll(1, 2), None, r"model: aten.roll cannot be planned: another order .*\(F.pad and a slice move"),
+    (lambda m, x: x.cumsum(2), None, "model: aten.cumsum cannot be planned: a cumulative sum, over rows"),
+    (lambda m, x: F.normalize(x, 3), None, "model: aten.linalg_vector_norm cannot be planned: a norm of order 3"),
+    (lambda m, x: x.sort(1)[0], None, "model: aten.sort cannot .*: there is no rule for it; .* sampling.NaiveSampler"),
     (lambda m, x: F.pad(x, (1, 1, 1, 1), mode="reflect"), None, "model: aten.reflection_pad2d cannot be planned"),
     (lambda m, x: x.flatten(1), None, r"model: expected parameters of shape \(N, 1, 4, 4\), got \(N, 16\)"),
     (
@@ -183,8 +187,8 @@ def test_what_cannot_be_planned_is_refused_by_name(function, layer, message):
 
 
 def test_a_refused_model_can_still_be_sampled_naively():
-    model = Function(lambda self, x: self.conv(x).cumsum(1), conv=causal())
-    assert "aten.cumsum cannot be planned" in refused(model)
+    model = Function(lambda self, x: self.conv(x).cumprod(1), conv=causal())
+    assert "aten.cumprod cannot be planned" in refused(model)
     assert sampling.NaiveSampler(model, (1, 3, 3), Bernoulli(), "[-1, 1]").sample(2, seed=0).shape == (2, 1, 3, 3)
 
 

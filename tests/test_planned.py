@@ -69,7 +69,15 @@ def rows_beside_a_constant(m: nn.Module, h: Tensor) -> Tensor:
     return h + above + torch.cat((torch.ones_like(h[..., :1]), h[..., :-1]), 3)
 
 
+def in_bfloat16(m: nn.Module, h: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return F.conv2d(h, torch.ones(6, 6, 1, 1)).float()
+
+
 PLANNED = {
+    "normalised channels": lambda m, h: F.normalize(h, dim=1) + F.normalize(h, 1, 1) + F.normalize(h, torch.inf, 1),
+    "channels in another order": lambda m, h: h.flip(1) + h.roll(2, 1).unflatten(1, (2, 3)).roll(-1, -3).flatten(1, 2),
+    "cumsum, threshold": lambda m, h: h.cumsum(1) + F.threshold(h, 0.3, -0.5),
     "overlapping slices of channels": overlapping_slices,
     "overlapping slices of rows": overlapping_rows,
     "views made before a change": views_before_a_change,
@@ -129,6 +137,7 @@ REASONS = [
     (lambda m, h: h.flatten(2).softmax(2).view_as(h), None, "over rows, columns or images"),
     (lambda m, h: F.one_hot((h > 0).long()[:, 0], 6).movedim(-1, 1).float(), None, 'F.one_hot.*to_input="one-hot"'),
     (lambda m, h: h.double().float(), None, "a result of torch.float64, where a plan has the image's torch.float32"),
+    (in_bfloat16, None, "bfloat16, .*: leave casts and autocast out of .* sampling.NaiveSampler"),
     (lambda m, h: h.view(torch.int32).view(torch.float32), None, "a result of torch.int32"),
     (
         lambda m, h: F.interpolate(h[:, :, ::2, ::2], scale_factor=2.3)[:, :, : h.shape[2], : h.shape[3]],

@@ -15,6 +15,9 @@ from .graph import NEVER, Graph, Linear, Operation, Pointwise, image_map
 from .trace import BATCH, Constant, Node, Output, Trace, UnsupportedModelError
 from .values import Value
 
+#: What is left to a model that cannot be planned.
+NAIVELY = "draw with sampling.NaiveSampler, which runs any causal model"
+
 
 @dataclass
 class Analysis:
@@ -94,14 +97,15 @@ def _needed(trace: Trace) -> set[int]:
 def _apply(builder: Builder, node: Node, resolve: Any) -> list[Argument]:
     handler = ops.HANDLERS.get(node.op)
     if handler is None:
-        reason = f": {ops.REFUSED[node.op]}" if node.op in ops.REFUSED else ""
-        raise UnsupportedModelError(f"{node.path}: {node.op} cannot be planned{reason}")
+        reason = ops.REFUSED.get(node.op, f"there is no rule for it; write it with ops that have one, or {NAIVELY}")
+        raise UnsupportedModelError(f"{node.path}: {node.op} cannot be planned: {reason}")
     builder.path, builder.op, builder.shape = node.path, node.op, node.shapes[0]
     args, kwargs = tree_map(resolve, node.args), tree_map(resolve, node.kwargs)
     try:
         if node.dtypes[0] != builder.dtype and not (node.dtypes[0] == torch.bool and node.op in ops.BOOLEAN):
             raise UnsupportedModelError(
-                f"a result of {node.dtypes[0]}, where a plan has the image's {builder.dtype} alone"
+                f"a result of {node.dtypes[0]}, where a plan has the image's {builder.dtype} alone: leave casts and "
+                f"autocast out of the forward, or {NAIVELY}"
             )
         args, kwargs = ops.completed(node.function, handler, args, kwargs)
         result = handler(builder, *args, **kwargs)

@@ -15,7 +15,7 @@ from .registry import handles
 
 equal = handles("eq", boolean=True)(binary("eq", "eq"))
 handles("lt", boolean=True)(binary("lt", "gt"))
-handles("gt", boolean=True)(binary("gt", "lt"))
+greater = handles("gt", boolean=True)(binary("gt", "lt"))
 handles("le", boolean=True)(binary("le", "ge"))
 handles("ge", boolean=True)(binary("ge", "le"))
 
@@ -51,6 +51,11 @@ def where(b: Builder, condition: Any, yes: Any, no: Any) -> Value:
     if any(isinstance(x, Tensor) and not x.isfinite().all() for x in (yes, no)):
         raise UnsupportedModelError("a choice by the image between numbers one of which is infinite")
     return add(b, multiply(b, condition, yes), multiply(b, negated(b, condition), no))
+
+
+@handles("threshold")
+def _threshold(b: Builder, x: Value, threshold: float, value: float) -> Value:
+    return where(b, greater(b, x, threshold), x, value)
 
 
 def _where_known(b: Builder, condition: Tensor, yes: Any, no: Any) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any
@@ -75,6 +76,14 @@ def _std(b: Builder, x: Value, dims: Any, *, correction: float | None, keepdim: 
     return b.pointwise("sqrt", _var(b, x, dims, correction=correction, keepdim=keepdim))
 
 
+@handles("cumsum")
+def _cumsum(b: Builder, x: Value, dim: int, *, dtype: Any) -> Value:
+    x, (dim,) = over_channels(x, [dim], "a cumulative sum")
+    if x.kind(dim) == "":
+        return x
+    return across_channels(b, x, torch.ones(x.shape[dim], x.shape[dim], dtype=b.dtype, device=b.device).tril(), dim)
+
+
 def extreme(b: Builder, x: Value, dims: list[int], keepdim: bool, op: str) -> Value:
     """The largest ("max") or smallest ("min") over dimensions of channels."""
     for d in reversed(dims):
@@ -92,6 +101,17 @@ def _amax(b: Builder, x: Value, dims: Any, keepdim: bool) -> Value:
 @handles("amin")
 def _amin(b: Builder, x: Value, dims: Any, keepdim: bool) -> Value:
     return extreme(b, *over_channels(x, dims, "a minimum"), keepdim, "min")
+
+
+@handles("linalg_vector_norm")
+def _norm(b: Builder, x: Value, order: float, dims: Any, keepdim: bool, *, dtype: Any) -> Value:
+    x, dims = over_channels(x, dims, "a norm")
+    if order == 2:
+        return b.pointwise("sqrt", total(b, b.pointwise("mul", x, x), dims, keepdim))
+    if order not in (1, math.inf):
+        raise UnsupportedModelError(f"a norm of order {order:g}, where a plan has those of order 1, 2 and infinity")
+    size = b.pointwise("abs", x)
+    return total(b, size, dims, keepdim) if order == 1 else extreme(b, size, dims, keepdim, "max")
 
 
 @handles("max")

@@ -148,6 +148,32 @@ def _index(b: Builder, x: Value, indices: Sequence[Tensor | None]) -> Value:
     return _index_select(b, x, dim, index.nonzero()[:, 0] if index.dtype == torch.bool else index)
 
 
+@handles("flip", boolean=True)
+def _flip(b: Builder, x: Value, dims: Sequence[int]) -> Value:
+    for dim in dims:
+        x = _permuted(b, x, dim, torch.arange(x.shape[dim]).flip(0))
+    return x
+
+
+@handles("roll", boolean=True)
+def _roll(b: Builder, x: Value, shifts: Sequence[int], dims: Sequence[int]) -> Value:
+    if len(dims) != len(shifts):
+        raise UnsupportedModelError("a roll of the flattened batch")
+    for shift, dim in zip(shifts, dims, strict=True):
+        x = _permuted(b, x, dim, torch.arange(x.shape[dim]).roll(shift))
+    return x
+
+
+def _permuted(b: Builder, x: Value, dim: int, order: Tensor) -> Value:
+    x = x.settled()
+    dim %= len(x.dims)
+    if x.kind(dim) not in ("c", ""):
+        raise UnsupportedModelError(
+            "another order of rows, columns or images, in which later pixels come first (F.pad and a slice move images)"
+        )
+    return _index_select(b, x, dim, order)
+
+
 @handles("cat", boolean=True)
 def _cat(b: Builder, tensors: Sequence[Argument], dim: int) -> Value:
     tensors = [t for t in tensors if tuple(t.shape) != (0,)]
