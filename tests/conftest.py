@@ -26,6 +26,11 @@ def pytest_report_header() -> str:
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads, CUDA device: {where}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests first: of several processes (pytest -n 2) none is left alone with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
 def _repeatable() -> Iterator[None]:
     """Seed every test, and fill memory that torch hands out uninitialised with NaN."""

@@ -14,6 +14,7 @@ HERE = Path(__file__).parent
 FILES = sorted(path.name for path in HERE.glob("test_*_triton.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
 def test_in_the_interpreter(file: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", str(HERE / file)]
