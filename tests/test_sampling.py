@@ -221,6 +221,17 @@ MASK = torch.ones(4, 5, dtype=torch.bool)
             "1 from uniforms, 2 from kn",
         ),
         (lambda: SAMPLER.sample(uniforms=U, seed=1), ValueError, "seed: expected None together with uniforms"),
+        (lambda: SAMPLER.sample(uniforms=U.to("meta")), ValueError, "uniforms: expected a tensor with values"),
+        (lambda: SAMPLER.sample(uniforms=U.to_sparse()), TypeError, "uniforms: expected a dense tensor"),
+        (lambda: SAMPLER.sample(uniforms=U.to(torch.float8_e5m2)), TypeError, "uniforms: expected a floating-point"),
+        (lambda: SAMPLER.sample(known=KNOWN.to("meta"), known_mask=MASK), ValueError, "known: expected a tensor with"),
+        (lambda: SAMPLER.sample(labels=KNOWN[:, 0, 0, 0].to("meta")), ValueError, "labels: expected a tensor with"),
+        (lambda: sampling.verify(SAMPLER, -1), ValueError, "n: expected a positive integer, got -1"),
+        (
+            lambda: NaiveSampler(build("pixelcnn"), (1, 4, 5), object()),
+            TypeError,
+            "distribution: expected one of .* got <object .* without levels, param_channels, draw",
+        ),
         (lambda: SAMPLER.sample(uniforms=U + 1), ValueError, r"uniforms: expected numbers in \[0, 1\)"),
         (
             lambda: SAMPLER.sample(uniforms=KNOWN),
