@@ -119,3 +119,27 @@ def test_the_report_tells_the_rule() -> None:
     report = fastgen.fuse(Generator())
     assert str(report).splitlines()[-1] == worth.RULE
     assert worth.RULE not in str(fastgen.fuse(nn.ReLU()))
+
+
+EXPORTED: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "a mask times a weight": (ByProduct("B", 32, 32, 3, padding=1), (32, 5, 6)),
+    "DCGAN": (Generator(10, 16), (10, 1, 1)),
+    "a method that samples": (SampleAndKL(), (5,)),
+}
+
+
+def ops_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> set[str]:
+    sizes = tuple({0: torch.export.Dim("N", min=2)} for _ in inputs)
+    graph = torch.export.export(model, inputs, dynamic_shapes=sizes).graph
+    return {str(node.target) for node in graph.nodes if node.op == "call_function"}
+
+
+@pytest.mark.parametrize("what", EXPORTED)
+def test_onnx_has_no_such_ops_and_gets_the_torch_they_stand_for(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, shape = EXPORTED[what]
+    model = copy.deepcopy(model).eval()
+    assert fastgen.fuse(model).swapped
+    inputs = tuple(torch.randn(3, *shape) for _ in range(1 + isinstance(model, SampleAndKL)))
+    assert any("fastgen" in op for op in ops_of(model, inputs))
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    assert not any("fastgen" in op for op in ops_of(model, inputs))

@@ -1,7 +1,8 @@
 """From which size on an op pays. Below it, on a CPU, a fused module runs as it did before it was fused.
 
 A call of an op costs more around it than a call of torch, and torch's kernels are as fast on little. Where nothing is
-run in Python each time, as in a compiled or exported program, and on a GPU, the op always runs.
+run in Python each time, as in a compiled or exported program, and on a GPU, the op always runs. In a program that is
+exported to ONNX, which has no such ops, it never does.
 """
 
 from __future__ import annotations
@@ -35,13 +36,18 @@ def small(weight: Tensor, least: int) -> bool:
     return weight.device.type == "cpu" and weight.numel() < least
 
 
+def _never() -> bool:
+    return torch.onnx.is_in_onnx_export()
+
+
 def _always(x: Tensor) -> bool:
     return x.device.type != "cpu" or torch.compiler.is_compiling()
 
 
 def pays_convolved(x: Tensor, weight: Tensor) -> bool:
     """``x`` (N, I, H, W), ``weight`` (O, I, KH, KW)."""
-    return _always(x) or x.shape[0] * x.shape[2] * x.shape[3] * weight.numel() >= CONVOLVED
+    large = _always(x) or x.shape[0] * x.shape[2] * x.shape[3] * weight.numel() >= CONVOLVED
+    return large and not _never()
 
 
 def pays_to_crop(live: int, taps: int, dilated: bool) -> bool:
@@ -56,13 +62,13 @@ def pays_to_crop(live: int, taps: int, dilated: bool) -> bool:
 def pays_cropped(x: Tensor, weight: Tensor) -> bool:
     """``x`` (N, I, H, W), ``weight`` (O, I, KH, KW), all of it. On a GPU it was not measured."""
     large = _always(x) or x.shape[0] * x.shape[2] * x.shape[3] * weight.numel() >= CROPPED
-    return x.device.type == "cpu" and large
+    return x.device.type == "cpu" and large and not _never()
 
 
 def pays_transposed(x: Tensor, conv: nn.Module) -> bool:
     """``x`` (N, I, H, W), the input of a chain that starts with ``conv``, an nn.ConvTranspose2d."""
-    if _always(x):
-        return True
+    if _never() or _always(x):
+        return not _never()
     values = x.shape[0] * conv.out_channels  # type: ignore[operator]
     for i in range(2):
         stride, padding, output_padding, dilation, kernel = (
@@ -74,7 +80,7 @@ def pays_transposed(x: Tensor, conv: nn.Module) -> bool:
 
 def pays_drawn(mu: Tensor, logvar: Tensor, kl: bool) -> bool:
     """``mu`` and ``logvar`` of one shape; ``kl``: the divergence is wanted, too."""
-    if kl or _always(mu):
-        return True
+    if _never() or kl or _always(mu):
+        return not _never()
     differentiated = torch.is_grad_enabled() and (mu.requires_grad or logvar.requires_grad)
     return mu.numel() >= DRAWN and not differentiated
