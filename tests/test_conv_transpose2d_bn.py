@@ -157,8 +157,9 @@ def _one_bias(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 @pytest.mark.parametrize("name", CASES)
 def test_gradcheck(name: str, training: bool, device: str) -> None:
     (_, I, O, H, W), geometry = CASES[name]
-    groups = geometry[-1]  # of the channels, half: finite differences take two evaluations for every weight
-    case = (2, groups * (I // groups // 2), groups * ((O // groups + 1) // 2), min(H, 3), min(W, 2)), geometry
+    groups = geometry[-1]  # half of the channels, two at least: finite differences evaluate twice for every weight
+    I, O = (groups * max(2, (channels // groups + 1) // 2) for channels in (I, O))
+    case = (2, I, O, min(H, 3), min(W, 2)), geometry
     inputs = [t.requires_grad_() for t in arguments(case, torch.float64, device)]
     buffers = running(case[0][2], torch.float64, device)
     for activation in ("none", "tanh"):

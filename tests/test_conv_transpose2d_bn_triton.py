@@ -51,8 +51,7 @@ def check(
     batches = 2 if dtype == torch.float32 else 1  # whose errors are rounding alone
     forward = [arguments(case, prologue, activation, dtype, device, layout) for _ in range(batches)]
     assert_op_parity_over(forward, OP, conv_transpose2d_bn_reference, kernels.conv_transpose2d_bn_triton)
-    masks = [[True] * 3] + [[False, case[0][0] > 1, False]] * (layout is channels_last)
-    for mask in masks:
+    for mask in ([True] * 3, [False, case[0][0] > 1, False]):
         backward = [backward_arguments(args, layout, mask) for args in forward]
         kernel = kernels.conv_transpose2d_bn_backward_triton
         assert_op_parity_over(backward, BACKWARD, conv_transpose2d_bn_backward_reference, kernel)

@@ -242,13 +242,12 @@ def worker(rank: int, port: int) -> None:
     leave(0)
 
 
-def test_ddp() -> None:
+def test_ddp(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WORLD_SIZE", "2")
-        mp.spawn(worker, (port,), nprocs=2)
+    monkeypatch.setenv("WORLD_SIZE", "2")  # by which a process knows that it is one of several
+    mp.spawn(worker, (port,), nprocs=2)
 
 
 def test_errors() -> None:

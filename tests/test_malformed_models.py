@@ -184,5 +184,5 @@ def test_what_is_wrong_is_named(cases: Callable[[], list[tuple[Callable[..., Any
     outcomes = []
     for call, arguments in cases():
         outcomes += sweep(call, arguments, optional=OPTIONAL, names=OTHER_NAMES)
-    assert len(outcomes) > 500
+    assert len(outcomes) > 1000
     assert_clear(outcomes)

@@ -36,18 +36,16 @@ def small(weight: Tensor, least: int) -> bool:
     return weight.device.type == "cpu" and weight.numel() < least
 
 
-def _never() -> bool:
-    return torch.onnx.is_in_onnx_export()
-
-
-def _always(x: Tensor) -> bool:
-    return x.device.type != "cpu" or torch.compiler.is_compiling()
+def _at_any_size(x: Tensor) -> bool | None:
+    """Whether the op runs, where that is no matter of size; None where it is."""
+    if torch.onnx.is_in_onnx_export():
+        return False
+    return True if x.device.type != "cpu" or torch.compiler.is_compiling() else None
 
 
 def pays_convolved(x: Tensor, weight: Tensor) -> bool:
     """``x`` (N, I, H, W), ``weight`` (O, I, KH, KW)."""
-    large = _always(x) or x.shape[0] * x.shape[2] * x.shape[3] * weight.numel() >= CONVOLVED
-    return large and not _never()
+    return _convolves(x, weight, CONVOLVED)
 
 
 def pays_to_crop(live: int, taps: int, dilated: bool) -> bool:
@@ -61,14 +59,19 @@ def pays_to_crop(live: int, taps: int, dilated: bool) -> bool:
 
 def pays_cropped(x: Tensor, weight: Tensor) -> bool:
     """``x`` (N, I, H, W), ``weight`` (O, I, KH, KW), all of it. On a GPU it was not measured."""
-    large = _always(x) or x.shape[0] * x.shape[2] * x.shape[3] * weight.numel() >= CROPPED
-    return x.device.type == "cpu" and large and not _never()
+    return x.device.type == "cpu" and _convolves(x, weight, CROPPED)
+
+
+def _convolves(x: Tensor, weight: Tensor, least: int) -> bool:
+    anyway = _at_any_size(x)
+    return x.shape[0] * x.shape[2] * x.shape[3] * weight.numel() >= least if anyway is None else anyway
 
 
 def pays_transposed(x: Tensor, conv: nn.Module) -> bool:
     """``x`` (N, I, H, W), the input of a chain that starts with ``conv``, an nn.ConvTranspose2d."""
-    if _never() or _always(x):
-        return not _never()
+    anyway = _at_any_size(x)
+    if anyway is not None:
+        return anyway
     values = x.shape[0] * conv.out_channels  # type: ignore[operator]
     for i in range(2):
         stride, padding, output_padding, dilation, kernel = (
@@ -80,7 +83,8 @@ def pays_transposed(x: Tensor, conv: nn.Module) -> bool:
 
 def pays_drawn(mu: Tensor, logvar: Tensor, kl: bool) -> bool:
     """``mu`` and ``logvar`` of one shape; ``kl``: the divergence is wanted, too."""
-    if _never() or kl or _always(mu):
-        return not _never()
+    anyway = _at_any_size(mu)
+    if anyway is not None or kl:
+        return anyway is not False
     differentiated = torch.is_grad_enabled() and (mu.requires_grad or logvar.requires_grad)
     return mu.numel() >= DRAWN and not differentiated
