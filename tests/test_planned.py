@@ -77,7 +77,7 @@ def in_bfloat16(m: nn.Module, h: Tensor) -> Tensor:
 PLANNED = {
     "normalised channels": lambda m, h: F.normalize(h, dim=1) + F.normalize(h, 1, 1) + F.normalize(h, torch.inf, 1),
     "channels in another order": lambda m, h: h.flip(1) + h.roll(2, 1).unflatten(1, (2, 3)).roll(-1, -3).flatten(1, 2),
-    "cumsum, threshold": lambda m, h: h.cumsum(1) + F.threshold(h, 0.3, -0.5),
+    "cumsum, threshold": lambda m, h: h.cumsum(1) + F.threshold(h, 0.3, -0.5) + F.threshold(h.relu().log(), -3.0, 0.5),
     "overlapping slices of channels": overlapping_slices,
     "overlapping slices of rows": overlapping_rows,
     "views made before a change": views_before_a_change,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -55,7 +56,8 @@ def where(b: Builder, condition: Any, yes: Any, no: Any) -> Value:
 
 @handles("threshold")
 def _threshold(b: Builder, x: Value, threshold: float, value: float) -> Value:
-    return where(b, greater(b, x, threshold), x, value)
+    above = b.pointwise("clamp", x, parameters=(float(threshold), math.inf))  # x, where it counts: 0 times -inf is none
+    return where(b, greater(b, x, threshold), above, value)
 
 
 def _where_known(b: Builder, condition: Tensor, yes: Any, no: Any) -> Value:
