@@ -237,13 +237,12 @@ def test_errors() -> None:
         (call(x, w, output_padding=1), r"output_padding: expected less than stride \(1, 1\) .* got \(1, 1\)"),
         (call(x, w, groups=2), "groups: expected a divisor of the 3 input channels, got 2"),
     ]
+    types = [
+        (call(x, w.double()), "weight: expected the dtype of x, torch.float32, got torch.float64"),
+        (call(x.int(), w), "x: expected float32, .* got torch.int32"),
+    ]
     assert_raises((one, ValueError, message) for one, message in many)
-    assert_raises(
-        [
-            (call(x, w.double()), TypeError, "weight: expected the dtype of x, torch.float32, got torch.float64"),
-            (call(x.int(), w), TypeError, "x: expected float32, .* got torch.int32"),
-        ]
-    )
+    assert_raises((one, TypeError, message) for one, message in types)
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.0, 1.0, None])
