@@ -3,9 +3,11 @@
     python benchmarks/report.py [--check]        # --check writes nothing and fails if a file would change
     python benchmarks/report.py --resolve FILE   # names the commit in results measured where there was no git
 
-Reads benchmarks/results/*.json: one table for every machine in README.md, between the two `results` markers, of the
-cases that are headlines; everything that was measured in benchmarks/results/README.md. Where results of one machine are
-of several commits, every row names its own; a case that two files of one machine have is refused. Kernels that no
+Reads benchmarks/results/*.json: one table for every machine in README.md, between the two `results` markers, with one
+line for each op and each model that was sampled; everything that was measured in benchmarks/results/README.md. A line
+is the median of the cases that are headlines, by ratio, and beside it the lowest and highest ratio of all cases. Where
+results of one machine are of several commits, every row names its own; a case that two files of one machine have is
+refused. Kernels that no
 result on a GPU is evidence for are named. Results of a quick run, or of sources that are no commit, are refused.
 """
 
@@ -62,19 +64,33 @@ def readme(reports: list[dict[str, Any]], kernels: Mapping[str, str]) -> str:
     """What stands between the markers: a table for each machine, where its numbers come from, and what never ran."""
     blocks = []
     for machine, measured in by_machine(reports).items():
-        commits = {report["environment"]["commit"] for report in measured}
-        rows = [
-            [*row(case), report["environment"]["commit"] if len(commits) > 1 else ""]
-            for report in measured
-            for case in report["cases"]
-            if case.get("headline", True)
-        ]
-        head = ["what", "input", "fastgen", "best alternative", "ratio", "reached", "commit"]
-        keep = [column for column in range(len(head)) if column < 5 or any(each[column] for each in rows)]
-        table = tables.markdown([[each[column] for column in keep] for each in (head, *rows)])
+        found: dict[str, list[tuple[dict[str, Any], str]]] = {}
+        for report in measured:
+            for case in report["cases"]:
+                found.setdefault(subject(case), []).append((case, report["environment"]["commit"]))
+        several = len({commit for cases in found.values() for _, commit in cases}) > 1
+        rows = [line for cases in found.values() if (line := summary(cases))]
+        head = ["what", "input", "fastgen", "best alternative", "ratio", "ratios of all", "commit"]
+        table = tables.markdown([each if several else each[:-1] for each in (head, *rows)])
         notes = dict.fromkeys(f"- {report['benchmark']}: {about(report)}" for report in measured)
         blocks.append("\n".join([f"**{machine}**", "", table, "", *notes]))
     return "\n\n".join([*blocks, never_ran(reports, kernels)])
+
+
+def subject(case: Mapping[str, Any]) -> str:
+    """What a line of the README sums up: the op of a case, or the model that is sampled in it."""
+    return f"sample {case['model']}" if tables.is_sampling(case) else case["case"].split()[0].rstrip(",")
+
+
+def summary(cases: list[tuple[dict[str, Any], str]]) -> list[str]:
+    """The median headline (of two the lower), its commit, and the span of all ratios; nothing without a headline."""
+    compared = sorted((each for each in cases if each[0]["ratio"] is not None), key=lambda each: each[0]["ratio"])
+    headlines = [each for each in compared or cases if each[0].get("headline", True)]
+    if not headlines:
+        return []
+    case, commit = headlines[(len(headlines) - 1) // 2]
+    ends = dict.fromkeys(tables.ratio(each) for each, _ in (compared[:1] + compared[-1:]))
+    return [*row(case)[:5], f"{' to '.join(ends)} ({len(cases)} case{'s' * (len(cases) > 1)})".strip(), commit]
 
 
 def check_once(reports: Mapping[str, dict[str, Any]]) -> None:

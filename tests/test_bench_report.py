@@ -36,7 +36,7 @@ def test_every_machine_has_its_table() -> None:
     text = report.readme([gpu, measured()], KERNELS)
     cpu_table, gpu_table = text.split("**NVIDIA X**")
     assert cpu_table.startswith("**Box, 2 cores**")
-    assert "| scale, forward | 2×3 | 20 µs | 10 µs (eager) | 0.5× | 3 GB/s, 25% |" in cpu_table, "losses are shown"
+    assert "| scale, forward | 2×3 | 20 µs | 10 µs (eager) | 0.5× | 0.5× (1 case) |" in cpu_table, "losses are shown"
     assert "- kernels: 2 threads, float32, torch 2.13.0, commit abc, 2026-01-01" in cpu_table
     assert "| draw, forward |" in gpu_table
     assert "driver 580, float32 convolutions in tf32" in gpu_table
@@ -65,6 +65,20 @@ def test_rows_of_several_commits_name_their_own() -> None:
         report.check_once({"old.json": again, "new.json": new})
     elsewhere = {**again, "environment": {**again["environment"], "machine": "Box, 2 cores, AVX2"}}
     report.check_once({"old.json": elsewhere, "new.json": new})
+
+
+def test_one_line_for_an_op_is_its_median_headline_and_hides_no_loss() -> None:
+    found = measured()
+    (case,) = found["cases"]
+    made = {"a": (3.0, True), "b": (0.25, False), "c": (1.5, True), "d": (0.75, True), "e": (9.0, True)}
+    found["cases"] = [
+        {**case, "case": f"scale{',' * (name > 'b')} {name}", "ratio": ratio, "headline": headline}
+        for name, (ratio, headline) in made.items()
+    ]
+    (line,) = [line for line in report.readme([found], KERNELS).splitlines() if line.startswith("| scale")]
+    assert line == "| scale, c | 2×3 | 20 µs | 10 µs (eager) | 1.5× | 0.25× to 9× (5 cases) |"
+    alone = [{**case, "best_alternative": None, "ratio": None}]
+    assert "| 20 µs | none |  | (1 case) |" in report.readme([{**found, "cases": alone}], KERNELS)
 
 
 def test_only_headlines_are_in_the_readme_and_everything_is_beside_the_results() -> None:
