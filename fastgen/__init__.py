@@ -1,14 +1,56 @@
-"""fastgen: classic generative models of images at the speed of the hardware."""
+"""fastgen: classic generative models of images at the speed of the hardware.
+
+Submodules are imported when they are first used: ``import fastgen`` is enough for ``fastgen.sampling.compile``.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from . import _interrupt
+from ._version import __version__
 
 _interrupt.prepare()
 
-from . import nn, ops
-from ._extension import load_kernels
-from ._version import __version__
-from .fusing import fuse, unfuse
+if TYPE_CHECKING:
+    from . import baselines, data, distributions, exploring, measures, models, nn, ops, pictures, sampling, training
+    from .fusing import fuse, unfuse
+    from .training import load_model as load
 
-__all__ = ["__version__", "fuse", "nn", "ops", "unfuse"]
+__all__ = [
+    "__version__",
+    "baselines",
+    "data",
+    "distributions",
+    "exploring",
+    "fuse",
+    "load",
+    "measures",
+    "models",
+    "nn",
+    "ops",
+    "pictures",
+    "sampling",
+    "training",
+    "unfuse",
+]
 
-load_kernels()
+_FUNCTIONS = {"fuse": ("fusing", "fuse"), "unfuse": ("fusing", "unfuse"), "load": ("training", "load_model")}
+"""What is called by a shorter name than it has where it lives."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, function = _FUNCTIONS.get(name, (name, None))
+    found = importlib.import_module(f".{module}", __name__)
+    value = found if function is None else getattr(found, function)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if not _interrupt.is_command():  # which shows its help without torch; for all others torch.ops.fastgen is there
+    importlib.import_module(".ops", __name__)

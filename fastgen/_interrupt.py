@@ -13,11 +13,11 @@ def prepare() -> None:
 
     Whoever imports the package for something else keeps their traceback.
     """
-    if _is_command():
+    if is_command():
         sys.excepthook = _say
 
 
-def _is_command() -> bool:
+def is_command() -> bool:
     """Whether this process is the console script or ``python -m fastgen``."""
     program = sys.argv[0] if sys.argv else ""
     if program == "-m":  # what Python puts there while it imports the packages around the module

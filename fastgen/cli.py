@@ -13,6 +13,7 @@
 fastgen --version says which it is. Each command explains its options with --help.
 """
 
+import difflib
 import importlib
 import signal
 import sys
@@ -22,9 +23,6 @@ from typing import NoReturn
 from . import _console
 from ._extras import MissingExtraError, require
 from ._version import __version__
-from .training import CheckpointError, ElsewhereError, NonFiniteError
-from .training.distributed import leave, speaks
-from .training.stopping import Stopped
 
 COMMANDS = {
     "demo": "fastgen.demo",
@@ -39,13 +37,15 @@ COMMANDS = {
 }
 """The module of each command; its ``main`` takes the arguments, and returns what to print, if anything."""
 
-EXPECTED = (CheckpointError, ElsewhereError, MissingExtraError, NonFiniteError, OSError, ValueError)
-"""Errors whose message is all that a user needs."""
-
 
 def command() -> NoReturn:
     """The console script, and ``python -m fastgen``: ``main``, and the end of the process."""
-    leave(main())
+    code = main()
+    if "torch" in sys.modules:
+        from .training.distributed import leave
+
+        leave(code)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,16 +55,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _console.prepare()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
+    command = arguments[0] if arguments else "--help"
+    if command in ("-h", "--help"):
         print(__doc__)
         return 0
-    if arguments[0] == "--version":
+    if command == "--version":
         print(f"fastgen {__version__}")
         return 0
+    if command not in COMMANDS:
+        print(f"fastgen: {_unknown(command)}", file=sys.stderr)
+        return 2
     try:
-        _run(arguments[0], arguments[1:])
-    except EXPECTED as error:
-        print(f"fastgen: {error}", file=sys.stderr)
+        return _code(command, arguments[1:])
+    except KeyboardInterrupt:
+        print("fastgen: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _unknown(command: str) -> str:
+    like = difflib.get_close_matches(command, COMMANDS, n=1)
+    hint = f"; did you mean {like[0]}?" if like else ""
+    return f"command: expected {', '.join(COMMANDS)}, got {command!r}{hint}"
+
+
+def _code(command: str, arguments: list[str]) -> int:
+    """Run a command and return its exit code; torch is imported here, and not for a help text."""
+    from .training import CheckpointError, ElsewhereError, NonFiniteError
+    from .training.distributed import speaks
+    from .training.stopping import Stopped
+
+    try:
+        _run(command, arguments)
+    except (CheckpointError, ElsewhereError, MissingExtraError, NonFiniteError, OSError, ValueError) as error:
+        print(f"fastgen: {error}", file=sys.stderr)  # its message is all that a user needs
         return 2
     except KeyboardInterrupt as stop:
         if not isinstance(stop, Stopped) or speaks():  # all of a run's processes stop after the same step
@@ -74,8 +97,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, arguments: list[str]) -> None:
-    if command not in COMMANDS:
-        raise ValueError(f"command: expected {', '.join(COMMANDS)}, got {command!r}")
     if command == "info":  # needs no extra
         importlib.import_module(COMMANDS[command]).main()
         return

@@ -42,7 +42,7 @@ def console_script(folder: Path, name: str = "fastgen") -> Path:
     return script
 
 
-@pytest.mark.parametrize("arguments", [(), ("train", "vae"), ("--help",)])
+@pytest.mark.parametrize("arguments", [("train", "vae"), ("info",), ("train", "--help")])
 @pytest.mark.parametrize("way", ["script", "module", "unbuffered module"])
 def test_ctrl_c_during_import_is_one_line(tmp_path: Path, way: str, arguments: tuple[str, ...]) -> None:
     start = {"script": [console_script(tmp_path)], "module": ["-m", "fastgen"]}.get(way, ["-u", "-m", "fastgen"])
@@ -61,10 +61,21 @@ def test_other_programs_keep_their_traceback(tmp_path: Path, way: str) -> None:
 
 
 def test_other_errors_keep_their_traceback(tmp_path: Path) -> None:
-    done = interrupted(tmp_path, "-m", "fastgen", torch="raise ImportError('no such library')")
+    done = interrupted(tmp_path, "-m", "fastgen", "info", torch="raise ImportError('no such library')")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert done.stderr.endswith("ImportError: no such library\n")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("--version",), ("evalute",)])
+def test_what_needs_no_torch_does_not_wait_for_it(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = interrupted(tmp_path, console_script(tmp_path), *arguments, torch="raise ImportError('it takes seconds')")
+    if arguments == ("evalute",):
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert done.stderr.endswith("got 'evalute'; did you mean evaluate?\n")
+    else:
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("fastgen")
 
 
 def test_both_ways_end_alike() -> None:

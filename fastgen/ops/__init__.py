@@ -1,5 +1,6 @@
 """The ops: one module each, with docstring, reference, fake kernel, autograd and public function."""
 
+from .._extension import load_kernels
 from . import sample
 from .conv_transpose2d_bn import conv_transpose2d_bn
 from .discretized_logistic_mixture import discretized_logistic_mixture
@@ -18,3 +19,5 @@ __all__ = [
     "rsample_kl",
     "sample",
 ]
+
+load_kernels()

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from .. import models
+from .._checks import check_option
 from .._files import errors_name, remove_temporaries, write_atomic
 from ..measures import plus_minus
 from . import distributed
@@ -202,12 +203,14 @@ def describe(record: Record, epochs: int, held_out: str = "held out") -> str:
     return f"{said}   {record['seconds']:.1f} s"
 
 
-def load_model(folder: str | Path, name: str = "best", device: torch.device | str = "cpu") -> Any:
-    """Build the model of a run with the weights of one of its checkpoints, averaged if it has these, in eval mode.
+def load_model(folder: str | Path, checkpoint: str = "best", device: torch.device | str = "cpu") -> Any:
+    """The trained model of a run, ready: with averaged weights where it has these, in eval mode.
+
+    ``fastgen.load("runs/digits").sample(4, seed=0)`` draws from it.
 
     Args:
         folder: of the run.
-        name: "best" or "last".
+        checkpoint: "best" or "last".
         device: where to put it.
 
     Raises:
@@ -215,12 +218,13 @@ def load_model(folder: str | Path, name: str = "best", device: torch.device | st
         ValueError: its config.json is not what was written, or describes a model that there is not.
         CheckpointError: the checkpoint cannot be read, or is another model's.
     """
+    check_option("checkpoint", checkpoint, ["best", "last"])
     run = Run(folder)
     about = run.config()["model"]
     try:
         model = models.build(about["name"], **about["config"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{run.folder / 'config.json'}: {error}") from error
-    loaded = load(run.checkpoints, name)
+    loaded = load(run.checkpoints, checkpoint)
     loaded.restore(model, "ema" if "ema" in loaded.weights else "model")
     return model.to(device).eval()

@@ -1,0 +1,30 @@
+"""``import fastgen`` is enough: every public module and function is there when it is first used."""
+
+import subprocess
+import sys
+
+import pytest
+
+import fastgen
+
+CODE = """
+import fastgen
+print(*(f"{name}={type(getattr(fastgen, name)).__name__}" for name in fastgen.__all__))
+print(fastgen.sampling.compile.__module__, fastgen.models.VAE.__module__, fastgen.load.__module__)
+"""
+
+
+def test_all_that_is_public_comes_with_one_import() -> None:
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    kinds, places = done.stdout.splitlines()
+    functions = {"fuse", "load", "unfuse"}
+    expected = {name: "function" if name in functions else "module" for name in fastgen.__all__}
+    assert dict(pair.split("=") for pair in kinds.split()) == expected | {"__version__": "str"}
+    assert places == "fastgen.sampling fastgen.models.vae fastgen.training.run"
+
+
+def test_what_is_not_there_is_named() -> None:
+    with pytest.raises(AttributeError, match="module 'fastgen' has no attribute 'sample'"):
+        _ = fastgen.sample
+    assert set(fastgen.__all__) <= set(dir(fastgen))
+    assert fastgen.load is fastgen.training.load_model
