@@ -206,7 +206,7 @@ FEW = np.arange(20) % 5
         ({"train": X, "test": X[:, 2:]}, r"expected images of one size in all splits, got \(14, 16\), \(16, 16\)"),
         ({"train": X, "test": X + 0.5}, "expected integer images, got float64"),
         ({"train": X, "val": X, "valid": X}, "expected one array of the valid split, got val and valid"),
-        ({"train": X, "x": X}, r"expected arrays named x \(and y\), or train and test, got train, x"),
+        ({"train": X, "x": X}, "expected one set of images, or splits; got train beside x"),
         ({"x": X > 9, "levels": 5}, "expected 2 levels of bool images, got 5"),
     ],
 )

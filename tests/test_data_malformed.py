@@ -32,6 +32,7 @@ def picture(kind: str, color: bool = False) -> bytes:
 
 
 ARRAYS = {"x": X, "y": np.arange(4), "levels": np.array(256)}
+FLOATS = {"x_train": (X / 255).astype(np.float32), "y_train": np.array(["a", "b", "a", "c"])}
 FILES: dict[str, tuple[str, bytes, Callable]] = {
     "idx": ("x-ubyte", IDX, read_idx),
     "gzipped idx": ("x.gz", gzip.compress(IDX, mtime=0), read_idx),
@@ -39,6 +40,7 @@ FILES: dict[str, tuple[str, bytes, Callable]] = {
     "cifar python": ("batch", pickle.dumps(CIFAR, 2), read_cifar_python),
     "npy": ("x.npy", written(np.save, X), load),
     "npz": ("x.npz", written(np.savez, **ARRAYS), load),
+    "npz of floats and words": ("x.npz", written(np.savez, **FLOATS), load),
     "npz deflated": ("x.npz", written(np.savez_compressed, **ARRAYS), read_npz),
 } | {
     kind: (f"0.{kind.lower()}", picture(kind, color=kind in ("JPEG", "WEBP", "PPM")), lambda path: load(path.parent))

@@ -114,12 +114,15 @@ def test_levels_of_arrays_are_said_not_guessed(tmp_path: Path, rng: np.random.Ge
         ({"x": np.full((8, 8, 3), 255)}, r"\(8, 8, 3\) can be read in two ways"),
         ({"x": np.full((4, 3, 5, 3), 255)}, r"\(4, 3, 5, 3\) can be read in two ways"),
         ({"x": np.full((4, 5, 5, 2), 255)}, r"\(4, 5, 5, 2\) is none of these"),
-        ({"x": np.full((4, 5, 5), 255), "y": np.zeros((4, 1), int)}, r"expected labels as integers \(N,\) from 0"),
+        (
+            {"x": np.full((4, 5, 5), 255), "y": np.zeros((4, 2), int)},
+            r"expected labels as integers \(N,\) from 0, .* labels\.argmax\(1\)",
+        ),
         ({"x": np.full((4, 5, 5), 255), "y": np.zeros(3, int)}, r"expected one label per image \(4\), got 3"),
         ({"x": np.full((0, 5, 5), 255), "levels": 256}, r"expected at least one image, got shape \(0, 5, 5\)"),
         ({"x": np.full((4, 5, 5), 1), "levels": [16, 2]}, r"expected levels to be one integer, got \[16, 2\]"),
         ({"x": np.full((4, 5, 5), 1), "levels": 16.7}, r"expected levels to be one integer, got 16\.7"),
-        ({"images": np.full((4, 5, 5), 255)}, r"expected arrays named x \(and y\), or train and test, got"),
+        ({"photos": np.full((4, 5, 5), 255)}, r"expected images under x, images or arr_0; or splits: .*; got photos"),
     ],
 )
 def test_arrays_that_cannot_be_right(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:

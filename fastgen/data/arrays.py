@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .._checks import describe, listed
-from .folder import SPLITS, Arrays
-from .formats import npz_names, read_npz
+from .._checks import listed
+from .array_levels import quantised, where
+from .array_names import Names, names_by_split
+from .folder import Arrays
+from .formats import is_zip, npz_names, read_npz
 
 MAX_CLASSES = 100_000
 
@@ -15,105 +17,130 @@ def split_arrays(path: Path) -> dict[str, str]:
     """The arrays that are splits: name in the file by split, train first; none where the file is one set of images.
 
     Raises:
-        ValueError: two arrays of one split, splits without train, or splits beside x.
+        ValueError: the names of the arrays can be read in two ways, or say nothing.
     """
-    found: dict[str, str] = {}
-    names = npz_names(path)
-    for name in sorted(names):
-        split = SPLITS.get(name)
-        if split in found:
-            raise ValueError(f"{path}: expected one array of the {split} split, got {found[split]} and {name}")
-        if split is not None:
-            found[split] = name
-    if found and ("train" not in found or "x" in names):
-        raise ValueError(f"{path}: expected arrays named x (and y), or train and test, got {listed(sorted(names))}")
-    return {split: found[split] for split in ("train", "valid", "test") if split in found}
+    return {split: names.images for split, names in _names_by_split(path).items() if split is not None}
 
 
 def read_array(path: Path, split: str | None = None) -> Arrays:
     """Read the images of an .npy or .npz file.
 
     Args:
-        path: an .npy of images; or an .npz with ``x`` and perhaps labels ``y``, or with ``train``, ``test`` and
-            perhaps ``valid``, and perhaps ``train_labels`` and so on; and perhaps ``levels``, where the images have
-            fewer than 256, ``classes``, where not all of them have a training image, and their ``class_names``.
-        split: "train", "valid" or "test"; None reads ``x``.
+        path: an .npy of images; or an .npz with images and perhaps labels, named as ``array_names`` says; and perhaps
+            ``levels``, where the images have fewer than 256, ``classes``, where not all of them have a training image,
+            and their ``class_names``.
+        split: "train", "valid" or "test"; None reads what has no splits.
 
     Raises:
-        ValueError: anything else, floating-point images, images whose layout or levels can be read in two ways, labels
-            that are not the numbers of classes from 0.
+        ValueError: anything else, floating-point images that are on no grid, images whose layout or levels can be read
+            in two ways, labels that are neither words nor the numbers of classes from 0.
     """
-    read: dict[str | None, tuple[str, str]] = {}
-    for part, name in split_arrays(path).items():
-        read[part] = name, f"{name}_labels"
-    read = read or {None: ("x", "y")}
-    wanted = {"levels", "classes", "class_names", *(name for pair in read.values() for name in pair)}
+    read = _names_by_split(path)
+    if split not in read:
+        raise ValueError(
+            f"{path}: expected images of the {split} split, got {listed(part.images for part in read.values())}"
+        )
+    about = {"levels", "classes", "class_names"}
+    wanted = {*about, *(name for names in read.values() for name in names if name is not None)}
     arrays = read_npz(path, wanted)
-    if split not in read or read[split][0] not in arrays:
-        raise ValueError(f"{path}: expected arrays named x (and y), or train and test, got {listed(npz_names(path))}")
-    images = {part: arrays[x] for part, (x, _) in read.items()}
-    levels = _levels(images, arrays.get("levels"), path)
-    labels = {part: _labels(arrays[y], y, path) for part, (_, y) in read.items() if y in arrays}
-    names = _names(arrays.get("class_names"), path)
-    classes = _classes(labels, arrays.get("classes"), names, path)
+    stated = {name: arrays.get(name) for name in about}
+    images, levels, notes = quantised(
+        {names.images: arrays[names.images] for names in read.values()}, stated["levels"], path
+    )
+    labels = {
+        part: _labels(arrays[names.labels], names.labels, path)
+        for part, names in read.items()
+        if names.labels is not None
+    }
+    names = _class_names(stated["class_names"], path)
+    if any(part.dtype.kind == "U" for part in labels.values()):
+        labels, names = _numbered(labels, names, path)
+        notes += (f"{path}: {len(names)} classes: {listed(names, 20)}",)
+    classes = _classes(labels, stated["classes"], names, path)
     left = sorted(npz_names(path) - wanted)
-    notes = (f"{path}: {len(left):,} arrays skipped: {listed(left)}",) if left else ()
-    chosen = _channels_first(images[split].astype(np.uint8, copy=False), path)
+    notes += (f"{path}: {len(left):,} arrays skipped: {listed(left)}",) if left else ()
+    name = read[split].images
+    chosen = _channels_first(images[name], where(path, name))
     return Arrays(chosen, labels.get(split), levels, classes, names if labels else None, notes)
 
 
-def _levels(images: dict[str | None, np.ndarray], stated: np.ndarray | None, path: Path) -> int:
-    """Levels of the images of all splits. They are never guessed where the values leave a doubt."""
-    kinds = {array.dtype == bool for array in images.values()}
-    if len(kinds) > 1:
-        raise ValueError(f"{path}: expected bool images in all splits, or in none, got both")
-    shapes = {array.shape[1:] for array in images.values()}
-    if len(shapes) > 1:
-        raise ValueError(f"{path}: expected images of one size in all splits, got {listed(sorted(shapes))}")
-    if stated is not None and (stated.shape != () or stated.dtype.kind not in "iu"):
-        raise ValueError(f"{path}: expected levels to be one integer, got {describe(stated.tolist())}")
-    if kinds == {True}:
-        if stated is not None and int(stated) != 2:
-            raise ValueError(f"{path}: expected 2 levels of bool images, got {int(stated)}")
-        return 2
-    high = 0
-    for array in images.values():
-        if array.dtype.kind not in "iu":
-            raise ValueError(
-                f"{path}: expected integer images, got {array.dtype}; quantise them first, images in [0, 1] by"
-                " (x * 255).round().astype('uint8')"
-            )
-        if not array.size:
-            raise ValueError(f"{path}: expected at least one image, got shape {array.shape}")
-        low, top = int(array.min()), int(array.max())
-        if low < 0 or top > 255:
-            raise ValueError(f"{path}: expected values in [0, 255], got [{low}, {top}]")
-        high = max(high, top)
-    if stated is None and high < 32:
-        raise ValueError(
-            f"{path}: expected 8-bit images, got values up to {high}; say how many levels they have:"
-            f" np.savez(..., levels={high + 1}), or save bool for two"
-        )
-    return 256 if stated is None else int(stated)
+def _names_by_split(path: Path) -> dict[str | None, Names]:
+    return names_by_split(path, npz_names(path)) if is_zip(path) else {None: Names("x", None)}
 
 
 def _labels(labels: np.ndarray, name: str, path: Path) -> np.ndarray:
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ValueError(f"{path}: expected labels as integers (N,) from 0, got {labels.dtype} {labels.shape}")
+    """Labels (N,): int64, or words."""
+    place, shape = where(path, name), labels.shape
+    if labels.ndim == 2 and shape[1] == 1:  # a column, as some collections keep them
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iuUS":
+        if name.lower() == "arr_1":
+            raise ValueError(
+                f"{path}: expected labels (N,) as arr_1, got {labels.dtype} {shape}: arr_0 and arr_1 could both be the"
+                " images; say which is which: np.savez(path, x=..., y=...)"
+            )
+        hint = "; if they are one-hot, labels.argmax(1) numbers them" if labels.ndim == 2 else ""
+        raise ValueError(
+            f"{place}: expected labels as integers (N,) from 0, or as words, got {labels.dtype} {shape}{hint}"
+        )
+    if labels.dtype.kind in "US":
+        return _words(labels, place)
     if labels.min(initial=0) < 0:
-        raise ValueError(f"{path}: expected labels as integers (N,) from 0, got {int(labels.min())} among them")
+        raise ValueError(f"{place}: expected labels as integers (N,) from 0, got {int(labels.min())} among them")
     if int(labels.max(initial=0)) >= MAX_CLASSES:
         high = int(labels.max())
         raise ValueError(f"{path}: expected the numbers of classes in {name}, from 0 to {MAX_CLASSES - 1}, got {high}")
     return labels.astype(np.int64)
 
 
-def _names(names: np.ndarray | None, path: Path) -> tuple[str, ...] | None:
+def _words(words: np.ndarray, place: str) -> np.ndarray:
+    if words.dtype.kind == "S":
+        try:
+            words = np.char.decode(words, "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{place}: expected words in UTF-8, got {error}") from error
+    if words.dtype.itemsize:
+        codes = np.ascontiguousarray(words).view(np.dtype("u4").newbyteorder(words.dtype.byteorder))
+        if ((codes > 0x10FFFF) | (codes >> 11 == 0xD800 >> 11)).any():  # Python would fail in reading them
+            raise ValueError(f"{place}: expected words, got numbers that no character has")
+    if not words.dtype.itemsize or "" in words.tolist():
+        raise ValueError(f"{place}: expected words, got an empty one among them")
+    return words
+
+
+def _class_names(names: np.ndarray | None, path: Path) -> tuple[str, ...] | None:
     if names is None:
         return None
-    if names.ndim != 1 or names.dtype.kind != "U" or len(set(names.tolist())) < len(names):
+    if names.ndim != 1 or names.dtype.kind not in "US":
         raise ValueError(f"{path}: expected class_names to be different words (K,), got {names.dtype} {names.shape}")
-    return tuple(names.tolist())
+    words = _words(names, where(path, "class_names")).tolist()
+    if len(set(words)) < len(words):
+        raise ValueError(f"{path}: expected class_names to be different words (K,), got {names.dtype} {names.shape}")
+    return tuple(words)
+
+
+def _numbered(
+    labels: dict[str | None, np.ndarray], names: tuple[str, ...] | None, path: Path
+) -> tuple[dict[str | None, np.ndarray], tuple[str, ...]]:
+    """Labels that are words as numbers of classes, and the classes' names: those stated, else the training labels'
+    words in their order as text.
+    """
+    if any(part.dtype.kind != "U" for part in labels.values()):
+        raise ValueError(f"{path}: expected labels as words in all splits, or as integers in all, got both")
+    first = next(iter(labels))
+    stated = names is not None
+    names = names or tuple(np.unique(labels[first]).tolist())
+    if len(names) > MAX_CLASSES:
+        raise ValueError(f"{path}: expected at most {MAX_CLASSES} classes, got {len(names)} different labels")
+    numbers = {name: number for number, name in enumerate(names)}
+    for part in labels.values():
+        unknown = sorted(set(np.unique(part).tolist()) - set(names))
+        if unknown:
+            whose = "class_names" if stated else "those of the training labels"
+            raise ValueError(f"{path}: expected labels among {whose}, {listed(names, 20)}, got {listed(unknown)} too")
+    return {
+        split: np.array([numbers[word] for word in part.tolist()], np.int64) for split, part in labels.items()
+    }, names
 
 
 def _classes(
@@ -144,7 +171,7 @@ def _classes(
     return highest + 1 if said is None else said
 
 
-def _channels_first(images: np.ndarray, path: Path) -> np.ndarray:
+def _channels_first(images: np.ndarray, place: str) -> np.ndarray:
     """(N, H, W), (N, C, H, W) or (N, H, W, C), C of 1 or 3, as (N, C, H, W)."""
     shape = images.shape
     if images.ndim == 3 and shape[2] not in (1, 3):
@@ -152,4 +179,4 @@ def _channels_first(images: np.ndarray, path: Path) -> np.ndarray:
     if images.ndim == 4 and (shape[1] in (1, 3)) != (shape[3] in (1, 3)):
         return images if shape[1] in (1, 3) else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     verdict = "can be read in two ways" if images.ndim in (3, 4) and shape[-1] in (1, 3) else "is none of these"
-    raise ValueError(f"{path}: expected (N, H, W), (N, C, H, W) or (N, H, W, C) with C 1 or 3; {shape} {verdict}")
+    raise ValueError(f"{place}: expected (N, H, W), (N, C, H, W) or (N, H, W, C) with C 1 or 3; {shape} {verdict}")

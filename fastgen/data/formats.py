@@ -113,7 +113,7 @@ def read_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.n
     Objects are refused, and so is an array whose size is not what its header says, before anything is allocated.
     """
     with _numpy_file(path):
-        if not _is_zip(path):
+        if not is_zip(path):
             with open(path, "rb") as file:
                 return {"x": _read_array(file, _size(path), str(path))}
         with zipfile.ZipFile(path) as archive:
@@ -131,7 +131,7 @@ def read_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.n
 
 def npz_names(path: Path) -> set[str]:
     """Names of the arrays in an .npz; none for an .npy."""
-    if not _is_zip(path):
+    if not is_zip(path):
         return set()
     with _numpy_file(path), zipfile.ZipFile(path) as file:
         return {_stem(name) for name in file.namelist()}
@@ -141,7 +141,8 @@ def _stem(name: str) -> str:
     return name.removesuffix(".npy")
 
 
-def _is_zip(path: Path) -> bool:
+def is_zip(path: Path) -> bool:
+    """Whether the file at ``path`` is an .npz, by what it holds; an .npy is none."""
     _size(path)  # a pipe would wait
     return zipfile.is_zipfile(path)
 
@@ -154,8 +155,9 @@ def _read_array(file: IO[bytes], size: int, name: str) -> np.ndarray:
         raise ValueError(f"expected the format 1.0 or 2.0, got {version[0]}.{version[1]}")
     shape, fortran, dtype = readers[version](file)
     stated = math.prod(shape) * dtype.itemsize
-    if dtype.hasobject or dtype.kind not in "biufU" or dtype.subdtype:
-        raise ValueError(f"{name}: expected numbers or words, got {str(dtype)[:80]}")
+    if dtype.hasobject or dtype.kind not in "biufUS" or dtype.subdtype:
+        hint = "; words are saved as array.astype(str)" if dtype.hasobject else ""
+        raise ValueError(f"{name}: expected numbers or words, got {str(dtype)[:80]}{hint}")
     if min(shape, default=0) < 0 or file.tell() + stated != size:
         raise ValueError(f"{name}: expected {stated} bytes for {dtype} {shape}, got {size - file.tell()}")
     check_fits(name, stated)

@@ -33,9 +33,9 @@ def load(
 
     Args:
         name: one of ``NAMES``, or a path. A folder of images: subfolders are classes, unless all of them are called
-            train, valid and test, see ``folder``. An .npy of images, or an .npz: ``x`` and perhaps labels ``y``, or
-            ``train`` and ``test`` and perhaps ``train_labels`` and so on. Where a path has no splits of its own, a
-            tenth of its images, always the same, is the test split, and ``description`` says so.
+            train, valid and test, see ``folder``. An .npy of images, or an .npz of images and perhaps labels, of one
+            set or of splits, see ``array_names``. Where a path has no splits of its own, a tenth of its images, always
+            the same, is the test split, and ``description`` says so.
         root: folder of the named data sets' files; the environment's FASTGEN_DATA by default. ``digits`` needs none.
         split: "train", "test", or "valid" where the data set has a validation split of its own.
         levels: quantise to fewer levels, floor(v * levels / native levels).
