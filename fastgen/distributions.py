@@ -17,7 +17,7 @@ from ._checks import check_dense, check_device, check_floating, check_integer, c
 
 
 class Distribution:
-    """What :class:`Bernoulli` and :class:`Categorical` share; a distribution of one's own offers the same methods."""
+    """What ``Bernoulli`` and ``Categorical`` share; a distribution of one's own offers the same methods."""
 
     def __init__(self, levels: int) -> None:
         self.levels = check_integer("levels", levels, 2)

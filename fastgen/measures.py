@@ -1,6 +1,6 @@
 """What a number about images is: the one place that says of which law, exact or a bound, with labels given or without.
 
-A model says it by ``measures``, a dict from the name of a loss to its :class:`Measure`. The console, metrics.jsonl,
+A model says it by ``measures``, a dict from the name of a loss to its ``Measure``. The console, metrics.jsonl,
 curves, the report and JSON repeat these words beside the number, and bits per dimension are told only of a law on the
 discrete values of pixels, since only such laws can be compared.
 """

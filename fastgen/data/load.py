@@ -19,6 +19,7 @@ from .folder import Arrays, read_folder, split_folders
 from .formats import read_cifar_binary, read_cifar_python, read_idx_pair, read_packed
 
 NAMES = ("digits", "mnist", "fashion-mnist", "binarized-mnist", "cifar10")
+"""Data sets that have a name; all others are paths."""
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FASHION_MNIST = (

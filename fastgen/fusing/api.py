@@ -17,14 +17,14 @@ from .swap import restore
 def fuse(model: nn.Module) -> FuseReport:
     """Replace, in place, what can be proven equivalent to fastgen's ops; the report says what, and what not and why.
 
-    * Masked convolutions, in whatever way the mask is applied → :func:`fastgen.ops.masked_conv2d`, with a following
+    * Masked convolutions, in whatever way the mask is applied → ``fastgen.ops.masked_conv2d``, with a following
       ReLU, ELU or GatedActivation of the same Sequential. Dilated, or with another mask that leaves whole rows or
       columns without a tap, as a vertical stack's → torch's convolution of the live taps alone.
     * ConvTranspose2d → BatchNorm2d or SyncBatchNorm → ReLU, LeakyReLU or Tanh, in a Sequential or in a forward that
-      calls them one after the other → :func:`fastgen.ops.conv_transpose2d_bn`; in a chain of them the normalised
+      calls them one after the other → ``fastgen.ops.conv_transpose2d_bn``; in a chain of them the normalised
       activations are never written.
     * Modules without parameters that draw z ~ N(mu, exp(logvar)), with or without its KL divergence of each example →
-      :func:`fastgen.ops.rsample_kl`.
+      ``fastgen.ops.rsample_kl``.
 
     The model stays the model: a swapped module is the same object with the same parameters, buffers and hooks, of a
     subclass of its class. A second call swaps nothing. Gradients of what was swapped are of first order.
@@ -57,7 +57,7 @@ def fuse(model: nn.Module) -> FuseReport:
 
 
 def unfuse(model: nn.Module) -> list[str]:
-    """Give every module that :func:`fuse` swapped its own class back: in this model, or in a copy or a loaded one.
+    """Give every module that ``fuse`` swapped its own class back: in this model, or in a copy or a loaded one.
 
     Returns:
         The paths of these modules.

@@ -31,7 +31,7 @@ class Left:
 
 @dataclass
 class FuseReport:
-    """What one call of :func:`fastgen.fuse` did. ``str()`` is a table; ``undo()`` takes the swaps back.
+    """What one call of ``fastgen.fuse`` did. ``str()`` is a table; ``undo()`` takes the swaps back.
 
     Attributes:
         swapped: one entry for each op that runs instead of modules.

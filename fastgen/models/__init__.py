@@ -24,7 +24,6 @@ __all__ = [
     "build",
 ]
 
-#: The name of every model, as the command line has it.
 NAMES: dict[str, type[Model]] = {
     "pixelcnn": PixelCNN,
     "gated-pixelcnn": GatedPixelCNN,
@@ -32,6 +31,7 @@ NAMES: dict[str, type[Model]] = {
     "vae": VAE,
     "classifier": Classifier,
 }
+"""The name of every model, as the command line has it."""
 
 
 def build(name: str, **config: Any) -> Any:

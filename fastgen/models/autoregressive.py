@@ -104,7 +104,7 @@ class AutoregressiveModel(Model):
         """Draw images with the compiled sampler: ``size`` (H, W), by default ``image_size``.
 
         It is compiled once for each size, and again when weights have changed. The other arguments, the result and the
-        errors are those of :meth:`fastgen.sampling.Sampler.sample`.
+        errors are those of ``fastgen.sampling.Sampler.sample``.
         """
         size = self.image_size if size is None else check_pair("size", size)
         if size is None:

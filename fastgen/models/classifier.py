@@ -26,7 +26,7 @@ class Classifier(Model):
         levels: values of a pixel.
         classes: number of classes.
         image_size: one size or (H, W).
-        encoder: arguments of :class:`fastgen.models.networks.Encoder` after its first two; None gives one hidden layer.
+        encoder: arguments of ``fastgen.models.networks.Encoder`` after its first two; None gives one hidden layer.
         frozen: leave the encoder as it is.
     """
 

@@ -78,7 +78,7 @@ class Model(nn.Module):
 
     @property
     def measures(self) -> dict[str, Measure]:
-        """What each of ``losses`` is, by name: see :mod:`fastgen.measures`."""
+        """What each of ``losses`` is, by name: see ``fastgen.measures``."""
         return {}
 
     def preview(self, n: int, seed: int, values: Tensor, labels: Tensor | None) -> list[Tensor]:

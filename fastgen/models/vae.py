@@ -63,7 +63,7 @@ class VAE(LatentModel):
         hidden: widths of the encoder's fully connected layers; the decoder has them reversed.
         channels: of the encoder's convolutions, each of which halves the image; none gives a fully connected model.
         activation: relu, tanh or sigmoid.
-        likelihood: bernoulli, gaussian, categorical or logistic: see :mod:`fastgen.models.likelihoods`.
+        likelihood: bernoulli, gaussian, categorical or logistic: see ``fastgen.models.likelihoods``.
         classes: number of classes, or None for an unconditional model.
         image_size: one size or (H, W).
         beta: β, weight of the KL while training.

@@ -11,7 +11,7 @@ class DiscretizedLogisticMixture(nn.Module):
     """Negative log-likelihood of images, in nats, under mixtures of discretised logistics (arXiv:1701.05517, eq. 2-3).
 
     ``loss(params, images).mean()`` is what PixelCNN++ minimises; divided by ln 2 · C · H · W, it is bits per dimension.
-    No parameters: its state_dict is empty. See :func:`fastgen.ops.discretized_logistic_mixture` for the order of the
+    No parameters: its state_dict is empty. See ``fastgen.ops.discretized_logistic_mixture`` for the order of the
     channels.
 
     Args:

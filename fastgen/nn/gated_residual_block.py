@@ -13,7 +13,7 @@ from .masked_conv2d import MaskedConv2d
 class GatedResidualBlock(nn.Module):
     """x + out(tanh(a) · σ(b)) with [a, b] = conv(x), masked (arXiv:1606.05328, figure 2, without the vertical stack).
 
-    ``conv`` and ``out`` are :class:`MaskedConv2d`: parameters, initialisation and state_dict (``conv.weight``,
+    ``conv`` and ``out`` are ``MaskedConv2d``: parameters, initialisation and state_dict (``conv.weight``,
     ``conv.bias``, ``out.weight``, ``out.bias``) are those of ``nn.Conv2d(channels, 2 * channels, kernel_size)`` and
     ``nn.Conv2d(channels, channels, 1)``.
 
@@ -22,7 +22,7 @@ class GatedResidualBlock(nn.Module):
         kernel_size: of ``conv``, odd, one number or (KH, KW).
         mask: of ``conv``: "A" leaves the centre tap out, "B" keeps it. The input is added either way.
         bias: whether both convolutions add one.
-        color_groups, groups_order: see :func:`fastgen.ops.masked_conv2d`.
+        color_groups, groups_order: see ``fastgen.ops.masked_conv2d``.
 
     Shapes: (N, channels, H, W) → (N, channels, H, W).
     """

@@ -24,7 +24,7 @@ class MaskedConv2d(nn.Conv2d):
         mask: "A" leaves the centre tap out, "B" keeps it.
         bias: whether to add one.
         activation: "none", "relu", "elu", "concat_elu" or "gated".
-        color_groups, groups_order: see :func:`fastgen.ops.masked_conv2d`.
+        color_groups, groups_order: see ``fastgen.ops.masked_conv2d``.
 
     Shapes: (N, in_channels, H, W) → (N, channels of the result, H, W).
     """

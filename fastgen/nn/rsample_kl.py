@@ -13,7 +13,7 @@ class GaussianRSample(nn.Module):
     The noise's seed comes from torch's generator of the device, or from ``generator``, so ``torch.manual_seed`` makes
     it repeatable. No parameters: its state_dict is empty.
 
-    Shapes: mu, logvar (N, \\*) → z (N, \\*), kl (N,). See :func:`fastgen.ops.rsample_kl`.
+    Shapes: mu, logvar (N, \\*) → z (N, \\*), kl (N,). See ``fastgen.ops.rsample_kl``.
     """
 
     def forward(self, mu: Tensor, logvar: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

@@ -155,7 +155,7 @@ def gated_residual_block(
         bias_out: (C,) or None.
         mask: of the first convolution: "A" leaves its centre out, "B" keeps it. ``x`` is added either way.
         color_groups: how many colours the channels are divided into; both convolutions keep to them.
-        groups_order: "contiguous" or "interleaved", as for :func:`masked_conv2d`.
+        groups_order: "contiguous" or "interleaved", as for ``masked_conv2d``.
 
     Returns:
         (N, C, H, W), channels_last if ``x`` is, else contiguous.

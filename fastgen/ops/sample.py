@@ -1,4 +1,4 @@
-"""The compiled executor of sampling plans (:mod:`fastgen.sampling.plan`): any number of rows of a batch in one call."""
+"""The compiled executor of sampling plans (``fastgen.sampling.plan``): any number of rows of a batch in one call."""
 
 from collections.abc import Sequence
 
@@ -45,7 +45,7 @@ class PackedPlan:
     """A plan with its weights packed for this machine's vector registers.
 
     Args:
-        codes: int64, see :meth:`fastgen.sampling.plan.Plan.encode`.
+        codes: int64, see ``fastgen.sampling.plan.Plan.encode``.
         constants: float32, see there.
         isa: "avx512", "avx2" or "portable"; by default the best that this machine has.
 
@@ -66,7 +66,7 @@ def _chunk(n: int, threads: int, largest: int) -> int:
 
 
 class Walk:
-    """One batch on its way through a plan. :meth:`advance` draws row after row; between calls ``values`` can be read.
+    """One batch on its way through a plan. ``advance`` draws row after row; between calls ``values`` can be read.
 
     Image i depends on its own uniforms alone, to the last bit: not on the batch, nor on the number of threads.
 

@@ -1,4 +1,4 @@
-"""Sampling: exact images from autoregressive models, fast (:func:`compile`) and slow (:class:`NaiveSampler`)."""
+"""Sampling: exact images from autoregressive models, fast (``compile``) and slow (``NaiveSampler``)."""
 
 from typing import Any
 
@@ -31,18 +31,18 @@ def compile(
     to_input: ToInput | None = None,
     **options: Any,
 ) -> CompiledSampler:
-    """The fast sampler of ``model`` for images of one shape: same uniforms, same images as :class:`NaiveSampler`'s.
+    """The fast sampler of ``model`` for images of one shape: same uniforms, same images as ``NaiveSampler``'s.
 
     Takes any causal model in plain torch. It is traced, analysed and planned, so that every feature is computed once.
 
     Args:
         model: maps inputs (N, C·k, H, W), and labels (N,) if it has classes, to parameters (N, P, H, W).
         shape: (C, H, W) of one image.
-        distribution: of a pixel value, see :mod:`fastgen.distributions`; by default ``model.distribution``.
+        distribution: of a pixel value, see ``fastgen.distributions``; by default ``model.distribution``.
         to_input: what the model reads for a value, as it was trained: "[-1, 1]", "[0, 1]", "[0, 255]", "integers",
             "one-hot", a pair (mean, std), or an elementwise function. Required, but for a model that says it itself,
             as fastgen's do by ``model.distribution``.
-        options: of :class:`CompiledSampler`.
+        options: of ``CompiledSampler``.
 
     Raises:
         UnsupportedModelError: the model is not causal, or does something that cannot be planned; says where.

@@ -129,7 +129,7 @@ def like(model: nn.Module) -> tuple[torch.dtype, torch.device]:
 class CompiledSampler(Sampler):
     """Computes each feature once, of any causal model.
 
-    See :class:`~fastgen.sampling.sampler.Sampler` for arguments and methods.
+    See ``Sampler`` for arguments and methods.
 
     Args:
         wavefront: whether to draw pixels on a slanted front together, where that is exact and takes far fewer steps.

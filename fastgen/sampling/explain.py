@@ -31,7 +31,7 @@ def explain(
     """How a model would be sampled: every instruction with its clock, taps, weights and FLOPs; then the totals.
 
     Args:
-        model: as :func:`fastgen.sampling.compile` takes it, or a compiled sampler.
+        model: as ``fastgen.sampling.compile`` takes it, or a compiled sampler.
         shape: (C, H, W) of one image; not needed with a sampler, as the others.
         distribution: see there.
         to_input: see there.

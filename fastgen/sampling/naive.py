@@ -14,7 +14,7 @@ from .sampler import Engine, Sampler
 class NaiveSampler(Sampler):
     """Runs the whole model for every value it draws: C·H·W forwards per batch. Takes any causal model.
 
-    See :class:`~fastgen.sampling.sampler.Sampler` for arguments and methods.
+    See ``Sampler`` for arguments and methods.
     """
 
     def forward(self, values: Tensor, labels: Labels | None = None) -> Tensor:

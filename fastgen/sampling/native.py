@@ -1,4 +1,4 @@
-"""Plans executed by compiled code (:mod:`fastgen.ops.sample`): the bridge between samplers and the op."""
+"""Plans executed by compiled code (``fastgen.ops.sample``): the bridge between samplers and the op."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -18,8 +18,8 @@ DRAWN = (Bernoulli, Categorical)
 def usable(plan: Plan, distribution: Any, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether compiled code draws this distribution from this plan there.
 
-    It does for float32 on the CPU and for exactly :class:`Bernoulli` and :class:`Categorical`. Others, subclasses
-    included, draw in torch, and compiled code computes what lies between two draws: :class:`NativeWalk`.
+    It does for float32 on the CPU and for exactly ``Bernoulli`` and ``Categorical``. Others, subclasses
+    included, draw in torch, and compiled code computes what lies between two draws: ``NativeWalk``.
     """
     if not available(device, dtype):
         return False
@@ -96,7 +96,7 @@ class NativePlan:
 
 
 class NativeWalk:
-    """Walks one batch for a distribution that draws in torch; an :class:`~fastgen.sampling.sampler.Engine`."""
+    """Walks one batch for a distribution that draws in torch; an ``Engine``."""
 
     def __init__(self, plan: Plan, walk: DrawnElsewhere, n: int) -> None:
         self.plan = plan

@@ -16,7 +16,7 @@ a v of ``columns``. It computes one position of its buffer, or with the row cloc
     for step in steps: accumulator = step(accumulator)
     out = accumulator
 
-Where it reads and writes is affine in (u, v), see :class:`Ref`. Positions outside a buffer read as zeros: that is a
+Where it reads and writes is affine in (u, v), see ``Ref``. Positions outside a buffer read as zeros: that is a
 convolution's padding. Every buffer has its channels innermost and keeps only the ``keep`` last rows.
 """
 

@@ -30,7 +30,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
 
 
 class ReferenceWalk:
-    """Walks one batch; an :class:`~fastgen.sampling.sampler.Engine`.
+    """Walks one batch; an ``Engine``.
 
     Args:
         plan: what to execute.

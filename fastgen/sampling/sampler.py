@@ -35,7 +35,7 @@ class Sampler:
     Args:
         model: maps inputs (N, C·k, H, W), and labels (N,) if it has classes, to parameters (N, P, H, W).
         shape: (C, H, W) of one image.
-        distribution: of a pixel value, see :mod:`fastgen.distributions`; by default ``model.distribution``.
+        distribution: of a pixel value, see ``fastgen.distributions``; by default ``model.distribution``.
         to_input: what the model reads for a value, as it was trained: "[-1, 1]", "[0, 1]", "[0, 255]", "integers" (as
             they are), "one-hot" (k = levels channels for each colour, those of a colour side by side), a pair
             (mean, std), or an elementwise function. It has to be given, but for a model that says it itself, as
@@ -126,7 +126,7 @@ class Sampler:
         known: Tensor | None = None,
         known_mask: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """Draw images row by row: :meth:`sample`, which yields after each row.
+        """Draw images row by row: ``sample``, which yields after each row.
 
         Yields:
             int64 (N, C, H, W), always the same tensor; the r-th time its first r rows are drawn, the others are zeros.
@@ -164,7 +164,7 @@ class Sampler:
     def _draw(
         self, n: int, labels: Tensor | None, uniforms: Tensor, temperature: float, known: tuple[Tensor, Tensor] | None
     ) -> Iterator[Tensor]:
-        """:meth:`stream`, its arguments checked and on the model's device; ``known`` is (values, which of them)."""
+        """``stream``, its arguments checked and on the model's device; ``known`` is (values, which of them)."""
 
         def choose(params: Tensor, k: int, r: int, c: int) -> Tensor:
             u = uniforms[:, k : k + 1, r : r + 1, c : c + 1]
@@ -177,7 +177,7 @@ class Sampler:
         return self._walk(n, labels, choose)
 
     def _see(self, values: Tensor, labels: Tensor | None) -> Tensor:
-        """:meth:`forced`, its arguments checked and on the model's device."""
+        """``forced``, its arguments checked and on the model's device."""
         device, dtype = self._like()
         C, H, W = self.shape
         seen = torch.zeros((len(values), self.distribution.param_channels(C), H, W), dtype=dtype, device=device)

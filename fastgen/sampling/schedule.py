@@ -1,6 +1,6 @@
 """When every channel of every map is computed: at its own pixel, or for a whole row at once.
 
-Times are relative to where a position stands, and numbers like reaches (:mod:`fastgen.sampling.graph`): (0, 0, k) is
+Times are relative to where a position stands, and numbers like reaches (``fastgen.sampling.graph``): (0, 0, k) is
 just before colour k of its own pixel is drawn. "When row 1 below begins" is (1, −SPAN / 4): before any column.
 
 Two passes. Backward: the *deadline* of a channel, so that everything that reads it can be in time. Forward: the

@@ -51,7 +51,7 @@ class Node:
 
     Attributes:
         op: name, such as "aten.convolution"; in-place ops have the name of their out-of-place twin.
-        args, kwargs: as called; tensors are :class:`Output` or :class:`Constant`.
+        args, kwargs: as called; tensors are ``Output`` or ``Constant``.
         path: of the module whose forward called it.
         on_image: whether it depends on the image, or on labels alone.
         shapes, dtypes: of the tensors that it answered with.

@@ -50,7 +50,7 @@ class Report:
 
 
 def verify(sampler: Sampler, n: int = 4, *, seed: int | None = 0, labels: Tensor | None = None) -> Report:
-    """Draw ``n`` images with ``sampler`` and with :class:`NaiveSampler`, from the same uniforms, and compare.
+    """Draw ``n`` images with ``sampler`` and with ``NaiveSampler``, from the same uniforms, and compare.
 
     Slow: naive sampling is one full forward for every value.
 
