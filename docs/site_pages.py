@@ -71,6 +71,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages["commands.md"] = _commands()
     for name in modules():
         shown = "".join(f"::: {part}\n    options: {{heading_level: 2}}\n\n" for part in PARTS.get(name, ()))
+        shown += _contents() if name == "fastgen" else ""
         pages[f"reference/{name}.md"] = f"---\ntitle: {name}\n---\n\n::: {name}\n\n{shown}"
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
@@ -103,6 +104,13 @@ def _moved(text: str) -> str:
     for name, source in TEXTS.items():
         text = text.replace(f"]({source})", f"]({name})")
     return text.replace("](docs/", "](")
+
+
+def _contents() -> str:
+    """The modules, with the first line of what each says of itself."""
+    lines = {name: (module.__doc__ or "").split("\n")[0] for name, module in modules().items()}
+    rows = [f"| `{name}` | {line} |" for name, line in lines.items() if name != "fastgen"]
+    return "\n".join(["## Modules", "", "| module | what |", "|---|---|", *rows, ""])
 
 
 def _commands() -> str:
@@ -145,6 +153,8 @@ class PublicNames(griffe.Extension):
             if each.docstring is not None:
                 text = _each_on_its_own(_cross_referenced(each, shown))
                 each.docstring.value = re.sub(r"::$", ":", text, flags=re.M)  # code follows, to Markdown, too
+        for each in [each for each in _walk(pkg) if isinstance(each, griffe.Class)]:
+            _inherit_docstrings(each)
         for module in [each for each in _walk(pkg) if isinstance(each, griffe.Module)]:
             _functions_over_modules(module)
 
@@ -154,6 +164,14 @@ def _walk(parent: griffe.Object) -> Iterator[griffe.Object]:
     for member in parent.members.values():
         if not member.is_alias:
             yield from _walk(member)
+
+
+def _inherit_docstrings(there: griffe.Class) -> None:
+    """A method that says nothing of itself is what its base says."""
+    for name, member in there.members.items():
+        if member.is_function and not member.docstring and not name.startswith("_"):
+            told = [base.members[name] for base in there.mro() if name in base.members]
+            member.docstring = next((each.docstring for each in told if each.docstring), None)
 
 
 def _functions_over_modules(package: griffe.Module) -> None:
