@@ -27,11 +27,12 @@ pytest.importorskip("tqdm", reason="tqdm comes with fastgen[train]")
 def test_resumed_is_unbroken(tmp_path: Path, stop: int, make: Callable) -> None:
     """Stopped after any step, in the middle of an epoch or not, and resumed: the same weights and metrics, exactly."""
     data = tiny.images()
-    unbroken = make(new_run(tmp_path / "unbroken"))
+    recipe = dataclasses.replace(RECIPE if make is trainer else GAME, flip=True)
+    unbroken = make(new_run(tmp_path / "unbroken"), recipe)
     unbroken.fit(data, data)
 
     run = new_run(tmp_path / "stopped")
-    stopped = make(run)
+    stopped = make(run, recipe)
     compute = stopped.seats[-1].gradient
 
     def interrupted(*arguments: object) -> object:
@@ -43,7 +44,7 @@ def test_resumed_is_unbroken(tmp_path: Path, stop: int, make: Callable) -> None:
     with suppress(KeyboardInterrupt):  # after the last step there is none to be stopped in
         stopped.fit(data, data)
     torch.rand(stop)  # a new process has other random numbers behind it
-    resumed = make(run)
+    resumed = make(run, recipe)
     if run.has_checkpoint:
         resumed.resume()
     resumed.fit(data, data)

@@ -12,7 +12,7 @@ from .model_options import options_of
 def load_images(
     run: Run, split: str = "test", data: str | None = None, root: str | None = None, *, own: bool = False
 ) -> Dataset:
-    """Load images for the model of a run, at the levels it was trained on, with labels by its classes.
+    """Load images for the model of a run, prepared as its own were, at its levels, with labels by its classes.
 
     Args:
         run: says which data set, how many levels, and what was held out of training.
@@ -31,14 +31,15 @@ def load_images(
     if split == "valid" and options["held_out"] == "test":
         raise ValueError(f"split: expected train or test, since {where} held out no others, got valid")
     notes: tuple[str, ...] = ()
+    prepared = options_of(run).preparation()
     if own or data is None:
         trained, watched = replace(options_of(run), data=name, data_root=root).load_data()
         notes = check_content(trained, watched, config, where)
-        images = {"train": trained, "valid": watched}.get(split) or load(name, root=root, split="test")
+        images = {"train": trained, "valid": watched}.get(split) or load(name, root=root, split="test", **prepared)
     elif split == "test":
-        images = load(name, root=root, split="test")
+        images = load(name, root=root, split="test", **prepared)
     else:
-        images = load_for_training(name, root=root, watch=options["held_out"])[split == "valid"]
+        images = load_for_training(name, root=root, watch=options["held_out"], **prepared)[split == "valid"]
     if list(images.shape) != about["shape"] or images.levels < about["levels"]:
         expected, got = (
             f"{shape[0]}x{shape[1]}x{shape[2]} images of {levels} levels"

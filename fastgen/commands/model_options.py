@@ -9,6 +9,7 @@ import tyro
 
 from .. import models
 from ..data import Dataset, load_for_training
+from ..data.prepare import Preparation
 from ..models.autoencoder import AGES
 from ..training import Recipe, Run, load_model
 
@@ -18,9 +19,21 @@ class Train(Recipe):
     """Options of every model."""
 
     data: str = "digits"
-    """digits, mnist, fashion-mnist, binarized-mnist, cifar10; or a folder of images, an .npy or an .npz."""
+    """digits, mnist, fashion-mnist, binarized-mnist, cifar10; or a path. A folder of pictures: in it, in one subfolder
+    for each class, or so in train, valid (or val) and test. An .npy of images (N, H, W), (N, C, H, W) or (N, H, W, C).
+    An .npz of such images and perhaps labels (N,), numbers or words: x and y, images and labels, or arr_0; or splits,
+    train and train_labels, x_train and y_train, or train_images and train_labels, likewise valid and test. Values are
+    uint8, bool, or floats k/255; of fewer levels with levels=L in the file."""
     data_root: str | None = None
-    """Folder of the named data sets' files, as torchvision lays them out; default: FASTGEN_DATA."""
+    """Folder of the named data sets' files, as torchvision lays them out and fastgen download writes them; default:
+    FASTGEN_DATA."""
+    image_size: tuple[int, ...] | None = None
+    """Resize the images to S, or to H W, by Pillow's Lanczos filter, which is antialiased."""
+    crop: str = "none"
+    """Of each image, before that: none; centre, the largest part of the shape of --image-size, or a square without it;
+    or N, the square of N pixels in the middle."""
+    grey: bool = False
+    """One channel of ITU-R 601 luma in place of three colours."""
     levels: int | None = None
     """Quantise the images to fewer levels."""
     limit: int | None = None
@@ -48,10 +61,22 @@ class Train(Recipe):
         for field in fields(self):
             if isinstance(getattr(self, field.name), list):  # as JSON keeps tuples
                 object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
+        if self.crop != "auto":  # of a classifier, which asks its source
+            self.preparation()
+
+    def preparation(self) -> dict[str, Any]:
+        """What is done to each image, as ``load`` takes it.
+
+        Raises:
+            ValueError: it cannot be done.
+        """
+        return Preparation(self.image_size, self.crop, self.grey).options()
 
     def load_data(self) -> tuple[Dataset, Dataset]:
         """Images to train on, and held-out ones."""
-        train, held_out = load_for_training(self.data, root=self.data_root, levels=self.levels, watch=self.held_out)
+        train, held_out = load_for_training(
+            self.data, root=self.data_root, levels=self.levels, watch=self.held_out, **self.preparation()
+        )
         return train if self.limit is None else train.subset(self.limit), held_out
 
     def build(self, name: str, data: Dataset) -> Any:
@@ -157,6 +182,8 @@ class TrainClassifier(Train):
 
     data: str = "auto"
     """As for the other models; auto is the data of the run that the encoder is from."""
+    crop: str = "auto"
+    """As for the other models; auto is that of the run that the encoder is from, and so are image size and grey."""
     source: Annotated[str | None, tyro.conf.arg(name="from")] = None
     """Folder of the autoencoder's or VAE's run whose encoder it begins with; by default random weights."""
     labels: int | None = None
@@ -175,6 +202,13 @@ class TrainClassifier(Train):
             object.__setattr__(self, "data", options["data"])
             object.__setattr__(self, "data_root", self.data_root or options.get("data_root"))
             object.__setattr__(self, "levels", self.levels or options.get("levels"))
+        if self.crop == "auto":
+            options = Run(self.source).config()["options"] if self.source is not None else {}
+            size = self.image_size or options.get("image_size")
+            object.__setattr__(self, "image_size", size and tuple(size))
+            object.__setattr__(self, "grey", self.grey or options.get("grey", False))
+            object.__setattr__(self, "crop", options.get("crop", "none"))
+            self.preparation()
 
     def load_data(self) -> tuple[Dataset, Dataset]:
         train, held_out = super().load_data()

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .._checks import listed
-from ._memory import check_fits
-from .picture import SUFFIXES, Picture, read_picture
+from .picture import SUFFIXES, read_pictures
+from .prepare import AS_IT_IS, Preparation
 
 SPLITS = {
     **{"train": "train", "training": "train", "valid": "valid", "val": "valid", "validation": "valid"},
@@ -152,12 +152,13 @@ def split_folders(path: Path) -> dict[str, Path]:
     return {split: by_split[split] for split in ("train", "valid", "test") if split in by_split}
 
 
-def read_folder(path: Path, split: str | None = None) -> Arrays:
+def read_folder(path: Path, split: str | None = None, prepare: Preparation = AS_IT_IS) -> Arrays:
     """Read the pictures in a folder, or those in its subfolders, which are then the classes, numbered by name.
 
     Args:
         path: the folder.
         split: the one of ``split_folders`` to read; classes, size and kind of the pictures are those of train.
+        prepare: what is done to each picture as it is read, upright: large ones are never in memory together.
 
     Raises:
         ValueError: no picture; what can be read in more than one way; a class that train does not have; a picture that
@@ -174,10 +175,12 @@ def read_folder(path: Path, split: str | None = None) -> Arrays:
     if names and not here:
         raise ValueError(f"{folder}: expected subfolders, one per class, as in {splits['train'].name}/; got none")
     first = None if train is files else next(iter(train.values()))[0]
-    images, turned = _read_pictures([file for part in files.values() for file in part], first)
+    images, turned, stretched = read_pictures([file for part in files.values() for file in part], first, prepare)
     labels = [names.index(name) for name, part in files.items() if name is not None for _ in part]
     note = f"{folder}: {f'{len(names)} classes: {listed(names, 20)}; ' if names else ''}{len(images):,} images"
     note += f"; {turned:,} turned upright, as their EXIF says" if turned else ""
+    note += f"; {prepare}" if prepare else ""
+    note += f"; {stretched:,} stretched to that shape, which --crop centre would keep" if stretched else ""
     note += f"; {len(skipped):,} skipped: {listed(skipped)}" if skipped else ""
     return Arrays(
         images.view(np.uint8),
@@ -216,44 +219,3 @@ def _files(folder: Path) -> tuple[dict[str | None, list[Path]], list[str]]:
         left = f"; {len(skipped):,} skipped: {listed(skipped)}" if skipped else ""
         raise ValueError(f"{folder}: expected images ({' '.join(SUFFIXES)}) in it or in subfolders, got none{left}")
     return files or {None: found.pictures}, skipped
-
-
-def _read_pictures(files: list[Path], first: Path | None) -> tuple[np.ndarray, int]:
-    """All of ``files``, one array (N, C, H, W), and how many were turned upright.
-
-    Those of the kind of ``first``, the first of them by default, fit; an error names the others.
-    """
-    images: np.ndarray | None = None
-    broken: dict[Path, ValueError] = {}
-    turned = 0
-    like = None if first is None else read_picture(first)
-    for index, file in enumerate(files):
-        try:
-            picture = read_picture(file)
-        except ValueError as error:
-            broken[file] = error
-            continue
-        first, like = first or file, like or picture
-        if picture.values.shape != like.values.shape or picture.values.dtype != like.values.dtype:
-            got = f"expected {_describe(like)} as {first.name} is, got {_describe(picture)}"
-            broken[file] = ValueError(f"{file}: {got}")
-            continue
-        values = np.atleast_3d(picture.values).transpose(2, 0, 1)
-        if images is None:
-            check_fits(f"{file.parent}, {len(files):,} images as {file.name}", len(files) * values.nbytes)
-            images = np.empty((len(files), *values.shape), values.dtype)
-        images[index] = values
-        turned += picture.turned
-    if broken:
-        (_, cause), *others = broken.items()
-        names = listed(str(file) for file, _ in others)
-        more = f"; {len(broken)} of {len(files)} images do not fit, the others are {names}" if others else ""
-        raise ValueError(f"{cause}{more}") from cause
-    assert images is not None
-    return images, turned
-
-
-def _describe(picture: Picture) -> str:
-    image = picture.values
-    kind = "1-bit" if image.dtype == bool else "grey" if image.ndim == 2 else "RGB"
-    return f"a {image.shape[1]}x{image.shape[0]} {kind} image"

@@ -5,7 +5,9 @@ cifar-10-batches-py, and binarized_mnist/binarized_mnist_packed.npz. The root is
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from .arrays import read_array, split_arrays
 from .dataset import Dataset
 from .folder import Arrays, read_folder, split_folders
 from .formats import read_cifar_binary, read_cifar_python, read_idx_pair, read_packed
+from .prepare import AS_IT_IS, Preparation
 
 NAMES = ("digits", "mnist", "fashion-mnist", "binarized-mnist", "cifar10")
 """Data sets that have a name; all others are paths."""
@@ -28,7 +31,14 @@ FASHION_MNIST = (
 
 
 def load(
-    name: str | Path, *, root: str | Path | None = None, split: str = "train", levels: int | None = None
+    name: str | Path,
+    *,
+    root: str | Path | None = None,
+    split: str = "train",
+    levels: int | None = None,
+    image_size: int | Sequence[int] | None = None,
+    crop: str | int = "none",
+    grey: bool = False,
 ) -> Dataset:
     """Load a split of a data set.
 
@@ -40,6 +50,10 @@ def load(
         root: folder of the named data sets' files; the environment's FASTGEN_DATA by default. ``digits`` needs none.
         split: "train", "test", or "valid" where the data set has a validation split of its own.
         levels: quantise to fewer levels, floor(v * levels / native levels).
+        image_size: resize to it, a side or (H, W): antialiased, by Pillow's Lanczos filter.
+        crop: before that: "none", "centre" (the largest part of the shape of ``image_size``, or else a square), or N,
+            a square of N pixels.
+        grey: one channel of ITU-R 601 luma in place of three.
 
     Returns:
         Dataset with values uint8 (N, C, H, W), in the files' own order: take a part of it with ``Dataset.subset``.
@@ -50,15 +64,25 @@ def load(
     """
     if split not in splits(name):
         raise ValueError(f"split: expected {', '.join(splits(name))} for {name}, got {split!r}")
+    prepare = Preparation(image_size, crop, grey)
     if str(name) in NAMES:
-        dataset = _load_name(str(name), Path(root or os.environ.get("FASTGEN_DATA", "")), split)
+        dataset = _load_name(str(name), Path(root or os.environ.get("FASTGEN_DATA", "")), split, prepare)
     else:
-        dataset = _load_path(Path(name), split)
+        dataset = _load_path(Path(name), split, prepare)
+    if prepare:
+        dataset = replace(dataset, description=f"{dataset.description}; {prepare}")
     return dataset if levels is None or levels == dataset.levels else dataset.quantise(levels)
 
 
 def load_for_training(
-    name: str | Path, *, root: str | Path | None = None, levels: int | None = None, watch: str = "valid"
+    name: str | Path,
+    *,
+    root: str | Path | None = None,
+    levels: int | None = None,
+    watch: str = "valid",
+    image_size: int | Sequence[int] | None = None,
+    crop: str | int = "none",
+    grey: bool = False,
 ) -> tuple[Dataset, Dataset]:
     """Load (images to train on, held-out images to watch while training), as ``load`` does.
 
@@ -69,12 +93,16 @@ def load_for_training(
         watch: "valid" watches the data set's own validation split, or else a tenth of the training images, which are
             then not trained on: the test split stays unseen. "test" trains on all training images and watches the
             test split.
+        image_size: as in ``load``.
+        crop: as in ``load``.
+        grey: as in ``load``.
     """
     if watch not in ("valid", "test"):
         raise ValueError(f"watch: expected valid or test, got {watch!r}")
-    train = load(name, root=root, levels=levels)
+    read = partial(load, name, root=root, levels=levels, image_size=image_size, crop=crop, grey=grey)
+    train = read()
     if watch == "test" or "valid" in splits(name):
-        return train, load(name, root=root, levels=levels, split=watch)
+        return train, read(split=watch)
     return train.hold_out()
 
 
@@ -96,41 +124,45 @@ def splits(name: str | Path) -> list[str]:
     )
 
 
-def _load_name(name: str, root: Path, split: str) -> Dataset:
+def _load_name(name: str, root: Path, split: str, prepare: Preparation) -> Dataset:
     if name == "digits":  # 1,797 images: 1,500 to train on, 297 held out
         digits = require("sklearn.datasets").load_digits()
         whole = Arrays(digits.images.astype(np.uint8)[:, None], digits.target.astype(np.int64), 17, 10)
-        return _own_tenth(_dataset(whole, name), split, 297 / 1797)
+        return _own_tenth(_dataset(whole, name, prepare), split, 297 / 1797)
     if name == "binarized-mnist":
         images = read_packed(_find(name, root, "binarized_mnist/binarized_mnist_packed.npz"), split)
-        return _of_split(_dataset(Arrays(images[:, None], None, 2, None), name), split)
+        return _of_split(_dataset(Arrays(images[:, None], None, 2, None), name, prepare), split)
     if name == "cifar10":
-        return _load_cifar10(root, split)
+        return _load_cifar10(root, split, prepare)
     stem = f"{'MNIST' if name == 'mnist' else 'FashionMNIST'}/raw/{'train' if split == 'train' else 't10k'}"
     kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
     images, labels = read_idx_pair(*(_find(name, root, f"{stem}-{kind}", f"{stem}-{kind}.gz") for kind in kinds))
     names = FASHION_MNIST if name == "fashion-mnist" else None
-    return _of_split(_dataset(Arrays(images[:, None], labels.astype(np.int64), 256, 10, names), name), split)
+    found = Arrays(images[:, None], labels.astype(np.int64), 256, 10, names)
+    return _of_split(_dataset(found, name, prepare), split)
 
 
-def _load_cifar10(root: Path, split: str) -> Dataset:
+def _load_cifar10(root: Path, split: str, prepare: Preparation) -> Dataset:
     stem, most = ("data_batch_[1-5]", 5) if split == "train" else ("test_batch", 1)
     first = _find("cifar10", root, f"cifar-10-batches-bin/{stem}.bin", f"cifar-10-batches-py/{stem}")
     read = read_cifar_binary if first.suffix == ".bin" else read_cifar_python
     files = sorted(first.parent.glob(stem + first.suffix))
     images, labels = (np.concatenate(parts) for parts in zip(*map(read, files), strict=True))
-    dataset = _of_split(_dataset(Arrays(images, labels.astype(np.int64), 256, 10, CIFAR10), "cifar10"), split)
+    found = Arrays(images, labels.astype(np.int64), 256, 10, CIFAR10)
+    dataset = _of_split(_dataset(found, "cifar10", prepare), split)
     if len(files) == most:
         return dataset
     part = f"{len(files)} of {most} batch files"
     return replace(dataset, name=f"cifar10 ({part})", description=f"{part} of {dataset.description}")
 
 
-def _load_path(path: Path, split: str) -> Dataset:
-    read = read_folder if path.is_dir() else read_array
-    if _own_splits(path):
-        return _of_split(_dataset(read(path, split), str(path)), split)
-    return _own_tenth(_dataset(read(path), str(path)), split)
+def _load_path(path: Path, split: str, prepare: Preparation) -> Dataset:
+    own = split if _own_splits(path) else None
+    if path.is_dir():
+        dataset = _dataset(read_folder(path, own, prepare), str(path))
+    else:
+        dataset = _dataset(read_array(path, own), str(path), prepare)
+    return _of_split(dataset, split) if own else _own_tenth(dataset, split)
 
 
 def _own_splits(path: Path) -> dict[str, Any]:
@@ -161,9 +193,11 @@ def _find(name: str, root: Path, *patterns: str) -> Path:
     )
 
 
-def _dataset(arrays: Arrays, name: str) -> Dataset:
+def _dataset(arrays: Arrays, name: str, prepare: Preparation = AS_IT_IS) -> Dataset:
     labels = None if arrays.labels is None else torch.from_numpy(arrays.labels)
-    images = arrays.images if arrays.images.flags.writeable else np.array(arrays.images)  # read from bytes, it is not
-    return Dataset(
-        torch.from_numpy(images), labels, arrays.levels, arrays.classes, name, arrays.names, notes=arrays.notes
-    )
+    images = prepare.images(arrays.images, arrays.levels, name)
+    stretched = prepare.stretches(*arrays.images.shape[-2:])
+    note = f"{name}: {prepare}{'; stretched to that shape, which --crop centre would keep' if stretched else ''}"
+    images = images if images.flags.writeable else np.array(images)  # read from bytes, it is not
+    notes = (*arrays.notes, *([note] if prepare else []))
+    return Dataset(torch.from_numpy(images), labels, arrays.levels, arrays.classes, name, arrays.names, notes=notes)

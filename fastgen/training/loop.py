@@ -171,6 +171,7 @@ class Trainer:
         here, recipe, device = self.position, self.recipe, self.device
         batches = math.ceil(len(train) / recipe.batch_size)
         order = np.random.default_rng([recipe.seed, here.epoch]).permutation(len(train))
+        mirrored = recipe.mirrored(here.epoch, len(train))
         title, hidden = f"epoch {here.epoch + 1}/{recipe.epochs}", True if distributed.rank() else None
         self.model.train()
         with require("tqdm").tqdm(
@@ -180,7 +181,11 @@ class Trainer:
             while here.batch < batches:
                 whole = order[here.batch * recipe.batch_size :][: recipe.batch_size]
                 mine = distributed.share(whole)
-                ((values, labels),) = train.batches(len(whole), device, mine if len(mine) else whole[:1])
+                some = mine if len(mine) else whole[:1]
+                ((values, labels),) = train.batches(len(whole), device, some)
+                if mirrored is not None:
+                    flip = torch.from_numpy(mirrored[some]).to(device)
+                    values = torch.where(flip[:, None, None, None], values.flip(-1), values)
                 self._step(values, labels, len(mine), len(whole), batches * recipe.epochs)
                 ends = here.batch == batches
                 saves = self.run and recipe.save_every and here.step % recipe.save_every == 0 and not ends

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,6 +47,9 @@ class Recipe:
     """Keep colours innermost in memory, which convolutions in half precision like."""
     compile: bool = False
     """Compile the losses with torch.compile; the first steps then take a minute."""
+    flip: bool = False
+    """Mirror training images left to right at random, anew in each epoch; held-out images, and so all numbers of them,
+    are of the images as they are."""
     deterministic: bool = False
     """Refuse operations that may differ from run to run; slower on a GPU."""
     seed: int = 0
@@ -58,7 +62,7 @@ class Recipe:
             object.__setattr__(self, name, check_integer(name, getattr(self, name)))
         for name in ("lr", "weight_decay", "ema", "clip"):
             object.__setattr__(self, name, check_number(name, getattr(self, name)))
-        for name in ("channels_last", "compile", "deterministic"):
+        for name in ("channels_last", "compile", "flip", "deterministic"):
             check_flag(name, getattr(self, name))
         for name in ("optimizer", "schedule", "precision"):
             check_instance(name, getattr(self, name), str, "a word")
@@ -87,6 +91,12 @@ class Recipe:
         for name, (holds, expected) in checks.items():
             if not holds:
                 raise ValueError(f"{name}: expected {expected}, got {describe(getattr(self, name))}")
+
+    def mirrored(self, epoch: int, n: int) -> np.ndarray | None:
+        """Which of ``n`` training images are mirrored in epoch ``epoch`` (from 0), bool (N,); None if none ever is."""
+        check_integer("epoch", epoch, 0)
+        check_integer("n", n, 0)
+        return np.random.default_rng([self.seed, epoch, 1]).random(n) < 0.5 if self.flip else None
 
     def lr_factor(self, step: int, steps: int) -> float:
         """What learning rates are multiplied by at step ``step`` (from 0) of ``steps``."""
