@@ -1,6 +1,7 @@
 """Line charts of a run's metrics: laid out once, as lines and text, and drawn as SVG or as pixels."""
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -8,10 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .pictures import FAINT, INK, Page
+from .pictures import FAINT, INK, Page, wrap
 
-WIDTH, HEIGHT = 480, 300
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 44, 40
+WIDTH, HEIGHT = 480, 320
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 32, 40
+PRINT, LINE, LETTERS = 10, 13, 68
+"""Size of small print, the height of its lines, and letters in one."""
+HEAD = 18
+"""Size of the title above all charts."""
 COLORS = ((31, 105, 180), (214, 92, 30), (44, 140, 80), (140, 80, 170))
 GRID = (222, 224, 228)
 
@@ -88,12 +93,16 @@ def svg(chart: Chart) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def pixels(drawn: Sequence[Chart], columns: int = 2, scale: int = 2) -> np.ndarray:
-    """Charts in rows of ``columns``, as 8-bit colours (height, width, 3)."""
+def pixels(drawn: Sequence[Chart], columns: int = 2, scale: int = 2, title: str = "") -> np.ndarray:
+    """Charts in rows of ``columns`` under a title, as 8-bit colours (height, width, 3)."""
     columns = min(columns, len(drawn))
-    page = Page(columns * WIDTH * scale, -(-len(drawn) // columns) * HEIGHT * scale)
+    lines = wrap(title, HEAD * scale, (columns * WIDTH - 32) * scale)
+    head = 8 + (HEAD + 6) * len(lines) if lines else 0
+    page = Page(columns * WIDTH * scale, (-(-len(drawn) // columns) * HEIGHT + head) * scale)
+    for line, text in enumerate(lines):
+        page.text(16 * scale, (8 + (HEAD + 6) * line) * scale, text, HEAD * scale)
     for index, chart in enumerate(drawn):
-        left, top = index % columns * WIDTH, index // columns * HEIGHT
+        left, top = index % columns * WIDTH, index // columns * HEIGHT + head
         for mark in _layout(chart):
             if isinstance(mark, Stroke):
                 points = [((x + left) * scale, (y + top) * scale) for x, y in mark.points]
@@ -110,34 +119,33 @@ def _title(name: str) -> str:
     return units.get(name, name.replace("_", " "))
 
 
-def _short(text: str) -> str:
-    """What fits in a line of small print."""
-    return text if len(text) <= 74 else f"{text[:73]}…"
-
-
 def _layout(chart: Chart) -> Iterator[Stroke | Label]:
     every = [pair for pairs in chart.lines.values() for pair in pairs]
     x_ticks = _ticks(min(x for x, _ in every), max(x for x, _ in every), 6, whole=True)
     y_ticks = _ticks(min(y for _, y in every), max(y for _, y in every), 5)
     x_range = min(x for x, _ in every), max(max(x for x, _ in every), min(x for x, _ in every) + 1)
+    said, whose = textwrap.wrap(chart.note, LETTERS), textwrap.wrap(chart.images, LETTERS + 6)
+    top, bottom = TOP + LINE * len(said), HEIGHT - BOTTOM - LINE * len(whose)
     y_range = min(y_ticks[0], *(y for _, y in every)), max(y_ticks[-1], *(y for _, y in every))
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = (x - x_range[0]) / (x_range[1] - x_range[0])
         up = (y - y_range[0]) / (y_range[1] - y_range[0])
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), bottom - up * (bottom - top)
 
     yield Label(LEFT, 20, chart.title, "start", 15, INK)
-    yield Label(LEFT, 36, _short(chart.note), "start", 10, FAINT)
-    yield Label(8, HEIGHT - 6, _short(chart.images), "start", 10, FAINT)
+    for line, text in enumerate(said):
+        yield Label(LEFT, TOP + 3 + LINE * line, text, "start", PRINT, FAINT)
+    for line, text in enumerate(whose):
+        yield Label(8, bottom + BOTTOM + 5 + LINE * line, text, "start", PRINT, FAINT)
     for tick in y_ticks:
         _, y = at(x_range[0], tick)
         yield Stroke([(LEFT, y), (WIDTH - RIGHT, y)], GRID, 1)
-        yield Label(LEFT - 8, y + 4, f"{tick:.6g}", "end", 12, FAINT)
+        yield Label(LEFT - 8, y + 4, _tick(tick, y_ticks), "end", 12, FAINT)
     for tick in x_ticks:
         if x_range[0] <= tick <= x_range[1]:
-            yield Label(at(tick, y_range[0])[0], HEIGHT - BOTTOM + 18, f"{tick:.6g}", "middle", 12, FAINT)
-    yield Label(WIDTH - RIGHT, HEIGHT - 6, "epoch", "end", 12, FAINT)
+            yield Label(at(tick, y_range[0])[0], bottom + 16, f"{tick:.0f}", "middle", 12, FAINT)
+    yield Label(WIDTH - RIGHT, bottom + 31, "epoch", "end", 12, FAINT)
     for index, (name, pairs) in enumerate(chart.lines.items()):
         color = COLORS[index % len(COLORS)]
         points = [at(x, y) for x, y in pairs]
@@ -145,6 +153,12 @@ def _layout(chart: Chart) -> Iterator[Stroke | Label]:
             points = [(points[0][0] - 3, points[0][1]), (points[0][0] + 3, points[0][1])]
         yield Stroke(points, color, 1.75)
         yield Label(WIDTH - RIGHT - 72 * (len(chart.lines) - 1 - index), 22, name, "end", 12, color)
+
+
+def _tick(value: float, ticks: list[float]) -> str:
+    """Four digits, or as many as tell the ticks apart."""
+    digits = next(n for n in range(4, 16) if n == 15 or len({f"{tick:.{n}g}" for tick in ticks}) == len(ticks))
+    return f"{value:.{digits}g}".replace("-", "−")
 
 
 def _ticks(low: float, high: float, about: int, whole: bool = False) -> list[float]:

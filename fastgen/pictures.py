@@ -1,6 +1,8 @@
 """Images of images: grids on a page, written as PNG."""
 
 import io
+import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ INK = (28, 30, 34)
 FAINT = (120, 125, 133)
 HIDDEN = (250, 214, 196)
 """Colour of pixels that were not given."""
+EMPTY = (242, 243, 245)
+"""Colour of a place in the last row that no image is left for."""
 
 
 def to_rgb(values: Tensor, levels: int) -> np.ndarray:
@@ -34,8 +38,22 @@ def hide(images: np.ndarray, known: np.ndarray | Tensor) -> np.ndarray:
     return np.where(np.asarray(known)[..., None], images, np.array(HIDDEN, np.uint8))
 
 
-def grid(images: np.ndarray, columns: int, scale: int | None = None, gap: int = 2, paper: tuple = PAPER) -> np.ndarray:
-    """Lay images (N, H, W, 3) out in rows of ``columns``.
+def columns_for(n: int, rows: int = 1) -> int:
+    """Columns of a grid of ``n`` images, of which each has ``rows`` rows: up to 8 beside each other; else the grid is
+    at least as wide as high, and up to twice √(n · rows).
+
+    Of these numbers the one that leaves the fewest places of the last row empty: none, where a number divides ``n``.
+    """
+    if n <= 8:
+        return n
+    low = min(n, math.isqrt(n * rows - 1) + 1)
+    return min(range(low, min(2 * low, n) + 1), key=lambda columns: -n % columns)
+
+
+def grid(
+    images: np.ndarray, columns: int, scale: int | None = None, gap: int = 2, paper: tuple = PAPER, below: int = 0
+) -> np.ndarray:
+    """Lay images (N, H, W, 3) out in rows of ``columns``; a place that no image is left for is EMPTY.
 
     Args:
         images: 8-bit colours.
@@ -43,31 +61,20 @@ def grid(images: np.ndarray, columns: int, scale: int | None = None, gap: int = 
         scale: side of a pixel in the result; by default images are about 64 pixels wide.
         gap: pixels of ``paper`` between images, and around them.
         paper: colour between them.
+        below: pixels of ``paper`` below each image, for a line of text.
 
     Returns:
         (height, width, 3) 8-bit colours.
     """
     n, height, width, _ = images.shape
     scale = scale or max(1, round(64 / max(height, width)))
-    rows, tall, wide = -(-n // columns), height * scale + gap, width * scale + gap
+    rows, tall, wide = -(-n // columns), height * scale + below + gap, width * scale + gap
     page = np.full((rows * tall + gap, columns * wide + gap, 3), paper, np.uint8)
-    for index, image in enumerate(images.repeat(scale, axis=1).repeat(scale, axis=2)):
+    for index in range(rows * columns):
         top, left = index // columns * tall + gap, index % columns * wide + gap
-        page[top : top + tall - gap, left : left + wide - gap] = image
+        image = images[index].repeat(scale, axis=0).repeat(scale, axis=1) if index < n else EMPTY
+        page[top : top + height * scale, left : left + width * scale] = image
     return page
-
-
-def head(picture: np.ndarray, titles: list[str]) -> np.ndarray:
-    """``picture`` (height, width, 3) with a title above each of ``len(titles)`` columns, cut to what fits."""
-    tall, size = 18, 12
-    page = Page(picture.shape[1], tall + picture.shape[0])
-    wide = picture.shape[1] / len(titles)
-    for index, title in enumerate(titles):
-        while len(title) > 1 and page.width(title, size) > wide - 4:
-            title = title.rstrip("…")[:-1] + "…" if len(title) > 2 else title[:1]
-        page.text(round((index + 0.5) * wide), tall // 2, title, size, anchor="mm")
-    page.picture(0, tall, picture)
-    return page.pixels()
 
 
 def in_turn(rows: list[np.ndarray], columns: int) -> np.ndarray:
@@ -79,7 +86,7 @@ def in_turn(rows: list[np.ndarray], columns: int) -> np.ndarray:
     """
     if len(rows) == 1:
         return rows[0]
-    blank = np.full((-len(rows[0]) % columns, *rows[0].shape[1:]), PAPER, np.uint8)
+    blank = np.full((-len(rows[0]) % columns, *rows[0].shape[1:]), EMPTY, np.uint8)
     stacked = np.stack([np.concatenate([row, blank]) for row in rows])  # [rows, N, H, W, 3]
     return stacked.reshape(len(rows), -1, columns, *blank.shape[1:]).swapaxes(0, 1).reshape(-1, *blank.shape[1:])
 
@@ -97,11 +104,15 @@ class Page:
 
     def text(self, x: int, y: int, text: str, size: int, color: tuple = INK, anchor: str = "la") -> None:
         """Write a line of text; ``anchor`` as pillow's: l m r, then a (ascender), m or s (baseline)."""
-        self._draw.text((x, y), text, color, self._font(size), anchor=anchor)
+        self._draw.text((x, y), text, color, _font(size), anchor=anchor)
 
-    def width(self, text: str, size: int) -> float:
-        """How wide a line of text is."""
-        return self._draw.textlength(text, self._font(size))
+    def upward(self, x: int, y: int, text: str, size: int, color: tuple = INK) -> None:
+        """Write a line of text from (x, y) upwards, x being its middle."""
+        tall = sum(_font(size).getmetrics())
+        line = require("PIL.Image").new("L", (math.ceil(text_width(text, size)), tall), 0)
+        require("PIL.ImageDraw").Draw(line).text((0, 0), text, 255, _font(size))
+        turned = line.rotate(90, expand=True)
+        self._image.paste(color, (x - tall // 2, y - turned.height), turned)
 
     def line(self, x: int, y: int, width: int, color: tuple = FAINT) -> None:
         """Draw a thin horizontal line."""
@@ -123,13 +134,45 @@ class Page:
         """Write the page as PNG; ``path`` is the old file or the new one, never a part."""
         save(self.pixels(), path)
 
-    @staticmethod
-    def _font(size: int) -> Any:
-        return require("PIL.ImageFont").load_default(size)
+
+def text_width(text: str, size: int) -> float:
+    """How wide a line of text is."""
+    return _font(size).getlength(text)
 
 
-def save(picture: np.ndarray, path: str | Path) -> None:
-    """Write colours (height, width, 3) as PNG; ``path`` is the old file or the new one, never a part.
+def can_write(text: str) -> bool:
+    """Whether there is a letter for each character of a line: there is none for ideographs, for example."""
+    font = _font(16)
+    missing = bytes(font.getmask("\uffff"))
+    return text.isprintable() and all(bytes(font.getmask(one)) != missing for one in text)
+
+
+def wrap(text: str, size: int, width: float) -> list[str]:
+    """``text`` in lines of at most ``width``, broken between words, and within those that are wider."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and text_width(f"{lines[-1]} {word}", size) <= width:
+            lines[-1] += f" {word}"
+            continue
+        lines.append("")
+        for letter in word:
+            if lines[-1] and text_width(lines[-1] + letter, size) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines
+
+
+@lru_cache
+def _font(size: int) -> Any:
+    """DejaVu Sans, which matplotlib brings: Pillow's own has neither a minus sign nor Greek letters."""
+    path = Path(require("matplotlib").get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
+    return require("PIL.ImageFont").truetype(str(path), size)
+
+
+def save(picture: np.ndarray, path: str | Path, *, sync: bool = True) -> None:
+    """Write colours (height, width, 3) or greys (height, width) as PNG.
+
+    ``path`` is the old file or the new one, never a part; with ``sync`` even if the machine stops.
 
     Raises:
         ValueError: ``path`` is named as another kind of file.
@@ -138,4 +181,4 @@ def save(picture: np.ndarray, path: str | Path) -> None:
     check_suffix("path", path, (".png",))
     buffer = io.BytesIO()
     require("PIL.Image").fromarray(picture).save(buffer, "PNG", optimize=True)
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue(), sync=sync)

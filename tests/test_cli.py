@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from fastgen import __version__
+from fastgen import __version__, _sheet, pictures
 from fastgen.cli import main
-from fastgen.data import load
+from fastgen.data import load, load_for_training
 from fastgen.training import Trainer, load_model
+from pictured import find
 
 for package in ("tyro", "tqdm", "safetensors", "sklearn"):
     pytest.importorskip(package, reason=f"{package} comes with fastgen[train]")
@@ -60,9 +61,16 @@ def test_train_leaves_a_whole_run(trained: Path) -> None:
     assert config["model"]["config"] == {"in_channels": 1, "levels": 17, "image_size": [8, 8], **model}
     assert config["data"] == {"shape": [1, 8, 8], "levels": 17, "train": 64, "held_out": 150}
     assert epochs(trained) == [1, 2]
-    for epoch in (1, 2):
+    assert config["parameters"] == sum(p.numel() for p in load_model(trained).parameters())
+    drawn = load_model(trained, "last").sample(20, seed=0, labels=torch.arange(20) % 10)
+    for epoch, images in ((1, None), (2, drawn)):
         with Image.open(trained / f"samples/epoch-000{epoch}.png") as picture:
-            assert picture.size == (10 * (64 + 2) + 2, 2 * (64 + 2) + 2)
+            assert picture.width >= 800
+            if images is not None:
+                find(np.asarray(picture), pictures.to_rgb(images, 17), 10)
+    held_out = load_for_training("digits")[1].subset(20)
+    with Image.open(trained / "held_out.png") as picture:
+        find(np.asarray(picture), pictures.to_rgb(held_out.values, 17), 5, below=_sheet.LINE + 4)
     kinds = sorted(path.suffix for path in (trained / "checkpoints").iterdir())
     assert kinds.count(".safetensors") == 2
     assert set(kinds) == {".pt", ".safetensors"}
@@ -264,7 +272,7 @@ def test_help_info_and_mistakes(capsys: pytest.CaptureFixture) -> None:
 WITHOUT_EXTRAS = """
 import sys
 sys.modules |= dict.fromkeys(["tyro", "tqdm", "safetensors", "PIL", "sklearn", "torchvision"])
-from fastgen import __version__
+from fastgen import __version__, _sheet, pictures
 from fastgen.cli import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from fastgen import _sheet, pictures
 from fastgen.cli import main
 from fastgen.commands.images import load_images
 from fastgen.commands.train import untrained
 from fastgen.data import Dataset, load
 from fastgen.data.identity import class_number
 from fastgen.training import Run, evaluate, load_model
+from pictured import find
 from test_cli import refused
 
 Image = pytest.importorskip("PIL.Image", reason="pillow comes with fastgen[train]")
@@ -130,15 +132,18 @@ def test_classes_without_an_image_to_train_on_are_said() -> None:
 
 
 def test_names_stand_above_their_columns(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    heights = {}
-    for n, labels in (("8", []), ("2", ["--labels", "tram", "--columns", "2"])):
-        assert main(["sample", str(trained[0]), "--n", n, "--out", str(tmp_path / "s.png"), *labels]) == 0
-        with Image.open(tmp_path / "s.png") as picture:
-            heights[n] = np.asarray(picture)[:18]
-    titles = heights["8"]
-    columns = np.array_split(titles, 4, axis=1)
-    assert all((column < 100).any() for column in columns), "a title above each column"
-    assert not np.array_equal(columns[0], columns[3])
+    for n, labels, order in (("8", [], [0, 1, 2, 3]), ("2", ["--labels", "tram", "--columns", "2"], [3, 3])):
+        out, npz = tmp_path / "s.png", tmp_path / "s.npz"
+        assert main(["sample", str(trained[0]), "--n", n, "--out", str(out), "--npz", str(npz), *labels]) == 0
+        with Image.open(out) as picture, np.load(npz) as arrays:
+            pixels, images = np.asarray(picture), pictures.to_rgb(torch.from_numpy(arrays["x"]), 256)
+        top, left, scale = find(pixels, images, len(order))
+        for column, label in enumerate(order):
+            head = pixels[top - 24 : top - 4, left + column * (4 * scale + 2) :][:, : 4 * scale]
+            there = np.argwhere((head < 250).any(axis=2))
+            wide = np.ptp(there[:, 1]) + 1
+            assert wide == pytest.approx(pictures.text_width(NAMES[label], _sheet.SMALL), abs=3), "its own name"
+            assert there[:, 1].mean() == pytest.approx(4 * scale / 2, abs=4), "in the middle"
 
 
 def test_moved_data_are_known_again(copied: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

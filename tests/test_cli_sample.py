@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from fastgen import _sheet, pictures
 from fastgen.cli import main
-from fastgen.data import load
+from fastgen.commands import image_folder, sample
+from fastgen.data import load, load_for_training
 from fastgen.sampling import NaiveSampler
 from fastgen.training import load_model
+from pictured import find
 from test_cli import TRAIN, refused
 
 Image = pytest.importorskip("PIL.Image", reason="pillow comes with fastgen[train]")
@@ -67,8 +70,7 @@ def test_sample_is_what_the_model_draws(trained: Path, capsys: pytest.CaptureFix
         assert (arrays["y"] == labels.numpy()).all()
     with Image.open(out) as picture:
         pixels = np.asarray(picture)
-    assert pixels.shape == (68, 5 * 66 + 2, 3)
-    assert pixels[2 + 4, 2 + 4, 0] == round(naive[0, 0, 0, 0].item() * 255 / 16)
+    find(pixels, pictures.to_rgb(naive, 17), 5, below=_sheet.LINE + 4)
 
 
 def test_completions_keep_what_is_given(trained: Path, tmp_path: Path) -> None:
@@ -81,8 +83,15 @@ def test_completions_keep_what_is_given(trained: Path, tmp_path: Path) -> None:
         arguments = ["--complete", half, "--n", "6", "--out", str(tmp_path / "c.png"), "--npz", str(npz)]
         assert main(["sample", str(trained), *arguments]) == 0
         with np.load(npz) as arrays:
-            assert (arrays["x"][part] == held_out.values.numpy()[part]).all()
-            assert (arrays["x"] != held_out.values.numpy()).any()
+            drawn = torch.from_numpy(arrays["x"])
+        assert (drawn.numpy()[part] == held_out.values.numpy()[part]).all()
+        assert (drawn != held_out.values).any()
+        rows = [pictures.to_rgb(values, 17) for values in (held_out.values, held_out.values, drawn)]
+        hidden = np.ones((6, 1, 8, 8), bool)
+        hidden[part] = False
+        rows[1][hidden[:, 0]] = pictures.HIDDEN
+        with Image.open(tmp_path / "c.png") as picture:
+            find(np.asarray(picture), np.concatenate(rows), 6)
     mask = np.eye(8, dtype=bool)
     np.savez(tmp_path / "given.npz", known=np.full((8, 8), 16), known_mask=mask)
     arguments = ["--complete", str(tmp_path / "given.npz"), "--n", "3", "--out", str(tmp_path / "c.png")]
@@ -108,11 +117,15 @@ def test_what_sample_refuses(trained: Path, capsys: pytest.CaptureFixture, tmp_p
 def test_what_is_refused_before_any_work(command: list[str], capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     message = refused(capsys, *command, "--out", tmp_path / "no/where.png")
     assert f"out: expected a file in a folder that exists, got {tmp_path / 'no/where.png'}" in message
-    assert f"out: expected a file to write, got the folder {tmp_path}" in refused(capsys, *command, "--out", tmp_path)
+    if command[0] == "demo":
+        message = refused(capsys, *command, "--out", tmp_path)
+        assert f"out: expected a file to write, got the folder {tmp_path}" in message
     for seed in (-1, 2**63):
         assert f"seed: expected 0 or more, below 2**63, got {seed}" in refused(capsys, *command, "--seed", seed)
     if command[0] == "sample":
         assert "columns: expected 1 or more, got 0" in refused(capsys, *command, "--columns", "0")
+        message = refused(capsys, *command, "--columns", "2", "--out", f"{tmp_path}/")
+        assert f"columns: expected none, since {tmp_path} is a folder of single images, got 2" in message
         assert "npz: expected a file to write" in refused(capsys, *command, "--npz", tmp_path)
 
 
@@ -149,3 +162,52 @@ def test_a_vae_whose_codes_are_not_finite_draws_nothing(tmp_path: Path, capsys: 
     capsys.readouterr()
     assert "temperature: expected one that" in refused(capsys, "sample", run, "--temperature", "1e99", "--out", out)
     assert not out.exists()
+
+
+def test_a_folder_of_single_images_is_read_back_as_data(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample, "BATCH", 8)  # three batches
+    out, npz = tmp_path / "drawn", tmp_path / "drawn.npz"
+    command = ["sample", str(trained), "--n", "20", "--out", f"{out}/", "--npz", str(npz)]
+    assert main(command) == 0
+    assert "20 images in " in capsys.readouterr().out
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.png"))[:3] == [
+        "0/000000.png",
+        "0/000010.png",
+        "1/000001.png",
+    ]
+    with Image.open(out / "3/000003.png") as picture:
+        assert (picture.mode, picture.size) == ("L", (8, 8))
+    train, held_out = load_for_training(str(out), watch="test", levels=17)
+    with np.load(npz) as arrays:
+        known = {image.tobytes(): label for image, label in zip(arrays["x"], arrays["y"].tolist(), strict=True)}
+    read = [
+        (image.numpy().tobytes(), int(y))
+        for data in (train, held_out)
+        for image, y in zip(data.values, data.labels, strict=True)
+    ]
+    assert sorted(read) == sorted(known.items())
+    assert train.class_names == tuple("0123456789")
+
+    message = refused(capsys, *command)
+    assert f"out: expected a new or empty folder, got {out} with 0/000000.png; --overwrite replaces" in message
+    before = (out / "3/000003.png").read_bytes()
+    assert main([*command, "--overwrite", "--seed", "1"]) == 0
+    assert (out / "3/000003.png").read_bytes() != before
+    fewer = ["sample", trained, "--n", "19", "--out", out, "--overwrite"]
+    assert f"got {out}/9/000019.png, which would stay" in refused(capsys, *fewer)
+    (out / "notes.txt").write_text("mine")
+    assert "notes.txt, which would stay" in refused(capsys, *command, "--overwrite")
+    message = refused(capsys, "sample", trained, "--out", f"{tmp_path}/no/where/")
+    assert f"out: expected a folder in one that exists, got {tmp_path}/no/where" in message
+    assert f"out: expected a folder, got the file {npz}" in refused(capsys, "sample", trained, "--out", f"{npz}/")
+
+
+def test_folders_are_called_as_their_classes_where_these_can_be_read() -> None:
+    names = ["cat", "a/b", ".x", "Train", "CAT", "", "tram"]
+    found = image_folder._class_folders(names, 7)
+    assert found == ["cat", "class 1", "class 2", "class 3", "class 4", "class 5", "tram"]
+    assert image_folder._class_folders(None, 11)[:2] == ["00", "01"], "in the order of their numbers"
+    images = image_folder.ImageFolder(Path("x"), 2_000_000, 256, None, None, None)
+    assert str(images.path(7)) == "x/0000007.png"

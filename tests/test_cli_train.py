@@ -51,7 +51,7 @@ def test_a_dry_run_of_a_resumed_one(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "continues     after epoch 1\n" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
     with Image.open(run / "curves.png") as picture:
-        assert picture.size == (2 * 960, 600)
+        assert picture.size == (2 * 960, 640 + 64)
 
 
 def _has(module: str) -> bool:

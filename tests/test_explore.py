@@ -4,12 +4,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from fastgen import exploring, pictures
+from fastgen.baselines import PCA
 from fastgen.cli import main
-from fastgen.data import load
-from fastgen.training import load_model
+from fastgen.data import load, load_for_training
+from fastgen.training import evaluate, load_model
+from pictured import find
 
 for package in ("tyro", "tqdm", "safetensors", "sklearn", "matplotlib"):
     pytest.importorskip(package, reason=f"{package} comes with fastgen[train]")
@@ -58,11 +62,45 @@ def test_every_picture_that_a_model_can_show(vae: Path, autoencoder: Path, tmp_p
     ):
         assert main(["explore", str(run), "--n", "3", "--side", "4"]) == 0
         assert sorted(path.stem for path in (run / "explore").glob("*.png")) == names
-    with Image.open(vae / "explore/manifold.png") as picture:
-        assert picture.size == (4 * 64, 4 * 64)
+    model = load_model(vae)
+    images = load("digits", split="test")
+    order = exploring.importance(model, images.values.long()).argsort(descending=True).tolist()
+    codes = exploring.manifold_codes(4, 4, (order[0], order[1]))
+    with Image.open(vae / "explore/manifold.png") as picture, torch.no_grad():
+        find(np.asarray(picture), pictures.to_rgb(model.decode(codes), 17), 4, gap=0)
     only = ["manifold", "--label", "2", "--out", str(tmp_path / "only"), "--side", "3", "--dims", "0", "2"]
     assert main(["explore", str(vae), *only]) == 0
     assert [path.name for path in (tmp_path / "only").iterdir()] == ["manifold.png"]
+
+
+def test_pca_stands_beside_the_autoencoder(autoencoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["explore", str(autoencoder), "reconstructions", "scatter", "--out", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    train, held_out = load_for_training("digits")[0].subset(200), load("digits", split="test")
+    pca = PCA(4).fit(train.values.double() / 16)
+    theirs = pca.squared_error(held_out.values.double() / 16).mean()
+    own = evaluate(load_model(autoencoder), held_out).numbers()["squared_error"]
+    assert lines == [
+        f"{tmp_path}/reconstructions.png: squared error {own:.4g}, PCA's of 4 dimensions {theirs:.4g},"
+        " mean of 297 held-out images",
+        f"{tmp_path}/scatter.png",
+        f"2 pictures in {tmp_path}",
+    ]
+    some = held_out.subset(2000).values[:20]
+    rebuilt = pca.decode(pca.encode(some.double() / 16)).clamp(0, 1) * 16
+    with Image.open(tmp_path / "reconstructions.png") as picture, torch.no_grad():
+        model = load_model(autoencoder)
+        rows = [some, model.decode(model.encode(some.long())), rebuilt]
+        laid = pictures.in_turn([pictures.to_rgb(values, 17) for values in rows], 10)
+        find(np.asarray(picture), laid, 10)
+
+
+def test_each_picture_is_told_as_it_is_written(vae: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exploring, "draw_samples", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(["explore", str(vae), "traversals", "samples", "--out", str(tmp_path), "--n", "3"])
+    assert capsys.readouterr().out == f"{tmp_path}/traversals.png\n"
 
 
 def test_a_conditional_model_is_explored(tmp_path: Path) -> None:
@@ -107,7 +145,6 @@ def test_samples_of_a_vae(vae: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         )
         == 0
     )
-    np = pytest.importorskip("numpy")
     drawn = torch.from_numpy(np.load(tmp_path / "s.npz")["x"].astype("int64"))
     assert torch.equal(drawn, load_model(vae).sample(5, seed=3))
     assert "complete: expected none, since VAE draws whole images" in refused(

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from fastgen import exploring, pictures
+from fastgen import _sheet, exploring, pictures
+from fastgen.baselines import PCA
+from fastgen.exploring import scatter
 from fastgen.models import VAE, Autoencoder
 from fastgen.models.model import LatentModel
 from parity import assert_parity
+from pictured import find
 
-for package in ("PIL", "matplotlib"):
+for package in ("PIL", "matplotlib", "sklearn"):
     pytest.importorskip(package, reason=f"{package} comes with fastgen[train]")
 
 
@@ -33,16 +36,11 @@ class Plane(LatentModel):
         return ((z + 5) * 25.5).clamp(0, 255).view(-1, 1, 1, 2)
 
 
-def shown(picture: np.ndarray, columns: int, gap: int = 2, scale: int = 32) -> np.ndarray:
-    """The two pixels of each image of a picture that ``Plane`` was drawn in, (rows, columns, 2)."""
-    rows = (picture.shape[0] - gap) // (scale + gap)
-    corners = picture[gap::1, gap::1, 0]
-    return np.array(
-        [
-            [[corners[r * (scale + gap), c * (2 * scale + gap) + scale * k] for k in range(2)] for c in range(columns)]
-            for r in range(rows)
-        ]
-    )
+def assert_shows(picture: np.ndarray, rows: list, columns: int, gap: int = 2, below: int = 0) -> None:
+    """The values (N, 2) of two pixels each are in the picture, row by row, at a whole scale."""
+    values = torch.as_tensor(np.array(rows)).reshape(-1, 1, 1, 2).round().long()
+    find(picture, pictures.to_rgb(values, 256), columns, gap, below)
+    assert picture.shape[1] >= 800
 
 
 def random_plane(n: int) -> Tensor:
@@ -78,22 +76,20 @@ def test_manifold_codes_are_even_in_probability() -> None:
 
 def test_manifold_shows_its_codes() -> None:
     picture = exploring.draw_manifold(Plane(), side=3)
-    ticks = (Normal(0, 1).icdf(torch.tensor([1 / 6, 0.5, 5 / 6])) + 5) * 25.5
-    pixels = shown(picture, 3, gap=0)
-    assert pixels[:, :, 0].tolist() == [ticks.round().int().tolist()] * 3
-    assert pixels[:, 0, 1].tolist() == ticks.round().int().flip(0).tolist()
+    ticks = ((Normal(0, 1).icdf(torch.tensor([1 / 6, 0.5, 5 / 6])) + 5) * 25.5).tolist()
+    assert_shows(picture, [[x, y] for y in reversed(ticks) for x in ticks], 3, gap=0)
 
 
 def test_traversals_are_ordered_by_what_dimensions_tell() -> None:
     values = random_plane(40)
     values[..., 0] = 120 + values[..., 0] // 100
     picture = exploring.draw_traversals(Plane(), values, rows=2, steps=3, reach=1.0, index=5)
-    pixels, codes = shown(picture, 3), Plane().encode(values)
+    codes = Plane().encode(values)
     first, second = values[5].flatten().tolist()
-    wide = ((codes[:, 1].mean() + codes[:, 1].std() * torch.tensor([-1, 0, 1]) + 5) * 25.5).round().int().tolist()
-    assert pixels[0, :, 0].tolist() == [first] * 3
-    assert pixels[0, :, 1].tolist() == wide
-    assert pixels[1, :, 1].tolist() == [second] * 3
+    across, along = (
+        ((codes[:, dim].mean() + codes[:, dim].std() * torch.tensor([-1, 0, 1]) + 5) * 25.5).tolist() for dim in (0, 1)
+    )
+    assert_shows(picture, [*([first, y] for y in along), *([x, second] for x in across)], 3)
 
 
 def test_importance_is_the_kl_of_each_dimension() -> None:
@@ -112,19 +108,39 @@ def test_arithmetic_is_of_averages() -> None:
     assert torch.equal(exploring.arithmetic(model, a, b, c), means[0] - means[1] + means[2])
     picture = exploring.draw_arithmetic(model, a, b, c)
     wanted = [*means, means[0] - means[1] + means[2]]
-    wide = 2 * 32 + 4 + 24
-    drawn = [[picture[2, 2 + i * wide + 32 * k, 0] for k in range(2)] for i in range(4)]
-    assert drawn == [pictures.to_rgb(model.decode(z[None]), 256)[0, 0, :, 0].tolist() for z in wanted]
+    images = np.concatenate([pictures.to_rgb(model.decode(z[None]), 256) for z in wanted])
+    find(picture, images, 4, gap=24, below=_sheet.LINE + 4)
+    find(exploring.draw_arithmetic(model, a, b, c, called=("7", "9", "4")), images, 4, gap=24, below=_sheet.LINE + 4)
 
 
 def test_reconstructions_and_interpolations_show_both_ends() -> None:
     model, values = Plane(), random_plane(6)
-    pixels = shown(exploring.draw_reconstructions(model, values, columns=3), 3)
-    assert pixels[0].tolist() == pixels[1].tolist() == values[:3].flatten(1).tolist()
-    pixels = shown(exploring.draw_interpolations(model, values[:2], values[2:4], steps=5), 5)
-    for row, image in enumerate([0, 0, 1, 1]):
-        assert pixels[row, 0].tolist() == values[image].flatten().tolist()
-        assert pixels[row, -1].tolist() == values[image + 2].flatten().tolist()
+    x = values.flatten(1).tolist()
+    picture = exploring.draw_reconstructions(model, values, columns=3)
+    assert_shows(picture, [*x[:3], *x[:3], *x[3:], *x[3:]], 3)
+    picture = exploring.draw_interpolations(model, values[:2], values[2:4], steps=5)
+    codes = model.encode(values)
+    ways = [way(codes[i], codes[i + 2], 5) for i in range(2) for way in (exploring.lerp, exploring.slerp)]
+    assert_shows(picture, model.decode(torch.cat(ways)).tolist(), 5)
+
+
+def test_pca_stands_beside_reconstructions() -> None:
+    model, values = Plane(), random_plane(50)
+    pca = PCA(1).fit(values.double() / 255)
+    rebuilt = (pca.decode(pca.encode(values.double() / 255)).clamp(0, 1) * 255).flatten(1).tolist()
+    given = values.flatten(1).tolist()
+    picture = exploring.draw_reconstructions(model, values, columns=3, shown=3, pca=pca)
+    assert_shows(picture, [*given[:3], *given[:3], *rebuilt[:3]], 3)
+    assert exploring.reconstruction_error(model, values) == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        shift = Plane()
+        shift.encode = lambda values, labels=None: values.flatten(1) / 25.5 - 4
+    inside = values.clamp(max=200)
+    assert exploring.reconstruction_error(shift, inside) == pytest.approx(2 * 0.1**2, rel=1e-4), "x in [0, 1]"
+    coder = Autoencoder(latent=2, hidden=(4,), image_size=(1, 2))
+    with torch.no_grad():
+        own = coder.losses(values[:9] // 128)["squared_error"].mean().item()
+    assert exploring.reconstruction_error(coder, values[:9] // 128) == pytest.approx(own)
 
 
 def test_nearest_is_the_nearest() -> None:
@@ -143,11 +159,11 @@ def test_nearest_is_the_nearest() -> None:
 
 def test_nearest_images_are_below_the_samples() -> None:
     model, train = VAE(latent=2, hidden=(4,), image_size=(1, 2)), torch.randint(2, (30, 1, 1, 2))
-    pixels = shown(exploring.draw_nearest(model, train, n=4, k=2), 4)
+    picture = exploring.draw_nearest(model, train, n=4, k=2)
     drawn = model.sample(4, seed=0)
-    assert pixels[0].tolist() == (255 * drawn).flatten(1).tolist()
     indices, _ = exploring.nearest(drawn, train, 2)
-    assert pixels[2].tolist() == (255 * train[indices[:, 1]]).flatten(1).tolist()
+    images = pictures.to_rgb(torch.cat([drawn, train[indices[:, 0]], train[indices[:, 1]]]), 2)
+    find(picture, images, 4, below=_sheet.LINE + 4)
 
 
 @pytest.mark.parametrize("labels", [None, torch.arange(20) % 3])
@@ -161,11 +177,35 @@ def test_scatter_is_a_picture(tmp_path: Path, labels: Tensor | None) -> None:
     assert len(colors & tab10) == (1 if labels is None else 3)
 
 
+def test_a_scatter_of_many_classes_keeps_its_axes_and_tells_all_apart(tmp_path: Path) -> None:
+    looks = [scatter.look(label, 40) for label in range(40)]
+    assert len({(tuple(color), marker) for color, marker in looks}) == 40
+    many = [scatter.look(label, 1000) for label in range(1000)]
+    assert len({(tuple(color), marker) for color, marker in many}) == 1000
+    names = [f"_a name of $ 20 characters or more, {i}" for i in range(40)]
+    values, sizes = random_plane(80), {}
+    for classes in (3, 40):
+        exploring.draw_scatter(Plane(), values, torch.arange(80) % classes, tmp_path / "s.png", names=names)
+        with pytest.importorskip("PIL.Image").open(tmp_path / "s.png") as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        dark = (pixels < 90).all(axis=2)
+        sizes[classes] = max(dark.sum(axis=0)), picture.size[0]
+        assert not dark[[0, -1]].any(), "nothing is cut off"
+        assert not dark[:, [0, -1]].any()
+    assert sizes[40][0] > 600, "the axes are as high as without a legend"
+    assert sizes[40][1] > sizes[3][1] + 200 > 1000, "and the legend has its own room"
+
+
 def test_samples_of_a_conditional_model_have_a_class_in_each_column() -> None:
     model = VAE(latent=2, hidden=(4,), image_size=(1, 2), classes=2)
-    pixels = shown(exploring.draw_samples(model, n=6), 2)
-    drawn = model.sample(6, seed=0, labels=torch.tensor([0, 1, 0, 1, 0, 1]))
-    assert pixels.reshape(-1, 2).tolist() == (255 * drawn).flatten(1).tolist()
+    drawn = pictures.to_rgb(model.sample(6, seed=0, labels=torch.tensor([0, 1, 0, 1, 0, 1])), 2)
+    top, *_ = find(exploring.draw_samples(model, n=6), drawn, 2)
+    named, *_ = find(exploring.draw_samples(model, n=6, names=["a cat", "a dog"], of="it"), drawn, 2)
+    assert named == top
+    other = exploring.draw_samples(model, 4, 2, labels=torch.tensor([1, 1, 0, 1]))
+    find(
+        other, pictures.to_rgb(model.sample(4, seed=0, labels=torch.tensor([1, 1, 0, 1])), 2), 2, below=_sheet.LINE + 4
+    )
 
 
 IMAGES = torch.zeros(3, 1, 28, 28, dtype=torch.int64)

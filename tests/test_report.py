@@ -118,9 +118,9 @@ def test_charts_put_points_where_they_belong() -> None:
     assert x2 - x1 == pytest.approx((x5 - x1) / 4, abs=0.2)
     assert y1 - y2 == pytest.approx(2 * (y5 - y2), abs=0.3), "30 is as far above 10 as twice 20 is below it"
     drawn = _chart.pixels([nats, bits, kl])
-    assert drawn.shape == (2 * 600, 2 * 960, 3)
-    assert (drawn[:600, :960] == _chart.COLORS[1]).all(axis=2).sum() > 500, "the line of held-out images is not drawn"
-    assert (drawn[600:, 960:] == 255).all(), "there is no fourth chart"
+    assert drawn.shape == (2 * 640, 2 * 960, 3)
+    assert (drawn[:640, :960] == _chart.COLORS[1]).all(axis=2).sum() > 500, "the line of held-out images is not drawn"
+    assert (drawn[640:, 960:] == 255).all(), "there is no fourth chart"
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def describe_plan(name: str, options: Train, trainer: Trainer, train: Dataset, h
     state = 4 * (weights + moved * (1 + SLOTS[options.optimizer]) + (weights if options.ema else 0))
     averaged = f", average {options.ema:g}" if options.ema else ", no average"
     files = ["config.json", "metrics.jsonl", "curves.png", "checkpoints/{last,best}.safetensors, state-*.pt"]
-    files += ["samples/epoch-*.png"] if options.samples > 0 else []
+    files += ["held_out.png", "samples/epoch-*.png"] if options.samples > 0 else []
     files += ["tensorboard/"] if options.tensorboard else []
     lines = {
         "model": f"{name}, {weights:,} parameters" + (f", {moved:,} of them trained" if moved < weights else ""),

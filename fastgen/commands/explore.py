@@ -10,8 +10,13 @@ import tyro
 from torch import Tensor
 
 from .. import exploring, pictures
+from .._extras import require
+from .._run_words import called
+from .._sheet import class_words
+from ..baselines import PCA
 from ..data import Dataset
 from ..data.identity import class_number
+from ..models import Autoencoder
 from ..training import Run, load_model
 from . import check_seed, parse, pick_device
 from .images import class_names, load_images, say_notes
@@ -35,7 +40,10 @@ FEWEST = {"interpolations": 2, "scatter": 2, "traversals": 2}
 """Held-out images that a kind of picture needs, where one is not enough."""
 
 SEEN = 2000
-"""Held-out images by which dimensions are ordered, and which the scatter shows."""
+"""Held-out images that order dimensions, that the scatter shows, and that errors are means of."""
+
+FITTED = 10_000
+"""Images to train on that PCA is fitted to, at most: more change its error little, and take long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +98,11 @@ def main(arguments: list[str]) -> str:
         raise ValueError(f"run: expected a model that can be drawn from or has codes, got {type(model).__name__}")
     folder = options.out or options.run / "explore"
     folder.mkdir(parents=True, exist_ok=True)
-    written = [_draw(kind, model, images, options, folder / f"{kind}.png") for kind in kinds]
-    return "\n".join(map(str, written))
+    with require("tqdm").tqdm(kinds, desc="pictures", leave=False, disable=None) as bar:
+        for kind in bar:
+            bar.set_postfix_str(kind)
+            bar.write(_draw(kind, model, images, options, folder / f"{kind}.png"))
+    return f"{len(kinds)} {'picture' if len(kinds) == 1 else 'pictures'} in {folder}"
 
 
 def _applies(kind: str, model: Any, images: Dataset, options: Explore) -> bool:
@@ -103,7 +114,8 @@ def _applies(kind: str, model: Any, images: Dataset, options: Explore) -> bool:
     return kind not in ("manifold", "scatter") or model.latent >= 2
 
 
-def _draw(kind: str, model: Any, images: Dataset, options: Explore, path: Path) -> Path:
+def _draw(kind: str, model: Any, images: Dataset, options: Explore, path: Path) -> str:
+    """Write a picture, and say where, and what numbers are in it."""
     n, device = options.n, next(model.parameters()).device
     if len(images) < FEWEST.get(kind, 1):
         raise ValueError(f"what: expected {FEWEST[kind]} held-out images at least for {kind}, got {len(images)}")
@@ -111,36 +123,69 @@ def _draw(kind: str, model: Any, images: Dataset, options: Explore, path: Path) 
     values, labels = some.values.to(device, torch.int64), _to(some.labels, device)
     seen = images.subset(SEEN, options.seed)
     seen_values, seen_labels = seen.values.to(device, torch.int64), _to(seen.labels, device)
+    run = Run(options.run)
+    of, names = called(run, options.checkpoint), class_names(run) if model.classes is not None else None
     if kind == "scatter":
-        exploring.draw_scatter(model, seen_values, seen_labels, path, options.dims, images.class_names)
-        return path
+        exploring.draw_scatter(model, seen_values, seen_labels, path, options.dims, images.class_names, of=of)
+        return str(path)
     dims = options.dims
     if kind == "manifold" and dims is None:
         order = exploring.importance(model, seen_values, seen_labels).argsort(descending=True).tolist()
         dims = (order[0], order[1])
     label = None
     if model.classes is not None:
-        label = class_number("label", options.label or "0", class_names(Run(options.run)), model.classes)
+        label = class_number("label", options.label or "0", class_names(run), model.classes)
     half = min(len(values) // 2, max(1, n // 2))
     ends = None if labels is None else (labels[:half], labels[half : 2 * half])
     draw: dict[str, Callable[[], Any]] = {
-        "reconstructions": lambda: exploring.draw_reconstructions(model, values, labels, n),
-        "samples": lambda: exploring.draw_samples(model, n * n, n, options.seed),
-        "manifold": lambda: exploring.draw_manifold(model, options.side, dims or (0, 1), label),
-        "traversals": lambda: exploring.draw_traversals(model, seen_values, seen_labels, rows=n),
-        "interpolations": lambda: exploring.draw_interpolations(
-            model, values[:half], values[half : 2 * half], max(2, n), ends
+        "samples": lambda: exploring.draw_samples(
+            model, n * min(model.classes or n, 16), n, options.seed, of=of, names=names
         ),
-        "arithmetic": lambda: exploring.draw_arithmetic(model, *_groups(options, images, device)),
-        "nearest": lambda: _draw_nearest(model, options),
+        "manifold": lambda: exploring.draw_manifold(model, options.side, dims or (0, 1), label, of=of, names=names),
+        "traversals": lambda: exploring.draw_traversals(model, seen_values, seen_labels, rows=n, of=of),
+        "interpolations": lambda: exploring.draw_interpolations(
+            model, values[:half], values[half : 2 * half], max(2, n), ends, of=of
+        ),
+        "arithmetic": lambda: _draw_arithmetic(model, options, images, of),
+        "nearest": lambda: _draw_nearest(model, options, of, names),
     }
-    pictures.save(draw[kind](), path)
-    return path
+    said = str(path)
+    if kind == "reconstructions":
+        pca = _pca(options, model.latent) if isinstance(model, Autoencoder) else None
+        picture = exploring.draw_reconstructions(model, seen_values, seen_labels, n, shown=2 * n, pca=pca, of=of)
+        error = exploring.reconstruction_error(model, seen_values, seen_labels)
+        said += f": squared error {error:.4g}"
+        if pca is not None:
+            error = pca.squared_error(seen.values.double() / (model.levels - 1)).mean().item()
+            said += f", PCA's of {pca.components} dimensions {error:.4g}"
+        said += f", mean of {len(seen):,} held-out images"
+    else:
+        picture = draw[kind]()
+    pictures.save(picture, path)
+    return said
 
 
-def _draw_nearest(model: Any, options: Explore) -> Any:
+def _pca(options: Explore, dimensions: int) -> PCA:
+    """PCA of as many dimensions, fitted to what the run was trained on, or to some of that."""
+    train = load_images(Run(options.run), "train", options.data, options.data_root, own=True)
+    some = train.subset(FITTED)
+    return PCA(min(dimensions, len(some), some.dims)).fit(some.values.double() / (some.levels - 1))
+
+
+def _draw_nearest(model: Any, options: Explore, of: str, names: list[str] | None) -> Any:
     train = load_images(Run(options.run), "train", options.data, options.data_root, own=True).values
-    return exploring.draw_nearest(model, train, options.n, min(4, len(train)), options.seed)
+    k = min(4, len(train))
+    return exploring.draw_nearest(model, train, options.n, k, options.seed, of=of, names=names)
+
+
+def _draw_arithmetic(model: Any, options: Explore, images: Dataset, of: str) -> Any:
+    a, b, c = _groups(options, images, next(model.parameters()).device)
+    words = [name.partition("=")[2] for name in options.groups or () if name.startswith("class=")]
+    if options.groups is None and images.classes is not None:
+        classes = class_words(images.class_names, images.classes)
+        words = [classes[label] for label in _there(images)[:3]]
+    said = (words[0], words[1], words[2]) if len(words) == 3 else None
+    return exploring.draw_arithmetic(model, a, b, c, of=of, called=said)
 
 
 def _groups(options: Explore, images: Dataset, device: torch.device) -> list[Tensor]:

@@ -48,7 +48,7 @@ class Train(Recipe):
     checkpoint: Literal["last", "best"] = "last"
     """Checkpoint to resume from."""
     samples: int = 36
-    """Images to draw after each epoch; 0 draws none."""
+    """Images to draw after each epoch, and as many more as fill the last row; 0 draws none."""
     tensorboard: bool = False
     """Also write the metrics and pictures for TensorBoard, into RUN/tensorboard."""
     dry_run: bool = False

@@ -1,12 +1,12 @@
 """``fastgen sample``: draw images from a run, or complete half-hidden ones."""
 
 import io
-import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,15 +17,18 @@ from .. import pictures, sampling
 from .._extras import require
 from .._files import check_can_write, write_atomic
 from .._philox import uniforms
-from ..data.formats import read_npz
+from .._run_words import called
+from .._sheet import Names, class_words, of_classes, sheet
 from ..data.identity import class_number
 from ..models import AutoregressiveModel
+from ..pictures import columns_for
 from ..sampling import Sampler
 from ..training import Run, load_model
 from . import check_seed, parse, pick_device
-from .images import class_names, load_images, say_notes
+from .completion import HALVES, Given, images_to_complete
+from .image_folder import ImageFolder
+from .images import class_names
 
-HALVES = ("top-half", "bottom-half", "left-half", "right-half")
 BATCH = 256
 
 
@@ -47,8 +50,11 @@ class Sample:
     """Complete images: given the top-half, bottom-half, left-half or right-half of held-out ones, and their labels
     where the model has classes; or FILE.npz with known, values (N, C, H, W) or (H, W), and known_mask, bool, true where
     they are given."""
-    out: Path = Path("samples.png")
-    """Picture to write."""
+    out: str = "samples.png"
+    """Picture of all images to write; or a folder, one that is there or a name that ends in /, for each image as a PNG
+    of its own: 000000.png and so on, of true size, in subfolders by class where the model has classes."""
+    overwrite: bool = False
+    """Replace images in that folder that were drawn before."""
     npz: Path | None = None
     """Also write the values, and the labels if any, as an .npz."""
     columns: int | None = None
@@ -73,85 +79,84 @@ def main(arguments: list[str]) -> str:
     if options.data is not None and options.complete not in HALVES:
         raise ValueError(f"data: expected it with --complete {', '.join(HALVES)}, which show the run's images")
     check_seed(options.seed)
-    check_can_write("out", options.out, (".png",))
+    out, folder = Path(options.out), None
+    many = options.out.endswith(("/", os.sep)) or out.is_dir()
+    if not many:
+        check_can_write("out", out, (".png",))
+    if many and options.columns is not None:
+        raise ValueError(f"columns: expected none, since {out} is a folder of single images, got {options.columns}")
     if options.npz is not None:
         check_can_write("npz", options.npz, (".npz",))
     model = load_model(options.run, options.checkpoint, pick_device(options.device))
     shape: tuple[int, int, int] = tuple(Run(options.run).config()["data"]["shape"])
-    given = None if options.complete is None else _given(options, model, shape)
+    given = None if options.complete is None else images_to_complete(options, model, shape)
     n = options.n if given is None else len(given.values)
     labels = given.labels if given is not None and not options.labels else None
     names = class_names(Run(options.run))
     labels = _labels(options.labels, n, model.classes, names) if labels is None else labels
+    if many:
+        folder = ImageFolder(out, n, model.levels, labels, names, model.classes)
+        folder.check(options.overwrite)
     draw, how = _way(model, shape, options, labels, given)
-    started = time.perf_counter()
-    values = torch.cat([draw(first, n) for first in range(0, n, BATCH)]).cpu()
-    seconds = time.perf_counter() - started
+    kept, seconds = [], 0.0
+    with require("tqdm").tqdm(total=n, desc="images", leave=False, disable=None if n > BATCH else True) as bar:
+        for first in range(0, n, BATCH):
+            started = time.perf_counter()
+            values = draw(first, n).cpu()
+            seconds += time.perf_counter() - started
+            if folder is not None:
+                folder.write(first, values)
+            if folder is None or options.npz is not None:
+                kept.append(values.to(torch.uint8))
+            bar.update(len(values))
+    if folder is None:
+        pictures.save(_picture(torch.cat(kept), model, options, labels, names, given), out)
+    if options.npz is not None:
+        _save_npz(options.npz, torch.cat(kept), model, labels, names)
+    where = out if folder is None else f"{out}{os.sep}, a PNG each"
+    return f"{n} images in {seconds:.2f} s, {n / seconds:.1f} images/s, {how}: {where}"
 
-    rows = [pictures.to_rgb(values, model.levels)]
+
+def _picture(
+    values: Tensor, model: Any, options: Sample, labels: Tensor | None, names: list[str] | None, given: Given | None
+) -> np.ndarray:
+    """All images, and where some were given, these above them."""
+    n, of = len(values), called(Run(options.run), options.checkpoint)
+    title = f"{n:,} {'sample' if n == 1 else 'samples'} of {of}"
+    rows, said, note = [pictures.to_rgb(values, model.levels)], ["drawn"], ""
     if given is not None:
         known = pictures.to_rgb(given.values, model.levels)
         rows = [*([known] if given.whole else []), pictures.hide(known, given.mask[:, 0]), *rows]
-    columns = options.columns or (model.classes if labels is not None and not options.labels else None)
-    columns = min(columns or math.ceil(n**0.5), n)
-    picture = pictures.grid(pictures.in_turn(rows, columns), columns)
-    if names is not None and labels is not None and torch.equal(labels, labels[:columns].repeat(n)[:n]):
-        picture = pictures.head(picture, [names[label] for label in labels[:columns].tolist()])
-    pictures.save(picture, options.out)
-    if options.npz is not None:
-        arrays: dict[str, Any] = {"x": values.numpy().astype(np.uint8), "levels": np.array(model.levels)}
-        buffer = io.BytesIO()
-        if labels is not None:
-            arrays |= {"y": labels.numpy(), "classes": np.array(model.classes)}
-            arrays |= {} if names is None else {"class_names": np.array(names)}
-        np.savez_compressed(buffer, **arrays)
-        write_atomic(options.npz, buffer.getvalue())
-    return f"{n} images in {seconds:.2f} s, {n / seconds:.1f} images/s, {how}: {options.out}"
+        said = [*(["held out"] if given.whole else []), "given", "drawn"]
+        title = f"{n:,} {'image' if n == 1 else 'images'} completed by {of}"
+        part = options.complete if given.whole else Path(str(options.complete)).name
+        note = f"given: {str(part).replace('-', ' ') if given.whole else f'known of {part}'}"
+    if options.temperature != 1:
+        note = f"temperature {options.temperature:g}" + (f"; {note}" if note else "")
+    turn = 0 if labels is None or given is not None else len(options.labels) or model.classes
+    columns = min(options.columns or (turn if 1 < turn <= 16 else columns_for(n, len(rows))), n)
+    above: Names | tuple[str, ...] = ()
+    below: Names | tuple[str, ...] = ()
+    if labels is not None and given is None:
+        words = class_words(names, model.classes)
+        if torch.equal(labels, labels[:columns].repeat(n)[:n]):
+            above = of_classes(labels[:columns].tolist(), words)
+        else:
+            below = of_classes(labels.tolist(), words)
+    return sheet(
+        pictures.in_turn(rows, columns), title, columns=columns, note=note, above=above, below=below,
+        rows=said if given is not None else (),
+    )  # fmt: skip
 
 
-class Given(NamedTuple):
-    """Images to complete: values (N, C, H, W); mask, true where they are given; whole if the rest is known too."""
-
-    values: Tensor
-    mask: Tensor
-    labels: Tensor | None
-    whole: bool
-
-
-def _given(options: Sample, model: AutoregressiveModel, shape: tuple[int, int, int]) -> Given:
-    if options.complete in HALVES:
-        images = load_images(Run(options.run), data=options.data, root=options.data_root, own=True)
-        say_notes(images)
-        if options.n > len(images):
-            raise ValueError(f"n: expected at most {len(images)}, the images of {images.name}, got {options.n}")
-        images = images.subset(options.n, options.seed)
-        _, height, width = shape
-        parts = {
-            "top-half": (slice(height // 2), slice(None)),
-            "bottom-half": (slice(height // 2, None), slice(None)),
-            "left-half": (slice(None), slice(width // 2)),
-            "right-half": (slice(None), slice(width // 2, None)),
-        }
-        mask = torch.zeros(images.values.shape, dtype=torch.bool)
-        rows, columns = parts[options.complete]
-        mask[..., rows, columns] = True
-        return Given(images.values, mask, images.labels if model.classes is not None else None, whole=True)
-    path = Path(str(options.complete))
-    if path.suffix != ".npz":
-        raise ValueError(f"complete: expected {', '.join(HALVES)} or an .npz, got {path}")
-    arrays = read_npz(path)
-    if not {"known", "known_mask"} <= arrays.keys() or arrays["known_mask"].dtype != bool:
-        raise ValueError(f"{path}: expected known, and known_mask of bool, got {', '.join(arrays)}")
-    if arrays["known"].dtype.kind not in "biu" or not arrays["known"].size:
-        got = f"{arrays['known'].dtype} {arrays['known'].shape}"
-        raise ValueError(f"{path}: expected known to be integers, of one image or more, got {got}")
-    known, mask = torch.from_numpy(arrays["known"].astype(np.int64)), torch.from_numpy(arrays["known_mask"])
-    size = (len(known) if known.dim() == 4 else options.n, *shape)
-    try:
-        return Given(known.expand(size), mask.expand(size), None, whole=False)
-    except RuntimeError as error:
-        got = f"{tuple(known.shape)} and {tuple(mask.shape)}"
-        raise ValueError(f"{path}: expected known and known_mask that fit images {size}, got {got}") from error
+def _save_npz(path: Path, values: Tensor, model: Any, labels: Tensor | None, names: list[str] | None) -> None:
+    arrays: dict[str, Any] = {"x": values.numpy().astype(np.uint8), "levels": np.array(model.levels)}
+    buffer = io.BytesIO()
+    if labels is not None:
+        arrays |= {"y": labels.numpy(), "classes": np.array(model.classes)}
+        arrays |= {} if names is None else {"class_names": np.array(names)}
+    np.savez_compressed(buffer, **arrays)
+    write_atomic(path, buffer.getvalue())
 
 
 def _labels(wanted: tuple[str, ...], n: int, classes: int | None, names: list[str] | None) -> Tensor | None:

@@ -1,6 +1,5 @@
 """``fastgen train``: what happens around the loop."""
 
-import math
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Union
@@ -9,9 +8,10 @@ import numpy as np
 import torch
 import tyro
 
-from .. import _chart, pictures
+from .. import pictures
 from .._checks import listed
 from .._extras import require
+from .._run_words import name_of
 from .._version import __version__
 from ..data import NAMES, Dataset
 from ..data.identity import check_content, content
@@ -20,6 +20,7 @@ from ..training import Record, Run, Trainer, checkpoint, describe, distributed
 from ..training.stopping import on_signals
 from . import parse, pick_device
 from .dry_run import describe_plan, where
+from .epoch_pictures import draw_curves, draw_epoch, keep_held_out
 from .model_options import MODELS, Train, options_of
 
 FREE_ON_RESUME = (
@@ -50,6 +51,7 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
         "torch": torch.__version__,
         "device": _describe(device) + (f", {distributed.size()} processes" if distributed.size() > 1 else ""),
         "model": {"name": name, "config": model.config},
+        "parameters": sum(p.numel() for p in model.parameters()),
         "data": {"shape": list(train.shape), "levels": train.levels, "train": len(train), "held_out": len(held_out)},
         "content": content(train, held_out),
         "options": asdict(options),
@@ -62,9 +64,10 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
     with run.lock(), on_signals(trainer.ask_to_stop):
         if not options.resume:
             distributed.first_only(lambda: run.create(config))
+        distributed.first_only(lambda: keep_held_out(run, held_out, options.samples))
         if distributed.rank() == 0:
             say = require("tqdm").tqdm.write
-            say(f"{name}, {sum(p.numel() for p in model.parameters()):,} parameters, on {config['device']}")
+            say(f"{name}, {config['parameters']:,} parameters, on {config['device']}")
             say(f"{train.name}: {len(train):,} images to train on, {len(held_out):,} held out, {train.levels} levels")
             for note in dict.fromkeys((*train.notes, *held_out.notes, *notes, *untrained(train))):
                 say(note)
@@ -116,7 +119,7 @@ def _fit(trainer: Trainer, train: Dataset, held_out: Dataset, options: Train, co
             distributed.first_only(lambda: run.rewind(0))
         distributed.first_only(lambda: run.write_config(config))
     trainer.fit(train, held_out, reporter)
-    distributed.first_only(lambda: _draw_curves(run))
+    distributed.first_only(lambda: draw_curves(run))
     distributed.first_only(run.check_there)
 
 
@@ -144,7 +147,8 @@ class _Reporter:
 
     def _draw(self, epoch: int) -> np.ndarray | None:
         self.run.check_there()
-        picture = _draw(self.trainer.ema, self.held_out, self.options) if self.options.samples > 0 else None
+        n, of = self.options.samples, f"{name_of(self.run.config())}, epoch {epoch}"
+        picture = draw_epoch(self.trainer.ema, self.held_out, n, self.options.seed, of) if n > 0 else None
         if picture is not None:
             self.run.samples.mkdir(exist_ok=True)
             pictures.save(picture, self.run.picture(epoch))
@@ -206,25 +210,6 @@ def _describe(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device}, {torch.get_num_threads()} threads"
-
-
-def _draw(model: Any, held_out: Dataset, options: Train) -> np.ndarray | None:
-    """What the model has to show after an epoch, if anything."""
-    n, classes, device = options.samples, model.classes, next(model.parameters()).device
-    some = held_out.subset(n)
-    labels = some.labels if some.labels is None else some.labels.to(device)
-    rows = model.preview(n, options.seed, some.values.to(device, torch.int64), labels)
-    if not rows:
-        return None
-    columns = classes if classes is not None and classes <= 16 else math.ceil(n**0.5)
-    images = [pictures.to_rgb(row, held_out.levels) for row in rows]
-    return pictures.grid(pictures.in_turn(images, columns), columns)
-
-
-def _draw_curves(run: Run) -> None:
-    drawn = _chart.charts(run.metrics(), run.config().get("about"))
-    if drawn:
-        pictures.save(_chart.pixels(drawn), run.folder / "curves.png")
 
 
 def _how_to_continue(name: str, run: Run) -> str:

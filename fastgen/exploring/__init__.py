@@ -4,15 +4,8 @@ A model takes part by what it has: ``latent`` and ``decode`` (codes → images);
 ``posterior``, if its codes have a distribution; ``sample``, if they have a prior, which is N(0, I).
 """
 
-from .draw import (
-    draw_arithmetic,
-    draw_interpolations,
-    draw_manifold,
-    draw_nearest,
-    draw_reconstructions,
-    draw_samples,
-    draw_traversals,
-)
+from .compare import draw_nearest, draw_reconstructions, draw_samples, reconstruction_error
+from .draw import draw_arithmetic, draw_interpolations, draw_manifold, draw_traversals
 from .latent import (
     arithmetic,
     codes_of,
@@ -42,6 +35,7 @@ __all__ = [
     "lerp",
     "manifold_codes",
     "nearest",
+    "reconstruction_error",
     "slerp",
     "traversal_codes",
 ]

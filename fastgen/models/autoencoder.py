@@ -92,6 +92,8 @@ class Autoencoder(LatentModel):
         self.check_codes(z)
         return self._decode(z).clamp(0, 1) * (self.levels - 1)
 
+    preview_rows = ("given", "reconstructed")
+
     def preview(self, n: int, seed: int, values: Tensor, labels: Tensor | None) -> list[Tensor]:
         """Held-out images, and what becomes of them."""
         with evaluated(self) as model:

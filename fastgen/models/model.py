@@ -81,6 +81,9 @@ class Model(nn.Module):
         """What each of ``losses`` is, by name: see ``fastgen.measures``."""
         return {}
 
+    preview_rows: tuple[str, ...] = ("drawn",)
+    """What each of the rows that ``preview`` gives is, in a word."""
+
     def preview(self, n: int, seed: int, values: Tensor, labels: Tensor | None) -> list[Tensor]:
         """Images to look at while training: rows that belong together by their index, or none.
 

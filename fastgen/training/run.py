@@ -2,6 +2,7 @@
 
     config.json               what defines the run: model, data, recipe
     metrics.jsonl             one line per epoch
+    held_out.png              some of the images that training was watched on
     samples/epoch-0001.png    one picture per epoch
     checkpoints/              see fastgen.training.checkpoint
     .lock                     while a process writes in it, see fastgen.training.lock

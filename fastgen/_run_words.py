@@ -1,0 +1,42 @@
+"""What pictures and pages call a run: its model and data, and the epoch that its weights are of."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from .training import Run
+from .training.run import Record
+
+
+def name_of(config: dict[str, Any]) -> str:
+    """As "vae on mnist"."""
+    return f"{config['model']['name']} on {data_of(config)}"
+
+
+def data_of(config: dict[str, Any]) -> str:
+    """The data set's name, or that of its folder or file."""
+    path = Path(config["options"]["data"])
+    return path.stem if path.suffix in (".npz", ".npy") else path.name
+
+
+def watched(metrics: list[Record]) -> str | None:
+    """Which entry of the records is the loss that the best weights are chosen by."""
+    return next((key for record in metrics for key in record if key.startswith("held_out_")), None)
+
+
+def best(metrics: list[Record]) -> Record | None:
+    """The record of the epoch that the best weights are of."""
+    key = watched(metrics)
+
+    def loss(record: Record) -> float:
+        value = record.get(key or "")
+        return math.inf if value is None else value
+
+    return min(metrics, key=loss, default=None) if key else None
+
+
+def called(run: Run, checkpoint: str = "best") -> str:
+    """As "vae on mnist, epoch 20", of the weights of a checkpoint."""
+    metrics = run.metrics()
+    record = best(metrics) if checkpoint == "best" else metrics[-1] if metrics else None
+    return name_of(run.config()) + ("" if record is None else f", epoch {record['epoch']}")

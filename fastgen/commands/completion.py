@@ -1,0 +1,60 @@
+"""Images that ``fastgen sample --complete`` is given a part of."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.formats import read_npz
+from ..training import Run
+from .images import load_images, say_notes
+
+HALVES = ("top-half", "bottom-half", "left-half", "right-half")
+
+
+class Given(NamedTuple):
+    """Images to complete: values (N, C, H, W); mask, true where they are given; whole if the rest is known too."""
+
+    values: Tensor
+    mask: Tensor
+    labels: Tensor | None
+    whole: bool
+
+
+def images_to_complete(options: Any, model: Any, shape: tuple[int, int, int]) -> Given:
+    """What ``--complete`` says, of a model's images (C, H, W); ``options``: of ``fastgen sample``."""
+    if options.complete in HALVES:
+        images = load_images(Run(options.run), data=options.data, root=options.data_root, own=True)
+        say_notes(images)
+        if options.n > len(images):
+            raise ValueError(f"n: expected at most {len(images)}, the images of {images.name}, got {options.n}")
+        images = images.subset(options.n, options.seed)
+        _, height, width = shape
+        parts = {
+            "top-half": (slice(height // 2), slice(None)),
+            "bottom-half": (slice(height // 2, None), slice(None)),
+            "left-half": (slice(None), slice(width // 2)),
+            "right-half": (slice(None), slice(width // 2, None)),
+        }
+        mask = torch.zeros(images.values.shape, dtype=torch.bool)
+        rows, columns = parts[options.complete]
+        mask[..., rows, columns] = True
+        return Given(images.values, mask, images.labels if model.classes is not None else None, whole=True)
+    path = Path(str(options.complete))
+    if path.suffix != ".npz":
+        raise ValueError(f"complete: expected {', '.join(HALVES)} or an .npz, got {path}")
+    arrays = read_npz(path)
+    if not {"known", "known_mask"} <= arrays.keys() or arrays["known_mask"].dtype != bool:
+        raise ValueError(f"{path}: expected known, and known_mask of bool, got {', '.join(arrays)}")
+    if arrays["known"].dtype.kind not in "biu" or not arrays["known"].size:
+        got = f"{arrays['known'].dtype} {arrays['known'].shape}"
+        raise ValueError(f"{path}: expected known to be integers, of one image or more, got {got}")
+    known, mask = torch.from_numpy(arrays["known"].astype(np.int64)), torch.from_numpy(arrays["known_mask"])
+    size = (len(known) if known.dim() == 4 else options.n, *shape)
+    try:
+        return Given(known.expand(size), mask.expand(size), None, whole=False)
+    except RuntimeError as error:
+        got = f"{tuple(known.shape)} and {tuple(mask.shape)}"
+        raise ValueError(f"{path}: expected known and known_mask that fit images {size}, got {got}") from error

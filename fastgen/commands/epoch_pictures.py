@@ -1,0 +1,69 @@
+"""The pictures that training leaves in a run's folder: held-out images once, what the model does after each epoch."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import _chart, pictures
+from .._run_words import data_of, name_of
+from .._sheet import class_words, of_classes, sheet
+from ..data import Dataset
+from ..training import Run
+
+
+def draw_epoch(model: Any, held_out: Dataset, n: int, seed: int, of: str) -> np.ndarray | None:
+    """What a model has to show after an epoch, if anything; with few classes each has a column, and all rows are full.
+
+    Args:
+        model: with ``preview``.
+        held_out: images that it may be given.
+        n: images to draw, at least.
+        seed: of the samples.
+        of: the model, its data and the epoch, in words.
+    """
+    classes, device = model.classes, next(model.parameters()).device
+    columns = classes if classes is not None and classes <= 16 else None
+    n = n if columns is None else -(-n // columns) * columns
+    some = held_out.subset(n)
+    labels = some.labels if some.labels is None else some.labels.to(device)
+    rows = model.preview(n, seed, some.values.to(device, torch.int64), labels)
+    if not rows:
+        return None
+    images, names = [pictures.to_rgb(row, held_out.levels) for row in rows], getattr(model, "preview_rows", ())
+    shown = len(images[0])
+    if len(images) > 1:
+        columns = pictures.columns_for(shown, len(images))
+        title = f"{shown} held-out images, {' and '.join(names)}: {of}"
+        return sheet(pictures.in_turn(images, columns), title, columns=columns, rows=names)
+    title = f"{shown} {'sample' if shown == 1 else 'samples'} of {of}"
+    if classes is None:
+        return sheet(images[0], title)
+    words = class_words(held_out.class_names, classes)
+    if columns is None:
+        return sheet(images[0], title, below=of_classes([index % classes for index in range(shown)], words))
+    return sheet(images[0], title, columns=columns, above=of_classes(range(classes), words))
+
+
+def keep_held_out(run: Run, held_out: Dataset, n: int) -> None:
+    """Keep a picture of ``n`` held-out images in the run's folder, for its report; none for 0, and once only."""
+    path = run.folder / "held_out.png"
+    if n < 1 or path.exists():
+        return
+    some = held_out.subset(n)
+    title = f"{len(some)} held-out {'image' if len(some) == 1 else 'images'} of {data_of(run.config())}"
+    images = pictures.to_rgb(some.values, held_out.levels)
+    if some.labels is None or some.classes is None:
+        pictures.save(sheet(images, title), path)
+        return
+    words = class_words(some.class_names, some.classes)
+    pictures.save(sheet(images, title, below=of_classes(some.labels.tolist(), words)), path)
+
+
+def draw_curves(run: Run) -> None:
+    """Write the run's curves.png, if there is anything to draw."""
+    metrics, config = run.metrics(), run.config()
+    drawn = _chart.charts(metrics, config.get("about"))
+    if drawn:
+        epochs = f"{len(metrics)} {'epoch' if len(metrics) == 1 else 'epochs'}"
+        pictures.save(_chart.pixels(drawn, title=f"{name_of(config)}, {epochs}"), run.folder / "curves.png")
