@@ -27,7 +27,7 @@ class Train(Recipe):
     data_root: str | None = None
     """Folder of the named data sets' files, as torchvision lays them out and fastgen download writes them; default:
     FASTGEN_DATA."""
-    image_size: tuple[int, ...] | None = None
+    image_size: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="S|H W")] = None
     """Resize the images to S, or to H W, by Pillow's Lanczos filter, which is antialiased."""
     crop: str = "none"
     """Of each image, before that: none; centre, the largest part of the shape of --image-size, or a square without it;

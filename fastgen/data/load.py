@@ -144,9 +144,10 @@ def _load_name(name: str, root: Path, split: str, prepare: Preparation) -> Datas
 
 def _load_cifar10(root: Path, split: str, prepare: Preparation) -> Dataset:
     stem, most = ("data_batch_[1-5]", 5) if split == "train" else ("test_batch", 1)
-    first = _find("cifar10", root, f"cifar-10-batches-bin/{stem}.bin", f"cifar-10-batches-py/{stem}")
-    read = read_cifar_binary if first.suffix == ".bin" else read_cifar_python
-    files = sorted(first.parent.glob(stem + first.suffix))
+    patterns = f"cifar-10-batches-bin/{stem}.bin", f"cifar-10-batches-py/{stem}"
+    _find("cifar10", root, *patterns)
+    files = max((sorted(root.glob(pattern)) for pattern in patterns), key=len)  # some have a part of one of them
+    read = read_cifar_binary if files[0].suffix == ".bin" else read_cifar_python
     images, labels = (np.concatenate(parts) for parts in zip(*map(read, files), strict=True))
     found = Arrays(images, labels.astype(np.int64), 256, 10, CIFAR10)
     dataset = _of_split(_dataset(found, "cifar10", prepare), split)
@@ -189,7 +190,7 @@ def _find(name: str, root: Path, *patterns: str) -> Path:
     where = "no root is set" if root == Path() else f"there is none in {root}"
     raise FileNotFoundError(
         f"{name}: expected the file {' or '.join(patterns)} under the data root, and {where}:"
-        " set FASTGEN_DATA, root=... or --data-root"
+        f" set FASTGEN_DATA, root=... or --data-root; fastgen download {name} gets it where there is a network"
     )
 
 
