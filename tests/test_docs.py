@@ -34,6 +34,7 @@ SMALL = {
     "explore": ["--n", "4", "--side", "3"],
     "taxonomy": ["--effort", "0.02"],
     "report": [],
+    "download": [],
 }
 """What is added to a command that a reader is shown; of an option that is given twice, the second counts."""
 
@@ -86,6 +87,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         records[:, 0] %= 10
         (tmp_path / f"data/cifar-10-batches-bin/{name}.bin").write_bytes(records.tobytes())
     monkeypatch.setenv("FASTGEN_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr("fastgen.commands.download.download", lambda name, root: [])  # test_download.py fetches
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here"
