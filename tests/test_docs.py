@@ -15,6 +15,7 @@ from torch import nn
 
 from fastgen import cli
 from fastgen.nn import MaskedConv2d
+from test_data_docs import given
 
 for package in ("tyro", "tqdm", "safetensors", "sklearn", "matplotlib", "PIL"):
     pytest.importorskip(package, reason="the command line comes with fastgen[train]")
@@ -103,6 +104,8 @@ def names(page: str) -> dict[str, Any]:
             **{"x": torch.randn(2, 3, 8, 8), "images": torch.randint(2, (2, 1, 28, 28))},
             **{"labels": torch.tensor([3, 7]), "top_half": torch.arange(28)[:, None].expand(28, 28) < 14},
         }
+    if page == "data.md":
+        return given()
     return {"fuse.md": {"model": layers}, "sampling.md": {"model": causal}}.get(page, {})
 
 

@@ -19,19 +19,20 @@ class Train(Recipe):
     """Options of every model."""
 
     data: str = "digits"
-    """digits, mnist, fashion-mnist, binarized-mnist, cifar10; or a path. A folder of pictures: in it, in one subfolder
-    for each class, or so in train, valid (or val) and test. An .npy of images (N, H, W), (N, C, H, W) or (N, H, W, C).
-    An .npz of such images and perhaps labels (N,), numbers or words: x and y, images and labels, or arr_0; or splits,
-    train and train_labels, x_train and y_train, or train_images and train_labels, likewise valid and test. Values are
-    uint8, bool, or floats k/255; of fewer levels with levels=L in the file."""
+    """digits, mnist, fashion-mnist, binarized-mnist, cifar10; or a path:
+    a folder of pictures, in it, or in one subfolder for each class, or so in each of train, valid (or val) and test;
+    an .npy of images, (N, H, W), (N, C, H, W) or (N, H, W, C);
+    an .npz of such images and perhaps labels (N,), numbers or words: x and y, images and labels, or arr_0 and arr_1;
+    or of splits, likewise valid (or val) and test: train and train_labels, x_train and y_train, or train_images.
+    Values are uint8, bool, or floats k/255; of fewer levels with levels=L in the .npz. See docs/data.md."""
     data_root: str | None = None
-    """Folder of the named data sets' files, as torchvision lays them out and fastgen download writes them; default:
+    """Folder of the named data sets' files, as torchvision lays them out and fastgen download does; default:
     FASTGEN_DATA."""
     image_size: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="S|H W")] = None
     """Resize the images to S, or to H W, by Pillow's Lanczos filter, which is antialiased."""
     crop: str = "none"
-    """Of each image, before that: none; centre, the largest part of the shape of --image-size, or a square without it;
-    or N, the square of N pixels in the middle."""
+    """Of each image, before that: none; centre, the largest part of the shape of --image-size, or else a square; or N,
+    the square of N pixels in the middle."""
     grey: bool = False
     """One channel of ITU-R 601 luma in place of three colours."""
     levels: int | None = None
