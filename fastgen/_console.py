@@ -1,7 +1,9 @@
 """What is printed reaches its reader at once, in whatever encoding that is."""
 
 import codecs
+import difflib
 import sys
+from collections.abc import Iterable
 
 PLAIN = {"±": "+-", "×": "x", "−": "-", "–": "-", "…": "...", "→": "->"}
 """What stands for a character that an encoding lacks; ``?`` for all others."""
@@ -13,6 +15,26 @@ def prepare() -> None:
     reconfigure = getattr(sys.stdout, "reconfigure", None)  # what stands in for stdout may have none
     if reconfigure is not None:
         reconfigure(line_buffering=True, errors="fastgen")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint for the end of an error: the known word that a mistyped one is like, if any."""
+    like = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {like[0]}?" if like else ""
+
+
+def duration(seconds: float) -> str:
+    """A time for people, in two units at most: 12.3 s, 5 min 20 s, 3 h 10 min, 2 days 4 h."""
+    if seconds < 99.95:
+        return f"{seconds:.1f} s" if seconds >= 0.95 else f"{seconds:.2g} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if not hours:
+        return f"{minutes} min {seconds} s"
+    days, hours = divmod(hours + (minutes >= 30 and hours >= 48), 24)
+    if not days:
+        return f"{hours} h {minutes} min"
+    return f"{days} day{'s' * (days > 1)} {hours} h"
 
 
 def _plain(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -14,7 +14,6 @@
 fastgen --version says which it is. Each command explains its options with --help.
 """
 
-import difflib
 import importlib
 import signal
 import sys
@@ -75,9 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _unknown(command: str) -> str:
-    like = difflib.get_close_matches(command, COMMANDS, n=1)
-    hint = f"; did you mean {like[0]}?" if like else ""
-    return f"command: expected {', '.join(COMMANDS)}, got {command!r}{hint}"
+    return f"command: expected {', '.join(COMMANDS)}, got {command!r}{_console.did_you_mean(command, COMMANDS)}"
 
 
 def _code(command: str, arguments: list[str]) -> int:

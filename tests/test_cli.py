@@ -90,7 +90,9 @@ def test_resumed_is_unbroken(run: Path, tmp_path: Path) -> None:
 
 def test_what_train_refuses(run: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     resume = ["train", "gated-pixelcnn", "--run", run, "--resume"]
-    assert "expected a new or empty folder; --resume continues" in refused(capsys, *TRAIN, "--run", run)
+    assert "expected a new or empty folder; --resume continues the run in it, --overwrite" in refused(
+        capsys, *TRAIN, "--run", run
+    )
     assert "lr: expected 0.001, as when the run in" in refused(capsys, *resume, "--lr", "0.1")
     assert "model: expected gated-pixelcnn" in refused(capsys, "train", "pixelcnn", "--run", run, "--resume")
     assert "expected the folder of a run" in refused(capsys, *resume[:3], tmp_path / "none", "--resume")
@@ -149,7 +151,7 @@ def test_what_evaluate_refuses(trained: Path, capsys: pytest.CaptureFixture, tmp
     (tmp_path / "empty").mkdir()
     assert "got none" in refused(capsys, "evaluate", trained, "--data", tmp_path / "empty")
     assert "expected the folder of a run" in refused(capsys, "evaluate", tmp_path)
-    assert "n: expected 1 or more images, got -1" in refused(capsys, "evaluate", trained, "--limit", "-1")
+    assert "limit: expected a positive integer, got -1" in refused(capsys, "evaluate", trained, "--limit", "-1")
     assert "batch_size: expected a positive integer, got 0" in refused(capsys, "evaluate", trained, "--batch-size", "0")
     assert "labels: expected" in refused(capsys, "evaluate", trained, "--data", array(tmp_path))
 

@@ -165,7 +165,7 @@ def test_states_that_cannot_be_resumed(tmp_path: Path, change: dict, message: st
 
 def test_a_run_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=f"{tmp_path}: expected a new or empty folder; --resume"):
+    with pytest.raises(FileExistsError, match=f"{tmp_path}: expected a new or empty folder$"):
         Run(tmp_path).create({})
     with pytest.raises(FileNotFoundError, match=r"expected the folder of a run, with a config\.json"):
         Run(tmp_path).config()

@@ -1,15 +1,22 @@
 """What ``fastgen train --dry-run`` says: everything that would happen, and the losses of the first batch."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._console import duration
 from ..data import Dataset
 from ..training import Run, Trainer, checkpoint, distributed
 from ..training.checks import check_batch, check_data, check_losses
+from ..training.pace import measure
+from ..training.randomness import set_aside
 from .model_options import Train
+
+LONG = 3600
+"""Seconds of training from which on it is said what is faster."""
 
 SLOTS = {"adam": 2, "adamw": 2, "sgd": 1, "rmsprop": 1}
 """Numbers that an optimiser remembers for each weight."""
@@ -49,15 +56,47 @@ def describe_plan(name: str, options: Train, trainer: Trainer, train: Dataset, h
         "first batch": ", ".join(f"{key} {value:.4g}" for key, value in losses.items()) + " per image",
         "would write": f"{run.folder}/: {', '.join(files)}",
     }
+    if options.epochs:
+        lines["time"] = estimate(name, options, trainer, train, held_out)
     if options.resume and run.has_checkpoint:
         lines["continues"] = f"after {where(run, options.checkpoint)}"
     return "\n".join(f"{key:<12}  {said}" for key, said in lines.items()) + "\nnothing was written"
 
 
+def estimate(name: str, options: Train, trainer: Trainer, train: Dataset, held_out: Dataset) -> str:
+    """How long an epoch and the rest of the run take, and what is faster where that is long."""
+    if options.compile:
+        return "not estimated, since the losses are compiled first"
+    left = options.epochs - trainer.position.epoch
+    training, evaluating = measure(trainer, train).epoch(len(train), len(held_out))
+    total = left * (training + evaluating)
+    said = f"about {duration(training + evaluating)} an epoch (training {duration(training)}, evaluating"
+    said += f" {duration(evaluating)}), {duration(total)} for {left} epoch{'s' * (left > 1)}; measured on a few images"
+    if total < LONG or options.recipe == "small" or not options.small:
+        return said
+    sizes: dict[str, Any] = options.small | ({"channels": None} if options.widths else {})
+    small = replace(options, **sizes, recipe="small")
+    with set_aside(options.seed, trainer.device):  # the run's own random numbers are left as they are
+        try:
+            trial = Trainer(small.build(name, train).to(trainer.device), small)
+        except ValueError:  # other options that were given do not go with its sizes
+            return said
+        each = sum(measure(trial, train).epoch(len(train), len(held_out)))
+    return f"{said}; --recipe small is another model, for {duration(small.epochs * each)}"
+
+
+def so_far(epoch: int, batch: int) -> str:
+    """How far a run is, in words."""
+    batches = f"{batch} batch{'es' * (batch != 1)}"
+    if epoch == 0:
+        return f"{batches} of the first epoch"
+    return f"epoch {epoch}" + (f" and {batches} of the next" if batch else "")
+
+
 def where(run: Run, name: str = "last") -> str:
     """How far a checkpoint is, in words."""
     here = checkpoint.load(run.checkpoints, name, with_state=True).state["position"]
-    return f"epoch {here['epoch']}" + (f" and {here['batch']} batches of the next" if here["batch"] else "")
+    return so_far(here["epoch"], here["batch"])
 
 
 def _first_losses(trainer: Trainer, train: Dataset, held_out: Dataset) -> tuple[dict[str, float], int]:

@@ -1,5 +1,6 @@
 """``fastgen evaluate``: likelihood, or other losses, of held-out images."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -7,9 +8,13 @@ from typing import Any, Literal
 import tyro
 from torch import Tensor
 
+from .._checks import check_integer
+from ..data import Dataset
 from ..measures import words
+from ..models import Autoencoder
 from ..training import Measures, Run, as_json, evaluate, load_model
 from . import check_seed, parse, pick_device
+from .beside import pca_squared_error, pca_words
 from .images import load_images, say_notes
 
 
@@ -45,6 +50,9 @@ def main(arguments: list[str]) -> str:
     """Evaluate as the arguments say."""
     options = parse(Evaluate, "evaluate", arguments)
     check_seed(options.seed)
+    if options.limit is not None:
+        check_integer("limit", options.limit, 1)
+    check_integer("batch_size", options.batch_size, 1)
     model = load_model(options.run, options.checkpoint, pick_device(options.device))
     images = load_images(Run(options.run), options.split, options.data, options.data_root)
     say_notes(images)
@@ -54,13 +62,28 @@ def main(arguments: list[str]) -> str:
     asked = measures(model, options)
     if k is not None:
         about = model.measures_by(k)
-    found = evaluate(model, images, options.batch_size, asked, options.seed, about)
+    found = evaluate(model, images, options.batch_size, asked, options.seed, about, title=f"{options.split} images")
+    beside = _beside(model, images, options) if k is None else None
     if options.json:
         head = {"run": str(options.run), "checkpoint": options.checkpoint, "data": images.name, "split": options.split}
         foot = {"images": found.images, "dims": found.dims, "images_are": images.description}
-        return as_json(head | found.numbers(all_errors=True) | foot | {"measures": words(found.about)})
+        foot |= {"measures": words(found.about), **({"pca": beside} if beside else {})}
+        return as_json(head | found.numbers(all_errors=True) | foot)
     which = "" if images.description == images.name else f" ({images.description})"
-    return f"{images.name}, {options.split} split{which}, {len(images):,} images: {found} (mean ± standard error)"
+    said = f"{images.name}, {options.split} split{which}, {len(images):,} images: {found} (mean ± standard error)"
+    return said + (f"; {pca_words(beside)}" if beside else "")
+
+
+def _beside(model: Any, images: Dataset, options: Evaluate) -> dict[str, Any] | None:
+    """What PCA, fitted to the images that the run was trained on, leaves of the evaluated ones."""
+    if not isinstance(model, Autoencoder):
+        return None
+    try:
+        train = load_images(Run(options.run), "train", root=options.data_root)
+    except (OSError, ValueError) as error:  # other images can be evaluated wherever the run's are now
+        sys.stderr.write(f"PCA does not stand beside it, for want of the images that the run was trained on: {error}\n")
+        return None
+    return pca_squared_error(model, train, images)
 
 
 def measures(model: Any, options: Evaluate) -> Measures:

@@ -2,16 +2,17 @@
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import tyro
 
 from .. import models
+from .._checks import check_integer
 from ..data import Dataset, load_for_training
 from ..data.prepare import Preparation
 from ..models.autoencoder import AGES
-from ..training import Recipe, Run, load_model
+from ..training import Recipe, Run, load_model, load_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +40,23 @@ class Train(Recipe):
     """Quantise the images to fewer levels."""
     limit: int | None = None
     """Train on so many images, drawn from all."""
+    held_out_limit: int | None = None
+    """Evaluate after each epoch on so many held-out images, drawn from all."""
     held_out: Literal["valid", "test"] = "valid"
     """Images to evaluate on after each epoch: the data's validation split, or else a tenth of the training images, so
     that the test split stays unseen; or the test split itself."""
+    recipe: Literal["paper", "small"] = "paper"
+    """paper: the paper's sizes, which may take days on a CPU; small: sizes, epochs and learning rate for minutes there.
+    Options that are given beside it count."""
+    config: str | None = None
+    """File of options to begin with: config.json of a run, or .json or .toml of your own. Options that are given beside
+    it count."""
     run: str | None = None
     """Folder of the run; default: runs/MODEL-DATA."""
+    overwrite: bool = False
+    """Replace the run that is in the folder."""
+    init_from: str | None = None
+    """Begin with the best weights of another run, of the same model and sizes, instead of random ones."""
     resume: bool = False
     """Continue the run in its folder, from its last checkpoint; from the beginning where it has none yet."""
     checkpoint: Literal["last", "best"] = "last"
@@ -62,8 +75,21 @@ class Train(Recipe):
         for field in fields(self):
             if isinstance(getattr(self, field.name), list):  # as JSON keeps tuples
                 object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
+        for name, least in (("limit", 1), ("held_out_limit", 1), ("levels", 2), ("samples", 0)):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), least)
+        for name in ("config", "init_from"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, str(Path(getattr(self, name)).resolve()))
+        if self.overwrite and self.resume:
+            raise ValueError("overwrite: expected it without --resume, which continues the run")
         if self.crop != "auto":  # of a classifier, which asks its source
             self.preparation()
+
+    small: ClassVar[dict[str, Any]] = {}
+    """Options of the small recipe."""
+    widths: ClassVar[dict[str, int]] = {}
+    """By recipe, what ``channels`` are where they are not given, before they are made a multiple of the colours."""
 
     def preparation(self) -> dict[str, Any]:
         """What is done to each image, as ``load`` takes it.
@@ -78,11 +104,21 @@ class Train(Recipe):
         train, held_out = load_for_training(
             self.data, root=self.data_root, levels=self.levels, watch=self.held_out, **self.preparation()
         )
-        return train if self.limit is None else train.subset(self.limit), held_out
+        train = train if self.limit is None else train.subset(self.limit)
+        return train, held_out if self.held_out_limit is None else held_out.subset(self.held_out_limit)
 
     def build(self, name: str, data: Dataset) -> Any:
         """The model called ``name``, as it is before training."""
         return models.build(name, **self.model_config(data))
+
+    def initialise(self, model: Any) -> None:
+        """Give a new model the weights of the run that ``init_from`` names, if it does.
+
+        Raises:
+            CheckpointError: they are another model's; the message names a weight that differs.
+        """
+        if self.init_from is not None:
+            load_weights(self.init_from, model)
 
     def model_config(self, data: Dataset) -> dict[str, Any]:
         """Arguments of the model's constructor."""
@@ -90,6 +126,8 @@ class Train(Recipe):
         channels, height, width = data.shape
         config: dict[str, Any] = {"in_channels": channels, "levels": data.levels, "image_size": [height, width]}
         config |= {name: value for name, value in asdict(self).items() if name not in generic}
+        if self.widths and config["channels"] is None:
+            config["channels"] = -(-self.widths[self.recipe] // channels) * channels
         if "conditional" not in config:
             return config
         conditional = config.pop("conditional")
@@ -102,24 +140,31 @@ class Train(Recipe):
 class TrainPixelCNN(Train):
     """PixelCNN, van den Oord et al. 2016, arXiv:1601.06759."""
 
-    channels: int = 64
-    """Width h of the residual blocks; their stream has 2h."""
+    channels: int | None = None
+    """Width h of the residual blocks, a multiple of the colours; their stream has 2h; default: 64 or a little above, in
+    the small recipe 16."""
     layers: int = 7
     """Residual blocks."""
+
+    widths: ClassVar[dict[str, int]] = {"paper": 64, "small": 16}
+    small: ClassVar[dict[str, Any]] = {"layers": 4, "epochs": 10, "lr": 4e-3, "schedule": "cosine"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainGatedPixelCNN(Train):
     """Gated PixelCNN, van den Oord et al. 2016, arXiv:1606.05328."""
 
-    channels: int = 128
-    """Width of each stack."""
+    channels: int | None = None
+    """Width of each stack, a multiple of the colours; default: 128 or a little above, in the small recipe 24."""
     layers: int = 15
     """Gated layers after the first."""
     kernel_size: int = 3
     """Of the gated layers."""
     conditional: bool = False
     """Condition on the images' labels."""
+
+    widths: ClassVar[dict[str, int]] = {"paper": 128, "small": 24}
+    small: ClassVar[dict[str, Any]] = {"layers": 4, "epochs": 10, "lr": 4e-3, "schedule": "cosine"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +190,8 @@ class TrainAutoencoder(Train):
         given = {name: config.pop(name) for name in ("hidden", "channels")}
         config |= sizes | {name: widths for name, widths in given.items() if widths is not None}
         return config | {"squash": sizes["squash"] and self.sigmoid}
+
+    small: ClassVar[dict[str, Any]] = {"latent": 16, "epochs": 10, "lr": 2e-3, "schedule": "cosine"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +222,8 @@ class TrainVAE(Train):
     def model_config(self, data: Dataset) -> dict[str, Any]:
         config = super().model_config(data)
         return config | {"warmup": config.pop("kl_warmup")}
+
+    small: ClassVar[dict[str, Any]] = {"latent": 20, "hidden": (128,), "epochs": 10, "lr": 2e-3, "schedule": "cosine"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +281,8 @@ class TrainClassifier(Train):
         for name in ("source", "labels", "scratch"):
             del config[name]
         return config | {"classes": data.classes}
+
+    small: ClassVar[dict[str, Any]] = {"epochs": 5, "lr": 2e-3, "schedule": "cosine"}
 
 
 def balanced(data: Dataset, n: int, seed: int) -> Dataset:

@@ -85,7 +85,8 @@ def main(arguments: list[str]) -> str:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # networks this small gain nothing from more
     try:
-        fitted = [_timed(fit, train, held_out, options) for fit in FITS]
+        each = require("tqdm").tqdm(FITS, desc="models", unit="model", leave=False, disable=None)
+        fitted = [_timed(fit, train, held_out, options) for fit in each]
     finally:
         torch.set_num_threads(threads)
     draw(train, fitted, options.out)

@@ -1,5 +1,6 @@
 """``fastgen train``: what happens around the loop."""
 
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Union
@@ -10,6 +11,7 @@ import tyro
 
 from .. import pictures
 from .._checks import listed
+from .._console import did_you_mean
 from .._extras import require
 from .._run_words import name_of
 from .._version import __version__
@@ -17,15 +19,17 @@ from ..data import NAMES, Dataset
 from ..data.identity import check_content, content
 from ..measures import of, words
 from ..training import Record, Run, Trainer, checkpoint, describe, distributed
-from ..training.stopping import on_signals
+from ..training.stopping import TIME_IS_UP, Stopped, on_signals
 from . import parse, pick_device
-from .dry_run import describe_plan, where
+from .beside import pca_squared_error, pca_words
+from .dry_run import describe_plan, estimate, so_far, where
 from .epoch_pictures import draw_curves, draw_epoch, keep_held_out
 from .model_options import MODELS, Train, options_of
+from .option_files import option_words, with_files
 
 FREE_ON_RESUME = (
     *("data_root", "epochs", "save_every", "samples", "tensorboard", "dry_run", "device", "run", "resume"),
-    "checkpoint",
+    *("checkpoint", "patience", "max_minutes", "overwrite", "config"),
 )
 """Options that a resumed run may change: all others would make it another run."""
 
@@ -45,6 +49,8 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
     train, held_out = options.load_data()
     torch.manual_seed(options.seed)
     model = options.build(name, train).to(device)
+    if not options.resume:
+        options.initialise(model)
     said = about(model, train, held_out)
     config = {
         "fastgen": __version__,
@@ -63,18 +69,17 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
         return describe_plan(name, options, trainer, train, held_out, str(config["device"]))
     with run.lock(), on_signals(trainer.ask_to_stop):
         if not options.resume:
-            distributed.first_only(lambda: run.create(config))
+            distributed.first_only(lambda: run.create(config, options.overwrite))
         distributed.first_only(lambda: keep_held_out(run, held_out, options.samples))
-        if distributed.rank() == 0:
-            say = require("tqdm").tqdm.write
-            say(f"{name}, {config['parameters']:,} parameters, on {config['device']}")
-            say(f"{train.name}: {len(train):,} images to train on, {len(held_out):,} held out, {train.levels} levels")
-            for note in dict.fromkeys((*train.notes, *held_out.notes, *notes, *untrained(train))):
-                say(note)
-            for what, words_of_it in said.items():
-                say(f"{what.replace('_', ' ')}: {words_of_it}")
+        say = require("tqdm").tqdm.write if distributed.rank() == 0 else lambda line: None
+        say(f"{name}, {config['parameters']:,} parameters, on {config['device']}")
+        say(f"{train.name}: {len(train):,} images to train on, {len(held_out):,} held out, {train.levels} levels")
+        for note in dict.fromkeys((*train.notes, *held_out.notes, *notes, *untrained(train))):
+            say(note)
+        for what, words_of_it in said.items():
+            say(f"{what.replace('_', ' ')}: {words_of_it}")
         try:
-            _fit(trainer, train, held_out, options, config, run)
+            ended = _fit(trainer, train, held_out, options, config, run, say)
         except KeyboardInterrupt as stop:
             stop.args = (_how_to_continue(name, run),)
             raise
@@ -83,10 +88,20 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
     if not run.has_checkpoint:
         return f"{run.folder}: no checkpoint, since nothing was trained"
     loss = trainer.position.loss
-    best = f"best held-out {loss} {trainer.position.best:.2f}"
+    form = ".2f" if loss == "nats" else ".4g"
+    best = f"{ended}best held-out {loss} {trainer.position.best:{form}}{_accuracy(run, loss)}"
     best += f" ({said[loss]})" if loss in said else ""
+    beside = pca_squared_error(trainer.ema, train, held_out) if distributed.rank() == 0 else None
+    best += f"; {pca_words(beside)}" if beside else ""
     ways = [f"fastgen sample {run.folder} draws from it"] if hasattr(model, "sample") else []
     return f"{run.folder}: {best}; {', '.join([*ways, f'fastgen report {run.folder} sums it up'])}"
+
+
+def _accuracy(run: Run, loss: str) -> str:
+    """Of the best epoch of a model that has one."""
+    there = [record for record in run.metrics() if {"held_out_accuracy", f"held_out_{loss}"} <= record.keys()]
+    best = min(there, key=lambda record: record[f"held_out_{loss}"], default=None)
+    return "" if best is None else f", accuracy {best['held_out_accuracy']:.1%}"
 
 
 def untrained(train: Dataset) -> list[str]:
@@ -108,19 +123,42 @@ def about(model: Any, train: Dataset, held_out: Dataset) -> dict[str, str]:
     return images | words(of(model))
 
 
-def _fit(trainer: Trainer, train: Dataset, held_out: Dataset, options: Train, config: dict[str, Any], run: Run) -> None:
-    """Train from where the run is to its end."""
-    reporter = _Reporter(trainer, held_out, options, run)
+def _fit(
+    trainer: Trainer,
+    train: Dataset,
+    held_out: Dataset,
+    options: Train,
+    config: dict[str, Any],
+    run: Run,
+    say: Callable[[str], object],
+) -> str:
+    """Train from where the run is to its end; what else there is to say of this end."""
+    reporter, here = _Reporter(trainer, held_out, options, run), trainer.position
     if options.resume:
         if run.has_checkpoint:
             trainer.resume(options.checkpoint)
+            here = trainer.position
             distributed.first_only(reporter.make_good)
+            say(f"continues {run.folder} after {so_far(here.epoch, here.batch)}")
         else:
             distributed.first_only(lambda: run.rewind(0))
+            say(f"begins {run.folder} again, since nothing was saved in it yet")
         distributed.first_only(lambda: run.write_config(config))
-    trainer.fit(train, held_out, reporter)
+    if distributed.rank() == 0 and here.epoch < options.epochs and not trainer.is_stale:
+        say(f"time: {estimate(config['model']['name'], options, trainer, train, held_out)}")
+    ended = ""
+    try:
+        trainer.fit(train, held_out, reporter)
+        if trainer.is_stale:
+            ended = f"stopped early after epoch {here.epoch}, since {here.stale} in a row were no better; "
+    except Stopped as stop:
+        if stop.number != TIME_IS_UP:
+            raise
+        command = f"fastgen train {config['model']['name']} --run {run.folder} --resume"
+        ended = f"time is up after {so_far(here.epoch, here.batch)}; continue with: {command}; "
     distributed.first_only(lambda: draw_curves(run))
     distributed.first_only(run.check_there)
+    return ended
 
 
 class _Reporter:
@@ -134,8 +172,9 @@ class _Reporter:
         self.writer: Any = None
 
     def __call__(self, record: Record) -> None:
-        require("tqdm").tqdm.write(describe(record, self.options.epochs))
         picture = self._draw(record["epoch"])
+        where = "" if picture is None else f"   {self.run.picture(record['epoch'])}"
+        require("tqdm").tqdm.write(describe(record, self.options.epochs) + where)
         if self.options.tensorboard:
             self._log(record, picture)
 
@@ -178,19 +217,29 @@ def _tensorboard() -> Any:
 
 def _read(arguments: list[str]) -> tuple[str, Train, Run]:
     """The model's name, the options, and the run; options that a resumed run was started with are its defaults."""
-    subcommands: Any = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in MODELS.items())
-    options: Train = parse(Union[subcommands], "train", arguments)  # noqa: UP007 - built from a table
-    name = arguments[0]
+    arguments = with_files(arguments)
+    if arguments and arguments[0] in ("-h", "--help"):
+        subcommands: Any = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in MODELS.items())
+        parse(Union[subcommands], "train", arguments)  # noqa: UP007 - built from a table
+    if not arguments or arguments[0] not in MODELS:
+        got = f"got {arguments[0]!r}{did_you_mean(arguments[0], MODELS)}" if arguments else "got nothing"
+        raise ValueError(f"model: expected one of {', '.join(MODELS)}, right after train, {got}")
+    name, arguments = arguments[0], arguments[1:]
+    options: Train = parse(MODELS[name], f"train {name}", arguments)
+    if options.recipe == "small" and not options.resume:
+        options = parse(MODELS[name], f"train {name}", [*option_words(MODELS[name].small), *arguments])
     data = options.data if options.data in NAMES else Path(options.data).resolve().stem or "images"
     run = Run(options.run or f"runs/{name}-{data}")
     if not options.resume:
-        run.check_new()
+        run.check_new(options.overwrite)
+        if options.init_from is not None and Path(options.init_from) == run.folder.resolve():
+            raise ValueError(f"init_from: expected another run than the one to write, got {run.folder}")
         return name, _absolute(options), run
     config = run.config()
     if config["model"]["name"] != name:
         raise ValueError(f"model: expected {config['model']['name']}, which the run in {run.folder} is of, got {name}")
     started = options_of(run)
-    options = parse(MODELS[name], f"train {name}", arguments[1:], default=replace(started, resume=False))
+    options = parse(MODELS[name], f"train {name}", arguments, default=replace(started, resume=False))
     options = _absolute(options)
     for field in fields(started):
         before, now = getattr(started, field.name), getattr(options, field.name)

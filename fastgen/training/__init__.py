@@ -7,7 +7,7 @@ from .evaluation import Evaluation, Measures, evaluate
 from .loop import Trainer
 from .objective import Losses, Objective, Player
 from .recipe import Recipe
-from .run import Record, Run, as_json, describe, load_model
+from .run import Record, Run, as_json, describe, load_model, load_weights
 
 __all__ = [
     "Checkpoint",
@@ -27,4 +27,5 @@ __all__ = [
     "describe",
     "evaluate",
     "load_model",
+    "load_weights",
 ]

@@ -1,7 +1,8 @@
 """Held-out losses: means over images with their standard errors; likelihoods in nats and bits per dimension."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import measures as meanings
 from .._checks import check_instance, check_integer, describe
+from .._extras import require
 from ..data import Dataset
 from ..measures import Measure, plus_minus
 from . import distributed
@@ -104,6 +106,17 @@ def check_measures(found: Any, n: int) -> None:
             )
 
 
+@contextmanager
+def _bar(title: str | None, images: int) -> Iterator[Callable[[int], object]]:
+    """A bar in the first process, where it has a title; inside, what advances it."""
+    if title is None:
+        yield lambda count: None
+        return
+    hidden = True if distributed.rank() else None
+    with require("tqdm").tqdm(total=images, desc=title, unit="image", leave=False, disable=hidden) as bar:
+        yield bar.update
+
+
 @torch.no_grad()
 def evaluate(
     model: Any,
@@ -112,6 +125,7 @@ def evaluate(
     measures: Measures | None = None,
     seed: int = 0,
     about: dict[str, Measure] | None = None,
+    title: str | None = None,
 ) -> Evaluation:
     """Means of a model's losses over all images of ``dataset``, in eval mode.
 
@@ -122,6 +136,7 @@ def evaluate(
         measures: what to compute; the model's ``losses`` by default.
         seed: of random numbers that ``measures`` draws; those outside are left as they were.
         about: what the measures are; what the model says of its losses by default.
+        title: of a progress bar on a terminal; none by default.
     """
     check_instance("model", model, nn.Module, "a module")
     check_instance("dataset", dataset, Dataset, "a Dataset")
@@ -138,11 +153,12 @@ def evaluate(
     model.eval()
     parts: list[dict[str, Tensor]] = []
     try:
-        with set_aside(distributed.seed_of(seed), device):
+        with set_aside(distributed.seed_of(seed), device), _bar(title, len(order)) as advance:
             for values, labels in dataset.batches(batch_size, device, order):
                 found = measures(values, labels)
                 check_measures(found, len(values))
                 parts.append({name: numbers.double().cpu() for name, numbers in found.items()})
+                advance(len(values))
     finally:
         for module, training in modes.items():
             module.training = training

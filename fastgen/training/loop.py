@@ -24,13 +24,13 @@ from ..data import Dataset
 from . import checkpoint, distributed, randomness, resuming
 from .average import Average
 from .checks import check_batch, check_data
-from .evaluation import evaluate
+from .evaluation import Evaluation, evaluate
 from .objective import Objective
 from .recipe import Recipe
 from .run import Record, Run
 from .seat import Seat
 from .state import STATE, Position
-from .stopping import Stopped
+from .stopping import TIME_IS_UP, Stopped
 from .watch import Watch
 
 SYNC_EVERY = 25
@@ -67,6 +67,7 @@ class Trainer:
         self.average = Average(model) if recipe.ema else None
         self.seats = Seat.all(self.objective, recipe, self.device)
         self._asked = 0
+        self._deadline = math.inf
         self._round = max(seat.player.steps for seat in self.seats)
         self.watch = Watch(model, recipe, len(self.seats) > 1, self._good)
         if distributed.rank():  # the first process goes on as one that is alone would
@@ -110,7 +111,8 @@ class Trainer:
             ElsewhereError: the first of several processes failed in writing, and says so.
             BlockingIOError: another process trains in the run's folder.
             FileNotFoundError: the folder was deleted or moved.
-            Stopped: ``ask_to_stop`` was called; the steps until then are in the last checkpoint.
+            Stopped: ``ask_to_stop`` was called, or ``recipe.max_minutes`` have passed since this call; the steps until
+                then are in the last checkpoint, and what the time was enough for is evaluated, and the best if it is.
         """
         check_data(self.model, train, "train")
         check_data(self.model, held_out, "held_out")
@@ -119,38 +121,58 @@ class Trainer:
             raise ValueError(
                 f"train: expected as many images as there were in the {here.step} steps before, got {len(train)}"
             )
+        if self.recipe.max_minutes:
+            self._deadline = time.monotonic() + 60 * self.recipe.max_minutes
         with self.run.lock() if self.run else nullcontext(), randomness.deterministic(self.recipe.deterministic):
-            while here.epoch < self.recipe.epochs:
-                self._train_epoch(train)
+            while here.epoch < self.recipe.epochs and not self.is_stale:
+                self._train_epoch(train, held_out)
                 record, is_best = self._end_epoch(held_out)
                 if self.run is not None:  # resuming forgets a line too many, and cannot make up a lost one
                     distributed.first_only(partial(self.run.add_metrics, record))
                     self._save(self.run, ("last", "best") if is_best else ("last",))
                 if on_epoch is not None:
                     distributed.first_only(partial(on_epoch, record))
-                if here.epoch < self.recipe.epochs:
-                    self._stop_if_asked()
+                if here.epoch < self.recipe.epochs and not self.is_stale:
+                    self._stop_if_asked(held_out)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether ``recipe.patience`` epochs in a row were no better than the best one: training ends early."""
+        return 0 < self.recipe.patience <= self.position.stale
 
     def ask_to_stop(self, number: int = signal.SIGINT) -> None:
         """Let ``fit`` end after the step under way: it saves, and raises ``Stopped``, which knows the signal."""
         self._asked = number
 
-    def _stop_if_asked(self) -> None:
-        number = distributed.largest(self._asked)
-        if number:
-            if self.run is not None and self.position.batch:
-                self._save(self.run, ("last",))
-            raise Stopped(number)
+    def _stop_if_asked(self, held_out: Dataset) -> None:
+        number = distributed.largest(self._asked or TIME_IS_UP * (time.monotonic() >= self._deadline))
+        if not number:
+            return
+        here = self.position
+        if here.batch:
+            is_best = False
+            if number == TIME_IS_UP:  # a run that had no time for an epoch has something to draw from
+                held = self._evaluate(held_out)
+                is_best = held.means[held.first] < here.best
+                if is_best:
+                    here.best, here.loss = held.means[held.first], held.first
+            if self.run is not None:
+                self._save(self.run, ("last", "best") if is_best else ("last",))
+        raise Stopped(number)
+
+    def _evaluate(self, held_out: Dataset) -> Evaluation:
+        distributed.share_buffers(self.model, self.ema)
+        measures = partial(self.objective.evaluate, self.ema)
+        held = evaluate(self.ema, held_out, self.recipe.batch_size, measures, self.recipe.seed, title="held out")
+        loss = held.means[held.first]
+        if not math.isfinite(loss):
+            self.watch.stop(self.position.step, f"held-out {held.first} is {loss}")
+        return held
 
     def _end_epoch(self, held_out: Dataset) -> tuple[Record, bool]:
         here, started = self.position, time.perf_counter()
-        distributed.share_buffers(self.model, self.ema)
-        held = evaluate(
-            self.ema, held_out, self.recipe.batch_size, partial(self.objective.evaluate, self.ema), self.recipe.seed
-        )
+        held = self._evaluate(held_out)
         loss = held.means[held.first]
-        if not math.isfinite(loss):
-            self.watch.stop(here.step, f"held-out {held.first} is {loss}")
         losses, images = self.watch.add_up()
         record: Record = {
             "epoch": here.epoch + 1,
@@ -165,9 +187,10 @@ class Trainer:
         }
         is_best, here.loss = loss < here.best, held.first
         here.epoch, here.batch, here.best, here.seconds = here.epoch + 1, 0, min(here.best, loss), 0.0
+        here.stale = 0 if is_best else here.stale + 1
         return record, is_best
 
-    def _train_epoch(self, train: Dataset) -> None:
+    def _train_epoch(self, train: Dataset, held_out: Dataset) -> None:
         here, recipe, device = self.position, self.recipe, self.device
         batches = math.ceil(len(train) / recipe.batch_size)
         order = np.random.default_rng([recipe.seed, here.epoch]).permutation(len(train))
@@ -201,7 +224,7 @@ class Trainer:
                 if self.run and saves:
                     self._save(self.run, ("last",))
                 if looks and not ends:
-                    self._stop_if_asked()
+                    self._stop_if_asked(held_out)
 
     def _step(self, values: Tensor, labels: Tensor | None, mine: int, images: int, steps: int) -> None:
         """One batch: every player whose turn it is moves, on this process's ``mine`` of ``images`` images."""

@@ -56,11 +56,15 @@ class Recipe:
     """Of weights, data order and samples."""
     save_every: int = 0
     """Steps between checkpoints inside an epoch; 0 saves at the end of each epoch only."""
+    patience: int = 0
+    """Stop early, once so many epochs in a row were no better on the held-out images; 0 trains for all epochs."""
+    max_minutes: float = 0.0
+    """Stop after the step under way when so many minutes have passed, saved, to be resumed; 0 sets no limit."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "warmup", "seed", "save_every"):
+        for name in ("epochs", "batch_size", "accumulate", "warmup", "seed", "save_every", "patience"):
             object.__setattr__(self, name, check_integer(name, getattr(self, name)))
-        for name in ("lr", "weight_decay", "ema", "clip"):
+        for name in ("lr", "weight_decay", "ema", "clip", "max_minutes"):
             object.__setattr__(self, name, check_number(name, getattr(self, name)))
         for name in ("channels_last", "compile", "flip", "deterministic"):
             check_flag(name, getattr(self, name))
@@ -87,6 +91,8 @@ class Recipe:
             "precision": (self.precision in PRECISIONS, "float32, bfloat16 or float16"),
             "seed": (0 <= self.seed < 2**63, "0 or more, below 2**63"),
             "save_every": (self.save_every >= 0, "0 or more"),
+            "patience": (self.patience >= 0, "0 or more"),
+            "max_minutes": (0 <= self.max_minutes < math.inf, "0 or more, finite"),
         }
         for name, (holds, expected) in checks.items():
             if not holds:

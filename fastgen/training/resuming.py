@@ -57,6 +57,8 @@ def _checked(trainer: Trainer, loaded: Checkpoint) -> dict[str, Any]:
     here, there = ", ".join(seat.player.name for seat in trainer.seats), ", ".join(map(str, players))
     if here != there:
         raise CheckpointError(f"{loaded.path}: expected the players {here}, got {there}")
+    if isinstance(state["position"], dict):  # saved before epochs since the best one were counted
+        state["position"] = {"stale": 0, **state["position"]}
     check_position(state["position"])
     steps = state["position"]["step"]
     check_integer("averaged", state["averaged"], 0, steps)

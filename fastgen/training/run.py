@@ -31,6 +31,12 @@ from .lock import NAME, Lock
 Record = dict[str, Any]
 """A line of metrics.jsonl."""
 
+WRITTEN = (
+    *("checkpoints/*.safetensors", "checkpoints/state-*.pt", "metrics.jsonl", "samples/epoch-*.png", "curves.png"),
+    *("held_out.png", "report.html", "explore/*.png", "tensorboard/events.out.tfevents.*"),
+)
+"""What commands write in a run's folder beside config.json, and nobody else's files."""
+
 CONFIG: dict[str, dict[str, type]] = {
     "model": {"name": str, "config": dict},
     "data": {"shape": list, "levels": int},
@@ -87,21 +93,31 @@ class Run:
         """Whether anything was saved: not before the end of the first epoch, or its first ``save_every`` steps."""
         return any(self.checkpoints.glob("*.safetensors"))
 
-    def check_new(self) -> None:
-        """Raise FileExistsError if the folder holds something, but for what a kill left of a run that had not begun."""
+    def check_new(self, overwrite: bool = False) -> None:
+        """Raise FileExistsError if the folder holds something, but for what a kill left of a run that had not begun.
+
+        ``overwrite``: or but for a run.
+        """
         if not self.folder.exists():
             return
         if self.folder.is_dir() and all(map(_is_left_over, self.folder.iterdir())):
             return
-        raise FileExistsError(f"{self.folder}: expected a new or empty folder; --resume continues the run in it")
+        is_run = (self.folder / "config.json").is_file()
+        if overwrite and is_run:
+            return
+        ways = "; --resume continues the run in it, --overwrite replaces it" if is_run else ""
+        raise FileExistsError(f"{self.folder}: expected a new or empty folder{ways}")
 
-    def create(self, config: dict[str, Any]) -> "Run":
-        """Start a run in a new or empty folder.
+    def create(self, config: dict[str, Any], overwrite: bool = False) -> "Run":
+        """Start a run in a new or empty folder, or in place of the run in it.
 
         Raises:
-            FileExistsError: the folder holds something.
+            FileExistsError: the folder holds something else.
         """
-        self.check_new()
+        self.check_new(overwrite)
+        for pattern in WRITTEN if overwrite else ():
+            for path in self.folder.glob(pattern):
+                path.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_temporaries(self.folder)
         self.write_config(config)
@@ -201,7 +217,9 @@ def describe(record: Record, epochs: int, held_out: str = "held out") -> str:
         said += f"train {record[f'train_{first}']:.4g}   " if f"train_{first}" in record else ""
         said += f"{held_out} {first} {held:.4g}{plus_minus(error, '.2g')}"
     said += f", {record['measure']}" if "measure" in record else ""
-    return f"{said}   {record['seconds']:.1f} s"
+    if first != "accuracy" and "held_out_accuracy" in record:
+        said += f", accuracy {record['held_out_accuracy']:.1%}"
+    return f"{said}   {record['seconds'] + record.get('held_out_seconds', 0):.1f} s"
 
 
 def load_model(folder: str | Path, checkpoint: str = "best", device: torch.device | str = "cpu") -> Any:
@@ -226,6 +244,17 @@ def load_model(folder: str | Path, checkpoint: str = "best", device: torch.devic
         model = models.build(about["name"], **about["config"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{run.folder / 'config.json'}: {error}") from error
+    load_weights(folder, model, checkpoint)
+    return model.to(device).eval()
+
+
+def load_weights(folder: str | Path, model: Any, checkpoint: str = "best") -> None:
+    """Give ``model`` the weights of a run's checkpoint, averaged where it has these.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or is another model's: the message names a weight that differs.
+    """
+    run = Run(folder)
+    run.config()
     loaded = load(run.checkpoints, checkpoint)
     loaded.restore(model, "ema" if "ema" in loaded.weights else "model")
-    return model.to(device).eval()

@@ -30,6 +30,7 @@ class Position:
     best: float = math.inf  # held-out loss
     loss: str = "loss"  # its name
     seconds: float = 0.0  # of the epoch under way
+    stale: int = 0  # epochs since the best one
 
 
 def check_keys(name: str, value: Any, expected: Any) -> dict[Any, Any]:
@@ -152,7 +153,7 @@ def check_position(state: Any) -> None:
         ValueError: a field too many or too few, of another type, or negative.
     """
     check_keys("position", state, [field.name for field in fields(Position)])
-    for name in ("epoch", "batch", "step"):
+    for name in ("epoch", "batch", "step", "stale"):
         check_integer(f"position.{name}", state[name], 0)
     if not isinstance(state["best"], float) or math.isnan(state["best"]) or not isinstance(state["loss"], str):
         got = f"{describe(state['best'])} and {describe(state['loss'])}"

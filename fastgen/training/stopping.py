@@ -11,9 +11,12 @@ from . import distributed
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+TIME_IS_UP = 128
+"""Stands where a signal's number does, and is none: what a run was given in minutes is used up."""
+
 
 class Stopped(KeyboardInterrupt):
-    """A run was stopped by a signal, after a whole step that was saved."""
+    """A run was stopped by a signal, or by the clock, after a whole step that was saved."""
 
     def __init__(self, number: int) -> None:
         super().__init__()

@@ -1,0 +1,103 @@
+"""Options of ``fastgen train`` from a file: a run's config.json, or a .json or .toml that a person wrote.
+
+    model = "vae"                 with or without a run's ``{"model": {"name": ...}, "options": {...}}`` around them,
+    data = "mnist"                by the names that the command line has, with - or _
+    hidden = [400, 200]
+
+What a file says comes before what the command line says, in the command line's words: so it is checked as these are.
+"""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from .._checks import check_option, describe
+from .._extras import require
+from .model_options import MODELS
+
+OF_ONE_RUN = {"run", "resume", "checkpoint", "overwrite", "dry_run", "config"}
+"""What a run's config.json says of that run alone."""
+
+
+def with_files(arguments: list[str]) -> list[str]:
+    """``arguments`` with the options in the file that --config names before them; the model's name comes first.
+
+    Raises:
+        ValueError: the file cannot be read, is of another model, or has an option that the model has not.
+    """
+    named = [] if not arguments or arguments[0].startswith("-") else arguments[:1]
+    given = arguments[len(named) :]
+    path = _path(given)
+    if path is None:
+        return arguments
+    name, options = _read(path)
+    if named and name is not None and named[0] != name:
+        raise ValueError(f"model: expected {name}, which {path} is of, got {named[0]}")
+    name = named[0] if named else name
+    if name is None:
+        raise ValueError(f"model: expected one of {', '.join(MODELS)} before --config, since {path} names none")
+    check_option("model", name, list(MODELS))
+    return [name, *_as_arguments(name, options, path), *given]
+
+
+def _path(arguments: list[str]) -> Path | None:
+    for index, word in enumerate(arguments):
+        if word == "--config" and index + 1 < len(arguments):
+            return Path(arguments[index + 1])
+        if word.startswith("--config="):
+            return Path(word.partition("=")[2])
+    return None
+
+
+def _read(path: Path) -> tuple[str | None, dict[str, Any]]:
+    """The model's name, if it is there, and the options."""
+    if path.suffix not in (".json", ".toml"):
+        raise ValueError(f"config: expected a .json or .toml, got {path}")
+    if not path.is_file():
+        raise FileNotFoundError(f"config: expected a file of options, got {path}, which is not there")
+    try:
+        content = json.loads(path.read_bytes()) if path.suffix == ".json" else _toml(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected options by name, got {describe(content)}")
+    model = content.pop("model", None)
+    if isinstance(model, dict):
+        model = model.get("name")
+    options = content.get("options", content)
+    if not isinstance(options, dict) or not isinstance(model, str | None):
+        raise ValueError(f"{path}: expected the model's name and options by name, got {describe(options)}")
+    own = options is not content
+    options = {key.replace("-", "_"): value for key, value in options.items()}
+    return model, {key: value for key, value in options.items() if not own or key not in OF_ONE_RUN}
+
+
+def _toml(text: str) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        return require("tomli").loads(text)
+    return tomllib.loads(text)
+
+
+def _as_arguments(name: str, options: dict[str, Any], path: Path) -> list[str]:
+    known = {field.name for field in fields(MODELS[name])} | {"from"}
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{path}: expected options of fastgen train {name}, got {option}; see its --help")
+    return option_words(options)
+
+
+def option_words(options: dict[str, Any]) -> list[str]:
+    """Options by name as the words of a command line."""
+    words: list[str] = []
+    for option, value in options.items():
+        word = "--" + {"source": "from"}.get(option, option).replace("_", "-")
+        if isinstance(value, bool):
+            words.append(word if value else f"--no-{word[2:]}")
+        elif isinstance(value, list | tuple):
+            words += [word, *map(str, value)]
+        else:
+            words.append(f"{word}={value}")
+    return words

@@ -1,0 +1,85 @@
+"""How long training takes, told before it has begun: by the time that a few images take."""
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..data import Dataset
+from . import distributed
+from .loop import Trainer
+from .randomness import set_aside
+
+ENOUGH = 0.25
+"""Seconds of work that tell how long more of it takes."""
+
+FEW = 4
+"""Images to begin with."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds for an image, with all processes at work: of training, and of a held-out image's evaluation."""
+
+    training: float
+    evaluating: float
+
+    def epoch(self, train: int, held_out: int) -> tuple[float, float]:
+        """Seconds that an epoch trains, and that it evaluates."""
+        return self.training * train, self.evaluating * held_out
+
+
+def measure(trainer: Trainer, train: Dataset) -> Pace:
+    """Time forward and backward, and an evaluation, of a few images; the trainer stays as it is.
+
+    A copy of the model works, on so many images that the time means something, a batch at most. Pictures are left out.
+    """
+    objective, device = copy.deepcopy(trainer.objective), trainer.device
+    players = objective.players()
+    most = max(1, trainer.recipe.batch_size // distributed.size() // trainer.recipe.accumulate)
+    turns = max(player.steps for player in players)
+    optimizers = [trainer.recipe.make_optimizer(player.parameters, 0.0) for player in players]
+
+    def work(values: Tensor, labels: Tensor | None) -> None:
+        for player, seat, optimizer in zip(players, trainer.seats, optimizers, strict=True):
+            optimizer.zero_grad()
+            with seat.autocast():
+                loss = next(iter(player.losses(values, labels, 0.0).values())).sum()
+            loss.backward()
+            optimizer.step()
+
+    def look(values: Tensor, labels: Tensor | None) -> None:
+        with torch.no_grad():
+            objective.evaluate(objective.model, values, labels)
+
+    with set_aside(trainer.recipe.seed, device):
+        objective.model.train()
+        training = _seconds(work, train, most, device) * sum(player.steps for player in players)
+        training /= turns * len(players)
+        objective.model.eval()
+        evaluating = _seconds(look, train, trainer.recipe.batch_size, device)
+    return Pace(training / distributed.size(), evaluating / distributed.size())
+
+
+def _seconds(run: Callable[[Tensor, Tensor | None], None], images: Dataset, most: int, device: torch.device) -> float:
+    """Seconds for an image, of the first count of images, doubled from FEW, that takes ENOUGH or is ``most``."""
+    most, count = min(most, len(images)), min(FEW, most, len(images))
+    while True:
+        values, labels = next(iter(images.pick(torch.arange(count)).batches(count, device)))
+        for _ in range(2):  # the first one allocates
+            _wait(device)
+            started = time.perf_counter()
+            run(values, labels)
+            _wait(device)
+            seconds = time.perf_counter() - started
+        if seconds >= ENOUGH or count == most:
+            return seconds / count
+        count = min(most, 2 * count)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
