@@ -10,7 +10,7 @@ import torch
 
 from fastgen.baselines import PCA
 from fastgen.cli import main
-from fastgen.commands import dry_run, option_files
+from fastgen.commands import dry_run, option_files, parse, train
 from fastgen.commands.model_options import MODELS
 from fastgen.data import load_for_training
 from fastgen.training import Run, describe, load_model
@@ -34,6 +34,7 @@ def test_defaults_fit_every_data_set(
     name: str, recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three colours, 256 levels, an odd shape: the most that differs from the digits that papers begin with."""
+    assert train.estimate is dry_run.estimate
     monkeypatch.setattr(dry_run, "estimate", lambda *_: "")  # the paper's sizes take their time
     images = np.random.default_rng(0).integers(0, 256, (12, 3, 7, 5), dtype=np.uint8)
     np.savez(tmp_path / "colours.npz", x=images, y=np.arange(12) % 3)
@@ -122,8 +123,6 @@ def test_words_of_options_are_read_back() -> None:
     given = {"hidden": (9, 8), "channels": (), "conditional": True, "levels": None, "lr": 1e-4, "data": "-x"}
     words = option_files.option_words(given)
     assert words[words.index("--channels") + 1].startswith("--"), "none at all"
-    from fastgen.commands import parse
-
     options = parse(MODELS["vae"], "train vae", words)
     assert {name: getattr(options, name) for name in given} == given
 
