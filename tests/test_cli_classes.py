@@ -11,6 +11,7 @@ import torch
 
 from fastgen import _sheet, pictures
 from fastgen.cli import main
+from fastgen.commands.epoch_pictures import keep_held_out
 from fastgen.commands.images import load_images
 from fastgen.commands.train import untrained
 from fastgen.data import Dataset, load
@@ -203,3 +204,26 @@ def test_a_run_of_numbers_takes_names_that_are_numbers(copied: tuple[Path, Path]
     assert images.labels.unique().tolist() == [1, 3]
     with pytest.raises(ValueError, match=r"expected classes numbered 0 to 3, as in .*, got the classes bus, car"):
         load_images(Run(run), "train", str(folders(tmp_path / "names", NAMES)))
+
+
+def test_held_out_images_are_kept_with_their_classes(tmp_path: Path) -> None:
+    run = Run(tmp_path).create({"model": {"name": "toy", "config": {}}, "data": {"shape": [1, 4, 4], "levels": 256},
+                                "options": {"data": "shades.npz", "held_out": "test"}})  # fmt: skip
+    values = torch.randint(256, (6, 1, 4, 4), dtype=torch.uint8)
+    data = Dataset(values, torch.tensor([0, 1, 0, 1, 2, 3]), 256, 4, "shades", NAMES)
+    for n, classes, order, columns in (
+        (4, 4, [0, 1, 4, 5], 4),
+        (8, 4, range(6), 6),
+        (9, None, range(6), 6),
+        (0, 4, None, 0),
+    ):
+        (tmp_path / "held_out.png").unlink(missing_ok=True)
+        keep_held_out(run, data, n, classes)
+        if order is None:
+            assert not (tmp_path / "held_out.png").exists()
+            continue
+        with Image.open(tmp_path / "held_out.png") as picture:
+            find(np.asarray(picture), pictures.to_rgb(values[list(order)], 256), columns)
+    (tmp_path / "held_out.png").write_bytes(b"mine")
+    keep_held_out(run, data, 4, 4)
+    assert (tmp_path / "held_out.png").read_bytes() == b"mine", "once only"

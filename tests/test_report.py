@@ -1,16 +1,22 @@
 """The page about a run: whole in itself, true to the run's files, and never broken by them."""
 
+import base64
+import html
 import itertools
 import math
 import re
+import shlex
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fastgen import _chart, pictures
+from fastgen import _chart, _report_page, pictures
 from fastgen.cli import main
+from fastgen.commands import model_options, parse
+from fastgen.commands.command_line import command_line
 from fastgen.training import Run
 
 pytest.importorskip("tyro", reason="tyro comes with fastgen[train]")
@@ -23,6 +29,7 @@ CONFIG = {
     "options": {"data": "digits", "held_out": "test", "epochs": 30},
 }
 VOID = {"meta", "img"}
+PNG = "data:image/png;base64,"
 
 
 def record(epoch: int, nats: float) -> dict:
@@ -74,15 +81,81 @@ def test_a_page_is_whole_in_itself(run: Run, capsys: pytest.CaptureFixture, tmp_
     text = (run.folder / "report.html").read_text()
     page = Page(text)
     assert len(page.fetched) == 4, "the first, the last, and two between"
-    assert all(source.startswith("data:image/png;base64,") for source in page.fetched)
+    assert all(source.startswith(PNG) for source in page.fetched)
     assert "script" not in page.tags
     assert "link" not in page.tags
     assert page.tags.count("svg") == 3
     for said in ("80 ± 0.25", "best held-out nats", "20 of 30", "75.0 s", "15.0 s", "1,234", "&lt;b&gt;&amp;"):
         assert said in text, said
     assert re.search(r"<tr class=best><td>20</td>", text)
+    table = text.split("<h2>Epochs</h2>")[1].split("</table>")[0]
+    assert re.findall(r"<tr[^>]*><td>(\d+)</td>", table) == [str(epoch) for epoch in range(1, 31)], "every epoch"
+    assert f"26 more in {run.samples}" in text
+    measured = re.findall(r"<td>([\d.,]+)</td>", table)
+    assert max(len(re.sub(r"^0\.0*|[.,]", "", number)) for number in measured) == 4, "digits"
     assert main(["report", str(run.folder), "--out", str(tmp_path / "page.html")]) == 0
     assert (tmp_path / "page.html").read_text() == text
+
+
+def test_a_page_is_as_wide_as_its_window(run: Run) -> None:
+    """What cannot shrink to 390 pixels scrolls within itself: columns, charts, pictures, long words."""
+    text = _report_page.write(run, "fastgen train " + "x" * 500)
+    assert "<span>train</span> xxx" in text
+    rules = (
+        r"body \{[^}]*overflow-wrap: anywhere",
+        r"pre \{[^}]*white-space: pre-wrap",
+        r"\.wide, \.all \{[^}]*overflow-x: auto",
+        r"img \{[^}]*max-width: 100%",
+        r"\.charts svg \{[^}]*width: 100%",
+    )
+    for rule in rules:
+        assert re.search(rule, _report_page.STYLE), rule
+    assert re.findall(r"minmax\(([^,]*,[^,]*),", _report_page.STYLE) == ["min(24rem, 100%)"] * 2
+    assert text.count("<table") == text.count('<div class="wide"><table') + text.count('<div class="all"><table')
+    assert '<meta name="viewport" content="width=device-width">' in text
+
+
+def test_real_images_stand_beside_what_was_drawn_last(run: Run) -> None:
+    pictures.save(np.full((4, 4, 3), 99, np.uint8), run.folder / "held_out.png")
+    config = CONFIG | {"parameters": 12345}
+    run.write_config(config)
+    run.add_metrics(record(31, 99.0) | {"held_out_accuracy": 0.5})
+    run.add_metrics(record(32, 1.23456) | {"held_out_accuracy": 0.98765})
+    text = _report_page.write(run, "fastgen train toy --lr 0.1")
+    fetched = [base64.b64decode(source.removeprefix(PNG)) for source in Page(text).fetched]
+    there = [run.folder / "held_out.png", *(run.picture(epoch) for epoch in (30, 1, 11, 20))]
+    assert fetched == [path.read_bytes() for path in there]
+    for said in ("<b>98.8%</b><span>held-out accuracy", "<b>12,345</b><span>parameters", "1.235 ± 0.25",
+                 "<span>toy</span> <span>--lr</span> <span>0.1</span></pre>"):  # fmt: skip
+        assert said in text, said
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vae", ["--hidden", "8", "4", "--latent", "2", "--data", "a folder/it's", "--lr", "0.005"]),
+        ("autoencoder", ["--no-sigmoid", "--age", "linear", "--channels-last"]),
+        ("gated-pixelcnn", ["--conditional", "--run", "there", "--epochs", "3", "--limit", "5"]),
+        ("classifier", ["--labels", "30"]),
+        ("gated-pixelcnn", ["--recipe", "small", "--lr", "0.001", "--epochs", "3"]),
+        ("pixelcnn", []),
+    ],
+)
+def test_the_line_that_made_a_run_makes_it_again(tmp_path: Path, name: str, options: list[str]) -> None:
+    kind = model_options.MODELS[name]
+    small = kind(**kind.small, recipe="small") if "small" in options else None
+    given = replace(parse(kind, "train", options, small), resume=True)
+    run = Run(tmp_path / "run").create(CONFIG | {"model": {"name": name, "config": {}}, "options": asdict(given)})
+    line = command_line(run)
+    words = shlex.split(line)
+    assert words[:3] == ["fastgen", "train", name]
+    assert len(words) == 3 + len(options), "what is the default is not said"
+    assert parse(kind, "train", words[3:], small) == replace(given, resume=False)
+    assert main(["report", str(run.folder)]) == 0
+    page = (run.folder / "report.html").read_text()
+    assert html.unescape(re.sub("</?span>", "", re.search("<pre>(.*?)</pre>", page)[1])) == line
+    run.write_config(CONFIG)
+    assert command_line(run) is None, "of a model that is not fastgen's"
 
 
 def test_a_run_that_has_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

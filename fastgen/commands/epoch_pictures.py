@@ -45,19 +45,32 @@ def draw_epoch(model: Any, held_out: Dataset, n: int, seed: int, of: str) -> np.
     return sheet(images[0], title, columns=columns, above=of_classes(range(classes), words))
 
 
-def keep_held_out(run: Run, held_out: Dataset, n: int) -> None:
-    """Keep a picture of ``n`` held-out images in the run's folder, for its report; none for 0, and once only."""
+def keep_held_out(run: Run, held_out: Dataset, n: int, classes: int | None) -> None:
+    """Keep a picture of ``n`` held-out images in the run's folder, for its report; none for 0, and once only.
+
+    For a model with few ``classes`` each has a column, as in the model's own pictures.
+    """
     path = run.folder / "held_out.png"
     if n < 1 or path.exists():
         return
-    some = held_out.subset(n)
+    words = [] if held_out.classes is None else class_words(held_out.class_names, held_out.classes)
+    some, columns = _in_columns(held_out, n, classes) if classes is not None and classes <= 16 else None, classes
+    if some is None:
+        some, columns = held_out.subset(n), None
+    below = of_classes(some.labels.tolist(), words) if some.labels is not None and words and not columns else ()
     title = f"{len(some)} held-out {'image' if len(some) == 1 else 'images'} of {data_of(run.config())}"
+    above = of_classes(range(columns), words) if columns else ()
     images = pictures.to_rgb(some.values, held_out.levels)
-    if some.labels is None or some.classes is None:
-        pictures.save(sheet(images, title), path)
-        return
-    words = class_words(some.class_names, some.classes)
-    pictures.save(sheet(images, title, below=of_classes(some.labels.tolist(), words)), path)
+    pictures.save(sheet(images, title, columns=columns, above=above, below=below), path)
+
+
+def _in_columns(images: Dataset, n: int, classes: int) -> Dataset | None:
+    """``n`` images or as many more as fill the last row, the classes in turn; None where there are too few of one."""
+    if images.labels is None:
+        return None
+    rows = -(-n // classes)
+    each = [torch.nonzero(images.labels == label).flatten()[:rows] for label in range(classes)]
+    return images.pick(torch.stack(each, dim=1).flatten()) if min(map(len, each)) == rows else None
 
 
 def draw_curves(run: Run) -> None:

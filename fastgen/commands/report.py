@@ -9,6 +9,7 @@ from .. import _report_page
 from .._files import check_can_write, write_atomic
 from ..training import Run
 from . import parse
+from .command_line import command_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Report:
 def main(arguments: list[str]) -> str:
     """Write the page as the arguments say."""
     options = parse(Report, "report", arguments)
-    page = _report_page.write(Run(options.run))
+    page = _report_page.write(Run(options.run), command_line(Run(options.run)))
     out = options.run / "report.html" if options.out is None else options.out
     check_can_write("out", out, (".html", ".htm"))
     write_atomic(out, page.encode())

@@ -70,7 +70,7 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
     with run.lock(), on_signals(trainer.ask_to_stop):
         if not options.resume:
             distributed.first_only(lambda: run.create(config, options.overwrite))
-        distributed.first_only(lambda: keep_held_out(run, held_out, options.samples))
+        distributed.first_only(lambda: keep_held_out(run, held_out, options.samples, model.classes))
         say = require("tqdm").tqdm.write if distributed.rank() == 0 else lambda line: None
         say(f"{name}, {config['parameters']:,} parameters, on {config['device']}")
         say(f"{train.name}: {len(train):,} images to train on, {len(held_out):,} held out, {train.levels} levels")
