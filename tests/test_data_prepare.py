@@ -1,4 +1,4 @@
-"""Images cropped, made grey and resized: what Pillow makes of each, from folders, arrays and named sets alike."""
+"""Images cropped, resized and made grey: what Pillow makes of each, from folders, arrays and named sets alike."""
 
 import tracemalloc
 from pathlib import Path
@@ -54,9 +54,9 @@ CASES: dict[str, tuple[dict[str, Any], Any]] = {
     "grey": (
         {"crop": "center", "image_size": 16, "grey": True},
         lambda image: (
-            image.convert("L")
-            .crop(middle(image, min(image.size), min(image.size)))
+            image.crop(middle(image, min(image.size), min(image.size)))
             .resize((16, 16), Image.Resampling.LANCZOS)
+            .convert("L")
         ),
     ),
 }
@@ -141,8 +141,8 @@ def test_named_sets_and_one_bit_pictures(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="scikit-learn comes with fastgen[train]")
     train, held_out = load_for_training("digits", image_size=16, levels=4)
     assert (train.shape, held_out.shape, train.levels, len(train)) == ((1, 16, 16), (1, 16, 16), 4, 1350)
-    assert train.notes == ("digits: resized to height 16 and width 16",)
-    assert held_out.description.endswith("no test split of its own; resized to height 16 and width 16")
+    assert train.notes == ("digits: resized to 16x16",)
+    assert held_out.description.endswith("no test split of its own; resized to 16x16")
     assert torch.equal(load("digits", image_size=8).values, load("digits").values), "resized to what it is"
     bits = PHOTOS[2][..., 0] > 99
     for index in range(2):

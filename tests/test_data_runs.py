@@ -50,6 +50,8 @@ def test_what_is_done_to_images_is_kept_and_done_again(
 ) -> None:
     run, data = trained
     config = json.loads((run / "config.json").read_text())
+    note = "training mirrors images left to right at random; held-out ones stay as they are"
+    assert note in load_images(Run(run), "train", own=True).notes[-1]
     assert config["data"]["shape"] == [1, 6, 4]
     assert {name: config["options"][name] for name in PREPARED} == {**PREPARED, "image_size": [6, 4]}
     own = {split: load_images(Run(run), split, own=True) for split in ("train", "valid", "test")}
@@ -67,7 +69,7 @@ def test_what_is_done_to_images_is_kept_and_done_again(
         ["report", run],
     ):
         assert main([str(word) for word in command]) == 0
-    assert "cropped to the centre, grey, resized to height 6 and width 4" in capsys.readouterr().out
+    assert "cropped to the centre, resized to height 6 and width 4, grey" in capsys.readouterr().out
     moved = shutil.copytree(data, tmp_path / "moved")
     resume = ["train", "vae", "--run", str(shutil.copytree(run, tmp_path / "run")), "--resume"]
     for option in (["--image-size", "8"], ["--crop", "none"], ["--no-grey"], ["--no-flip"]):

@@ -1,6 +1,6 @@
 """Options of ``fastgen train``: those of every model, and one dataclass for each. Their fields are the command line."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -105,6 +105,9 @@ class Train(Recipe):
             self.data, root=self.data_root, levels=self.levels, watch=self.held_out, **self.preparation()
         )
         train = train if self.limit is None else train.subset(self.limit)
+        if self.flip:
+            note = f"{train.name}: training mirrors images left to right at random; held-out ones stay as they are"
+            train = replace(train, notes=(*train.notes, note))
         return train, held_out if self.held_out_limit is None else held_out.subset(self.held_out_limit)
 
     def build(self, name: str, data: Dataset) -> Any:

@@ -1,4 +1,4 @@
-"""What is made of every image before a model sees it: cropped, made grey, resized, in this order; nothing is random.
+"""What is made of every image before a model sees it: cropped, resized, made grey, in this order; nothing is random.
 
 Each image by itself, so that what came first, or how many there are, changes none of them.
 """
@@ -69,7 +69,9 @@ class Preparation:
             str(self.crop), f"cropped to {self.crop}x{self.crop}"
         )
         resized = "" if self.size is None else f"resized to height {self.size[0]} and width {self.size[1]}"
-        return ", ".join(filter(None, [part, "grey" if self.grey else "", resized]))
+        if self.size is not None and self.size[0] == self.size[1]:
+            resized = f"resized to {self.size[0]}x{self.size[1]}"
+        return ", ".join(filter(None, [part, resized, "grey" if self.grey else ""]))
 
     def options(self) -> dict[str, Any]:
         """The arguments that make it."""
@@ -88,16 +90,9 @@ class Preparation:
         """
         rows, columns = self._box(values.shape[0], values.shape[1], place)
         values = values[rows, columns]
-        if self.grey and values.ndim == 3:
-            values = luma(values)
-        if self.size is None or self.size == values.shape[:2]:
-            return values
-        top, pillow = levels - 1, require("PIL.Image")
-        # few levels are spread over 8 bits meanwhile, since Pillow rounds between the two directions
-        wide = ((np.arange(levels) * 510 + top) // (2 * top)).astype(np.uint8)
-        back = ((np.arange(256) * 2 * top + 255) // 510).astype(np.uint8)
-        picture = pillow.fromarray(wide[values])
-        return back[np.asarray(picture.resize(self.size[::-1], pillow.Resampling.LANCZOS))]
+        if self.size is not None and self.size != values.shape[:2]:
+            values = _resized(values, levels, self.size)
+        return luma(values) if self.grey and values.ndim == 3 else values
 
     def images(self, values: np.ndarray, levels: int, place: str) -> np.ndarray:
         """Images (N, C, H, W) uint8 in [0, levels), each of them prepared."""
@@ -148,6 +143,16 @@ def luma(values: np.ndarray) -> np.ndarray:
     """Grey (H, W) of colours (H, W, 3), as Pillow's mode L has it."""
     red, green, blue = (weight * values[..., index].astype(np.uint32) for index, weight in enumerate(LUMA))
     return ((red + green + blue + 0x8000) >> 16).astype(np.uint8)
+
+
+def _resized(values: np.ndarray, levels: int, size: tuple[int, int]) -> np.ndarray:
+    """Values in as many levels; few are spread over 8 bits meanwhile, since Pillow rounds between its two passes."""
+    top, pillow = levels - 1, require("PIL.Image")
+    wide = ((np.arange(levels) * 510 + top) // (2 * top)).astype(np.uint8)
+    back = ((np.arange(256) * 2 * top + 255) // 510).astype(np.uint8)
+    picture = pillow.fromarray(values if top == 255 else wide[values])
+    resized = np.asarray(picture.resize(size[::-1], pillow.Resampling.LANCZOS))
+    return resized if top == 255 else back[resized]
 
 
 def _channels_last(image: np.ndarray) -> np.ndarray:
