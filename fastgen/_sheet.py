@@ -179,7 +179,7 @@ class _Legend:
 
     def __init__(self, meanings: dict[str, str], room: int) -> None:
         order = sorted(meanings, key=lambda number: (len(number), number))
-        entries = [wrap(f"{number}  {meanings[number]}", SMALL, room) for number in order]
+        entries = [wrap(f"{number}: {meanings[number]}", SMALL, room) for number in order]
         wide = max((text_width(line, SMALL) for entry in entries for line in entry), default=1) + 24
         self.columns = max(1, int(room // wide))
         self.step, self.entries = room // self.columns, entries

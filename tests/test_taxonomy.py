@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,7 +27,15 @@ def test_taxonomy(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     tractable = dict.fromkeys(("kernel density", "Gaussian mixture", "PixelCNN"), "explicit, tractable")
     assert kinds == tractable | {"VAE": "explicit, approximate", "GAN": "implicit"}
     with Image.open(tmp_path / "t.png") as picture:
-        assert len(picture.convert("RGB").getcolors(1 << 24)) > 100
+        pixels = np.asarray(picture.convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
+    assert (pixels[[0, -1]] == 255).all(), "nothing is cut off"
+    assert (pixels[:, [0, -1]] == 255).all()
+    ink = (pixels < 100).all(axis=2)
+    assert ink[:45, 300:1200].any(), "a title"
+    assert all(ink[pixels.shape[0] - 40 :, part].any() for part in np.array_split(np.arange(pixels.shape[1]), 6)), (
+        "axes"
+    )
 
 
 def test_probabilities_of_all_points_add_up_to_one() -> None:

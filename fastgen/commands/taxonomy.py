@@ -182,8 +182,8 @@ FITS = (fit_kernels, fit_mixture, fit_pixelcnn, fit_vae, fit_gan)
 
 
 def draw(train: Tensor, fitted: list[Fitted], path: Path) -> None:
-    """Above the probability of every point, below samples; the points of the data first."""
-    figure = require("matplotlib.figure").Figure(figsize=(2.3 * (len(fitted) + 1), 5), dpi=110, layout="constrained")
+    """Above the probability of every point, all on one scale, below samples; the points of the data first."""
+    figure = require("matplotlib.figure").Figure(figsize=(2.3 * (len(fitted) + 1), 5.6), dpi=110, layout="constrained")
     axes = figure.subplots(2, len(fitted) + 1)
     histogram = torch.zeros(LEVELS, LEVELS).index_put_(
         (train[:, 1], train[:, 0]), torch.ones(len(train)), accumulate=True
@@ -206,9 +206,13 @@ def draw(train: Tensor, fitted: list[Fitted], path: Path) -> None:
         lower.scatter(*_within(points).T.numpy(), s=1.2, linewidths=0, color="C0")
         lower.set(xlim=(-0.5, LEVELS - 0.5), ylim=(-0.5, LEVELS - 0.5), aspect="equal")
         for axis in (upper, lower):
-            axis.set(xticks=[], yticks=[])
-    axes[0, 0].set_ylabel("p(x)", fontsize=8)
-    axes[1, 0].set_ylabel("samples", fontsize=8)
+            axis.set(xticks=[], yticks=[], box_aspect=1)
+        lower.set_xticks([0, LEVELS - 1])
+        lower.set_xlabel("$x_1$", fontsize=9)
+    for axis, row in ((axes[0, 0], "p(x)"), (axes[1, 0], f"{SHOWN:,} samples")):
+        axis.set_yticks([0, LEVELS - 1])
+        axis.set_ylabel(f"{row}\n$x_2$", fontsize=9)
+    figure.suptitle(f"{len(fitted)} models of two half moons, points of {LEVELS} × {LEVELS} values", fontsize=13)
     save_figure(figure, path)
 
 
