@@ -1,6 +1,7 @@
 """``fastgen sample`` on real digits: it draws what the model draws, keeps what is given, and says what it cannot do."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from fastgen import _sheet, pictures
 from fastgen.cli import main
 from fastgen.commands import image_folder, sample
 from fastgen.data import load, load_for_training
-from fastgen.sampling import NaiveSampler
+from fastgen.sampling import NaiveSampler, Sampler
 from fastgen.training import load_model
 from pictured import find
 from test_cli import TRAIN, refused
@@ -197,6 +198,17 @@ def test_a_folder_of_single_images_is_read_back_as_data(
     assert (out / "3/000003.png").read_bytes() != before
     fewer = ["sample", trained, "--n", "19", "--out", out, "--overwrite"]
     assert f"got {out}/9/000019.png, which would stay" in refused(capsys, *fewer)
+    whole, part = sample._draw, tmp_path / "part"
+
+    def breaks(sampler: Sampler, options: sample.Sample, first: int, *rest: Any) -> torch.Tensor:
+        if first:
+            raise ValueError("it breaks")
+        return whole(sampler, options, first, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sample, "_draw", breaks)
+        assert "it breaks" in refused(capsys, "sample", trained, "--n", "20", "--out", f"{part}/")
+    assert len(list(part.rglob("*.png"))) == 8, "what is drawn is written, and not held until the end"
     (out / "notes.txt").write_text("mine")
     assert "notes.txt, which would stay" in refused(capsys, *command, "--overwrite")
     message = refused(capsys, "sample", trained, "--out", f"{tmp_path}/no/where/")
