@@ -115,6 +115,10 @@ def test_levels_of_arrays_are_said_not_guessed(tmp_path: Path, rng: np.random.Ge
         ({"x": np.full((4, 3, 5, 3), 255)}, r"\(4, 3, 5, 3\) can be read in two ways"),
         ({"x": np.full((4, 5, 5, 2), 255)}, r"\(4, 5, 5, 2\) is none of these"),
         (
+            {"x": np.full((4, 25), 255)},
+            r"x: .* \(4, 25\) is none of these; give flat images their .*x\.reshape\(-1, H, W",
+        ),
+        (
             {"x": np.full((4, 5, 5), 255), "y": np.zeros((4, 2), int)},
             r"expected labels as integers \(N,\) from 0, .* labels\.argmax\(1\)",
         ),

@@ -12,6 +12,7 @@ import torch
 import tiny
 from fastgen.cli import main
 from fastgen.commands.images import load_images
+from fastgen.commands.model_options import MODELS
 from fastgen.data import Dataset, load, load_for_training
 from fastgen.training import Recipe, Run, Trainer, load_model
 from test_cli import refused
@@ -70,6 +71,8 @@ def test_what_is_done_to_images_is_kept_and_done_again(
     ):
         assert main([str(word) for word in command]) == 0
     assert "cropped to the centre, resized to height 6 and width 4, grey" in capsys.readouterr().out
+    options = MODELS["vae"](image_size=(8,), crop="center")
+    assert (options.image_size, options.crop) == ((8, 8), "centre"), "one way of saying it, for --resume to compare"
     moved = shutil.copytree(data, tmp_path / "moved")
     resume = ["train", "vae", "--run", str(shutil.copytree(run, tmp_path / "run")), "--resume"]
     for option in (["--image-size", "8"], ["--crop", "none"], ["--no-grey"], ["--no-flip"]):

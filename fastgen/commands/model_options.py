@@ -84,7 +84,7 @@ class Train(Recipe):
         if self.overwrite and self.resume:
             raise ValueError("overwrite: expected it without --resume, which continues the run")
         if self.crop != "auto":  # of a classifier, which asks its source
-            self.preparation()
+            self._prepare(self.image_size, self.crop, self.grey)
 
     small: ClassVar[dict[str, Any]] = {}
     """Options of the small recipe."""
@@ -92,12 +92,18 @@ class Train(Recipe):
     """By recipe, what ``channels`` are where they are not given, before they are made a multiple of the colours."""
 
     def preparation(self) -> dict[str, Any]:
-        """What is done to each image, as ``load`` takes it.
+        """What is done to each image, as ``load`` takes it."""
+        return {"image_size": self.image_size, "crop": self.crop, "grey": self.grey}
+
+    def _prepare(self, image_size: Any, crop: Any, grey: Any) -> None:
+        """Keep what is done to each image, in the words that a run keeps.
 
         Raises:
             ValueError: it cannot be done.
         """
-        return Preparation(self.image_size, self.crop, self.grey).options()
+        what = Preparation(image_size, crop, grey)
+        for name, value in (("image_size", what.size), ("crop", str(what.crop)), ("grey", what.grey)):
+            object.__setattr__(self, name, value)
 
     def load_data(self) -> tuple[Dataset, Dataset]:
         """Images to train on, and held-out ones."""
@@ -258,10 +264,7 @@ class TrainClassifier(Train):
         if self.crop == "auto":
             options = Run(self.source).config()["options"] if self.source is not None else {}
             size = self.image_size or options.get("image_size")
-            object.__setattr__(self, "image_size", size and tuple(size))
-            object.__setattr__(self, "grey", self.grey or options.get("grey", False))
-            object.__setattr__(self, "crop", options.get("crop", "none"))
-            self.preparation()
+            self._prepare(size, options.get("crop", "none"), self.grey or options.get("grey", False))
 
     def load_data(self) -> tuple[Dataset, Dataset]:
         train, held_out = super().load_data()

@@ -179,4 +179,7 @@ def _channels_first(images: np.ndarray, place: str) -> np.ndarray:
     if images.ndim == 4 and (shape[1] in (1, 3)) != (shape[3] in (1, 3)):
         return images if shape[1] in (1, 3) else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     verdict = "can be read in two ways" if images.ndim in (3, 4) and shape[-1] in (1, 3) else "is none of these"
-    raise ValueError(f"{place}: expected (N, H, W), (N, C, H, W) or (N, H, W, C) with C 1 or 3; {shape} {verdict}")
+    hint = "; give flat images their height and width: x.reshape(-1, H, W)" if images.ndim == 2 else ""
+    raise ValueError(
+        f"{place}: expected (N, H, W), (N, C, H, W) or (N, H, W, C) with C 1 or 3; {shape} {verdict}{hint}"
+    )

@@ -120,7 +120,7 @@ def splits(name: str | Path) -> list[str]:
     moved = "which is not there (if a run's images moved, --data says where to)"
     raise FileNotFoundError(
         f"data: expected {', '.join(NAMES)}, a folder of images, an .npy or an .npz; got {path},"
-        f" {'which is none of these' if path.exists() else moved}"
+        f" {'which is none of these (docs/data.md makes an .npz of a table)' if path.exists() else moved}"
     )
 
 

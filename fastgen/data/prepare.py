@@ -4,7 +4,7 @@ Each image by itself, so that what came first, or how many there are, changes no
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -72,10 +72,6 @@ class Preparation:
         if self.size is not None and self.size[0] == self.size[1]:
             resized = f"resized to {self.size[0]}x{self.size[1]}"
         return ", ".join(filter(None, [part, resized, "grey" if self.grey else ""]))
-
-    def options(self) -> dict[str, Any]:
-        """The arguments that make it."""
-        return asdict(self)
 
     def image(self, values: np.ndarray, levels: int, place: str) -> np.ndarray:
         """One image, prepared.
