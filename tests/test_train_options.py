@@ -43,18 +43,18 @@ def test_defaults_fit_every_data_set(
     assert "nothing was written" in out
     if MODELS[name].widths:
         config = MODELS[name](recipe=recipe).model_config(load_for_training(str(tmp_path / "colours.npz"))[0])
-        expected = {"pixelcnn": {"paper": 66, "small": 18}, "gated-pixelcnn": {"paper": 129, "small": 24}}
+        expected = {"pixelcnn": {"paper": 66, "small": 18}, "gated-pixelcnn": {"paper": 129, "small": 18}}
         assert config["channels"] == expected[name][recipe]
 
 
 def test_the_small_recipe_and_what_is_given_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     command = ["train", "gated-pixelcnn", "--recipe", "small", "--layers", "2", "--dry-run"]
     out = said(capsys, *command, "--batch-size", "8")
-    assert "10 epochs of 169 batches of 8" in out
-    assert "adamw, lr 0.004, cosine" in out
+    assert "6 epochs of 169 batches of 8" in out
+    assert "adamw, lr 0.006, cosine" in out
     said(capsys, *command[:-1], "--epochs", "0", "--run", tmp_path / "run", "--limit", "9")
     config = Run(tmp_path / "run").config()
-    assert (config["model"]["config"]["channels"], config["model"]["config"]["layers"]) == (24, 2)
+    assert (config["model"]["config"]["channels"], config["model"]["config"]["layers"]) == (16, 2)
     assert "layers: expected 2, as when" in said(
         capsys, *command[:-1], "--run", tmp_path / "run", "--resume", "--layers", "3", code=2
     )
