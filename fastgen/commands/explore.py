@@ -19,6 +19,7 @@ from ..data.identity import class_number
 from ..models import Autoencoder
 from ..training import Run, load_model
 from . import check_seed, parse, pick_device
+from .beside import fitted_pca
 from .images import class_names, load_images, say_notes
 
 Kind = Literal[
@@ -41,9 +42,6 @@ FEWEST = {"interpolations": 2, "scatter": 2, "traversals": 2}
 
 SEEN = 2000
 """Held-out images that order dimensions, that the scatter shows, and that errors are means of."""
-
-FITTED = 10_000
-"""Images to train on that PCA is fitted to, at most: more change its error little, and take long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +149,7 @@ def _draw(kind: str, model: Any, images: Dataset, options: Explore, path: Path) 
     }
     said = str(path)
     if kind == "reconstructions":
-        pca = _pca(options, model.latent) if isinstance(model, Autoencoder) else None
+        pca = _pca(model, options)
         picture = exploring.draw_reconstructions(model, seen_values, seen_labels, n, shown=2 * n, pca=pca, of=of)
         error = exploring.reconstruction_error(model, seen_values, seen_labels)
         said += f": squared error {error:.4g}"
@@ -165,11 +163,12 @@ def _draw(kind: str, model: Any, images: Dataset, options: Explore, path: Path) 
     return said
 
 
-def _pca(options: Explore, dimensions: int) -> PCA:
-    """PCA of as many dimensions, fitted to what the run was trained on, or to some of that."""
-    train = load_images(Run(options.run), "train", options.data, options.data_root, own=True)
-    some = train.subset(FITTED)
-    return PCA(min(dimensions, len(some), some.dims)).fit(some.values.double() / (some.levels - 1))
+def _pca(model: Any, options: Explore) -> PCA | None:
+    """Where the model is an autoencoder, PCA of as many dimensions."""
+    if not isinstance(model, Autoencoder):
+        return None
+    found = fitted_pca(model, load_images(Run(options.run), "train", options.data, options.data_root, own=True))
+    return None if found is None else found[0]
 
 
 def _draw_nearest(model: Any, options: Explore, of: str, names: list[str] | None) -> Any:
