@@ -143,6 +143,15 @@ def test_blocks_run(
             assert cli.main(small(words)) == 0, f"{line}\n{capsys.readouterr().err}"
 
 
+def test_data_that_the_readme_names(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The defaults of ``train gated-pixelcnn`` fit them all; fewer layers, for the time."""
+    (others,) = re.findall(r"^fastgen train gated-pixelcnn --data digits .*# or (.*)$", PAGES["README.md"], flags=re.M)
+    np.save("own.npy", np.random.RandomState(0).randint(0, 256, (40, 12, 10, 3), np.uint8))
+    for data in others.replace("PATH", "own.npy").split(", "):
+        words = ["train", "gated-pixelcnn", "--data", data, "--dry-run", "--layers", "1", "--batch-size", "4"]
+        assert cli.main(words) == 0, f"{data}: {capsys.readouterr().err}"
+
+
 COMMAND = r"`(?:fastgen|python -m fastgen) ([^`]+)`"
 
 

@@ -18,6 +18,9 @@ import fastgen
 ROOT = Path(__file__).parent.parent
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
+ELSEWHERE = {"--transform", "--center_crop", "--resolution", "--benchmark-compare"}
+"""Options of other programs that the texts speak of."""
+
 
 @pytest.fixture(scope="module")
 def pages() -> object:
@@ -99,6 +102,8 @@ def test_help_is_on_the_page_of_commands(pages: SimpleNamespace) -> None:
         assert "usage: fastgen" in text
         assert "\x1b" not in text
     assert "--likelihood {bernoulli,gaussian,categorical,logistic}" in page
+    told = {option for text in TEXTS for option in re.findall(r"`(--[\w-]+)", text.read_text())}
+    assert told - ELSEWHERE <= set(re.findall(r"--[\w-]+", page)), "options that the guides speak of"
 
 
 def test_build_is_part_of_what_must_pass() -> None:
