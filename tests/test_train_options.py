@@ -214,7 +214,8 @@ def test_the_time_of_an_epoch_has_its_evaluation_in_it() -> None:
 @pytest.mark.parametrize(
     ("option", "value"),
     [("--limit", 0), ("--held-out-limit", -3), ("--levels", 1), ("--samples", -1), ("--patience", -1),
-     ("--max-minutes", -2), ("--epochs", -1), ("--batch-size", 0), ("--lr", 0), ("--ema", 1), ("--clip", -1)],
+     ("--max-minutes", -2), ("--epochs", -1), ("--batch-size", 0), ("--lr", 0), ("--ema", 1), ("--clip", -1),
+     ("--kl-warmup", 3)],
 )  # fmt: skip
 def test_impossible_values_are_refused_by_their_name(option: str, value: int, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stopped:

@@ -13,7 +13,7 @@ from ..training import Run, Trainer, checkpoint, distributed
 from ..training.checks import check_batch, check_data, check_losses
 from ..training.pace import measure
 from ..training.randomness import set_aside
-from .model_options import Train
+from .train_options import Train
 
 LONG = 3600
 """Seconds of training from which on it is said what is faster."""

@@ -24,8 +24,9 @@ from . import parse, pick_device
 from .beside import pca_squared_error, pca_words
 from .dry_run import describe_plan, estimate, so_far, where
 from .epoch_pictures import draw_curves, draw_epoch, keep_held_out
-from .model_options import MODELS, Train, options_of
+from .model_options import MODELS, options_of
 from .option_files import option_words, with_files
+from .train_options import Train
 
 FREE_ON_RESUME = (
     *("data_root", "epochs", "save_every", "samples", "tensorboard", "dry_run", "device", "run", "resume"),
