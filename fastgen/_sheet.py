@@ -42,7 +42,13 @@ class Names:
 
 
 def class_words(names: Sequence[str] | None, classes: int) -> list[str]:
-    """What to call each class in a picture: on one line, in letters that there are, and no two alike."""
+    """What to call each class in a picture: on one line, in letters that there are, and no two alike.
+
+    Raises:
+        ValueError: there are fewer names than classes.
+    """
+    if names is not None and len(names) < classes:
+        raise ValueError(f"names: expected one for each of {classes} classes, got {len(names)}")
     words: list[str] = []
     for number in range(classes):
         word = str(number) if names is None else " ".join(names[number].split())

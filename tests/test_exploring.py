@@ -220,12 +220,23 @@ IMAGES = torch.zeros(3, 1, 28, 28, dtype=torch.int64)
         (lambda: exploring.nearest(IMAGES, IMAGES, 4), "k: expected 1 to 3, the number of images .* got 4"),
         (lambda: exploring.arithmetic(Plane(), *[IMAGES[:0]] * 3), "a: expected at least one image, got none"),
         (lambda: exploring.draw_arithmetic(Plane(classes=2), *[IMAGES] * 3), "model: expected one without classes"),
+        (
+            lambda: exploring.draw_samples(VAE(latent=2, classes=3), names=["a", "b"]),
+            "names: .* each of 3 classes, got 2",
+        ),
         (lambda: exploring.draw_scatter(Autoencoder(latent=1), IMAGES, None, "x"), "model: expected at least 2 latent"),
     ],
 )
 def test_errors_name_argument_expected_and_got(call, message) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_words_and_baselines_are_checked() -> None:
+    with pytest.raises(TypeError, match="of: expected text, got"):
+        exploring.draw_manifold(Plane(), 2, of=3)
+    with pytest.raises(TypeError, match="pca: expected a fitted PCA, got"):
+        exploring.draw_reconstructions(Plane(), random_plane(3), pca="PCA")
 
 
 def test_what_is_far_has_its_distance() -> None:

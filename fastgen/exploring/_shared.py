@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import pictures
-from .._checks import check_finite, check_integer
+from .._checks import check_finite, check_instance, check_integer
 from .latent import BATCH, MOST
 
 
@@ -41,7 +41,7 @@ def repeat(label: int | None, n: int) -> Tensor | None:
 
 
 def called_by(of: str | None, model: Any) -> str:
-    return type(model).__name__ if of is None else of
+    return type(model).__name__ if of is None else check_instance("of", of, str, "text")
 
 
 def several(n: int, what: str) -> str:

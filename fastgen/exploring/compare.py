@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import pictures
-from .._checks import check_integer, check_numbers
+from .._checks import check_instance, check_integer, check_numbers
 from .._sheet import Names, class_words, of_classes, sheet
 from ..baselines import PCA
 from ..distributions import check_values
@@ -44,6 +44,7 @@ def draw_reconstructions(
     error = reconstruction_error(model, values, labels)
     names.append(f"reconstructed\nerror {error:.4g}")
     if pca is not None:
+        check_instance("pca", pca, PCA, "a fitted PCA")
         x = values.cpu().double() / (levels - 1)
         rows.append(rgb(model, pca.decode(pca.encode(x[:shown])).clamp(0, 1) * (levels - 1)))
         names.append(f"PCA, {pca.components}\nerror {pca.squared_error(x).mean().item():.4g}")
