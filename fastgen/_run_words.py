@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from .training import Run
+from .training import CheckpointError, Run, checkpoint
 from .training.run import Record
 
 
@@ -35,8 +35,27 @@ def best(metrics: list[Record]) -> Record | None:
     return min(metrics, key=loss, default=None) if key else None
 
 
-def called(run: Run, checkpoint: str = "best") -> str:
-    """As "vae on mnist, epoch 20", of the weights of a checkpoint."""
-    metrics = run.metrics()
-    record = best(metrics) if checkpoint == "best" else metrics[-1] if metrics else None
-    return name_of(run.config()) + ("" if record is None else f", epoch {record['epoch']}")
+def called(run: Run, name: str = "best") -> str:
+    """As "vae on mnist, epoch 20", of a checkpoint's weights; without the epoch where nothing else is left of it."""
+    try:
+        return f"{name_of(run.config())}, {where(run, name)}"
+    except CheckpointError:
+        return name_of(run.config())
+
+
+def where(run: Run, name: str = "last") -> str:
+    """How far a checkpoint is, in words.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    here = checkpoint.load(run.checkpoints, name, with_state=True).state["position"]
+    return so_far(here["epoch"], here["batch"])
+
+
+def so_far(epoch: int, batch: int) -> str:
+    """How far a run is, in words."""
+    batches = f"{batch} batch{'es' * (batch != 1)}"
+    if epoch == 0:
+        return f"{batches} of the first epoch"
+    return f"epoch {epoch}" + (f" and {batches} of the next" if batch else "")

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import sampling
+from ._checks import check_number
 from ._demo_page import Results, draw_page
 from ._extras import require
 from ._files import check_can_write
@@ -47,6 +48,7 @@ def main(arguments: list[str]) -> str:
     """Run the demo as the arguments say."""
     options = parse(Demo, "demo", arguments)
     check_seed(options.seed)
+    check_number("seconds", options.seconds, 0)
     check_can_write("out", options.out, (".png",))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # images this small gain little from more, and the numbers are the same on any machine

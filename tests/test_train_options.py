@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastgen._run_words import called
 from fastgen.baselines import PCA
 from fastgen.cli import main
 from fastgen.commands import dry_run, option_files, parse, train
@@ -179,6 +180,17 @@ def test_where_a_run_goes_on_and_why_it_ended(tmp_path: Path, capsys: pytest.Cap
     assert f"continues {run} after epoch 2\n" in said(capsys, *resume, "--epochs", "3")
 
 
+def test_what_pictures_call_weights_of_a_run_that_ended_early(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = Run(tmp_path / "run")
+    said(capsys, *VAE, "--batch-size", "16", "--run", run.folder, "--max-minutes", "1e-9")
+    assert called(run) == called(run, "last") == "vae on digits, 1 batch of the first epoch"
+    said(capsys, "train", "vae", "--run", run.folder, "--resume", "--max-minutes", "0", "--epochs", "2", "--lr", "1e-3")
+    assert called(run, "last") == "vae on digits, epoch 2"
+    for state in run.checkpoints.glob("state-*.pt"):
+        state.unlink()
+    assert called(run, "last") == "vae on digits", "it is not guessed"
+
+
 def test_stopped_early_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = said(capsys, *VAE, "--epochs", "9", "--lr", "1e-30", "--patience", "2", "--run", tmp_path / "run")
     assert "run: stopped early after epoch 3, since 2 in a row were no better; best held-out nats" in out
@@ -227,11 +239,13 @@ def test_impossible_values_are_refused_by_their_name(option: str, value: int, ca
     assert "see fastgen train vae --help" in err
 
 
-def test_errors_name_commands_that_there_are(capsys: pytest.CaptureFixture) -> None:
+def test_errors_name_commands_that_there_are(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     models = ", ".join(MODELS)
     assert f"model: expected one of {models}, right after train, got nothing" in said(capsys, "train", code=2)
     assert "got 'vea'; did you mean vae?" in said(capsys, "train", "vea", code=2)
     assert "got '--epochs'" in said(capsys, "train", "--epochs", "3", "vae", code=2)
+    said(capsys, "train", "classifier", "--epochs", "1", "--run", tmp_path / "run", "--limit", "20")
+    assert "got Classifier; fastgen evaluate says" in said(capsys, "sample", tmp_path / "run", code=2)
     for words in itertools.chain([["train", "vae"]], [[name, "x"] for name in ("sample", "evaluate", "report")]):
         with pytest.raises(SystemExit):
             main([*words, "--nonsense"])

@@ -2,13 +2,10 @@
 
 import shlex
 from dataclasses import fields
-from typing import Any, get_type_hints
 
 from ..training import Run
 from .model_options import MODELS, options_of
-
-NOT_OF_THE_RUN = {"resume", "checkpoint", "dry_run", "overwrite", "config"}
-"""Options that say what to do with a run, not what it is; a file's options are told one by one."""
+from .option_files import NOT_OF_THE_RUN, option_words
 
 
 def command_line(run: Run) -> str | None:
@@ -19,18 +16,8 @@ def command_line(run: Run) -> str | None:
     except ValueError:
         return None
     default = MODELS[name](**(options.small if options.recipe == "small" else {}))
-    hints = get_type_hints(type(options), include_extras=True)
-    words = ["fastgen", "train", name]
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if field.name in NOT_OF_THE_RUN or value == getattr(default, field.name):
-            continue
-        named = [note.name for note in getattr(hints[field.name], "__metadata__", ()) if getattr(note, "name", None)]
-        words += _words((named or [field.name])[0].replace("_", "-"), value)
-    return shlex.join(words)
-
-
-def _words(name: str, value: Any) -> list[str]:
-    if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
-    return [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])]
+    given = {field.name: getattr(options, field.name) for field in fields(options)}
+    told = {key: value for key, value in given.items() if value != getattr(default, key)}
+    return shlex.join(
+        ["fastgen", "train", name, *option_words({k: v for k, v in told.items() if k not in NOT_OF_THE_RUN})]
+    )

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from .._console import duration
+from .._run_words import where
 from ..data import Dataset
-from ..training import Run, Trainer, checkpoint, distributed
+from ..training import Trainer, distributed
 from ..training.checks import check_batch, check_data, check_losses
 from ..training.pace import measure
 from ..training.randomness import set_aside
@@ -83,20 +84,6 @@ def estimate(name: str, options: Train, trainer: Trainer, train: Dataset, held_o
             return said
         each = sum(measure(trial, train).epoch(len(train), len(held_out)))
     return f"{said}; --recipe small is another model, for {duration(small.epochs * each)}"
-
-
-def so_far(epoch: int, batch: int) -> str:
-    """How far a run is, in words."""
-    batches = f"{batch} batch{'es' * (batch != 1)}"
-    if epoch == 0:
-        return f"{batches} of the first epoch"
-    return f"epoch {epoch}" + (f" and {batches} of the next" if batch else "")
-
-
-def where(run: Run, name: str = "last") -> str:
-    """How far a checkpoint is, in words."""
-    here = checkpoint.load(run.checkpoints, name, with_state=True).state["position"]
-    return so_far(here["epoch"], here["batch"])
 
 
 def _first_losses(trainer: Trainer, train: Dataset, held_out: Dataset) -> tuple[dict[str, float], int]:

@@ -95,6 +95,8 @@ def main(arguments: list[str]) -> str:
     if not kinds:
         raise ValueError(f"run: expected a model that can be drawn from or has codes, got {type(model).__name__}")
     folder = options.out or options.run / "explore"
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out: expected a folder to write to, got the file {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     with require("tqdm").tqdm(kinds, desc="pictures", leave=False, disable=None) as bar:
         for kind in bar:

@@ -16,8 +16,8 @@ from .._checks import check_option, describe
 from .._extras import require
 from .model_options import MODELS
 
-OF_ONE_RUN = {"run", "resume", "checkpoint", "overwrite", "dry_run", "config"}
-"""What a run's config.json says of that run alone."""
+NOT_OF_THE_RUN = {"resume", "checkpoint", "dry_run", "overwrite", "config"}
+"""Options that say what to do with a run, not what it is."""
 
 
 def with_files(arguments: list[str]) -> list[str]:
@@ -70,7 +70,7 @@ def _read(path: Path) -> tuple[str | None, dict[str, Any]]:
         raise ValueError(f"{path}: expected the model's name and options by name, got {describe(options)}")
     own = options is not content
     options = {key.replace("-", "_"): value for key, value in options.items()}
-    return model, {key: value for key, value in options.items() if not own or key not in OF_ONE_RUN}
+    return model, {key: value for key, value in options.items() if not own or key not in {"run", *NOT_OF_THE_RUN}}
 
 
 def _toml(text: str) -> dict[str, Any]:
@@ -96,8 +96,8 @@ def option_words(options: dict[str, Any]) -> list[str]:
         word = "--" + {"source": "from"}.get(option, option).replace("_", "-")
         if isinstance(value, bool):
             words.append(word if value else f"--no-{word[2:]}")
-        elif isinstance(value, list | tuple):
-            words += [word, *map(str, value)]
-        else:
+        elif str(value).startswith("-"):
             words.append(f"{word}={value}")
+        else:
+            words += [word, *map(str, value if isinstance(value, list | tuple) else [value])]
     return words

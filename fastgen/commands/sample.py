@@ -178,9 +178,8 @@ def _way(
         return lambda first, n: _draw(sampler, options, first, n, labels, given), "with the compiled sampler"
     kind = type(model).__name__
     if not hasattr(model, "sample"):
-        raise ValueError(
-            f"run: expected a model that draws images, got {kind}; fastgen explore shows what it has learned"
-        )
+        way = "explore" if hasattr(model, "encode") else "evaluate"
+        raise ValueError(f"run: expected a model that draws images, got {kind}; fastgen {way} says what it has learned")
     if given is not None:
         raise ValueError(f"complete: expected none, since {kind} draws whole images, got {options.complete}")
     device = next(model.parameters()).device

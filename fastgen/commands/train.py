@@ -13,7 +13,7 @@ from .. import pictures
 from .._checks import listed
 from .._console import did_you_mean
 from .._extras import require
-from .._run_words import name_of
+from .._run_words import name_of, so_far, where
 from .._version import __version__
 from ..data import NAMES, Dataset
 from ..data.identity import check_content, content
@@ -22,7 +22,7 @@ from ..training import Record, Run, Trainer, checkpoint, describe, distributed
 from ..training.stopping import TIME_IS_UP, Stopped, on_signals
 from . import parse, pick_device
 from .beside import pca_squared_error, pca_words
-from .dry_run import describe_plan, estimate, so_far, where
+from .dry_run import describe_plan, estimate
 from .epoch_pictures import draw_curves, draw_epoch, keep_held_out
 from .model_options import MODELS, options_of
 from .option_files import option_words, with_files
