@@ -43,6 +43,18 @@ def test_a_better_epoch_starts_the_count_again() -> None:
     assert (trained.position.epoch, trained.position.stale) == (4, 0)
 
 
+def test_a_best_one_within_an_epoch_starts_the_count_again(tmp_path: Path) -> None:
+    data, run = tiny.images(), new_run(tmp_path / "run")
+    trainer(run, dataclasses.replace(STILL, epochs=3)).fit(data, data)
+    hurried = trainer(run, dataclasses.replace(STILL, lr=0.1, max_minutes=1e-9))
+    hurried.resume()
+    with pytest.raises(Stopped):
+        hurried.fit(data, data)
+    resumed = trainer(run, STILL)
+    resumed.resume("best")
+    assert (resumed.position.batch, resumed.position.stale) == (1, 0)
+
+
 def test_a_checkpoint_from_before_epochs_were_counted_is_resumed(tmp_path: Path) -> None:
     data, run = tiny.images(), new_run(tmp_path / "run")
     trainer(run, dataclasses.replace(RECIPE, epochs=2)).fit(data, data)

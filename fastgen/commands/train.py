@@ -34,6 +34,9 @@ FREE_ON_RESUME = (
 )
 """Options that a resumed run may change: all others would make it another run."""
 
+OF_A_START = {"resume": False, "checkpoint": "last", "overwrite": False, "dry_run": False}
+"""Options that say what one start of a run does, and nothing of the next one."""
+
 
 def main(arguments: list[str]) -> str:
     """Train as the arguments say."""
@@ -50,7 +53,7 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
     train, held_out = options.load_data()
     torch.manual_seed(options.seed)
     model = options.build(name, train).to(device)
-    if not options.resume:
+    if not options.resume or not run.has_checkpoint:  # which would begin again
         options.initialise(model)
     said = about(model, train, held_out)
     config = {
@@ -90,7 +93,7 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
         return f"{run.folder}: no checkpoint, since nothing was trained"
     loss = trainer.position.loss
     form = ".2f" if loss == "nats" else ".4g"
-    best = f"{ended}best held-out {loss} {trainer.position.best:{form}}{_accuracy(run, loss)}"
+    best = f"{ended}best held-out {loss} {trainer.position.best:{form}}{_accuracy(run, loss, trainer.position.best)}"
     best += f" ({said[loss]})" if loss in said else ""
     beside = pca_squared_error(trainer.ema, train, held_out) if distributed.rank() == 0 else None
     best += f"; {pca_words(beside)}" if beside else ""
@@ -98,11 +101,10 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
     return f"{run.folder}: {best}; {', '.join([*ways, f'fastgen report {run.folder} sums it up'])}"
 
 
-def _accuracy(run: Run, loss: str) -> str:
-    """Of the best epoch of a model that has one."""
-    there = [record for record in run.metrics() if {"held_out_accuracy", f"held_out_{loss}"} <= record.keys()]
-    best = min(there, key=lambda record: record[f"held_out_{loss}"], default=None)
-    return "" if best is None else f", accuracy {best['held_out_accuracy']:.1%}"
+def _accuracy(run: Run, loss: str, best: float) -> str:
+    """Of the epoch whose held-out loss is ``best``, of a model that has one; time may have been up within an epoch."""
+    there = [record for record in run.metrics() if record.get(f"held_out_{loss}") == best]
+    return next((f", accuracy {it['held_out_accuracy']:.1%}" for it in there if "held_out_accuracy" in it), "")
 
 
 def untrained(train: Dataset) -> list[str]:
@@ -233,14 +235,15 @@ def _read(arguments: list[str]) -> tuple[str, Train, Run]:
     run = Run(options.run or f"runs/{name}-{data}")
     if not options.resume:
         run.check_new(options.overwrite)
-        if options.init_from is not None and Path(options.init_from) == run.folder.resolve():
-            raise ValueError(f"init_from: expected another run than the one to write, got {run.folder}")
+        for option, other in {"init_from": options.init_from, "from": getattr(options, "source", None)}.items():
+            if other is not None and Path(other) == run.folder.resolve():
+                raise ValueError(f"{option}: expected another run than the one to write, got {run.folder}")
         return name, _absolute(options), run
     config = run.config()
     if config["model"]["name"] != name:
         raise ValueError(f"model: expected {config['model']['name']}, which the run in {run.folder} is of, got {name}")
     started = options_of(run)
-    options = parse(MODELS[name], f"train {name}", arguments, default=replace(started, resume=False))
+    options = parse(MODELS[name], f"train {name}", arguments, default=replace(started, **OF_A_START))
     options = _absolute(options)
     for field in fields(started):
         before, now = getattr(started, field.name), getattr(options, field.name)

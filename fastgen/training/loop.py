@@ -155,7 +155,7 @@ class Trainer:
                 held = self._evaluate(held_out)
                 is_best = held.means[held.first] < here.best
                 if is_best:
-                    here.best, here.loss = held.means[held.first], held.first
+                    here.best, here.loss, here.stale = held.means[held.first], held.first, 0
             if self.run is not None:
                 self._save(self.run, ("last", "best") if is_best else ("last",))
         raise Stopped(number)

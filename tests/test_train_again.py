@@ -1,0 +1,62 @@
+"""What a start of ``fastgen train`` leaves to the next one in its folder, and what it does not."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastgen.cli import main
+from fastgen.training import Run, load_model
+
+for package in ("tyro", "tqdm", "safetensors", "sklearn", "PIL"):
+    pytest.importorskip(package, reason=f"{package} comes with fastgen[train]")
+
+VAE = ["train", "vae", "--hidden", "8", "--latent", "2", "--limit", "60", "--samples", "0"]
+
+
+def said(capsys: pytest.CaptureFixture, *arguments: object, code: int = 0) -> str:
+    """What a command says, of one that ends with ``code``."""
+    assert main([str(argument) for argument in arguments]) == code
+    out, err = capsys.readouterr()
+    return err if code else out
+
+
+def test_a_start_that_overwrote_or_went_back_is_resumed_from_its_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run, resume = tmp_path / "run", ["train", "vae", "--run", tmp_path / "run", "--resume"]
+    for _ in range(2):
+        said(capsys, *VAE, "--epochs", "2", "--run", run, "--overwrite", "--kl-warmup", "1", "--lr", "0.01")
+    assert f"continues {run} after epoch 2\n" in said(capsys, *resume, "--epochs", "3")
+    best = min(Run(run).metrics(), key=lambda record: record["held_out_nats"])["epoch"]
+    assert f"continues {run} after epoch {best}\n" in said(capsys, *resume, "--checkpoint", "best", "--epochs", "5")
+    assert Run(run).config()["options"]["checkpoint"] == "best"
+    assert f"continues {run} after epoch 5\n" in said(capsys, *resume, "--epochs", "6")
+    assert Run(run).config()["options"]["checkpoint"] == "last"
+
+
+def test_a_run_that_was_stopped_before_it_saved_begins_with_the_weights_it_was_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    said(capsys, *VAE, "--epochs", "2", "--run", tmp_path / "first", "--lr", "0.01")
+    said(capsys, *VAE, "--epochs", "0", "--run", tmp_path / "run", "--init-from", tmp_path / "first", "--lr", "1e-30")
+    said(capsys, "train", "vae", "--run", tmp_path / "run", "--resume", "--epochs", "1")
+    one, other = (load_model(tmp_path / name).state_dict() for name in ("first", "run"))
+    assert all(torch.allclose(tensor, other[key], atol=1e-12) for key, tensor in one.items())
+
+
+def test_a_run_is_not_written_over_by_what_begins_with_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    said(capsys, *VAE, "--epochs", "1", "--run", tmp_path / "run")
+    command = ["train", "classifier", "--from", tmp_path / "run", "--run", tmp_path / "run", "--overwrite"]
+    assert "from: expected another run than the one to write, got" in said(capsys, *command, code=2)
+    assert Run(tmp_path / "run").config()["model"]["name"] == "vae"
+
+
+def test_an_accuracy_is_of_the_weights_that_it_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Time was up within an epoch, where the best weights are of no line of the metrics."""
+    run = tmp_path / "run"
+    said(capsys, "train", "classifier", "--epochs", "1", "--samples", "0", "--run", run, "--batch-size", "700")
+    out = said(capsys, "train", "classifier", "--run", run, "--resume", "--epochs", "9", "--max-minutes", "1e-9")
+    (line,) = [line for line in out.splitlines() if "time is up after epoch 1 and 1 batch of the next" in line]
+    assert "best held-out cross_entropy" in line
+    assert ", accuracy" not in line
