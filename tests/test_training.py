@@ -253,7 +253,7 @@ def test_players_that_cannot_play() -> None:
     first, second = objective.players()
     for changes, message in [
         ({"name": "judge"}, "of different names, got"),
-        ({"parameters": [*model.judge.parameters()]}, "expected no parameter twice"),
+        ({"parameters": 2 * [*model.forger.parameters()]}, "player forger: expected no parameter twice"),
         ({"steps": 0}, "player forger: expected parameters to move, and 1 step or more, got 4 parameters and 0 steps"),
         ({"parameters": []}, "got 0 parameters and 1 steps"),
     ]:

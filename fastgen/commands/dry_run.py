@@ -1,6 +1,5 @@
 """What ``fastgen train --dry-run`` says: everything that would happen, and the losses of the first batch."""
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -32,11 +31,12 @@ def describe_plan(name: str, options: Train, trainer: Trainer, train: Dataset, h
     run, model = trainer.run, trainer.model
     assert run is not None
     weights = sum(p.numel() for p in model.parameters())
-    moved = sum(p.numel() for seat in trainer.seats for p in seat.player.parameters)
-    steps = math.ceil(len(train) / options.batch_size)
+    trained = {id(p): p.numel() for seat in trainer.seats for p in seat.player.parameters}
+    moved, steps = sum(trained.values()), options.batches(len(train))
+    slots = sum(SLOTS[seat.recipe.optimizer] * p.numel() for seat in trainer.seats for p in seat.player.parameters)
     channels, height, width = train.shape
     losses, kept = _first_losses(trainer, train, held_out)
-    state = 4 * (weights + moved * (1 + SLOTS[options.optimizer]) + (weights if options.ema else 0))
+    state = 4 * (weights + moved + slots + (weights if options.ema else 0))
     averaged = f", average {options.ema:g}" if options.ema else ", no average"
     files = ["config.json", "metrics.jsonl", "curves.png", "checkpoints/{last,best}.safetensors, state-*.pt"]
     files += ["held_out.png", "samples/epoch-*.png"] if options.samples > 0 else []

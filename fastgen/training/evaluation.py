@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import measures as meanings
-from .._checks import check_instance, check_integer, describe
+from .._checks import check_instance, check_integer, check_number, describe
 from .._extras import require
 from ..data import Dataset
 from ..measures import Measure, plus_minus
@@ -26,8 +26,9 @@ Measures = Callable[[Tensor, Tensor | None], dict[str, Tensor]]
 class Evaluation:
     """Means, by name, over ``images`` images of ``dims`` dimensions, and standard errors of these means.
 
-    The first is what counts. "nats" is a negative log-likelihood, or a bound on one, in nats per image; ``about`` says
-    of which law, and what the others are.
+    What is ``watched``, or else the first mean, counts. "nats" is a negative log-likelihood, or a bound on one, in nats
+    per image; ``about`` says of which law, and what the others are. ``of_set`` are numbers of the whole set, which have
+    no errors.
     """
 
     means: dict[str, float]
@@ -35,11 +36,25 @@ class Evaluation:
     images: int
     dims: int
     about: dict[str, Measure] = field(default_factory=dict)
+    of_set: dict[str, float] = field(default_factory=dict)
+    watched: str | None = None
 
     @property
     def first(self) -> str:
-        """Name of what counts."""
-        return next(iter(self.means))
+        """Name of what counts: what is watched, or else the first mean."""
+        return self.watched or next(iter(self.means))
+
+    @property
+    def loss(self) -> float:
+        """What counts; less is better.
+
+        Raises:
+            ValueError: there is no number of its name.
+        """
+        every = {**self.means, **self.of_set}
+        if self.first not in every:
+            raise ValueError(f"best: expected one of {', '.join(every)}, which were measured, got {self.first}")
+        return every[self.first]
 
     @property
     def nats(self) -> float:
@@ -69,8 +84,10 @@ class Evaluation:
         return nats / (self.dims * math.log(2))
 
     def numbers(self, all_errors: bool = False) -> dict[str, float]:
-        """Everything by name: means, the error of the first or ``all_errors``, bits/dim of a law on the values."""
-        every: dict[str, float] = {}
+        """Everything by name, what counts first: means, errors of the first or ``all_errors``, bits/dim of a law on the
+        values, numbers of the set.
+        """
+        every: dict[str, float] = {self.first: self.loss} if self.first in self.of_set else {}
         for name, mean in self.means.items():
             every[name] = mean
             if all_errors or name == self.first:
@@ -78,7 +95,7 @@ class Evaluation:
             if name == "nats" and self.of_values:
                 every["bits_per_dim"] = self.bits_per_dim
                 every |= {"bits_per_dim_error": self.bits_per_dim_error} if all_errors else {}
-        return every
+        return every | self.of_set
 
     def __str__(self) -> str:
         said = []
@@ -92,6 +109,25 @@ class Evaluation:
                 one = f"{name} {mean:.4g}{plus_minus(self.errors[name], '.2g')}"
             said.append(f"{one} ({self.about[name].words})" if name in self.about else one)
         return ", ".join(said)
+
+
+def measure_set(measure: Callable[[], dict[str, float]], model: Any, seed: int) -> dict[str, float]:
+    """What ``measure()`` finds in the first process, in eval mode and with random numbers from ``seed``, for all.
+
+    Raises:
+        ValueError: that is no number by name.
+    """
+    device, modes = next(model.parameters()).device, {module: module.training for module in model.modules()}
+    found: dict[str, float] = {}
+    if distributed.rank() == 0:
+        model.eval()
+        try:
+            with torch.no_grad(), set_aside(seed, device):
+                found = {name: check_number(f"measure_set: {name}", number) for name, number in measure().items()}
+        finally:
+            for module, training in modes.items():
+                module.training = training
+    return distributed.gather(found)[0]
 
 
 def check_measures(found: Any, n: int) -> None:

@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..data import Dataset
 from . import checkpoint, distributed, randomness, resuming
 from .average import Average
 from .checks import check_batch, check_data
-from .evaluation import Evaluation, evaluate
+from .evaluation import Evaluation, evaluate, measure_set
 from .objective import Objective
 from .recipe import Recipe
 from .run import Record, Run
@@ -44,7 +44,7 @@ class Trainer:
         model: trained in place, on the device it is on.
         recipe: how to optimise.
         run: where checkpoints and metrics go; None keeps neither.
-        objective: what to minimise; ``model.losses`` by default.
+        objective: what to minimise; by default what the model offers by ``objective()``, or else its ``losses``.
 
     Raises:
         ValueError: the processes or parts of a step do not divide its images, or the objective cannot be played.
@@ -62,7 +62,7 @@ class Trainer:
         self.model = model.to(memory_format=torch.channels_last) if recipe.channels_last else model
         self.recipe = recipe
         self.run = run
-        self.objective = objective or Objective(model)
+        self.objective = objective or (model.objective() if hasattr(model, "objective") else Objective(model))
         self.position = Position()
         self.average = Average(model) if recipe.ema else None
         self.seats = Seat.all(self.objective, recipe, self.device)
@@ -116,7 +116,7 @@ class Trainer:
         """
         check_data(self.model, train, "train")
         check_data(self.model, held_out, "held_out")
-        here, batches = self.position, math.ceil(len(train) / self.recipe.batch_size)
+        here, batches = self.position, self.recipe.batches(len(train))
         if here.batch > batches or here.step != here.epoch * batches + here.batch:
             raise ValueError(
                 f"train: expected as many images as there were in the {here.step} steps before, got {len(train)}"
@@ -153,9 +153,9 @@ class Trainer:
             is_best = False
             if number == TIME_IS_UP:  # a run that had no time for an epoch has something to draw from
                 held = self._evaluate(held_out)
-                is_best = held.means[held.first] < here.best
+                is_best = held.loss < here.best
                 if is_best:
-                    here.best, here.loss, here.stale = held.means[held.first], held.first, 0
+                    here.best, here.loss, here.stale = held.loss, held.first, 0
             if self.run is not None:
                 self._save(self.run, ("last", "best") if is_best else ("last",))
         raise Stopped(number)
@@ -164,15 +164,16 @@ class Trainer:
         distributed.share_buffers(self.model, self.ema)
         measures = partial(self.objective.evaluate, self.ema)
         held = evaluate(self.ema, held_out, self.recipe.batch_size, measures, self.recipe.seed, title="held out")
-        loss = held.means[held.first]
-        if not math.isfinite(loss):
-            self.watch.stop(self.position.step, f"held-out {held.first} is {loss}")
+        of_set = partial(self.objective.measure_set, self.ema, held_out)
+        held = replace(held, of_set=measure_set(of_set, self.ema, self.recipe.seed), watched=self.objective.best)
+        if not math.isfinite(held.loss):
+            self.watch.stop(self.position.step, f"held-out {held.first} is {held.loss}")
         return held
 
     def _end_epoch(self, held_out: Dataset) -> tuple[Record, bool]:
         here, started = self.position, time.perf_counter()
         held = self._evaluate(held_out)
-        loss = held.means[held.first]
+        loss = held.loss
         losses, images = self.watch.add_up()
         record: Record = {
             "epoch": here.epoch + 1,
@@ -192,7 +193,7 @@ class Trainer:
 
     def _train_epoch(self, train: Dataset, held_out: Dataset) -> None:
         here, recipe, device = self.position, self.recipe, self.device
-        batches = math.ceil(len(train) / recipe.batch_size)
+        batches = recipe.batches(len(train))
         order = np.random.default_rng([recipe.seed, here.epoch]).permutation(len(train))
         mirrored = recipe.mirrored(here.epoch, len(train))
         title, hidden = f"epoch {here.epoch + 1}/{recipe.epochs}", True if distributed.rank() else None
@@ -245,6 +246,9 @@ class Trainer:
             if values.device.type == "cpu":
                 self.watch.look(here.epoch, seat, values, labels)
             seat.move(factor)
+            self.objective.after_move(seat.player, here.step)
+        if turn == self._round - 1:
+            self.objective.end_of_round(here.step)
         here.step, here.batch = here.step + 1, here.batch + 1
         if self.average is not None:
             self.average.update(recipe.ema_at(here.step))
@@ -260,7 +264,13 @@ class Trainer:
             "position": asdict(self.position),
             "averaged": 0 if self.average is None else self.average.updates,
             "players": {seat.player.name: seat.state_dict() for seat in self.seats},
-            "processes": distributed.gather({"random": randomness.get_state(), "sums": asdict(self.watch.sums)}),
+            "processes": distributed.gather(
+                {
+                    "random": randomness.get_state(),
+                    "sums": asdict(self.watch.sums),
+                    "objective": self.objective.state_dict(),
+                }
+            ),
         }
         weights = {"model": self.model.state_dict()}
         if self.average is not None:

@@ -1,10 +1,14 @@
 """What is minimised, and who minimises it: one player for most models, two for a game between networks."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
+
+from ..data import Dataset
+from .recipe import Recipe
+from .state import check_alike
 
 Losses = Callable[[Tensor, Tensor | None, float], dict[str, Tensor]]
 """(values int64 (N, C, H, W), labels (N,) or None, progress in [0, 1]) → by name, (N,) numbers, one per example.
@@ -19,10 +23,14 @@ class Player:
 
     Attributes:
         name: of its optimiser in a checkpoint, and of its metrics where there are several players.
-        parameters: no other player's.
+        parameters: those it moves; another player may move them, too, with an optimiser of its own.
         losses: computed with the objective's model only, which processes keep in step.
         steps: k; in every max(k) batches the player moves on the last k, after the players before it.
-        lr: its own learning rate; None is the recipe's.
+        lr: its own learning rate; None is the recipe's, as for the other four that recipes have.
+        optimizer: "adam", "adamw", "sgd" or "rmsprop".
+        betas: of that optimiser.
+        weight_decay: its own pull of the weights to zero.
+        clip: largest norm of its gradient; 0 turns clipping off.
         per_dimension: whether its loss is a sum over an image's dimensions; the gradient is then of the loss per
             dimension, so that ``clip`` and SGD's ``lr`` mean the same at every image size.
     """
@@ -33,6 +41,22 @@ class Player:
     steps: int = 1
     lr: float | None = None
     per_dimension: bool = True
+    optimizer: str | None = None
+    betas: tuple[float, float] | None = None
+    weight_decay: float | None = None
+    clip: float | None = None
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """``recipe`` with what this player has of its own.
+
+        Raises:
+            ValueError: the player has what no recipe takes.
+        """
+        own = {name: getattr(self, name) for name in ("lr", "optimizer", "betas", "weight_decay", "clip")}
+        try:
+            return replace(recipe, **{name: value for name, value in own.items() if value is not None})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"player {self.name}: {error}") from error
 
 
 @dataclass(eq=False)
@@ -44,9 +68,12 @@ class Objective:
 
     Attributes:
         model: holds every parameter of every player, and is what checkpoints keep.
+        best: the name of the number that chooses the best epoch, less being better, among those of ``evaluate`` and
+            ``measure_set``; None is the first of ``evaluate``.
     """
 
     model: Any
+    best: str | None = None
 
     def players(self) -> list[Player]:
         """Who moves, in the order of their moves."""
@@ -57,6 +84,34 @@ class Objective:
     def evaluate(self, model: Any, values: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         """What held-out images are measured by: losses of ``model``, the average of the trained one, in eval mode.
 
-        The first chooses the best epoch; less is better.
+        The first chooses the best epoch, where ``best`` names no other; less is better.
         """
         return model.losses(values, labels)
+
+    def measure_set(self, model: Any, held_out: Dataset) -> dict[str, float]:
+        """Numbers that are of a whole set of held-out images and not means over them, by name.
+
+        The first of several processes computes them, with random numbers that are the same after every epoch.
+        """
+        return {}
+
+    def after_move(self, player: Player, step: int) -> None:
+        """Called when ``player`` has moved in step ``step`` (from 0): to clip its weights, say."""
+
+    def end_of_round(self, step: int) -> None:
+        """Called after step ``step`` (from 0) when it is a round's last: every player has had all of its moves."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the objective remembers from step to step in this process: numbers, tensors, and containers of them."""
+        return {}
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        """``state`` is one that ``state_dict`` may have returned: by default, built as that of now.
+
+        Raises:
+            ValueError: it is not; the message names what differs.
+        """
+        check_alike("objective", state, self.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what ``check_state`` took."""

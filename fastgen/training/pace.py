@@ -41,7 +41,7 @@ def measure(trainer: Trainer, train: Dataset) -> Pace:
     players = objective.players()
     most = max(1, trainer.recipe.batch_size // distributed.size() // trainer.recipe.accumulate)
     turns = max(player.steps for player in players)
-    optimizers = [trainer.recipe.make_optimizer(player.parameters, 0.0) for player in players]
+    optimizers = [player.recipe(trainer.recipe).make_optimizer(player.parameters, 0.0) for player in players]
 
     def work(values: Tensor, labels: Tensor | None) -> None:
         for player, seat, optimizer in zip(players, trainer.seats, optimizers, strict=True):

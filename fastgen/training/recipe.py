@@ -22,6 +22,8 @@ class Recipe:
     """Passes over the training images."""
     batch_size: int = 64
     """Images in a step, over all processes."""
+    drop_last: bool = False
+    """Leave out the last images of an epoch, others in each, where they fill no batch."""
     accumulate: int = 1
     """Parts that a process's images of a step are computed in, for memory's sake: the gradient is the same."""
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adamw"
@@ -66,7 +68,7 @@ class Recipe:
             object.__setattr__(self, name, check_integer(name, getattr(self, name)))
         for name in ("lr", "weight_decay", "ema", "clip", "max_minutes"):
             object.__setattr__(self, name, check_number(name, getattr(self, name)))
-        for name in ("channels_last", "compile", "flip", "deterministic"):
+        for name in ("drop_last", "channels_last", "compile", "flip", "deterministic"):
             check_flag(name, getattr(self, name))
         for name in ("optimizer", "schedule", "precision"):
             check_instance(name, getattr(self, name), str, "a word")
@@ -103,6 +105,18 @@ class Recipe:
         check_integer("epoch", epoch, 0)
         check_integer("n", n, 0)
         return np.random.default_rng([self.seed, epoch, 1]).random(n) < 0.5 if self.flip else None
+
+    def batches(self, images: int) -> int:
+        """Steps of an epoch of so many images.
+
+        Raises:
+            ValueError: there would be none.
+        """
+        if self.drop_last and images < self.batch_size:
+            raise ValueError(
+                f"batch_size: expected at most {images}, the images, with drop_last, got {self.batch_size}"
+            )
+        return images // self.batch_size if self.drop_last else math.ceil(images / self.batch_size)
 
     def lr_factor(self, step: int, steps: int) -> float:
         """What learning rates are multiplied by at step ``step`` (from 0) of ``steps``."""

@@ -39,6 +39,7 @@ def resume(trainer: Trainer, run: Run, name: str) -> None:
         seat.load_state_dict(players[seat.player.name])
     trainer.position = Position(**loaded.state["position"])
     trainer.watch.sums = Sums(**process["sums"])
+    trainer.objective.load_state_dict(process["objective"])
     epoch = trainer.position.epoch
     if name != "last":  # before its metrics are forgotten, so that nothing later can be continued without them
         distributed.first_only(lambda: checkpoint.go_back(run.checkpoints, name))
@@ -62,9 +63,13 @@ def _checked(trainer: Trainer, loaded: Checkpoint) -> dict[str, Any]:
     check_position(state["position"])
     steps = state["position"]["step"]
     check_integer("averaged", state["averaged"], 0, steps)
-    process = check_keys("process", processes[distributed.rank()], ("random", "sums"))
+    if isinstance(processes[distributed.rank()], dict):  # saved before objectives remembered anything
+        processes[distributed.rank()] = {"objective": {}, **processes[distributed.rank()]}
+    process = check_keys("process", processes[distributed.rank()], ("random", "sums", "objective"))
     check_random(process["random"], randomness.get_state())
     check_sums(process["sums"])
+    check_instance("objective", process["objective"], dict, "what an objective remembers")
+    trainer.objective.check_state(process["objective"])
     loaded.check(trainer.model, "model")
     if trainer.average is not None:
         loaded.check(trainer.ema, "ema")

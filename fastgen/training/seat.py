@@ -47,9 +47,9 @@ class Seat:
 
     def __init__(self, player: Player, objective: Objective, recipe: Recipe, device: torch.device) -> None:
         self.player = player
-        self.recipe = recipe
+        self.recipe = recipe = player.recipe(recipe)
         self.device = device
-        self.optimizer = recipe.make_optimizer(player.parameters, player.lr)
+        self.optimizer = recipe.make_optimizer(player.parameters)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
         self.others: list[nn.Parameter] = []
         self._checked = False
@@ -62,15 +62,16 @@ class Seat:
         """A seat for every player.
 
         Raises:
-            ValueError: players share a name or a parameter, or one has nothing to move, or no steps.
+            ValueError: players share a name, or one has nothing to move, a parameter twice, no steps, or what no
+                recipe takes.
         """
         players = objective.players()
         moved = [parameter for player in players for parameter in player.parameters]
         if len({player.name for player in players}) < len(players) or not players:
             raise ValueError(f"players: expected one or more, of different names, got {[p.name for p in players]}")
-        if len({id(parameter) for parameter in moved}) < len(moved):
-            raise ValueError(f"players: expected no parameter twice, got one in two of {[p.name for p in players]}")
         for player in players:
+            if len({id(parameter) for parameter in player.parameters}) < len(player.parameters):
+                raise ValueError(f"player {player.name}: expected no parameter twice, got one that is")
             if not player.parameters or player.steps < 1:
                 got = f"{len(player.parameters)} parameters and {player.steps} steps"
                 raise ValueError(f"player {player.name}: expected parameters to move, and 1 step or more, got {got}")
@@ -138,9 +139,8 @@ class Seat:
 
     def move(self, factor: float) -> None:
         """Take the optimiser's step, at the player's learning rate times ``factor``."""
-        lr = self.recipe.lr if self.player.lr is None else self.player.lr
         for group in self.optimizer.param_groups:
-            group["lr"] = lr * factor
+            group["lr"] = self.recipe.lr * factor
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
