@@ -34,7 +34,7 @@ FREE_ON_RESUME = (
 )
 """Options that a resumed run may change: all others would make it another run."""
 
-OF_A_START = {"resume": False, "checkpoint": "last", "overwrite": False, "dry_run": False}
+OF_A_START: dict[str, Any] = {"resume": False, "checkpoint": "last", "overwrite": False, "dry_run": False}
 """Options that say what one start of a run does, and nothing of the next one."""
 
 
