@@ -1,5 +1,6 @@
 """What surrounds training on the command line: dry runs, TensorBoard, curves, several processes, bad images."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+import tiny
 from fastgen.cli import main
-from fastgen.training import Run, load_model
+from fastgen.commands import dry_run
+from fastgen.commands.model_options import MODELS
+from fastgen.training import Run, Trainer, distributed, load_model, seat
 from parity import PROCESSES_AGREE
 
 for package in ("tyro", "tqdm", "safetensors", "sklearn"):
@@ -115,6 +119,23 @@ def test_torchrun_trains_one_run(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "two/config.json").read_text())["device"].endswith("2 processes")
     models = [load_model(tmp_path / name).state_dict() for name in ("two", "one")]
     assert all(torch.allclose(tensor, models[1][key], atol=PROCESSES_AGREE) for key, tensor in models[0].items())
+
+
+def test_one_of_several_processes_estimates_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are at something else meanwhile: whatever waits for them never ends."""
+
+    def join(*_: object) -> None:
+        raise AssertionError("the others were waited for")
+
+    data = tiny.images()
+    options = MODELS["pixelcnn"](channels=4, layers=1, epochs=3)
+    trainer = Trainer(options.build("pixelcnn", data), options)
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(seat, "DistributedDataParallel", join)
+    monkeypatch.setattr(dry_run, "LONG", 0)
+    assert "--recipe small is another model, for" in dry_run.estimate("pixelcnn", options, trainer, data, data)
+    whole = dataclasses.replace(options, accumulate=32)
+    assert "--recipe" not in dry_run.estimate("pixelcnn", whole, trainer, data, data), "its batches are of 16"
 
 
 def test_unreadable_images_among_good_ones(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -91,7 +91,7 @@ def test_time_that_is_up_leaves_a_best_one_and_is_resumed_unbroken(tmp_path: Pat
 def test_the_pace_is_measured_beside_the_run(make: object) -> None:
     data, one = tiny.images(), make()
     random = torch.get_rng_state()
-    found = pace.measure(one, data)
+    found = pace.measure(one.objective, one.recipe, one.device, data)
     assert torch.equal(random, torch.get_rng_state())
     assert all(parameter.grad is None for parameter in one.model.parameters())
     assert found.training > 0

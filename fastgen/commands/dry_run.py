@@ -9,8 +9,8 @@ from torch import Tensor
 from .._console import duration
 from .._run_words import where
 from ..data import Dataset
-from ..training import Trainer, distributed
-from ..training.checks import check_batch, check_data, check_losses
+from ..training import Objective, Trainer, distributed
+from ..training.checks import check_batch, check_data, check_losses, check_parts
 from ..training.pace import measure
 from ..training.randomness import set_aside
 from .train_options import Train
@@ -69,7 +69,7 @@ def estimate(name: str, options: Train, trainer: Trainer, train: Dataset, held_o
     if options.compile:
         return "not estimated, since the losses are compiled first"
     left = options.epochs - trainer.position.epoch
-    training, evaluating = measure(trainer, train).epoch(len(train), len(held_out))
+    training, evaluating = measure(trainer.objective, options, trainer.device, train).epoch(len(train), len(held_out))
     total = left * (training + evaluating)
     said = f"about {duration(training + evaluating)} an epoch (training {duration(training)}, evaluating"
     said += f" {duration(evaluating)}), {duration(total)} for {left} epoch{'s' * (left > 1)}; measured on a few images"
@@ -79,10 +79,11 @@ def estimate(name: str, options: Train, trainer: Trainer, train: Dataset, held_o
     small = replace(options, **sizes, recipe="small")
     with set_aside(options.seed, trainer.device):  # the run's own random numbers are left as they are
         try:
-            trial = Trainer(small.build(name, train).to(trainer.device), small)
+            check_parts(small)
+            trial = Objective(small.build(name, train).to(trainer.device))
         except ValueError:  # other options that were given do not go with its sizes
             return said
-        each = sum(measure(trial, train).epoch(len(train), len(held_out)))
+        each = sum(measure(trial, small, trainer.device, train).epoch(len(train), len(held_out)))
     return f"{said}; --recipe small is another model, for {duration(small.epochs * each)}"
 
 

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from .._checks import check_instance
 from ..data import Dataset
+from . import distributed
+from .recipe import Recipe
 
 
 def check_data(model: Any, data: Dataset, name: str) -> None:
@@ -72,3 +74,13 @@ def _check_range(name: str, numbers: Tensor, end: int | None) -> None:
     low, high = (int(bound) for bound in numbers.aminmax())
     if low < 0 or high >= end:
         raise ValueError(f"{name}: expected integers in [0, {end}), got {low} to {high}")
+
+
+def check_parts(recipe: Recipe) -> None:
+    """Raise ValueError unless the images of a step can be divided among processes, and by each into its parts."""
+    parts = distributed.size() * recipe.accumulate
+    if recipe.batch_size % parts:
+        raise ValueError(
+            f"batch_size: expected a multiple of {parts}, {distributed.size()} processes times accumulate"
+            f" {recipe.accumulate}, got {recipe.batch_size}"
+        )

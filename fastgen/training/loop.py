@@ -23,7 +23,7 @@ from .._extras import require
 from ..data import Dataset
 from . import checkpoint, distributed, randomness, resuming
 from .average import Average
-from .checks import check_batch, check_data
+from .checks import check_batch, check_data, check_parts
 from .evaluation import Evaluation, evaluate, measure_set
 from .objective import Objective
 from .recipe import Recipe
@@ -53,12 +53,7 @@ class Trainer:
     def __init__(self, model: Any, recipe: Recipe, run: Run | None = None, objective: Objective | None = None) -> None:
         check_instance("model", model, nn.Module, "a module")
         check_instance("recipe", recipe, Recipe, "a Recipe")
-        parts = distributed.size() * recipe.accumulate
-        if recipe.batch_size % parts:
-            raise ValueError(
-                f"batch_size: expected a multiple of {parts}, {distributed.size()} processes times accumulate"
-                f" {recipe.accumulate}, got {recipe.batch_size}"
-            )
+        check_parts(recipe)
         self.model = model.to(memory_format=torch.channels_last) if recipe.channels_last else model
         self.recipe = recipe
         self.run = run

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..data import Dataset
 from . import distributed
-from .loop import Trainer
+from .objective import Objective
 from .randomness import set_aside
+from .recipe import Recipe
 
 ENOUGH = 0.25
 """Seconds of work that tell how long more of it takes."""
@@ -32,21 +33,22 @@ class Pace:
         return self.training * train, self.evaluating * held_out
 
 
-def measure(trainer: Trainer, train: Dataset) -> Pace:
-    """Time forward and backward, and an evaluation, of a few images; the trainer stays as it is.
+def measure(objective: Objective, recipe: Recipe, device: torch.device, train: Dataset) -> Pace:
+    """Time forward and backward, and an evaluation, of a few images; the objective's model stays as it is.
 
     A copy of the model works, on so many images that the time means something, a batch at most. Pictures are left out.
+    Of several processes each can do it, or one alone: nobody is waited for.
     """
-    objective, device = copy.deepcopy(trainer.objective), trainer.device
+    objective = copy.deepcopy(objective)
     players = objective.players()
-    most = max(1, trainer.recipe.batch_size // distributed.size() // trainer.recipe.accumulate)
+    most = max(1, recipe.batch_size // distributed.size() // recipe.accumulate)
     turns = max(player.steps for player in players)
-    optimizers = [player.recipe(trainer.recipe).make_optimizer(player.parameters, 0.0) for player in players]
+    optimizers = [recipe.make_optimizer(player.parameters, 0.0) for player in players]
 
     def work(values: Tensor, labels: Tensor | None) -> None:
-        for player, seat, optimizer in zip(players, trainer.seats, optimizers, strict=True):
+        for player, optimizer in zip(players, optimizers, strict=True):
             optimizer.zero_grad()
-            with seat.autocast():
+            with recipe.autocast(device):
                 loss = next(iter(player.losses(values, labels, 0.0).values())).sum()
             loss.backward()
             optimizer.step()
@@ -55,12 +57,12 @@ def measure(trainer: Trainer, train: Dataset) -> Pace:
         with torch.no_grad():
             objective.evaluate(objective.model, values, labels)
 
-    with set_aside(trainer.recipe.seed, device):
+    with set_aside(recipe.seed, device):
         objective.model.train()
         training = _seconds(work, train, most, device) * sum(player.steps for player in players)
         training /= turns * len(players)
         objective.model.eval()
-        evaluating = _seconds(look, train, trainer.recipe.batch_size, device)
+        evaluating = _seconds(look, train, recipe.batch_size, device)
     return Pace(training / distributed.size(), evaluating / distributed.size())
 
 

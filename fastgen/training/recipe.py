@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -99,6 +100,10 @@ class Recipe:
         for name, (holds, expected) in checks.items():
             if not holds:
                 raise ValueError(f"{name}: expected {expected}, got {describe(getattr(self, name))}")
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        """The precision of training on ``device``, as a context."""
+        return nullcontext() if self.precision == "float32" else torch.autocast(device.type, PRECISIONS[self.precision])
 
     def mirrored(self, epoch: int, n: int) -> np.ndarray | None:
         """Which of ``n`` training images are mirrored in epoch ``epoch`` (from 0), bool (N,); None if none ever is."""

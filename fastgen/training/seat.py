@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from . import distributed
 from .checks import check_losses
 from .objective import Losses, Objective, Player
-from .recipe import PRECISIONS, Recipe
+from .recipe import Recipe
 from .state import check_keys, check_scaler, optimizer_state
 
 
@@ -95,9 +95,7 @@ class Seat:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The recipe's precision."""
-        if self.recipe.precision == "float32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, PRECISIONS[self.recipe.precision])
+        return self.recipe.autocast(self.device)
 
     def gradient(self, values: Tensor, labels: Tensor | None, mine: int, images: int, progress: float) -> Watched:
         """Compute the gradient of the mean loss over the ``images`` images of a step, of which ``mine`` are here.
