@@ -6,7 +6,9 @@
 
 #include <cmath>
 
-#include "sampler_layout.h"
+#include "sample_layout.h"
+#include "sample_products_cpu.h"
+#include "sample_steps_cpu.h"
 
 namespace fastgen {
 
@@ -54,12 +56,13 @@ inline int64_t draw_categorical(int64_t levels, const float* logits, double unif
 
 // ---- the walk
 
-class SamplerChunk {
+class SampleChunk {
  public:
   // Images [first, first + images) of the batch; `state`, layout.state_size(images) floats, lives as long as the walk.
-  SamplerChunk(const SamplerPlan& plan, const SamplerLayout& layout, const float* packed, const SampleBatch& batch,
-               float* state, int64_t first, int64_t images)
+  SampleChunk(const SamplePlan& plan, const SampleProducts& products, const SampleLayout& layout, const float* packed,
+              const SampleBatch& batch, float* state, int64_t first, int64_t images)
       : plan_(plan),
+        products_(products),
         layout_(layout),
         packed_(packed),
         batch_(batch),
@@ -257,7 +260,7 @@ class SamplerChunk {
     resolve(i.out, out_);
     for (size_t s = 0; s < i.steps.size(); ++s)
       if (i.steps[s].has_operand) resolve(i.steps[s].operand, slot(operands_, s));
-    const bool direct = i.fused == i.steps.size() && i.product();
+    const bool direct = products_.of(i).fused == i.steps.size() && i.product();
     const int64_t rows = int64_t(positions_.size()) * n_;
     for (int64_t begin = 0; begin < rows; begin += kGemmBlock) {
       block_.rows = std::min(kGemmBlock, rows - begin);
@@ -278,41 +281,43 @@ class SamplerChunk {
   }
 
   void product(const PlanInstruction& i) {
+    const SampleProduct& p = products_.of(i);
     block_.lengths.clear();
     for (size_t run = 0; run < runs_; ++run) block_.lengths.push_back(sources_[run].channels);
     block_.x.resize(runs_ * size_t(block_.rows));
     const float** x = block_.x.data();
-    for (int64_t tile = 0; tile < block_.rows; tile += plan_.isa.rows)
+    for (int64_t tile = 0; tile < block_.rows; tile += products_.isa.rows)
       for (size_t run = 0; run < runs_; ++run)
-        for (int64_t m = tile; m < std::min(block_.rows, tile + plan_.isa.rows); ++m)
+        for (int64_t m = tile; m < std::min(block_.rows, tile + products_.isa.rows); ++m)
           *x++ = sources_[run].row(position_[m], image_[m]);
-    block_.addends.resize(i.addends);
-    for (size_t a = 0; a < i.addends; ++a)
+    block_.addends.resize(p.addends);
+    for (size_t a = 0; a < p.addends; ++a)
       for (int64_t m = 0; m < block_.rows; ++m)
         block_.addends[a][size_t(m)] = operands_[a].row(position_[m], image_[m]);
-    block_.has_residual = i.has_residual;
-    if (i.has_residual)
+    block_.has_residual = p.has_residual;
+    if (p.has_residual)
       for (int64_t m = 0; m < block_.rows; ++m)
-        block_.residual[size_t(m)] = operands_[i.fused - 1].row(position_[m], image_[m]);
-    sampler_gemm(plan_.isa, plan_.layout(i), packed_ + i.packed, i.bias < 0 ? nullptr : plan_.constants + i.bias,
-                 i.activation, block_);
+        block_.residual[size_t(m)] = operands_[p.fused - 1].row(position_[m], image_[m]);
+    sample_gemm(products_.isa, products_.layout(i), packed_ + p.packed, i.bias < 0 ? nullptr : plan_.constants + i.bias,
+                p.activation, block_);
   }
 
   // The steps that the product did not take along, row by row, and the way out.
   void finish(const PlanInstruction& i) {
+    const SampleProduct& p = products_.of(i);
     for (int64_t m = 0; m < block_.rows; ++m) {
       float* x = block_.y[size_t(m)];
-      int64_t channels = i.fused_channels;
-      for (size_t s = i.fused; s < i.steps.size(); ++s) {
+      int64_t channels = p.channels;
+      for (size_t s = p.fused; s < i.steps.size(); ++s) {
         const PlanStep& step = i.steps[s];
         const float* parameters = step.parameters < 0 ? nullptr : plan_.constants + step.parameters;
         if (is_unary(step.op)) {
           apply_unary(step.op, parameters, channels, x);
         } else if (is_binary(step.op)) {
           apply_binary(step.op, channels, operand(step, s, m, channels), x);
-        } else if (step.op == SamplerOp::kGate) {
+        } else if (step.op == SampleOp::kGate) {
           gate_run_in_place(channels / 2, x);
-        } else if (step.op == SamplerOp::kConcatElu) {
+        } else if (step.op == SampleOp::kConcatElu) {
           concat_elu_run_in_place(channels, x);
         } else {
           norm_in_place(parameters, channels, x);
@@ -327,7 +332,7 @@ class SamplerChunk {
     const float* from = step.has_operand ? operands_[s].row(position_[m], image_[m]) : plan_.constants + step.vector;
     if (step.function < 0) return from;
     transformed_.assign(from, from + channels);
-    apply_unary(SamplerOp(step.function), nullptr, channels, transformed_.data());
+    apply_unary(SampleOp(step.function), nullptr, channels, transformed_.data());
     return transformed_.data();
   }
 
@@ -360,8 +365,9 @@ class SamplerChunk {
     }
   }
 
-  const SamplerPlan& plan_;
-  const SamplerLayout& layout_;
+  const SamplePlan& plan_;
+  const SampleProducts& products_;
+  const SampleLayout& layout_;
   const float* packed_;
   const SampleBatch& batch_;
   float* state_;

@@ -36,10 +36,10 @@ void check_apart(const Tensor& written, const Tensor& other, const char* name) {
   STD_TORCH_CHECK(apart || written.numel() == 0 || other.numel() == 0, name, ": expected memory of its own");
 }
 
-SamplerPlan decode(const Tensor& codes, const Tensor& constants, const GemmIsa& isa) {
+SamplePlan decode(const Tensor& codes, const Tensor& constants) {
   check(codes, ScalarType::Long, {codes.numel()}, "codes");
   check(constants, ScalarType::Float, {constants.numel()}, "constants");
-  return {data<int64_t>(codes), codes.numel(), data<float>(constants), constants.numel(), isa};
+  return {data<int64_t>(codes), codes.numel(), data<float>(constants), constants.numel()};
 }
 
 // The instruction set of that name; the best that this machine has for "".
@@ -61,26 +61,27 @@ const GemmIsa& isa_of(const Tensor& packed) {
 int64_t sample_format_cpu(const Tensor&) { return int64_t(plan_format()); }
 
 Tensor sample_pack_cpu(const Tensor& codes, const Tensor& constants, std::string isa) {
-  const SamplerPlan plan = decode(codes, constants, isa_of(isa));
-  const std::vector<int64_t> sizes = {kPackedHeader + plan.packed_size};
+  const SamplePlan plan = decode(codes, constants);
+  const SampleProducts products(plan, isa_of(isa));
+  const std::vector<int64_t> sizes = {kPackedHeader + products.packed_size};
   Tensor packed = empty(constants, sizes);
   advise_large_pages(packed);
   float* floats = mutable_data<float>(packed);
   std::fill_n(floats, kPackedHeader, 0.0f);
-  floats[0] = float(plan.isa.lanes);
-  plan.pack(floats + kPackedHeader);
+  floats[0] = float(products.isa.lanes);
+  products.pack(floats + kPackedHeader);
   return packed;
 }
 
 Tensor sample_state_cpu(const Tensor& codes, const Tensor& constants, int64_t images, int64_t chunk) {
   STD_TORCH_CHECK(images >= 0, "images: expected at least 0, got ", images);
   STD_TORCH_CHECK(chunk > 0, "chunk: expected at least 1, got ", chunk);
-  const SamplerPlan plan = decode(codes, constants, gemm_isas()[0]);
-  const SamplerLayout layout(plan);
+  const SamplePlan plan = decode(codes, constants);
+  const SampleLayout layout(plan);
   return empty(constants, {checked_multiply(ceil_div(images, chunk), layout.state_size(chunk))});
 }
 
-void take_given(const SamplerPlan& plan, const std::vector<Tensor>& given, int64_t N, SampleBatch& batch) {
+void take_given(const SamplePlan& plan, const std::vector<Tensor>& given, int64_t N, SampleBatch& batch) {
   for (const PlanBuffer& b : plan.buffers) {
     if (b.kind != PlanKind::kGiven) continue;
     STD_TORCH_CHECK(batch.given.size() < given.size(), "given: expected a tensor for each given buffer");
@@ -94,9 +95,10 @@ int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& p
                    std::vector<Tensor> given, const Tensor& uniforms, const Tensor& table, const Tensor& known,
                    const Tensor& keep, double temperature, Tensor values, Tensor params, int64_t chunk, int64_t first,
                    int64_t last) {
-  const SamplerPlan plan = decode(codes, constants, isa_of(packed));
-  check(packed, ScalarType::Float, {kPackedHeader + plan.packed_size}, "packed");
-  const SamplerLayout layout(plan);
+  const SamplePlan plan = decode(codes, constants);
+  const SampleProducts products(plan, isa_of(packed));
+  check(packed, ScalarType::Float, {kPackedHeader + products.packed_size}, "packed");
+  const SampleLayout layout(plan);
   STD_TORCH_CHECK(values.dim() == 4, "values: expected shape (N, C, H, W)");
   const int64_t N = values.size(0);
   const std::vector<int64_t> shape = {N, plan.C, plan.H, plan.W};
@@ -144,8 +146,8 @@ int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& p
   torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t j = begin; j < end; ++j) {
       const int64_t image = j * chunk;
-      SamplerChunk run(plan, layout, data<float>(packed) + kPackedHeader, batch,
-                       mutable_data<float>(state) + j * chunk_state, image, std::min(chunk, N - image));
+      SampleChunk run(plan, products, layout, data<float>(packed) + kPackedHeader, batch,
+                      mutable_data<float>(state) + j * chunk_state, image, std::min(chunk, N - image));
       if (first == 0) run.start();
       for (int64_t t = first; t < last && bad_rows[size_t(j)] < 0; ++t) bad_rows[size_t(j)] = run.step(t);
     }
@@ -158,11 +160,12 @@ int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& p
 
 int64_t sample_between_cpu(const Tensor& codes, const Tensor& constants, const Tensor& packed, Tensor state,
                            std::vector<Tensor> given, const Tensor& input, Tensor params, int64_t chunk, int64_t draw) {
-  const SamplerPlan plan = decode(codes, constants, isa_of(packed));
-  check(packed, ScalarType::Float, {kPackedHeader + plan.packed_size}, "packed");
+  const SamplePlan plan = decode(codes, constants);
+  const SampleProducts products(plan, isa_of(packed));
+  check(packed, ScalarType::Float, {kPackedHeader + products.packed_size}, "packed");
   STD_TORCH_CHECK(plan.slope < 0, "plan: expected one that walks in raster order");
   STD_TORCH_CHECK(0 <= draw && draw < plan.C * plan.H * plan.W, "draw: expected one of the walk");
-  const SamplerLayout layout(plan);
+  const SampleLayout layout(plan);
   STD_TORCH_CHECK(params.dim() == 2, "params: expected shape (N, P / C)");
   const int64_t N = params.size(0), channels = plan.params[size_t(draw % plan.C)].channels;
   check(params, ScalarType::Float, {N, channels}, "params");
@@ -184,8 +187,8 @@ int64_t sample_between_cpu(const Tensor& codes, const Tensor& constants, const T
   torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t j = begin; j < end; ++j) {
       const int64_t image = j * chunk;
-      SamplerChunk run(plan, layout, data<float>(packed) + kPackedHeader, batch,
-                       mutable_data<float>(state) + j * chunk_state, image, std::min(chunk, N - image));
+      SampleChunk run(plan, products, layout, data<float>(packed) + kPackedHeader, batch,
+                      mutable_data<float>(state) + j * chunk_state, image, std::min(chunk, N - image));
       run.between(draw, data<float>(input) + image * plan.buffers[0].channels,
                   mutable_data<float>(params) + image * channels);
     }

@@ -25,10 +25,11 @@ int main() {
   const std::vector<double> uniforms = read_vector<double>();
   const std::vector<float> table = read_vector<float>(), given = read_vector<float>();
   for (const GemmIsa& isa : gemm_isas()) {
-    const SamplerPlan plan(codes.data(), int64_t(codes.size()), constants.data(), int64_t(constants.size()), isa);
-    const SamplerLayout layout(plan);
-    std::vector<float> packed(static_cast<size_t>(plan.packed_size));
-    plan.pack(packed.data());
+    const SamplePlan plan(codes.data(), int64_t(codes.size()), constants.data(), int64_t(constants.size()));
+    const SampleProducts products(plan, isa);
+    const SampleLayout layout(plan);
+    std::vector<float> packed(static_cast<size_t>(products.packed_size));
+    products.pack(packed.data());
     const int64_t N = int64_t(uniforms.size()) / (plan.C * plan.H * plan.W), chunk = (N + 1) / 2;
     std::vector<int64_t> values(uniforms.size());
     std::vector<float> params(static_cast<size_t>(N * plan.P * plan.H * plan.W));
@@ -48,7 +49,7 @@ int main() {
     for (int64_t first = 0; first < N; first += chunk) {
       std::vector<float> state(static_cast<size_t>(layout.state_size(chunk)));
       for (int64_t t = 0; t < plan.steps(); ++t) {
-        SamplerChunk run(plan, layout, packed.data(), batch, state.data(), first, std::min(chunk, N - first));
+        SampleChunk run(plan, products, layout, packed.data(), batch, state.data(), first, std::min(chunk, N - first));
         if (t == 0) run.start();
         if (run.step(t) >= 0) return 2;
       }

@@ -37,6 +37,20 @@ def test_kernel_headers_are_torch_free() -> None:
         assert not any(path.startswith(("torch", "ATen", "c10")) for path in included), name
 
 
+def included(name: str) -> set[str]:
+    """The headers of csrc that a header includes, however deep."""
+    found = set(re.findall(r'#include "([^"]+)"', (ROOT / "csrc" / name).read_text()))
+    return found.union(*map(included, found))
+
+
+@pytest.mark.parametrize("name", ["sample_plan.h", "sample_layout.h"])
+def test_a_sampling_plan_knows_no_processor(name: str) -> None:
+    """What decodes and checks it is for every executor; headers for the CPU alone end in _cpu.h."""
+    assert "sample_ops.h" in included(name)
+    assert [header for header in included(name) if header.endswith("_cpu.h")] == []
+    assert {"sample_products_cpu.h", "sample_gemm_cpu.h"} < included("sample.h")
+
+
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm, which comes with binutils")
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda path: path.name)
 def test_library_uses_the_stable_abi_only(library: Path) -> None:

@@ -40,7 +40,7 @@ BINARY = ("add", "sub", "rsub", "mul", "div", "rdiv", "max", "min", "eq", "lt", 
 VECTOR = {"gate": 0, "concat_elu": 0, "norm": 2}  # norm: groups, eps
 STEPS = (*UNARY, *BINARY, *VECTOR)
 #: Of the codes that a plan is encoded in: counted on when their records change, or the arguments of the ops that read
-#: them, here and in csrc/sampler_steps.h.
+#: them, here and in csrc/sample_ops.h.
 LAYOUT = 2
 
 

@@ -7,7 +7,7 @@
 
 namespace fastgen {
 
-enum class SamplerActivation : int64_t {  // fastgen/sampling/plan.py counts the same
+enum class SampleActivation : int64_t {
   kNone,
   kRelu,
   kElu,
@@ -34,8 +34,8 @@ struct Silu {
 };
 
 // Channels of y for N sums.
-inline int64_t sampler_channels(SamplerActivation activation, int64_t N) {
-  return activation == SamplerActivation::kGate ? N / 2 : activation == SamplerActivation::kConcatElu ? 2 * N : N;
+inline int64_t sample_channels(SampleActivation activation, int64_t N) {
+  return activation == SampleActivation::kGate ? N / 2 : activation == SampleActivation::kConcatElu ? 2 * N : N;
 }
 
 constexpr int64_t kTileColumns = 64;  // the most that a tile has
@@ -43,7 +43,7 @@ alignas(64) inline const float kTileZeros[kTileColumns] = {};
 
 // A tile of sums and the rows of memory that it meets. Columns [first, first + count) of `columns`; a gate's tile holds
 // as many of its second half from width/2 on, and that half lies `columns` further in bias, addend and residual.
-struct SamplerTile {
+struct SampleTile {
   int rows, width;
   int64_t first, count, columns;
   float* sums;                   // (rows, width)
@@ -61,7 +61,7 @@ FG_VECTOR_CLONES void add_run(int64_t count, const T* __restrict x, T* __restric
   for (int64_t i = 0; i < count; ++i) y[i] += x[i];
 }
 
-inline void add_to_tile(const SamplerTile& tile, const float* const* addend, bool gate) {
+inline void add_to_tile(const SampleTile& tile, const float* const* addend, bool gate) {
   for (int r = 0; r < tile.rows; ++r) {
     float* sums = tile.sums + r * tile.width;
     add_run(tile.count, addend[r] + tile.first, sums);
@@ -70,7 +70,7 @@ inline void add_to_tile(const SamplerTile& tile, const float* const* addend, boo
 }
 
 template <class F>
-FG_VECTOR_CLONES void finish_tile(const SamplerTile tile) {
+FG_VECTOR_CLONES void finish_tile(const SampleTile tile) {
   for (int r = 0; r < tile.rows; ++r) {
     const float *sums = tile.sums + r * tile.width, *bias = tile.bias_at(tile.first),
                 *addend = tile.at(tile.addend, r, tile.first), *residual = tile.at(tile.residual, r, tile.first);
@@ -81,7 +81,7 @@ FG_VECTOR_CLONES void finish_tile(const SamplerTile tile) {
 }
 
 template <class>
-FG_VECTOR_CLONES void finish_gate_tile(const SamplerTile tile) {
+FG_VECTOR_CLONES void finish_gate_tile(const SampleTile tile) {
   const int64_t second = tile.columns + tile.first;
   for (int r = 0; r < tile.rows; ++r) {
     const float *a = tile.sums + r * tile.width, *b = a + tile.width / 2;
@@ -96,7 +96,7 @@ FG_VECTOR_CLONES void finish_gate_tile(const SamplerTile tile) {
 }
 
 template <class>
-FG_VECTOR_CLONES void finish_concat_elu_tile(const SamplerTile tile) {
+FG_VECTOR_CLONES void finish_concat_elu_tile(const SampleTile tile) {
   const int64_t second = tile.columns + tile.first;
   for (int r = 0; r < tile.rows; ++r) {
     const float *sums = tile.sums + r * tile.width, *bias = tile.bias_at(tile.first),
@@ -112,23 +112,23 @@ FG_VECTOR_CLONES void finish_concat_elu_tile(const SamplerTile tile) {
   }
 }
 
-inline void finish_tile(SamplerActivation activation, const SamplerTile& tile) {
+inline void finish_tile(SampleActivation activation, const SampleTile& tile) {
   switch (activation) {
-    case SamplerActivation::kRelu:
+    case SampleActivation::kRelu:
       return finish_tile<Relu>(tile);
-    case SamplerActivation::kElu:
+    case SampleActivation::kElu:
       return finish_tile<Elu>(tile);
-    case SamplerActivation::kTanh:
+    case SampleActivation::kTanh:
       return finish_tile<Tanh>(tile);
-    case SamplerActivation::kSigmoid:
+    case SampleActivation::kSigmoid:
       return finish_tile<Sigmoid>(tile);
-    case SamplerActivation::kGelu:
+    case SampleActivation::kGelu:
       return finish_tile<Gelu>(tile);
-    case SamplerActivation::kSilu:
+    case SampleActivation::kSilu:
       return finish_tile<Silu>(tile);
-    case SamplerActivation::kGate:
+    case SampleActivation::kGate:
       return finish_gate_tile<void>(tile);
-    case SamplerActivation::kConcatElu:
+    case SampleActivation::kConcatElu:
       return finish_concat_elu_tile<void>(tile);
     default:
       return finish_tile<Identity>(tile);

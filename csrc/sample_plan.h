@@ -1,14 +1,14 @@
 // A sampling plan, decoded: the codes of Plan.encode (fastgen/sampling/plan.py), checked so that no address that they
-// lead to lies outside of its buffer, and with the steps that a matrix product takes along. No torch
-// headers.
+// lead to lies outside of its buffer. What it is executed by, and on which machine, it does not know. No torch headers.
 #pragma once
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "checked.h"
-#include "sampler_gemm.h"
-#include "sampler_steps.h"
+#include "sample_ops.h"
 
 namespace fastgen {
 
@@ -41,7 +41,7 @@ struct PlanBuffer {
 };
 
 struct PlanStep {
-  SamplerOp op;
+  SampleOp op;
   int64_t function, parameters;  // −1: none
   bool has_operand;
   PlanRef operand;
@@ -56,14 +56,7 @@ struct PlanInstruction {
   int64_t K, O, weight, bias;
   std::vector<PlanRef> sources;
   std::vector<PlanStep> steps;
-
-  // What the product takes along: steps [0, fused).
-  SamplerActivation activation = SamplerActivation::kNone;
-  size_t addends = 0, fused = 0;
-  bool has_residual = false;
-  int64_t packed = 0;          // offset of the packed weight
-  int64_t fused_channels = 0;  // that the product leaves
-  int64_t scratch = 0;         // the most channels on the way
+  int64_t scratch = 0;  // the most channels on the way
 
   bool product() const { return O > 0; }
 };
@@ -78,19 +71,18 @@ inline int64_t plan_volume(int64_t a, int64_t b, int64_t c = 1) {
   return a * b * c;
 }
 
-class SamplerPlan {
+class SamplePlan {
  public:
   int64_t C, H, W, slope;   // slope −1: raster
   int64_t tail, left, top;  // columns and rows that the walk goes on, and begins, outside of the image
-  int64_t P = 0, packed_size = 0;
+  int64_t P = 0;
   const float* constants;
   std::vector<PlanBuffer> buffers;
   std::vector<PlanRef> params;
   std::vector<PlanInstruction> instructions;
-  const GemmIsa& isa;
 
-  SamplerPlan(const int64_t* codes, int64_t size, const float* constants, int64_t constants_size, const GemmIsa& isa)
-      : constants(constants), isa(isa), next_(codes), end_(codes + size), constants_size_(constants_size) {
+  SamplePlan(const int64_t* codes, int64_t size, const float* constants, int64_t constants_size)
+      : constants(constants), next_(codes), end_(codes + size), constants_size_(constants_size) {
     C = positive(), H = positive(), W = positive(), slope = read(), tail = read(), left = read(), top = read();
     for (const int64_t value : {slope + 1, tail, left, top})
       plan_check(value >= 0 && value < kLimit, "expected a slope and a walk beyond the image");
@@ -113,15 +105,6 @@ class SamplerPlan {
 
   int64_t steps() const {
     return slope < 0 ? top + H : checked_add(left + W + tail, checked_multiply(slope, top + H - 1));
-  }
-
-  GemmLayout layout(const PlanInstruction& i) const {
-    return {isa, i.K, i.O, i.activation == SamplerActivation::kGate};
-  }
-
-  void pack(float* packed) const {
-    for (const PlanInstruction& i : instructions)
-      if (i.K > 0) layout(i).pack(constants + i.weight, packed + i.packed);
   }
 
  private:
@@ -233,17 +216,16 @@ class SamplerPlan {
     }
     plan_check(channels == i.out.channels, "expected the output's channels");
     check_inside(i.out, i.rows, i.columns);
-    fuse(i);
     instructions.push_back(i);
   }
 
   PlanStep step(const PlanInstruction& i, int64_t channels) {
     const int64_t op = read(), function = read();
-    plan_check(op >= 0 && op < int64_t(SamplerOp::kCount), "expected a step");
+    plan_check(op >= 0 && op < int64_t(SampleOp::kCount), "expected a step");
     plan_check(
-        function == -1 || (function >= 0 && is_unary(SamplerOp(function)) && !parameter_count(SamplerOp(function))),
+        function == -1 || (function >= 0 && is_unary(SampleOp(function)) && !parameter_count(SampleOp(function))),
         "expected a function without parameters");
-    PlanStep s{SamplerOp(op), function, constant(parameter_count(SamplerOp(op))), false, {}, -1};
+    PlanStep s{SampleOp(op), function, constant(parameter_count(SampleOp(op))), false, {}, -1};
     const int64_t has_operand = read();
     plan_check(has_operand == 0 || has_operand == 1, "expected an operand or none");
     s.has_operand = has_operand == 1;
@@ -259,59 +241,14 @@ class SamplerPlan {
     } else {
       plan_check(!s.has_operand, "expected no operand");
       plan_check((parameter_count(s.op) > 0) == (s.parameters >= 0), "expected the step's parameters");
-      plan_check(s.op != SamplerOp::kGate || channels % 2 == 0, "expected an even number of channels at a gate");
-      if (s.op == SamplerOp::kNorm) {
+      plan_check(s.op != SampleOp::kGate || channels % 2 == 0, "expected an even number of channels at a gate");
+      if (s.op == SampleOp::kNorm) {
         const float groups = constants[s.parameters];
         plan_check(groups >= 1 && groups <= float(channels) && channels % int64_t(groups) == 0,
                    "expected equal groups");
       }
     }
     return s;
-  }
-
-  void fuse(PlanInstruction& i) {
-    i.fused_channels = i.product() ? i.O : i.sources[0].channels;
-    if (!i.product()) return;
-    const auto adds = [&](size_t s) {
-      return s < i.steps.size() && i.steps[s].op == SamplerOp::kAdd && i.steps[s].has_operand &&
-             i.steps[s].function < 0;
-    };
-    while (adds(i.addends)) ++i.addends;
-    i.fused = i.addends;
-    if (i.fused < i.steps.size()) {
-      i.activation = activation_of(i.steps[i.fused]);
-      if (i.activation != SamplerActivation::kNone) {
-        ++i.fused;
-        i.has_residual = adds(i.fused);
-        i.fused += i.has_residual;
-      }
-    }
-    i.fused_channels = sampler_channels(i.activation, i.O);
-    i.packed = packed_size;
-    packed_size = checked_add(packed_size, layout(i).size());
-  }
-
-  SamplerActivation activation_of(const PlanStep& step) const {
-    switch (step.op) {
-      case SamplerOp::kRelu:
-        return SamplerActivation::kRelu;
-      case SamplerOp::kTanh:
-        return SamplerActivation::kTanh;
-      case SamplerOp::kSigmoid:
-        return SamplerActivation::kSigmoid;
-      case SamplerOp::kGelu:
-        return SamplerActivation::kGelu;
-      case SamplerOp::kSilu:
-        return SamplerActivation::kSilu;
-      case SamplerOp::kGate:
-        return SamplerActivation::kGate;
-      case SamplerOp::kConcatElu:
-        return SamplerActivation::kConcatElu;
-      case SamplerOp::kElu:
-        return constants[step.parameters] == 1.0f ? SamplerActivation::kElu : SamplerActivation::kNone;
-      default:
-        return SamplerActivation::kNone;
-    }
   }
 };
 

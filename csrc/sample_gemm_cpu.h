@@ -1,7 +1,6 @@
-// sampler_gemm: y[m] = activation(Σ_k x[m, k]·W[k] + bias + addends[m]) + residuals[m], one thread, M from 1 to
-// thousands Shapes   W (K, N); the K inputs of a row are runs of floats anywhere, so that the taps of a convolution are
-// read where
-//          they lie; packed W: panels of (K, panel), the panel as wide as the registers
+// sample_gemm: y[m] = activation(Σ_k x[m, k]·W[k] + bias + addends[m]) + residuals[m], one thread, any M
+// Shapes   W (K, N); the K inputs of a row are runs of floats anywhere, so that taps are read where they lie; packed W:
+//          panels of (K, panel), the panel as wide as the registers
 // Traffic  W once per 60 rows from the last cache it fits; x from the first
 // Numerics f32; k in one order whatever M, so that an image's bits do not depend on the images beside it
 // Ragged   N padded with zeros to whole vectors in W alone; y, addends and residuals are touched up to N
@@ -13,7 +12,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "sampler_epilogue.h"
+#include "sample_epilogue_cpu.h"
 
 namespace fastgen {
 
@@ -23,7 +22,7 @@ using GemmTile = void (*)(int64_t runs, const int64_t* lengths, const float* con
 
 // x[run·Rows + r] → lengths[run] floats; w (K, Vectors·Lanes); sums (Rows, Vectors·Lanes)
 template <int Lanes, int Rows, int Vectors>
-FG_HD void sampler_gemm_tile(int64_t runs, const int64_t* lengths, const float* const* x, const float* w, float* sums) {
+FG_HD void sample_gemm_tile(int64_t runs, const int64_t* lengths, const float* const* x, const float* w, float* sums) {
   typedef float V __attribute__((vector_size(4 * Lanes)));
   typedef float Unaligned __attribute__((vector_size(4 * Lanes), aligned(4), may_alias));
   V sum[Rows][Vectors];
@@ -67,7 +66,7 @@ struct GemmIsa {
   struct Class {                                                                                                     \
     template <int R, int V>                                                                                          \
     target static void tile(int64_t runs, const int64_t* lengths, const float* const* x, const float* w, float* s) { \
-      sampler_gemm_tile<Lanes, R, V>(runs, lengths, x, w, s);                                                        \
+      sample_gemm_tile<Lanes, R, V>(runs, lengths, x, w, s);                                                         \
     }                                                                                                                \
     template <int R, int V>                                                                                          \
     static void fill(GemmIsa* isa) {                                                                                 \
@@ -153,11 +152,11 @@ struct GemmBlock {
   bool has_residual = false;
 };
 
-inline void sampler_gemm(const GemmIsa& isa, const GemmLayout& layout, const float* packed, const float* bias,
-                         SamplerActivation activation, const GemmBlock& block) {
+inline void sample_gemm(const GemmIsa& isa, const GemmLayout& layout, const float* packed, const float* bias,
+                        SampleActivation activation, const GemmBlock& block) {
   alignas(64) float sums[kGemmRows * kTileColumns];
   const int64_t runs = int64_t(block.lengths.size());
-  SamplerTile tile;
+  SampleTile tile;
   tile.columns = layout.columns;
   tile.sums = sums;
   tile.bias = bias;

@@ -4,7 +4,7 @@
 
 #include <map>
 
-#include "sampler_plan.h"
+#include "sample_plan.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -21,9 +21,9 @@ constexpr int64_t kGuard = 0;
 // Memory of a buffer for n images: (rows, columns, n, channels). Rows are a ring of `keep`, and one of zeros where
 // someone reads rows outside of the map. Columns are all, between margins of zeros; or a ring, and one of zeros. A
 // constant map is laid out for one image and read by all.
-class SamplerLayout {
+class SampleLayout {
  public:
-  explicit SamplerLayout(const SamplerPlan& plan)
+  explicit SampleLayout(const SamplePlan& plan)
       : plan_(plan), ring_(plan.buffers.size(), 0), block_(plan.buffers.size(), 0), accesses_(plan.buffers.size()) {
     int64_t at = 0;
     for (const PlanInstruction& i : plan.instructions) {
@@ -191,7 +191,7 @@ class SamplerLayout {
     return sizes;
   }
 
-  const SamplerPlan& plan_;
+  const SamplePlan& plan_;
   std::vector<int64_t> ring_;
   std::vector<size_t> block_;
   std::vector<std::vector<size_t>> blocks_;  // buffers that lie there
