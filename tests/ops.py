@@ -1,6 +1,7 @@
 """The checks that every op's test file makes, in the same order, on its own inputs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -8,13 +9,53 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from fastgen._registry import OPS
 from parity import assert_parity, assert_same_layout
-from rounding import Moved, random_upstream
+from rounding import Mode, Moved, random_upstream
 
 
 def exact(args: Any) -> Any:
     """The same arguments with floating-point tensors in float64."""
     return tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, args)
+
+
+class _Watch(Mode):
+    """Below autograd, where every op that runs comes by: those of a backward pass, too."""
+
+    def __init__(self, ran: set[str]) -> None:
+        super().__init__()
+        self.ran = ran
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if op.namespace == "fastgen":
+            self.ran.add(op._opname)
+        return op(*args, **(kwargs or {}))
+
+
+@contextmanager
+def ops_run() -> Iterator[set[str]]:
+    """The names of the fastgen ops that run inside; of those that an op calls itself, nothing is seen."""
+    ran: set[str] = set()
+    with _Watch(ran):
+        yield ran
+
+
+@contextmanager
+def assert_runs(*ops: Any, backward: bool = True) -> Iterator[None]:
+    """Each of ``ops`` runs inside, and with ``backward`` the backward op of each that has one.
+
+    Without it a test of gradients proves nothing of an op: another form may have computed them.
+    """
+    with ops_run() as ran:
+        yield
+    _assert_among(ops, ran, backward)
+
+
+def _assert_among(ops: Sequence[Any], ran: set[str], backward: bool) -> None:
+    expected = {op._opname for op in ops}
+    if backward:
+        expected |= {f"{name}_backward" for name in expected} & set(OPS)
+    assert expected <= ran, f"did not run: {sorted(expected - ran)}; ran: {sorted(ran)}"
 
 
 def assert_op_parity(
@@ -64,8 +105,10 @@ def _tuple(value: Any) -> tuple[Tensor, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def assert_gradients(function: Callable[..., Any], eager: Callable[..., Any], *inputs: Tensor) -> None:
-    """Every gradient of ``function`` is as accurate as autograd's of ``eager``, for random upstream gradients."""
+def assert_gradients(
+    ops: Sequence[Any], function: Callable[..., Any], eager: Callable[..., Any], *inputs: Tensor
+) -> None:
+    """Every gradient of ``function``, by ``ops``, is as accurate as autograd's of ``eager``, by none of fastgen's."""
     dtype = next(t.dtype for t in inputs if t.is_floating_point())
     upstream = random_upstream(lambda: _tuple(eager(*exact([t.detach() for t in inputs]))), dtype)
 
@@ -75,11 +118,26 @@ def assert_gradients(function: Callable[..., Any], eager: Callable[..., Any], *i
         results = _tuple(f(*leaves))
         return torch.autograd.grad(results, leaves, [g.to(r.dtype) for g, r in zip(upstream, results, strict=True)])
 
+    with assert_runs(*ops):
+        ours = gradients(function, False)
+    with ops_run() as ran:
+        plain = gradients(eager, False)
+    assert not ran
     moved = Moved(lambda: gradients(eager, True), dtype)
-    for i, (ours, plain, truth) in enumerate(
-        zip(gradients(function, False), gradients(eager, False), gradients(eager, True), strict=True)
-    ):
-        assert_parity(ours, plain, truth, moved[i])
+    for i, (one, two, truth) in enumerate(zip(ours, plain, gradients(eager, True), strict=True)):
+        assert_parity(one, two, truth, moved[i])
+
+
+def assert_gradcheck(ops: Sequence[Any], function: Callable[..., Any], *inputs: Tensor) -> None:
+    """Every gradient of ``function``, which runs ``ops``, agrees with finite differences; ``inputs`` are float64."""
+    leaves = [t.detach().requires_grad_() for t in inputs]
+    with assert_runs(*ops):
+        torch.autograd.grad(_sum_of_squares(function(*leaves)), leaves)
+    assert torch.autograd.gradcheck(function, leaves)
+
+
+def _sum_of_squares(results: Any) -> Tensor:
+    return torch.stack([result.square().sum() for result in _tuple(results)]).sum()
 
 
 def assert_opcheck(op: Any, *argument_sets: tuple[Any, ...]) -> None:
@@ -88,15 +146,26 @@ def assert_opcheck(op: Any, *argument_sets: tuple[Any, ...]) -> None:
         torch.library.opcheck(op, args)
 
 
-def assert_compiles(function: Callable[..., Any], *inputs: Tensor) -> None:
-    """``torch.compile(fullgraph=True)`` gives the same values and gradients; no code is generated, the op is opaque."""
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+def assert_compiles(ops: Sequence[Any], function: Callable[..., Any], *inputs: Tensor) -> None:
+    """``torch.compile(fullgraph=True)`` gives the same values and gradients; no code is made, ``ops`` are nodes."""
+    from functorch.compile import make_boxed_func  # these import the compiler, which takes seconds
+    from torch._dynamo.backends.common import aot_autograd
+
+    nodes: set[str] = set()
+
+    def look(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        targets = [node.target for node in graph.graph.nodes]
+        nodes.update(t._opname for t in targets if isinstance(t, torch._ops.OpOverload) and t.namespace == "fastgen")
+        return make_boxed_func(graph.forward)
+
+    compiled = torch.compile(function, fullgraph=True, backend=aot_autograd(fw_compiler=look, bw_compiler=look))
     leaves = [t.detach().requires_grad_() for t in inputs]
-    for one, two in zip(_tuple(compiled(*leaves)), _tuple(function(*leaves)), strict=True):
+    results = [_tuple(f(*leaves)) for f in (compiled, function)]
+    for one, two in zip(*results, strict=True):
         assert torch.equal(one, two)
-    loss = [sum(r.square().sum() for r in _tuple(f(*leaves))) for f in (compiled, function)]
-    for one, two in zip(*(torch.autograd.grad(value, leaves) for value in loss), strict=True):
+    for one, two in zip(*(torch.autograd.grad(_sum_of_squares(r), leaves) for r in results), strict=True):
         assert torch.equal(one, two)
+    _assert_among(ops, nodes, backward=True)
 
 
 def assert_no_double_backward(function: Callable[..., Any], x: Tensor, name: str) -> None:

@@ -80,14 +80,14 @@ def random_upstream(results: Callable[[], Sequence[Tensor]], dtype: torch.dtype)
     return upstream
 
 
-class _Mode(TorchDispatchMode):
+class Mode(TorchDispatchMode):
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         """Nothing here is compiled; to say so to the compiler would import it, which takes seconds."""
         return False
 
 
-class _Kinks(_Mode):
+class _Kinks(Mode):
     """Where the arguments of ReLUs are within some hundred roundings of sums, and some of results, of zero."""
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -106,7 +106,7 @@ def _unit_roundoffs(dtype: torch.dtype) -> tuple[float, float]:
     return torch.finfo(dtype).eps / 2, torch.finfo(torch.float32 if dtype.itemsize == 2 else dtype).eps / 2
 
 
-class _Rounded(_Mode):
+class _Rounded(Mode):
     def __init__(self, dtype: torch.dtype, seed: int) -> None:
         super().__init__()
         self.u, self.v = _unit_roundoffs(dtype)

@@ -19,75 +19,21 @@ from fastgen.ops._conv_transpose2d_bn_norm import apply_backward_reference, appl
 from fastgen.ops.conv_transpose2d_bn import conv_transpose2d_bn_deferred
 from ops import (
     assert_compiles,
+    assert_gradcheck,
     assert_gradients,
     assert_no_double_backward,
     assert_no_forward_mode,
     assert_op_parity,
     assert_opcheck,
     assert_raises,
+    assert_runs,
 )
 from parity import DTYPES, LAYOUTS, assert_parity, assert_same_layout, channels_last
+from rounding import Moved
+from transposed import APPLY, CASES, FINALIZE, FOLD, NAMES, OP, REAL, arguments, eager, ops_of, ours, pair, running
 
-NAMES = torch.ops.fastgen
-OP, BACKWARD = NAMES.conv_transpose2d_bn.default, NAMES.conv_transpose2d_bn_backward.default
-APPLY, APPLY_BACKWARD = NAMES.conv_transpose2d_bn_apply.default, NAMES.conv_transpose2d_bn_apply_backward.default
-# N, I, O, H, W; kernel, stride, padding, output_padding, dilation, groups
-CASES = {
-    "doubling": ((5, 6, 10, 5, 7), (4, 2, 1, 0, 1, 1)),
-    "to an image": ((5, 7, 3, 6, 5), (4, 2, 1, 0, 1, 1)),
-    "product": ((23, 13, 7, 1, 1), (4, 1, 0, 0, 1, 1)),
-    "Cin == Cout": ((5, 6, 6, 5, 5), (4, 2, 1, 0, 1, 1)),
-    "any": ((5, 3, 5, 5, 7), ((3, 5), (2, 3), (1, 2), (1, 0), 1, 1)),
-    "same size": ((7, 5, 3, 7, 5), (3, 1, 1, 0, 1, 1)),
-    "grouped": ((7, 4, 6, 7, 5), (4, 2, 1, 1, 1, 2)),
-    "dilated": ((7, 4, 3, 5, 7), (3, 1, 2, 0, 2, 1)),
-}
-REAL = ((16, 32, 16, 8, 8), (4, 2, 1, 0, 1, 1))
-
-
-def pair(value: Any) -> list[int]:
-    return [value] * 2 if isinstance(value, int) else list(value)
-
-
-def options(case: Any) -> dict[str, Any]:
-    return dict(zip(("stride", "padding", "output_padding", "dilation", "groups"), case[1][1:], strict=True))
-
-
-def arguments(case: Any, dtype: torch.dtype = torch.float32, device: str = "cpu") -> list[Tensor]:
-    """x, weight, bias, bn_weight, bn_bias."""
-    (N, I, O, H, W), (kernel, *_, groups) = case
-    x = torch.randn(N, I, H, W, device=device, dtype=dtype)
-    weight = torch.randn(I, O // groups, *pair(kernel), device=device, dtype=dtype) / I**0.5
-    bias, bn_weight, bn_bias = torch.randn(3, O, device=device, dtype=dtype).unbind()
-    return [x, weight, bias, bn_weight, bn_bias]
-
-
-def running(O: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> tuple[Tensor, Tensor]:
-    return torch.randn(O, device=device).to(dtype), (torch.rand(O, device=device) + 0.5).to(dtype)
-
-
-def eager(case: Any, stats: tuple[Any, Any], training: bool, activation: str) -> Callable[..., Tensor]:
-    named = options(case)
-
-    def function(x: Tensor, weight: Tensor, bias: Any, bn_weight: Any, bn_bias: Any) -> Tensor:
-        y = F.conv_transpose2d(x, weight, bias, **named)
-        mean, variance = (v if v is None else v.detach().to(y.dtype) for v in stats)
-        y = F.batch_norm(y, mean, variance, bn_weight, bn_bias, training)
-        return {"relu": F.relu, "tanh": torch.tanh, "leaky_relu": lambda t: F.leaky_relu(t, 0.2)}.get(
-            activation, lambda t: t
-        )(y)
-
-    return function
-
-
-def ours(case: Any, stats: tuple[Any, Any], training: bool, activation: str) -> Callable[..., Tensor]:
-    def function(*inputs: Any) -> Tensor:
-        buffers = [v if v is None else v.clone() for v in stats]
-        return conv_transpose2d_bn(
-            *inputs, *buffers, training=training, activation=activation, negative_slope=0.2, **options(case)
-        )
-
-    return function
+BACKWARD = NAMES.conv_transpose2d_bn_backward.default
+APPLY_BACKWARD = NAMES.conv_transpose2d_bn_apply_backward.default
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -100,13 +46,17 @@ def test_parity(name: str, layout: Callable[[Tensor], Tensor], dtype: torch.dtyp
     x = layout(x)
     buffers = running(case[0][2], dtype, device)
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    for training, activation in ((True, "relu"), (True, "tanh"), (False, "leaky_relu"), (False, "none")):
+    forms = ((True, "relu", False), (True, "tanh", False), (True, "tanh", True), (False, "leaky_relu", False))
+    for training, activation, deferred in (*forms, (False, "none", False)):
         for there in ((True, True, True), (False, False, False)):
             given = [x, weight, *(v if t else None for v, t in zip(vectors, there, strict=True))]
-            result = ours(case, buffers, training, activation)(*given)
+            with assert_runs(*ops_of(case, training, deferred, dtype, device), backward=False):
+                result = ours(case, buffers, training, activation, deferred)(*given)
             plain = eager(case, buffers, training, activation)
-            exact = plain(*(v if v is None else v.double() for v in given))
-            assert_parity(result, plain(*given), exact)
+            doubles = [v if v is None else v.double() for v in given]
+            exact = plain(*doubles)
+            moved = Moved(lambda f=plain, d=doubles: [f(*d)], dtype)[0] if deferred else None  # type: ignore[misc]
+            assert_parity(result, plain(*given), exact, moved)
             memory = torch.channels_last if last else torch.contiguous_format
             assert_same_layout(result, exact.contiguous(memory_format=memory))
 
@@ -142,10 +92,11 @@ def test_gradients(name: str, dtype: torch.dtype, device: str) -> None:
     case = CASES[name]
     buffers = running(case[0][2], dtype, device)
     kink = "leaky_relu" if dtype in (torch.float32, torch.float64) else "tanh"  # a half may round to its other side
-    for training, activation in ((True, kink), (False, "tanh")):
+    for training, deferred, activation in ((True, False, kink), (True, True, kink), (False, False, "tanh")):
         options = (case, buffers, training, activation)
         x, weight, *vectors = arguments(case, dtype, device)
-        assert_gradients(_one_bias(ours(*options)), _one_bias(eager(*options)), x, weight, *vectors[:2])
+        functions = _one_bias(ours(*options, deferred)), _one_bias(eager(*options))
+        assert_gradients(ops_of(case, training, deferred, dtype, device), *functions, x, weight, *vectors[:2])
 
 
 def _one_bias(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -153,17 +104,18 @@ def _one_bias(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda x, weight, bias, bn_weight: function(x, weight, bias, bn_weight, bias)
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("training", "deferred"), [(True, False), (True, True), (False, False)])
 @pytest.mark.parametrize("name", CASES)
-def test_gradcheck(name: str, training: bool, device: str) -> None:
+def test_gradcheck(name: str, training: bool, deferred: bool, device: str) -> None:
     (_, I, O, H, W), geometry = CASES[name]
     groups = geometry[-1]  # half of the channels, two at least: finite differences evaluate twice for every weight
     I, O = (groups * max(2, (channels // groups + 1) // 2) for channels in (I, O))
     case = (2, I, O, min(H, 3), min(W, 2)), geometry
-    inputs = [t.requires_grad_() for t in arguments(case, torch.float64, device)]
+    inputs = arguments(case, torch.float64, device)
     buffers = running(case[0][2], torch.float64, device)
+    expected = ops_of(case, training, deferred, torch.float64, device)
     for activation in ("none", "tanh"):
-        assert torch.autograd.gradcheck(ours(case, buffers, training, activation), inputs)
+        assert_gradcheck(expected, ours(case, buffers, training, activation, deferred), *inputs)
 
 
 def test_opcheck(device: str) -> None:
@@ -187,19 +139,22 @@ def test_opcheck(device: str) -> None:
         assert_opcheck(APPLY_BACKWARD, (torch.randn_like(x), layout(x), *vectors, "relu", 0.0))
     buffers = (*running(10, device=device), torch.tensor(3, device=device))
     scale, m2 = bn_weight.detach().requires_grad_(), m2.detach().requires_grad_()
-    assert_opcheck(NAMES.conv_transpose2d_bn_finalize.default, (mean, m2, scale, *buffers, 120, None, 1e-5))
-    assert_opcheck(NAMES.conv_transpose2d_bn_finalize.default, (mean, m2, None, None, None, None, 120, 0.1, 1e-5))
+    assert_opcheck(FINALIZE, (mean, m2, scale, *buffers, 120, None, 1e-5))
+    assert_opcheck(FINALIZE, (mean, m2, None, None, None, None, 120, 0.1, 1e-5))
     for one in (bn_weight, None):
         assert_opcheck(NAMES.conv_transpose2d_bn_finalize_backward.default, (mean, m2.detach(), one, 120, 1e-5))
         tensors = (weight.detach().requires_grad_(), None, one, bn_bias, *running(10, device=device))
-        assert_opcheck(NAMES.conv_transpose2d_bn_fold.default, (*tensors, 1, 1e-5))
+        assert_opcheck(FOLD, (*tensors, 1, 1e-5))
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_compile(training: bool, device: str) -> None:
     for name in ("doubling", "product", "grouped"):
-        buffers = running(CASES[name][0][2], device=device)
-        assert_compiles(ours(CASES[name], buffers, training, "relu"), *arguments(CASES[name], device=device))
+        buffers, expected = (
+            running(CASES[name][0][2], device=device),
+            ops_of(CASES[name], training, False, device=device),
+        )
+        assert_compiles(expected, ours(CASES[name], buffers, training, "relu"), *arguments(CASES[name], device=device))
 
 
 def test_unsupported_derivatives_raise() -> None:
@@ -275,10 +230,12 @@ def test_a_large_mean_costs_no_digits(device: str) -> None:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_same_input_gives_the_same_bits(activation: str, device: str) -> None:
     inputs = [t.requires_grad_() for t in arguments(REAL, device=device)]
-    runs = [ours(REAL, (None, None), True, activation)(*inputs) for _ in range(2)]
-    grads = [torch.autograd.grad(y.square().sum(), inputs) for y in runs]
-    assert torch.equal(*runs)
-    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+    for deferred in (True, False):
+        with assert_runs(*ops_of(REAL, True, deferred, device=device)):
+            runs = [ours(REAL, (None, None), True, activation, deferred)(*inputs) for _ in range(2)]
+            grads = [torch.autograd.grad(y.square().sum(), inputs) for y in runs]
+        assert torch.equal(*runs)
+        assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
 def test_autocast_casts_as_the_modules_do() -> None:
@@ -292,9 +249,10 @@ def test_autocast_casts_as_the_modules_do() -> None:
             for mine, given in zip((conv.weight, conv.bias, bn.weight, bn.bias), inputs[1:], strict=True):
                 mine.copy_(given)
         bn.running_mean, bn.running_var = mean.clone(), variance.clone()
-        with torch.autocast("cpu", torch.bfloat16):
+        with assert_runs(*ops_of(case, training)), torch.autocast("cpu", torch.bfloat16):
             y = ours(case, (mean, variance), training, "relu")(*inputs)
+            grads = torch.autograd.grad(y.float().sum(), inputs)
             plain = F.relu(bn(conv(inputs[0])))
         exact = eager(case, (mean, variance), training, "relu")(*(t.double() for t in inputs))
         assert_parity(y, plain, exact)
-        assert all(g.dtype == torch.float32 for g in torch.autograd.grad(y.float().sum(), inputs))
+        assert all(g.dtype == torch.float32 for g in grads)

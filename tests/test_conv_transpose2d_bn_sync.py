@@ -12,7 +12,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastgen.nn import ConvTranspose2dBatchNorm, ConvTranspose2dChain
+from ops import assert_runs
 from parity import assert_parity
+from transposed import OP
 
 SCRIPT = """
 import sys, torch, torch.distributed as dist
@@ -41,7 +43,8 @@ def run(state: dict[str, Tensor], x: Tensor, upstream: Tensor, first: int, rank:
     model = chain(True)
     model.load_state_dict(state)
     part = slice(0, first) if rank == 0 else slice(first, None)
-    return results(model, x[part], upstream[part])
+    with assert_runs(OP):
+        return results(model, x[part], upstream[part])
 
 
 def results(model: nn.Module, x: Tensor, upstream: Tensor) -> list[Tensor]:

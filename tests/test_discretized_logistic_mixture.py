@@ -16,12 +16,14 @@ from fastgen.ops.discretized_logistic_mixture import (
 from mixtures import pixels
 from ops import (
     assert_compiles,
+    assert_gradcheck,
     assert_gradients,
     assert_no_double_backward,
     assert_no_forward_mode,
     assert_op_parity,
     assert_opcheck,
     assert_raises,
+    assert_runs,
 )
 from parity import DTYPES, LAYOUTS, channels_last
 from pixelcnnpp import literal_log_likelihood
@@ -62,6 +64,7 @@ def test_gradients(C: int, dtype: torch.dtype, device: str) -> None:
     """The backward pass against autograd's of the forward reference."""
     params, values, _ = pixels((3, C, 4, 9, 8), dtype, device)
     assert_gradients(
+        [OP],
         lambda p: discretized_logistic_mixture(p, values),
         lambda p: discretized_logistic_mixture_reference(p, values, 256),
         params,
@@ -72,7 +75,7 @@ def test_gradients(C: int, dtype: torch.dtype, device: str) -> None:
 @pytest.mark.parametrize("log_scale", [-5.0, 0.0])
 def test_gradcheck(C: int, log_scale: float, device: str) -> None:
     params, values, _ = pixels((1, C, 3, 3, 2), torch.float64, device, log_scale=log_scale)
-    assert torch.autograd.gradcheck(lambda p: discretized_logistic_mixture(p, values), (params.requires_grad_(),))
+    assert_gradcheck([OP], lambda p: discretized_logistic_mixture(p, values), params)
 
 
 def test_opcheck(device: str) -> None:
@@ -85,7 +88,7 @@ def test_opcheck(device: str) -> None:
 
 def test_compile(device: str) -> None:
     params, values, _ = pixels((2, 3, 2, 4, 5), torch.float32, device)
-    assert_compiles(lambda p: discretized_logistic_mixture(p, values), params)
+    assert_compiles([OP], lambda p: discretized_logistic_mixture(p, values), params)
 
 
 def test_unsupported_derivatives_raise() -> None:
@@ -236,4 +239,7 @@ def test_module_is_the_loss_in_nats_per_image() -> None:
     module = DiscretizedLogisticMixture(mixtures=4)
     assert not module.state_dict()
     assert (module.param_channels(1), module.param_channels(3)) == (12, 40)
-    assert torch.equal(module(params, values.to(torch.int16)), -OP(params, values, 256).sum((1, 2)))
+    with assert_runs(OP):
+        loss = module(params.requires_grad_(), values.to(torch.int16))
+        loss.sum().backward()
+    assert torch.equal(loss, -OP(params, values, 256).sum((1, 2)))

@@ -9,12 +9,14 @@ from fastgen.ops import gated_activation
 from fastgen.ops.gated_activation import gated_activation_backward_reference, gated_activation_reference
 from ops import (
     assert_compiles,
+    assert_gradcheck,
     assert_gradients,
     assert_no_double_backward,
     assert_no_forward_mode,
     assert_op_parity,
     assert_opcheck,
     assert_raises,
+    assert_runs,
 )
 from parity import DTYPES, LAYOUTS, channels_last
 
@@ -35,12 +37,12 @@ def test_parity(shape: tuple[int, ...], layout, dtype: torch.dtype, device: str)
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gradients(dtype: torch.dtype, device: str) -> None:
-    assert_gradients(gated_activation, gated_activation_reference, torch.randn(3, 10, 7, device=device, dtype=dtype))
+    x = torch.randn(3, 10, 7, device=device, dtype=dtype)
+    assert_gradients([OP], gated_activation, gated_activation_reference, x)
 
 
 def test_gradcheck(device: str) -> None:
-    x = torch.randn(2, 6, 5, 3, dtype=torch.float64, device=device, requires_grad=True)
-    assert torch.autograd.gradcheck(gated_activation, (x,))
+    assert_gradcheck([OP], gated_activation, torch.randn(2, 6, 5, 3, dtype=torch.float64, device=device))
 
 
 def test_opcheck(device: str) -> None:
@@ -50,7 +52,7 @@ def test_opcheck(device: str) -> None:
 
 
 def test_compile(device: str) -> None:
-    assert_compiles(gated_activation, torch.randn(2, 6, 4, 5, device=device))
+    assert_compiles([OP], gated_activation, torch.randn(2, 6, 4, 5, device=device))
 
 
 def test_unsupported_derivatives_raise() -> None:
@@ -80,10 +82,13 @@ def test_extremes(dtype: torch.dtype, device: str) -> None:
 
 
 def test_module_replaces_the_formula() -> None:
-    x = torch.randn(2, 8, 3, 3)
+    x = torch.randn(2, 8, 3, 3, requires_grad=True)
     module = GatedActivation()
     assert not module.state_dict()
-    assert torch.equal(module(x), gated_activation(x))
+    with assert_runs(OP):
+        y = module(x)
+        y.sum().backward()
+    assert torch.equal(y, gated_activation(x))
 
 
 def test_every_element_alone_agrees_with_the_batch(device: str) -> None:

@@ -12,12 +12,14 @@ from fastgen.sampling import compile as compile_sampler
 from fastgen.sampling import verify
 from ops import (
     assert_compiles,
+    assert_gradcheck,
     assert_gradients,
     assert_no_double_backward,
     assert_no_forward_mode,
     assert_op_parity,
     assert_opcheck,
     assert_raises,
+    assert_runs,
 )
 from parity import DTYPES, LAYOUTS
 from samplers import assert_same_as_naive
@@ -69,6 +71,7 @@ def test_parity(shape, layout, dtype: torch.dtype, device: str) -> None:
 def test_gradients(colors: tuple[int, str], layout, dtype: torch.dtype, device: str) -> None:
     groups, order = colors
     assert_gradients(
+        [OP],
         lambda x, *weights: gated_residual_block(layout(x), *weights, color_groups=groups, groups_order=order),
         lambda x, *weights: eager(x, *weights, "B", groups, order)[0],
         *arguments((2, 6, 5, 7, 3, 5), dtype, device),
@@ -77,9 +80,7 @@ def test_gradients(colors: tuple[int, str], layout, dtype: torch.dtype, device: 
 
 def test_gradcheck(device: str) -> None:
     inputs = arguments((2, 3, 3, 4, 3, 3), torch.float64, device)
-    assert torch.autograd.gradcheck(
-        lambda *args: gated_residual_block(*args, color_groups=3), [t.requires_grad_() for t in inputs]
-    )
+    assert_gradcheck([OP], lambda *args: gated_residual_block(*args, color_groups=3), *inputs)
 
 
 def test_opcheck(device: str) -> None:
@@ -95,7 +96,7 @@ def test_opcheck(device: str) -> None:
 
 
 def test_compile(device: str) -> None:
-    assert_compiles(gated_residual_block, *arguments((2, 4, 5, 5, 3, 3), torch.float32, device))
+    assert_compiles([OP], gated_residual_block, *arguments((2, 4, 5, 5, 3, 3), torch.float32, device))
 
 
 def test_each_input_may_be_the_only_one_with_a_gradient(device: str) -> None:
@@ -140,7 +141,10 @@ def test_module_is_two_convolutions() -> None:
     x = torch.randn(2, 6, 5, 5)
     gated = masked_conv2d(x, block.conv.weight, block.conv.bias, "A", "gated", color_groups=3)
     expected = masked_conv2d(gated, block.out.weight, block.out.bias, "B", residual=x, color_groups=3)
-    assert torch.equal(block(x), expected)
+    with assert_runs(OP):
+        y = block(x)
+        y.sum().backward()
+    assert torch.equal(y, expected)
     assert [name for name, _ in GatedResidualBlock(6, 3, bias=False).named_parameters()] == [
         "conv.weight",
         "out.weight",

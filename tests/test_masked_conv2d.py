@@ -13,12 +13,14 @@ from fastgen.ops._masked_conv2d_checks import ACTIVATIONS
 from fastgen.ops.masked_conv2d import masked_conv2d_backward_reference, masked_conv2d_reference
 from ops import (
     assert_compiles,
+    assert_gradcheck,
     assert_gradients,
     assert_no_double_backward,
     assert_no_forward_mode,
     assert_op_parity,
     assert_opcheck,
     assert_raises,
+    assert_runs,
 )
 from parity import DTYPES, LAYOUTS, channels_last
 
@@ -94,15 +96,16 @@ def test_gradients(activation: str, dtype: torch.dtype, device: str) -> None:
     def ours(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
         return masked_conv2d(x, weight, bias, "B", activation, residual)
 
-    assert_gradients(ours, eager, *arguments((2, 6, 12, 5, 7, 3, 5), activation, dtype, device))
+    assert_gradients([OP], ours, eager, *arguments((2, 6, 12, 5, 7, 3, 5), activation, dtype, device))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_gradcheck(activation: str, device: str) -> None:
     inputs = arguments((2, 3, 6, 3, 4, 3, 3), activation, torch.float64, device)
-    assert torch.autograd.gradcheck(
+    assert_gradcheck(
+        [OP],
         lambda x, w, b, r: masked_conv2d(x, w, b, "A", activation, r, color_groups=3, groups_order="interleaved"),
-        [t.requires_grad_() for t in inputs],
+        *inputs,
     )
 
 
@@ -121,6 +124,7 @@ def test_opcheck(activation: str, device: str) -> None:
 def test_compile(device: str) -> None:
     for activation in ACTIVATIONS:
         assert_compiles(
+            [OP],
             lambda x, w, b, r, kind=activation: masked_conv2d(x, w, b, "B", kind, r),
             *arguments((2, 4, 6, 5, 5, 3, 3), activation, torch.float32, device),
         )
@@ -254,7 +258,10 @@ def test_module_is_a_conv2d_with_a_mask() -> None:
     masked.load_state_dict(plain.state_dict())
     x = torch.randn(2, 3, 8, 8)
     expected = F.conv2d(x, plain.weight * masked_conv2d_mask(plain.weight, "A"), plain.bias, padding=2)
-    torch.testing.assert_close(masked(x), expected)
+    with assert_runs(OP):
+        y = masked(x)
+        y.sum().backward()
+    torch.testing.assert_close(y, expected)
     assert torch.equal(masked.live_weight(), plain.weight * masked_conv2d_mask(plain.weight, "A"))
     gated = MaskedConv2d(3, 6, (1, 3), activation="gated", color_groups=3)
     assert gated(x, residual=x).shape == x.shape

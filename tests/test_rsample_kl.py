@@ -12,12 +12,14 @@ from fastgen.ops import rsample_kl
 from fastgen.ops.rsample_kl import LOGVAR_MAX, LOGVAR_MIN, rsample_kl_backward_reference, rsample_kl_reference
 from ops import (
     assert_compiles,
+    assert_gradcheck,
     assert_gradients,
     assert_no_double_backward,
     assert_no_forward_mode,
     assert_op_parity,
     assert_opcheck,
     assert_raises,
+    assert_runs,
 )
 from parity import DTYPES, LAYOUTS, channels_last
 
@@ -50,12 +52,14 @@ def test_parity(shape: tuple[int, ...], layout, dtype: torch.dtype, device: str)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gradients(dtype: torch.dtype, device: str) -> None:
     mu, logvar, seed = latent((5, 33), dtype, device)
-    assert_gradients(lambda m, v: rsample_kl(m, v, seed), lambda m, v: rsample_kl_reference(m, v, seed), mu, logvar)
+    assert_gradients(
+        [OP], lambda m, v: rsample_kl(m, v, seed), lambda m, v: rsample_kl_reference(m, v, seed), mu, logvar
+    )
 
 
 def test_gradcheck(device: str) -> None:
     mu, logvar, seed = latent((3, 5), torch.float64, device)
-    assert torch.autograd.gradcheck(lambda m, v: rsample_kl(m, v, seed), (mu.requires_grad_(), logvar.requires_grad_()))
+    assert_gradcheck([OP], lambda m, v: rsample_kl(m, v, seed), mu, logvar)
 
 
 def test_opcheck(device: str) -> None:
@@ -70,7 +74,7 @@ def test_opcheck(device: str) -> None:
 
 def test_compile(device: str) -> None:
     mu, logvar, seed = latent((4, 6), torch.float32, device)
-    assert_compiles(lambda m, v: rsample_kl(m, v, seed), mu, logvar)
+    assert_compiles([OP], lambda m, v: rsample_kl(m, v, seed), mu, logvar)
 
 
 def test_unsupported_derivatives_raise() -> None:
@@ -205,7 +209,9 @@ def test_module_follows_manual_seed() -> None:
     module = GaussianRSample()
     assert not module.state_dict()
     torch.manual_seed(1)
-    one = module(mu, logvar)[0]
+    with assert_runs(OP):
+        one = module(mu.requires_grad_(), logvar)[0]
+        one.sum().backward()
     two = module(mu, logvar)[0]
     torch.manual_seed(1)
     assert torch.equal(one, module(mu, logvar)[0])
