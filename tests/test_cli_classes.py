@@ -227,3 +227,37 @@ def test_held_out_images_are_kept_with_their_classes(tmp_path: Path) -> None:
     (tmp_path / "held_out.png").write_bytes(b"mine")
     keep_held_out(run, data, 4, 4)
     assert (tmp_path / "held_out.png").read_bytes() == b"mine", "once only"
+
+
+def test_classes_whose_names_are_numbers_are_those_that_pictures_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The class called 1 is not the one numbered 1; where none is asked for, it is the first, as is said."""
+    names, shades = ("3", "1", "0", "2"), [0, 60, 120, 180]
+    images = np.repeat(np.array(shades, np.uint8), 12)[:, None, None].repeat(4, 1).repeat(4, 2)
+    labels = np.arange(4).repeat(12)
+    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(tmp_path / "data.npz", **arrays, class_names=names)
+    drawn: list = []
+
+    def draw(model: object, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, **said: object) -> np.ndarray:
+        drawn.append(([int(group.unique()) for group in (a, b, c)], said["called"]))
+        return np.zeros((8, 8, 3), np.uint8)
+
+    def manifold(model: object, side: int, dims: object, label: int, **_: object) -> np.ndarray:
+        drawn.append(label)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr("fastgen.exploring.draw_arithmetic", draw)
+    monkeypatch.setattr("fastgen.exploring.draw_manifold", manifold)
+    for folder, more in (("plain", []), ("conditional", ["--conditional"])):
+        command = ["train", "vae", "--data", str(tmp_path / "data.npz"), "--run", str(tmp_path / folder), *TINY, *more]
+        assert main([*command, "--epochs", "1"]) == 0
+    arithmetic = ["explore", str(tmp_path / "plain"), "arithmetic"]
+    assert main(arithmetic) == 0
+    assert drawn.pop() == (shades[:3], names[:3])
+    assert main([*arithmetic, "--groups", "class=1", "class=3", "class=2"]) == 0
+    assert drawn.pop() == ([60, 0, 180], ("1", "3", "2"))
+    assert main(["explore", str(tmp_path / "conditional"), "manifold"]) == 0
+    assert main(["explore", str(tmp_path / "conditional"), "manifold", "--label", "0"]) == 0
+    assert drawn == [0, 2]

@@ -158,6 +158,21 @@ def test_the_line_that_made_a_run_makes_it_again(tmp_path: Path, name: str, opti
     assert command_line(run) is None, "of a model that is not fastgen's"
 
 
+def test_the_line_of_a_classifier_says_what_would_else_be_its_sources(tmp_path: Path) -> None:
+    source, run = Run(tmp_path / "source"), Run(tmp_path / "run")
+    data = {"shape": [1, 8, 8], "levels": 17}
+    for folder, options in (
+        (source, model_options.MODELS["vae"](data="mnist", image_size=(8,), crop="20")),
+        (run, model_options.MODELS["classifier"](source=str(source.folder), data="digits", crop="none")),
+    ):
+        name = "vae" if folder is source else "classifier"
+        folder.create({"model": {"name": name, "config": {}}, "data": data, "options": asdict(options)})
+    line = command_line(run)
+    assert line == f"fastgen train classifier --data digits --crop none --from {source.folder}"
+    words = shlex.split(line)[3:]
+    assert parse(model_options.MODELS["classifier"], "train classifier", words) == model_options.options_of(run)
+
+
 def test_a_run_that_has_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run = Run(tmp_path / "run").create(CONFIG)
     assert main(["report", str(run.folder)]) == 0

@@ -110,7 +110,11 @@ def test_options_that_a_person_wrote(tmp_path: Path, capsys: pytest.CaptureFixtu
     for text, message in mistakes.items():
         path.write_text(text)
         assert message in said(capsys, "train", "vae", "--config", path, "--run", tmp_path / "x", code=2)
+    path.write_text('config = "other.toml"')
+    assert "expected options, and no other file" in said(capsys, "train", "vae", "--config", path, code=2)
     path.write_text("lr = 1")
+    twice = ["--config", path, f"--config={path}"]
+    assert f"config: expected one file of options, got {path}" in said(capsys, "train", "vae", *twice, code=2)
     assert "before --config, since" in said(capsys, "train", "--config", path, code=2)
     assert "config: expected a .json or .toml" in said(capsys, "train", "vae", "--config", tmp_path / "x.yml", code=2)
     assert "which is not there" in said(capsys, "train", "vae", "--config", tmp_path / "x.json", code=2)

@@ -18,6 +18,8 @@ def command_line(run: Run) -> str | None:
     default = MODELS[name](**(options.small if options.recipe == "small" else {}))
     given = {field.name: getattr(options, field.name) for field in fields(options)}
     told = {key: value for key, value in given.items() if value != getattr(default, key)}
+    if getattr(options, "source", None) is not None:  # whose own they would be where nothing is said
+        told = {key: value for key, value in given.items() if key in told or key in ("data", "crop")}
     return shlex.join(
         ["fastgen", "train", name, *option_words({k: v for k, v in told.items() if k not in NOT_OF_THE_RUN})]
     )

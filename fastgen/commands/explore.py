@@ -134,7 +134,8 @@ def _draw(kind: str, model: Any, images: Dataset, options: Explore, path: Path) 
         dims = (order[0], order[1])
     label = None
     if model.classes is not None:
-        label = class_number("label", options.label or "0", class_names(run), model.classes)
+        wanted = options.label
+        label = 0 if wanted is None else class_number("label", wanted, class_names(run), model.classes)
     half = min(len(values) // 2, max(1, n // 2))
     ends = None if labels is None else (labels[:half], labels[half : 2 * half])
     draw: dict[str, Callable[[], Any]] = {
@@ -180,29 +181,28 @@ def _draw_nearest(model: Any, options: Explore, of: str, names: list[str] | None
 
 
 def _draw_arithmetic(model: Any, options: Explore, images: Dataset, of: str) -> Any:
-    a, b, c = _groups(options, images, next(model.parameters()).device)
-    words = [name.partition("=")[2] for name in options.groups or () if name.startswith("class=")]
-    if options.groups is None and images.classes is not None:
-        classes = class_words(images.class_names, images.classes)
-        words = [classes[label] for label in _there(images)[:3]]
-    said = (words[0], words[1], words[2]) if len(words) == 3 else None
+    (a, first), (b, second), (c, third) = _groups(options, images, next(model.parameters()).device)
+    said = None if first is None or second is None or third is None else (first, second, third)
     return exploring.draw_arithmetic(model, a, b, c, of=of, called=said)
 
 
-def _groups(options: Explore, images: Dataset, device: torch.device) -> list[Tensor]:
-    """The images of a, b and c."""
+def _groups(options: Explore, images: Dataset, device: torch.device) -> list[tuple[Tensor, str | None]]:
+    """The images of a, b and c, and what their class is called where they are all images of one."""
     found = []
     there = _there(images)
     if options.groups is None and len(there) < 3:
         raise ValueError(f"groups: expected three, since there are held-out images of {len(there)} classes, got none")
-    for group in options.groups or [f"class={label}" for label in there[:3]]:
-        name, _, number = group.partition("=")
+    words = [] if images.classes is None else class_words(images.class_names, images.classes)
+    for group in options.groups or there[:3]:
+        label = group if isinstance(group, int) else None
         try:
-            if name == "class" and images.labels is not None:
+            name, _, number = str(group).partition("=")
+            if label is None and name == "class" and images.labels is not None:
                 label = class_number("groups", number, images.class_names, images.classes or 0)
+            if label is not None and images.labels is not None:
                 chosen = torch.nonzero(images.labels == label).flatten()
             else:
-                chosen = torch.tensor([int(index) for index in group.split(",")])
+                chosen = torch.tensor([int(index) for index in str(group).split(",")])
         except ValueError as error:
             what = (
                 "class=NAME, class=K or"
@@ -212,7 +212,7 @@ def _groups(options: Explore, images: Dataset, device: torch.device) -> list[Ten
             raise ValueError(f"groups: expected {what} numbers of images, as 3,14,15, got {group!r}") from error
         if not len(chosen) or int(chosen.min()) < 0 or int(chosen.max()) >= len(images):
             raise ValueError(f"groups: expected images of {images.name}, 0 to {len(images) - 1}, got {group!r}")
-        found.append(images.values[chosen].to(device, torch.int64))
+        found.append((images.values[chosen].to(device, torch.int64), None if label is None else words[label]))
     return found
 
 

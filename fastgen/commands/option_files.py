@@ -9,10 +9,11 @@ What a file says comes before what the command line says, in the command line's 
 
 import json
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from .._checks import check_option, describe
+from .._checks import check_option, describe, listed
 from .._extras import require
 from .model_options import MODELS
 
@@ -42,12 +43,11 @@ def with_files(arguments: list[str]) -> list[str]:
 
 
 def _path(arguments: list[str]) -> Path | None:
-    for index, word in enumerate(arguments):
-        if word == "--config" and index + 1 < len(arguments):
-            return Path(arguments[index + 1])
-        if word.startswith("--config="):
-            return Path(word.partition("=")[2])
-    return None
+    named = [after for word, after in pairwise(arguments) if word == "--config"]
+    named += [word.partition("=")[2] for word in arguments if word.startswith("--config=")]
+    if len(named) > 1:
+        raise ValueError(f"config: expected one file of options, got {listed(named)}")
+    return Path(named[0]) if named else None
 
 
 def _read(path: Path) -> tuple[str | None, dict[str, Any]]:
@@ -70,6 +70,8 @@ def _read(path: Path) -> tuple[str | None, dict[str, Any]]:
         raise ValueError(f"{path}: expected the model's name and options by name, got {describe(options)}")
     own = options is not content
     options = {key.replace("-", "_"): value for key, value in options.items()}
+    if not own and "config" in options:
+        raise ValueError(f"{path}: expected options, and no other file of them, got config {options['config']}")
     return model, {key: value for key, value in options.items() if not own or key not in {"run", *NOT_OF_THE_RUN}}
 
 
