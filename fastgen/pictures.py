@@ -50,6 +50,13 @@ def columns_for(n: int, rows: int = 1) -> int:
     return min(range(low, min(2 * low, n) + 1), key=lambda columns: -n % columns)
 
 
+def columns_in_turn(n: int, turn: int) -> int:
+    """Columns of a grid of ``n`` images of which each in ``turn`` is of the same kind, so that all in a column are: the
+    fewest with which the grid is at least as wide as high.
+    """
+    return turn * -(-(math.isqrt(max(n, 1) - 1) + 1) // turn)
+
+
 def grid(
     images: np.ndarray, columns: int, scale: int | None = None, gap: int = 2, paper: tuple = PAPER, below: int = 0
 ) -> np.ndarray:

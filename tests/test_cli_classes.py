@@ -11,11 +11,12 @@ import torch
 
 from fastgen import _sheet, pictures
 from fastgen.cli import main
-from fastgen.commands.epoch_pictures import keep_held_out
+from fastgen.commands.epoch_pictures import draw_epoch, keep_held_out
 from fastgen.commands.images import load_images
 from fastgen.commands.train import untrained
 from fastgen.data import Dataset, load
 from fastgen.data.identity import class_number
+from fastgen.models import VAE
 from fastgen.training import Run, evaluate, load_model
 from pictured import find
 from test_cli import refused
@@ -133,7 +134,11 @@ def test_classes_without_an_image_to_train_on_are_said() -> None:
 
 
 def test_names_stand_above_their_columns(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    for n, labels, order in (("8", [], [0, 1, 2, 3]), ("2", ["--labels", "tram", "--columns", "2"], [3, 3])):
+    for n, labels, order in (
+        ("8", [], [0, 1, 2, 3]),
+        ("2", ["--labels", "tram", "--columns", "2"], [3, 3]),
+        ("16", ["--labels", "tram", "bus"], [3, 0, 3, 0]),
+    ):
         out, npz = tmp_path / "s.png", tmp_path / "s.npz"
         assert main(["sample", str(trained[0]), "--n", n, "--out", str(out), "--npz", str(npz), *labels]) == 0
         with Image.open(out) as picture, np.load(npz) as arrays:
@@ -145,6 +150,13 @@ def test_names_stand_above_their_columns(trained: tuple[Path, Path], tmp_path: P
             wide = np.ptp(there[:, 1]) + 1
             assert wide == pytest.approx(pictures.text_width(NAMES[label], _sheet.SMALL), abs=3), "its own name"
             assert there[:, 1].mean() == pytest.approx(4 * scale / 2, abs=4), "in the middle"
+
+
+def test_few_classes_make_no_tower_of_an_epochs_picture() -> None:
+    values, model = torch.zeros(2, 1, 4, 4, dtype=torch.uint8), VAE(latent=2, hidden=(4,), image_size=(4, 4), classes=2)
+    picture = draw_epoch(model, Dataset(values, torch.tensor([0, 1]), 256, 2, "two"), 15, 0, "vae on two")
+    (drawn,) = model.preview(16, 0, values, None)
+    find(picture, pictures.to_rgb(drawn, 256), 4)
 
 
 def test_moved_data_are_known_again(copied: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -216,7 +228,10 @@ def test_held_out_images_are_kept_with_their_classes(tmp_path: Path) -> None:
         (8, 4, range(6), 6),
         (9, None, range(6), 6),
         (0, 4, None, 0),
+        (3, 2, [0, 1, 2, 3], 2),
+        (6, 1, range(6), 3),
     ):
+        data = data if classes is None or classes == 4 else replace(data, labels=data.labels % classes)
         (tmp_path / "held_out.png").unlink(missing_ok=True)
         keep_held_out(run, data, n, classes)
         if order is None:

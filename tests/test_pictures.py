@@ -53,6 +53,15 @@ def test_no_row_is_ragged_where_that_can_be() -> None:
     assert max(-n % pictures.columns_for(n) for n in range(1, 201)) == 4, "places that stay empty, at most"
 
 
+def test_a_column_is_of_one_kind() -> None:
+    for n in range(1, 201):
+        for turn in range(1, 17):
+            columns = pictures.columns_in_turn(n, turn)
+            assert columns % turn == 0
+            assert columns**2 >= n
+            assert columns == turn or (columns - turn) ** 2 < n
+
+
 def test_in_turn_keeps_what_belongs_together_in_one_column() -> None:
     first, second = (
         np.full((5, 1, 1, 3), base, np.uint8) + np.arange(5, dtype=np.uint8)[:, None, None, None] for base in (0, 10)

@@ -9,6 +9,7 @@ from .. import _chart, pictures
 from .._run_words import data_of, name_of
 from .._sheet import class_words, of_classes, sheet
 from ..data import Dataset
+from ..pictures import columns_in_turn
 from ..training import Run
 
 
@@ -23,7 +24,7 @@ def draw_epoch(model: Any, held_out: Dataset, n: int, seed: int, of: str) -> np.
         of: the model, its data and the epoch, in words.
     """
     classes, device = model.classes, next(model.parameters()).device
-    columns = classes if classes is not None and classes <= 16 else None
+    columns = columns_in_turn(n, classes) if classes is not None and classes <= 16 else None
     n = n if columns is None else -(-n // columns) * columns
     some = held_out.subset(n)
     labels = some.labels if some.labels is None else some.labels.to(device)
@@ -42,7 +43,7 @@ def draw_epoch(model: Any, held_out: Dataset, n: int, seed: int, of: str) -> np.
     words = class_words(held_out.class_names, classes)
     if columns is None:
         return sheet(images[0], title, below=of_classes([index % classes for index in range(shown)], words))
-    return sheet(images[0], title, columns=columns, above=of_classes(range(classes), words))
+    return sheet(images[0], title, columns=columns, above=of_classes(_turns(columns, classes), words))
 
 
 def keep_held_out(run: Run, held_out: Dataset, n: int, classes: int | None) -> None:
@@ -54,23 +55,31 @@ def keep_held_out(run: Run, held_out: Dataset, n: int, classes: int | None) -> N
     if n < 1 or path.exists():
         return
     words = [] if held_out.classes is None else class_words(held_out.class_names, held_out.classes)
-    some, columns = _in_columns(held_out, n, classes) if classes is not None and classes <= 16 else None, classes
+    some, columns = None, None
+    if classes is not None and classes <= 16:
+        columns = columns_in_turn(n, classes)
+        some = _in_columns(held_out, n, columns, classes)
     if some is None:
         some, columns = held_out.subset(n), None
     below = of_classes(some.labels.tolist(), words) if some.labels is not None and words and not columns else ()
     title = f"{len(some)} held-out {'image' if len(some) == 1 else 'images'} of {data_of(run.config())}"
-    above = of_classes(range(columns), words) if columns else ()
+    above = of_classes(_turns(columns, classes), words) if columns and classes else ()
     images = pictures.to_rgb(some.values, held_out.levels)
     pictures.save(sheet(images, title, columns=columns, above=above, below=below), path)
 
 
-def _in_columns(images: Dataset, n: int, classes: int) -> Dataset | None:
+def _turns(columns: int, classes: int) -> list[int]:
+    """The class of each column."""
+    return [column % classes for column in range(columns)]
+
+
+def _in_columns(images: Dataset, n: int, columns: int, classes: int) -> Dataset | None:
     """``n`` images or as many more as fill the last row, the classes in turn; None where there are too few of one."""
     if images.labels is None:
         return None
-    rows = -(-n // classes)
-    each = [torch.nonzero(images.labels == label).flatten()[:rows] for label in range(classes)]
-    return images.pick(torch.stack(each, dim=1).flatten()) if min(map(len, each)) == rows else None
+    count = -(-n // columns) * columns // classes
+    each = [torch.nonzero(images.labels == label).flatten()[:count] for label in range(classes)]
+    return images.pick(torch.stack(each, dim=1).flatten()) if min(map(len, each)) == count else None
 
 
 def draw_curves(run: Run) -> None:

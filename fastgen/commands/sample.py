@@ -21,7 +21,7 @@ from .._run_words import called
 from .._sheet import Names, class_words, of_classes, sheet
 from ..data.identity import class_number
 from ..models import AutoregressiveModel
-from ..pictures import columns_for
+from ..pictures import columns_for, columns_in_turn
 from ..sampling import Sampler
 from ..training import Run, load_model
 from . import check_seed, parse, pick_device
@@ -134,7 +134,7 @@ def _picture(
     if options.temperature != 1:
         note = f"temperature {options.temperature:g}" + (f"; {note}" if note else "")
     turn = 0 if labels is None or given is not None else len(options.labels) or model.classes
-    columns = min(options.columns or (turn if 1 < turn <= 16 else columns_for(n, len(rows))), n)
+    columns = min(options.columns or (columns_in_turn(n, turn) if 1 < turn <= 16 else columns_for(n, len(rows))), n)
     above: Names | tuple[str, ...] = ()
     below: Names | tuple[str, ...] = ()
     if labels is not None and given is None:
