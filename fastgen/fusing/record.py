@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from .._places import place_of, storage_of, written
+
 
 class NotProvenError(Exception):
     """A module that is left as it is; the message is the reason that the report gives."""
@@ -61,13 +63,13 @@ class Recorder(TorchDispatchMode):
         self._set(tensor, Value(op, name))
 
     def value(self, tensor: Tensor) -> Value:
-        return self._values.get(place(tensor)) or Value("unknown")
+        return self._values.get(place_of(tensor)) or Value("unknown")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        written = _written(func, args, kwargs)
+        changed = written(func, args, kwargs)
         namespace, name = func._schema.name.split("::")
-        made = Value(f"{namespace}.{name.removesuffix('_')}", written=bool(written))
+        made = Value(f"{namespace}.{name.removesuffix('_')}", written=bool(changed))
         made.args, made.kwargs = tree_map_only(Tensor, self.value, (tuple(args), dict(kwargs)))
         if torch.Tag.nondeterministic_seeded in func.tags:
             result = self._draw(made, func, args, kwargs)
@@ -77,17 +79,17 @@ class Recorder(TorchDispatchMode):
             self._set(result, made.args[0])
             return result
         self.ops.append(made)
-        for tensor in written:
-            storage = place(tensor)[0]
+        for tensor in changed:
+            storage = storage_of(tensor)
             for other in [key for key in self._values if key[0] == storage]:
                 self._values[other] = Value("stale")  # a view of what has just changed
-        for tensor in written or [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]:
+        for tensor in changed or [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]:
             self._set(tensor, made)
         return result
 
     def _set(self, tensor: Tensor, value: Value) -> None:
         self._alive.append(tensor)
-        self._values[place(tensor)] = value
+        self._values[place_of(tensor)] = value
 
     def _draw(self, made: Value, func: Any, args: Any, kwargs: Any) -> Tensor:
         """The noise asked for, from ``noise`` instead of the generator."""
@@ -109,22 +111,6 @@ class Recorder(TorchDispatchMode):
         if isinstance(args[0], Tensor):
             return self._noise(args[0].shape, kwargs.get("dtype") or args[0].dtype)
         return self._noise(torch.Size(args[0]), kwargs.get("dtype") or torch.get_default_dtype())
-
-
-def place(tensor: Tensor) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
-    storage = tensor.untyped_storage()._cdata
-    return storage, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride()
-
-
-def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
-    if not func._schema.is_mutable:
-        return []
-    values = [
-        args[position] if position < len(args) else kwargs.get(argument.name)
-        for position, argument in enumerate(func._schema.arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write
-    ]
-    return [value for value in values if isinstance(value, Tensor)]
 
 
 def held_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from .._places import Place, place_of
 from .._shadow import evaluated, uncast
 from ..ops.sample import available
 from .analyse import analyse
@@ -21,7 +22,6 @@ from .emit import emit
 from .fuse import fuse
 from .inputs import ToInput
 from .native import DRAWN, NativePlan, usable
-from .places import Place, place_of
 from .plan import Plan
 from .reference import ReferenceWalk
 from .rings import finish

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .places import storage_of
+from .._places import storage_of
 
 #: By path: the digest of a tensor, or a number, word or function itself.
 State = dict[str, Any]

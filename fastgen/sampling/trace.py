@@ -21,8 +21,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from .._places import Place, assigned, cut, place_of, region_of, storage_of, window_of, written
 from .._shadow import shadow, uncast
-from .places import Place, assigned, cut, place_of, region_of, storage_of, window_of
 from .state import digest, holdings, left_over, set_before_read
 
 #: Images in a traced batch: more than one, so that an op that mixes images cannot hide.
@@ -175,7 +175,7 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
         found = [output for output in map(self.find, tensors) if output is not None]
-        mutated = self._mutated(func, args, kwargs)
+        mutated = written(func, args, kwargs)
         name = _name(func)
         self.reading = tensors
         self._look_outside(tensors, fresh=name == "aten.lift_fresh")
@@ -260,17 +260,6 @@ class _Recorder(TorchDispatchMode):
         return constant
 
     # ---- changes in place
-
-    @staticmethod
-    def _mutated(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
-        if not func._schema.is_mutable:
-            return []
-        written = []
-        for position, argument in enumerate(func._schema.arguments):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                value = args[position] if position < len(args) else kwargs.get(argument.name)
-                written.append(value)
-        return [value for value in written if isinstance(value, Tensor)]
 
     def _before_change(self, mutated: list[Tensor]) -> None:
         """Constants that were read before keep their value."""

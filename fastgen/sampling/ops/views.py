@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..._places import Region
 from ..builder import Argument, Builder, Given
-from ..places import Region
 from ..trace import UnsupportedModelError
 from ..values import Value
 from .registry import handles

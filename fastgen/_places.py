@@ -1,8 +1,9 @@
-"""Where tensors lie in memory, by which a trace tells them apart."""
+"""Where tensors lie in memory, by which a trace tells them apart, and which of them an op changes."""
 
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from torch import Tensor
 
@@ -18,6 +19,18 @@ def storage_of(tensor: Tensor) -> int:
 
 def place_of(tensor: Tensor) -> Place:
     return storage_of(tensor), int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride()
+
+
+def written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors that an op of torch's dispatcher changes in place, by its schema."""
+    if not func._schema.is_mutable:
+        return []
+    values = [
+        args[position] if position < len(args) else kwargs.get(argument.name)
+        for position, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    return [value for value in values if isinstance(value, Tensor)]
 
 
 def region_of(base: Tensor, part: Tensor) -> Region | None:
