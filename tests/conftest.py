@@ -32,8 +32,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _repeatable() -> Iterator[None]:
-    """Seed every test, and fill memory that torch hands out uninitialised with NaN."""
+def _repeatable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Seed every test, fill memory that torch hands out uninitialised with NaN, and print for 80 columns anywhere."""
+    monkeypatch.setenv("COLUMNS", "80")
     torch.manual_seed(0)
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield

@@ -217,9 +217,9 @@ def test_a_folder_of_single_images_is_read_back_as_data(
 
 
 def test_folders_are_called_as_their_classes_where_these_can_be_read() -> None:
-    names = ["cat", "a/b", ".x", "Train", "CAT", "", "tram"]
-    found = image_folder._class_folders(names, 7)
-    assert found == ["cat", "class 1", "class 2", "class 3", "class 4", "class 5", "tram"]
+    names = ["cat", "a/b", ".x", "Train", "CAT", "", "tram", "ö" * 128]
+    found = image_folder._class_folders(names, 8)
+    assert found == ["cat", "class 1", "class 2", "class 3", "class 4", "class 5", "tram", "class 7"]
     assert image_folder._class_folders(None, 11)[:2] == ["00", "01"], "in the order of their numbers"
     images = image_folder.ImageFolder(Path("x"), 2_000_000, 256, None, None, None)
     assert str(images.path(7)) == "x/0000007.png"

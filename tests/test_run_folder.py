@@ -205,7 +205,7 @@ def test_killed_at_some_of_all_points(tmp_path: Path) -> None:
         "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path]), "TMPDIR": str(tmp_path),
     }  # fmt: skip
     command = [sys.executable, str(HERE / "kill_everywhere.py"), "--first", "5", "--every", "21"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("7 of ")
     assert done.stdout.endswith(" points, 0 failures\n")

@@ -1,12 +1,15 @@
 """What a start of ``fastgen train`` leaves to the next one in its folder, and what it does not."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from fastgen.cli import main
+from fastgen.commands.explore import NEEDS
 from fastgen.training import Run, load_model
+from fastgen.training.run import EXPLORED
 
 for package in ("tyro", "tqdm", "safetensors", "sklearn", "PIL"):
     pytest.importorskip(package, reason=f"{package} comes with fastgen[train]")
@@ -50,6 +53,28 @@ def test_a_run_is_not_written_over_by_what_begins_with_it(tmp_path: Path, capsys
     command = ["train", "classifier", "--from", tmp_path / "run", "--run", tmp_path / "run", "--overwrite"]
     assert "from: expected another run than the one to write, got" in said(capsys, *command, code=2)
     assert Run(tmp_path / "run").config()["model"]["name"] == "vae"
+
+
+def test_files_of_others_outlive_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Another program's config.json makes no run of a folder; nor does a kept copy go with the run's own files."""
+    assert set(EXPLORED) == set(NEEDS)
+    for name in ("other", "run"):
+        for mine in ("checkpoints/mine.safetensors", "explore/mine.png", "report.html", "curves.png"):
+            (tmp_path / name / mine).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / mine).write_text("mine")
+    (tmp_path / "other/config.json").write_text('{"model": {"name": "bert"}}')
+    before = {path: path.read_bytes() for path in (tmp_path / "other").rglob("*") if path.is_file()}
+    for more in ([], ["--overwrite"]):
+        message = said(capsys, *VAE, "--epochs", "1", "--run", tmp_path / "other", *more, code=2)
+        assert message.endswith("other: expected a new or empty folder; its config.json is no run's\n")
+    assert {path: path.read_bytes() for path in before} == before
+    said(capsys, *VAE, "--epochs", "0", "--run", tmp_path / "new")
+    shutil.copy(tmp_path / "new/config.json", tmp_path / "run/config.json")
+    out = said(capsys, *VAE, "--epochs", "0", "--run", tmp_path / "run", "--overwrite")
+    assert out.endswith("run: no checkpoint, since nothing was trained\n")
+    left = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("mine.*")}
+    assert left == {"checkpoints/mine.safetensors", "explore/mine.png"}
+    assert not (tmp_path / "run/report.html").exists()
 
 
 def test_an_accuracy_is_of_the_weights_that_it_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

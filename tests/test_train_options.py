@@ -22,6 +22,12 @@ for package in ("tyro", "tqdm", "safetensors", "sklearn", "PIL"):
 VAE = ["train", "vae", "--hidden", "8", "--latent", "2", "--limit", "60", "--samples", "0"]
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder without runs/, which the repository's may have."""
+    monkeypatch.chdir(tmp_path)
+
+
 def said(capsys: pytest.CaptureFixture, *arguments: object, code: int = 0) -> str:
     """What a command says, of one that ends with ``code``."""
     assert main([str(argument) for argument in arguments]) == code

@@ -1,5 +1,6 @@
 """A folder of drawn images, one PNG each, as tools that measure images read it; with classes, a subfolder for each."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,9 @@ from torch import Tensor
 
 from .. import pictures
 from ..data.folder import LEFT_BY_SYSTEMS, SPLITS
+
+LONGEST = 255
+"""Bytes in the name of a folder, at most, on most systems."""
 
 
 class ImageFolder:
@@ -72,7 +76,8 @@ def _class_folders(names: Sequence[str] | None, classes: int) -> list[str]:
     for number in range(classes):
         name = f"{number:0{width}}" if names is None else names[number]
         taken = {folder.casefold() for folder in folders} | set(SPLITS) | LEFT_BY_SYSTEMS
-        if not name.strip() or name[0] == "." or set(name) & set("/\\\0") or name.casefold() in taken:
+        odd = not name.strip() or name[0] == "." or set(name) & set("/\\\0") or len(os.fsencode(name)) > LONGEST
+        if odd or name.casefold() in taken:
             name = f"class {number:0{width}}"
         folders.append(name)
     return folders

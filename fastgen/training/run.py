@@ -31,9 +31,17 @@ from .lock import NAME, Lock
 Record = dict[str, Any]
 """A line of metrics.jsonl."""
 
+CHECKPOINTS = ("last", "best")
+"""Names of checkpoints."""
+EXPLORED = (
+    *("reconstructions", "samples", "manifold", "traversals", "interpolations", "arithmetic", "nearest", "scatter"),
+)
+"""Pictures of ``fastgen explore``."""
 WRITTEN = (
-    *("checkpoints/*.safetensors", "checkpoints/state-*.pt", "metrics.jsonl", "samples/epoch-*.png", "curves.png"),
-    *("held_out.png", "report.html", "explore/*.png", "tensorboard/events.out.tfevents.*"),
+    *(f"checkpoints/{name}.safetensors" for name in CHECKPOINTS),
+    *("checkpoints/state-*.pt", "metrics.jsonl", "samples/epoch-*.png", "curves.png", "held_out.png", "report.html"),
+    *(f"explore/{kind}.png" for kind in EXPLORED),
+    "tensorboard/events.out.tfevents.*",
 )
 """What commands write in a run's folder beside config.json, and nobody else's files."""
 
@@ -91,7 +99,7 @@ class Run:
     @property
     def has_checkpoint(self) -> bool:
         """Whether anything was saved: not before the end of the first epoch, or its first ``save_every`` steps."""
-        return any(self.checkpoints.glob("*.safetensors"))
+        return any((self.checkpoints / f"{name}.safetensors").exists() for name in CHECKPOINTS)
 
     def check_new(self, overwrite: bool = False) -> None:
         """Raise FileExistsError if the folder holds something, but for what a kill left of a run that had not begun.
@@ -102,10 +110,16 @@ class Run:
             return
         if self.folder.is_dir() and all(map(_is_left_over, self.folder.iterdir())):
             return
-        is_run = (self.folder / "config.json").is_file()
-        if overwrite and is_run:
-            return
-        ways = "; --resume continues the run in it, --overwrite replaces it" if is_run else ""
+        ways = "; --resume continues the run in it, --overwrite replaces it"
+        try:
+            self.config()  # others have files of this name, too
+        except FileNotFoundError:
+            ways = ""
+        except ValueError:
+            ways = "; its config.json is no run's"
+        else:
+            if overwrite:
+                return
         raise FileExistsError(f"{self.folder}: expected a new or empty folder{ways}")
 
     def create(self, config: dict[str, Any], overwrite: bool = False) -> "Run":
