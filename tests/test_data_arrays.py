@@ -77,6 +77,9 @@ def test_splits(tmp_path: Path, x: str, y: str, splits: tuple[str, ...]) -> None
         ({"x": X, "y": np.array([b"\xff"] * 40)}, "y: expected words in UTF-8"),
         ({"x": X, "y": np.full(40, 2**31 - 1, np.uint32).view("U1")}, "y: expected words, got numbers that no"),
         ({"x": X, "y": WORDS, "class_names": ["bus", "car", "tram"]}, "among class_names, bus, car, tram, got Zug too"),
+        ({"x": X, "y": Y[:0]}, r"y: expected one label per image \(40\), got 0"),
+        ({"x": X, "y": WORDS[:0]}, r"y: expected one label per image \(40\), got 0"),
+        ({"train": X, "test": X, "train_labels": Y, "test_labels": Y[:3]}, "test_labels: expected one label per image"),
         ({"x": X, "y": WORDS, "classes": 5}, "expected 5 class_names, one for each of its classes, got 4"),
         ({"train": X, "test": X, "train_labels": WORDS, "test_labels": Y}, "labels as words in all splits, or as int"),
         (

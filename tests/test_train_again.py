@@ -6,22 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastgen.cli import main
 from fastgen.commands.explore import NEEDS
 from fastgen.training import Run, load_model
 from fastgen.training.run import EXPLORED
+from test_train_options import VAE, said
 
 for package in ("tyro", "tqdm", "safetensors", "sklearn", "PIL"):
     pytest.importorskip(package, reason=f"{package} comes with fastgen[train]")
-
-VAE = ["train", "vae", "--hidden", "8", "--latent", "2", "--limit", "60", "--samples", "0"]
-
-
-def said(capsys: pytest.CaptureFixture, *arguments: object, code: int = 0) -> str:
-    """What a command says, of one that ends with ``code``."""
-    assert main([str(argument) for argument in arguments]) == code
-    out, err = capsys.readouterr()
-    return err if code else out
 
 
 def test_a_start_that_overwrote_or_went_back_is_resumed_from_its_last(

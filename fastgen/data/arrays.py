@@ -52,6 +52,10 @@ def read_array(path: Path, split: str | None = None) -> Arrays:
         for part, names in read.items()
         if names.labels is not None
     }
+    for part, numbers in labels.items():
+        if len(numbers) != len(images[read[part].images]):
+            n, place = len(images[read[part].images]), where(path, str(read[part].labels))
+            raise ValueError(f"{place}: expected one label per image ({n}), got {len(numbers)}")
     names = _class_names(stated["class_names"], path)
     if any(part.dtype.kind == "U" for part in labels.values()):
         labels, names = _numbered(labels, names, path)
