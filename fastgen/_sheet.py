@@ -53,7 +53,9 @@ def class_words(names: Sequence[str] | None, classes: int) -> list[str]:
     for number in range(classes):
         word = str(number) if names is None else " ".join(names[number].split())
         word = word if word and can_write(word) else f"class {number}"
-        words.append(word if word not in words else f"{word} ({number})")
+        while word in words:
+            word = f"{word} ({number})"
+        words.append(word)
     return words
 
 

@@ -151,6 +151,7 @@ def test_names_are_whole_or_numbered_and_never_alike() -> None:
 def test_classes_are_called_in_letters_that_there_are() -> None:
     names = ["cat", "cat", " a\tb\n", "猫", "", "\udce9"]
     assert class_words(names, 6) == ["cat", "cat (1)", "a b", "class 3", "class 4", "class 5"]
+    assert class_words(["a", "a (2)", " a"], 3) == ["a", "a (2)", "a (2) (2)"]
     assert class_words(None, 3) == ["0", "1", "2"]
     assert pictures.can_write("−½ ‖x̂‖² σ")
     assert sheet(noise(1), "\udce9.npz\n" * 60).shape[1] >= 800, "a title of what no font has, in several lines"

@@ -68,6 +68,28 @@ def test_files_of_others_outlive_overwrite(tmp_path: Path, capsys: pytest.Captur
     assert not (tmp_path / "run/report.html").exists()
 
 
+def test_a_run_whose_overwriting_was_broken_off_is_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, unlink, left = Run(tmp_path / "run"), Path.unlink, [1]
+    said(capsys, *VAE, "--epochs", "1", "--run", run.folder)
+
+    def killed(path: Path, **options: bool) -> None:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        unlink(path, **options)
+
+    config = run.config()
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.create(config, overwrite=True)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    out = said(capsys, "train", "vae", "--run", run.folder, "--resume", "--epochs", "2")
+    assert "continues" in out
+    assert run.metrics()[-1]["epoch"] == 2
+
+
 def test_an_accuracy_is_of_the_weights_that_it_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Time was up within an epoch, where the best weights are of no line of the metrics."""
     run = tmp_path / "run"

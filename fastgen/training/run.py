@@ -31,8 +31,8 @@ from .lock import NAME, Lock
 Record = dict[str, Any]
 """A line of metrics.jsonl."""
 
-CHECKPOINTS = ("last", "best")
-"""Names of checkpoints."""
+CHECKPOINTS = ("best", "last")
+"""Names of checkpoints; the last is deleted last, so that it can be resumed until then."""
 EXPLORED = (
     *("reconstructions", "samples", "manifold", "traversals", "interpolations", "arithmetic", "nearest", "scatter"),
 )
