@@ -39,6 +39,18 @@ def test_a_run_that_was_stopped_before_it_saved_begins_with_the_weights_it_was_t
     assert all(torch.allclose(tensor, other[key], atol=1e-12) for key, tensor in one.items())
 
 
+def test_a_run_goes_on_without_those_that_it_began_with(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    said(capsys, *VAE, "--epochs", "1", "--run", tmp_path / "first")
+    train = ["train", "classifier", "--run", tmp_path / "run"]
+    said(capsys, *train, "--from", tmp_path / "first", "--frozen", "--epochs", "1", "--limit", "60")
+    shutil.rmtree(tmp_path / "first")
+    before = load_model(tmp_path / "run").state_dict()
+    assert "continues" in said(capsys, *train, "--resume", "--epochs", "2")
+    after = load_model(tmp_path / "run", "last").state_dict()
+    moved = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
+    assert moved == {name for name in before if not name.startswith("encoder_network.")}
+
+
 def test_a_run_is_not_written_over_by_what_begins_with_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     said(capsys, *VAE, "--epochs", "1", "--run", tmp_path / "run")
     command = ["train", "classifier", "--from", tmp_path / "run", "--run", tmp_path / "run", "--overwrite"]

@@ -19,6 +19,7 @@ from ..data import NAMES, Dataset
 from ..data.identity import check_content, content
 from ..measures import of, words
 from ..training import Record, Run, Trainer, checkpoint, describe, distributed
+from ..training.run import build_model
 from ..training.stopping import TIME_IS_UP, Stopped, on_signals
 from . import parse, pick_device
 from .beside import pca_squared_error, pca_words
@@ -52,8 +53,9 @@ def main(arguments: list[str]) -> str:
 def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
     train, held_out = options.load_data()
     torch.manual_seed(options.seed)
-    model = options.build(name, train).to(device)
-    if not options.resume or not run.has_checkpoint:  # which would begin again
+    goes_on = options.resume and run.has_checkpoint
+    model = (build_model(run) if goes_on else options.build(name, train)).to(device)
+    if not goes_on:
         options.initialise(model)
     said = about(model, train, held_out)
     config = {

@@ -3,11 +3,12 @@
 from .checkpoint import Checkpoint, CheckpointError
 from .diagnosis import NonFiniteError
 from .distributed import ElsewhereError
+from .epoch_words import describe
 from .evaluation import Evaluation, Measures, evaluate
 from .loop import Trainer
 from .objective import Losses, Objective, Player
 from .recipe import Recipe
-from .run import Record, Run, as_json, describe, load_model, load_weights
+from .run import Record, Run, as_json, load_model, load_weights
 
 __all__ = [
     "Checkpoint",

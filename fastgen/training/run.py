@@ -23,7 +23,6 @@ import torch
 from .. import models
 from .._checks import check_option
 from .._files import errors_name, remove_temporaries, write_atomic
-from ..measures import plus_minus
 from . import distributed
 from .checkpoint import load
 from .lock import NAME, Lock
@@ -216,26 +215,6 @@ def _record(line: bytes, where: str) -> Record:
     return record
 
 
-def describe(record: Record, epochs: int, held_out: str = "held out") -> str:
-    """A line of metrics.jsonl for people; ``held_out``: what to call the images that were watched."""
-    first = next(key for key in record if key.startswith("held_out_")).removeprefix("held_out_")
-    held, error = record[f"held_out_{first}"], record.get(f"held_out_{first}_error")
-    said = f"epoch {record['epoch']:{len(str(epochs))}}/{epochs}   "
-    if first == "nats":
-        said += f"train {record['train_nats']:.2f}   " if "train_nats" in record else ""
-        bits = record.get("held_out_bits_per_dim")
-        said += f"{held_out} {held:.2f}{'' if error is None else plus_minus(error, '.2f')} nats" + (
-            "" if bits is None else f" = {bits:.4f} bits/dim"
-        )
-    else:
-        said += f"train {record[f'train_{first}']:.4g}   " if f"train_{first}" in record else ""
-        said += f"{held_out} {first} {held:.4g}" + ("" if error is None else plus_minus(error, ".2g"))
-    said += f", {record['measure']}" if "measure" in record else ""
-    if first != "accuracy" and "held_out_accuracy" in record:
-        said += f", accuracy {record['held_out_accuracy']:.1%}"
-    return f"{said}   {record['seconds'] + record.get('held_out_seconds', 0):.1f} s"
-
-
 def load_model(folder: str | Path, checkpoint: str = "best", device: torch.device | str = "cpu") -> Any:
     """The trained model of a run, ready: with averaged weights where it has these, in eval mode.
 
@@ -252,14 +231,23 @@ def load_model(folder: str | Path, checkpoint: str = "best", device: torch.devic
         CheckpointError: the checkpoint cannot be read, or is another model's.
     """
     check_option("checkpoint", checkpoint, ["best", "last"])
-    run = Run(folder)
-    about = run.config()["model"]
-    try:
-        model = models.build(about["name"], **about["config"])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{run.folder / 'config.json'}: {error}") from error
+    model = build_model(Run(folder))
     load_weights(folder, model, checkpoint)
     return model.to(device).eval()
+
+
+def build_model(run: Run) -> Any:
+    """The model of a run, with random weights.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ValueError: its config.json is not what was written, or describes a model that there is not.
+    """
+    about = run.config()["model"]
+    try:
+        return models.build(about["name"], **about["config"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{run.folder / 'config.json'}: {error}") from error
 
 
 def load_weights(folder: str | Path, model: Any, checkpoint: str = "best") -> None:
