@@ -80,6 +80,8 @@ def test_how_long_is_said_and_what_is_faster(
     monkeypatch.setattr(dry_run, "LONG", 0)
     assert "; --recipe small is another model, for " in said(capsys, *command, "--run", tmp_path / "b")
     assert "; --recipe small is another model, for " in said(capsys, *command, "--run", tmp_path / "c", "--dry-run")
+    classifier = ["train", "classifier", "--limit", "40", "--run", tmp_path / "c"]
+    assert "; --recipe small takes " in said(capsys, *classifier, "--dry-run"), "the same model"
     small = said(capsys, *command, "--recipe", "small", "--channels", "4", "--run", tmp_path / "d")
     assert "is another model" not in small
     one, other = (load_model(tmp_path / name, "last").state_dict() for name in "ab")

@@ -84,7 +84,8 @@ def estimate(name: str, options: Train, trainer: Trainer, train: Dataset, held_o
         except ValueError:  # other options that were given do not go with its sizes
             return said
         each = sum(measure(trial, small, trainer.device, train).epoch(len(train), len(held_out)))
-    return f"{said}; --recipe small is another model, for {duration(small.epochs * each)}"
+    what = "takes" if trial.model.config == trainer.model.config else "is another model, for"
+    return f"{said}; --recipe small {what} {duration(small.epochs * each)}"
 
 
 def _first_losses(trainer: Trainer, train: Dataset, held_out: Dataset) -> tuple[dict[str, float], int]:
