@@ -78,7 +78,9 @@ def test_chain_is_the_sequence(activation: Any, layout: torch.memory_format) -> 
     assert image.is_contiguous(memory_format=layout)
 
 
-@pytest.mark.parametrize("batch_norm", [{"affine": False}, {"track_running_stats": False}, {"momentum": None}])
+@pytest.mark.parametrize(
+    "batch_norm", [{"affine": False}, {"track_running_stats": False}, {"momentum": None}, {"eps": 0.5}]
+)
 def test_every_kind_of_batch_norm(batch_norm: dict[str, Any]) -> None:
     plain = generator(activation=nn.Tanh, **batch_norm)
     fused = chain_of(plain)
@@ -86,6 +88,16 @@ def test_every_kind_of_batch_norm(batch_norm: dict[str, Any]) -> None:
     plain.eval()
     fused.eval()
     assert_same_training(plain, fused, torch.randn(9, 10, 1, 1), steps=1)
+
+
+def test_geometries_of_modules() -> None:
+    plain = nn.Sequential(
+        nn.ConvTranspose2d(4, 6, 3, 2, 2, 1, groups=2, dilation=2), nn.BatchNorm2d(6), nn.Tanh(),
+        nn.ConvTranspose2d(6, 3, (2, 3), (1, 2), (0, 1)),
+    )  # fmt: skip
+    fused = chain_of(plain)
+    for training in (True, False):
+        assert_same_training(plain.train(training), fused.train(training), torch.randn(7, 4, 5, 3))
 
 
 def test_batch_norm_frozen_while_the_rest_trains() -> None:
@@ -116,9 +128,10 @@ def test_nothing_normalised_is_kept_for_backward() -> None:
 
 def test_layer_is_the_two_modules() -> None:
     torch.manual_seed(3)
-    plain = nn.Sequential(nn.ConvTranspose2d(6, 6, 4, 2, 1, bias=False), nn.BatchNorm2d(6))
+    unusual = {"eps": 0.5, "momentum": 0.3}
+    plain = nn.Sequential(nn.ConvTranspose2d(6, 6, 4, 2, 1, bias=False), nn.BatchNorm2d(6, **unusual))
     torch.manual_seed(3)
-    layer = ConvTranspose2dBatchNorm(6, 6, 4, 2, 1, activation="relu")
+    layer = ConvTranspose2dBatchNorm(6, 6, 4, 2, 1, activation="relu", **unusual)
     assert {k: v.tolist() for k, v in layer.state_dict().items()} == {
         k: v.tolist() for k, v in plain.state_dict().items()
     }

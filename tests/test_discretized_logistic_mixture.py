@@ -59,14 +59,14 @@ def test_parity_of_other_levels(levels: int, device: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("C", [1, 3])
-def test_gradients(C: int, dtype: torch.dtype, device: str) -> None:
+@pytest.mark.parametrize(("C", "levels"), [(1, 256), (3, 256), (3, 32)])
+def test_gradients(C: int, levels: int, dtype: torch.dtype, device: str) -> None:
     """The backward pass against autograd's of the forward reference."""
-    params, values, _ = pixels((3, C, 4, 9, 8), dtype, device)
+    params, values, _ = pixels((3, C, 4, 9, 8), dtype, device, levels)
     assert_gradients(
         [OP],
-        lambda p: discretized_logistic_mixture(p, values),
-        lambda p: discretized_logistic_mixture_reference(p, values, 256),
+        lambda p: discretized_logistic_mixture(p, values, levels),
+        lambda p: discretized_logistic_mixture_reference(p, values, levels),
         params,
     )
 
@@ -243,3 +243,5 @@ def test_module_is_the_loss_in_nats_per_image() -> None:
         loss = module(params.requires_grad_(), values.to(torch.int16))
         loss.sum().backward()
     assert torch.equal(loss, -OP(params, values, 256).sum((1, 2)))
+    few = values // 8
+    assert torch.equal(DiscretizedLogisticMixture(4, levels=32)(params, few), -OP(params, few, 32).sum((1, 2)))

@@ -263,9 +263,14 @@ def test_module_is_a_conv2d_with_a_mask() -> None:
         y.sum().backward()
     torch.testing.assert_close(y, expected)
     assert torch.equal(masked.live_weight(), plain.weight * masked_conv2d_mask(plain.weight, "A"))
-    gated = MaskedConv2d(3, 6, (1, 3), activation="gated", color_groups=3)
-    assert gated(x, residual=x).shape == x.shape
-    assert "mask='B', activation='gated', color_groups=3" in repr(gated)
+    colors = {"color_groups": 3, "groups_order": "interleaved"}
+    gated, x = MaskedConv2d(6, 12, (1, 3), "A", activation="gated", **colors), torch.randn(2, 6, 5, 4)
+    expected = masked_conv2d(x, gated.weight, gated.bias, "A", "gated", x, **colors)
+    assert torch.equal(gated(x, residual=x), expected)
+    assert torch.equal(
+        gated.live_weight(), gated.weight * masked_conv2d_mask(gated.weight, "A", "gated", *colors.values())
+    )
+    assert "mask='A', activation='gated', color_groups=3, groups_order='interleaved'" in repr(gated)
 
 
 def test_autocast_casts_as_conv2d_does() -> None:

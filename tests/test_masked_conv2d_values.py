@@ -9,13 +9,15 @@ from fastgen.ops import masked_conv2d_mask
 from fastgen.ops.masked_conv2d import _activate, masked_conv2d_backward_reference
 
 
-@pytest.mark.parametrize("activation", ["relu", "gated"])
-def test_a_nans_gradient_is_that_of_torch(activation: str) -> None:
-    """Relu passes the gradient at a NaN, in the kernel and in the reference; the gate makes it NaN.
+@pytest.mark.parametrize(
+    ("activation", "value"), [("relu", math.nan), ("gated", math.nan), ("relu", 0.0), ("elu", 0.0)]
+)
+def test_gradients_at_nan_and_zero_are_those_of_torch(activation: str, value: float) -> None:
+    """Relu passes the gradient at a NaN, in the kernel and in the reference, and none at zero; the gate makes it NaN.
 
-    Of elu torch itself says both, by whether the element was part of a whole vector.
+    Of elu at a NaN torch itself says both, by whether the element was part of a whole vector.
     """
-    pre = torch.full((1, 2, 2, 3), math.nan)
+    pre = torch.full((1, 2, 2, 3), value)
     grad_y = torch.ones(1, 1 if activation == "gated" else 2, 2, 3)
     x, weight = torch.ones(1, 2, 2, 3), torch.ones(2, 2, 1, 1)
     args = (grad_y, pre, x, weight, "B", activation, 1, "contiguous", [False, False, True])

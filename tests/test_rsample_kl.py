@@ -178,6 +178,29 @@ def test_clamp_and_its_gradient(device: str) -> None:
     torch.testing.assert_close(grad[:, 1:4].cpu().double(), expected, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("op", [OP, rsample_kl_reference])
+@pytest.mark.parametrize(("beyond", "bound"), [(LOGVAR_MIN - 0.5, LOGVAR_MIN), (LOGVAR_MAX + 0.5, LOGVAR_MAX)])
+def test_beyond_a_bound_is_the_bound(beyond: float, bound: float, op, device: str) -> None:
+    mu, logvar, seed = latent((2, 3), torch.float32, device)
+    results = [op(mu, torch.full_like(logvar, value), seed) for value in (beyond, bound)]
+    assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("op", [BACKWARD, rsample_kl_backward_reference])
+def test_a_bound_has_its_gradient_and_what_is_beyond_has_none(op, device: str) -> None:
+    logvar = torch.tensor([[LOGVAR_MIN, LOGVAR_MAX], [LOGVAR_MIN - 0.5, LOGVAR_MAX + 0.5]], device=device)
+    ones = torch.ones_like(logvar)
+    grad = op(ones, ones[:, 0], ones, logvar, torch.tensor([3], device=device))[1]
+    assert (grad != 0).tolist() == [[True, True], [False, False]]
+
+
+def test_upstream_gradients_of_a_sum_and_of_a_slice(device: str) -> None:
+    mu, logvar, seed = latent((5, 3), torch.float32, device)
+    for grad_kl in (torch.randn(1, device=device).expand(5), torch.randn(10, device=device)[::2]):
+        grads = [BACKWARD(mu, grad, mu, logvar, seed) for grad in (grad_kl, grad_kl.contiguous())]
+        assert all(torch.equal(one, two) for one, two in zip(*grads, strict=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("scale", [0.1, 0.01])
 def test_kl_is_right_near_collapse_in_half_precision(dtype: torch.dtype, scale: float, device: str) -> None:
@@ -216,6 +239,8 @@ def test_module_follows_manual_seed() -> None:
     torch.manual_seed(1)
     assert torch.equal(one, module(mu, logvar)[0])
     assert not torch.equal(one, two)
+    draws = [module(mu, logvar, torch.Generator().manual_seed(5))[0] for _ in range(2)]
+    assert torch.equal(*draws)
 
 
 def test_autocast_takes_mixed_dtypes() -> None:
