@@ -1,6 +1,8 @@
 """What a model reads for a value is stated, by a word or by the model, and is the same for every sampler."""
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from autoregressive import build
 from fastgen import sampling
 from fastgen.distributions import Bernoulli, Categorical
 from fastgen.nn import MaskedConv2d
-from fastgen.sampling import NaiveSampler
+from fastgen.sampling import NaiveSampler, UnsupportedModelError
 from parity import LOGITS_AGREE
 
 LEVELS = 4
@@ -163,3 +165,47 @@ def test_what_is_no_mapping_is_refused(to_input, error, message):
 def test_the_channels_that_a_model_reads_have_to_fit():
     with pytest.raises(ValueError, match="to_input: expected inputs of 1 channels to fit the model, got 2, one-hot"):
         sampling.compile(MaskedConv2d(1, 1, 3, "A"), (1, 4, 4), Bernoulli(), "one-hot")
+
+
+class Ending(nn.Module):
+    """A causal model, and what its parameters end in."""
+
+    def __init__(self, params: int, end: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.end = MaskedConv2d(1, params, 3, "A"), end
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    ("law", "end", "said"),
+    [
+        (Bernoulli(), torch.sigmoid, "sigmoid"),
+        (Bernoulli(), lambda y: y.sigmoid().clamp(1e-6, 1 - 1e-6).view(y.shape), "sigmoid"),
+        (Categorical(4), lambda y: y.softmax(1), "softmax"),
+        (Categorical(4), lambda y: torch.sigmoid(y)[:, :], "sigmoid"),
+    ],
+)
+def test_probabilities_are_not_taken_for_logits(law: Any, end: Callable[[Tensor], Tensor], said: str) -> None:
+    """A model that was trained with BCELoss draws other images, and naive sampling agrees: it reads them so, too."""
+    model = Ending(law.param_channels(1), end).eval()
+    message = (
+        f"its last op is {said}, which makes probabilities, and {type(law).__name__} reads logits: leave the {said}"
+    )
+    with pytest.raises(UnsupportedModelError, match=message):
+        sampling.compile(model, (1, 4, 4), law, to_input="[0, 1]")
+
+
+@pytest.mark.parametrize(
+    ("law", "end"),
+    [
+        (Bernoulli(), lambda y: torch.logit(torch.sigmoid(y))),
+        (Bernoulli(), lambda y: y * torch.sigmoid(y)),
+        (Categorical(4), lambda y: y.log_softmax(1)),
+        (Categorical(4), lambda y: y.softmax(1).log()),
+    ],
+)
+def test_what_ends_in_logits_is_taken(law: Any, end: Callable[[Tensor], Tensor]) -> None:
+    sampler = sampling.compile(Ending(law.param_channels(1), end).eval(), (1, 4, 4), law, to_input="[0, 1]")
+    assert sampling.verify(sampler, n=2).same

@@ -11,6 +11,9 @@ from ..data.formats import read_npz
 from ..training import Run
 from .images import load_images, say_notes
 
+DRAWN = 64
+"""Images that are drawn where nobody says how many."""
+
 HALVES = ("top-half", "bottom-half", "left-half", "right-half")
 
 
@@ -28,9 +31,10 @@ def images_to_complete(options: Any, model: Any, shape: tuple[int, int, int]) ->
     if options.complete in HALVES:
         images = load_images(Run(options.run), data=options.data, root=options.data_root, own=True)
         say_notes(images)
-        if options.n > len(images):
-            raise ValueError(f"n: expected at most {len(images)}, the images of {images.name}, got {options.n}")
-        images = images.subset(options.n, options.seed)
+        n = options.n or min(DRAWN, len(images))
+        if n > len(images):
+            raise ValueError(f"n: expected at most {len(images)}, the images of {images.name}, got {n}")
+        images = images.subset(n, options.seed)
         _, height, width = shape
         parts = {
             "top-half": (slice(height // 2), slice(None)),
@@ -52,7 +56,7 @@ def images_to_complete(options: Any, model: Any, shape: tuple[int, int, int]) ->
         got = f"{arrays['known'].dtype} {arrays['known'].shape}"
         raise ValueError(f"{path}: expected known to be integers, of one image or more, got {got}")
     known, mask = torch.from_numpy(arrays["known"].astype(np.int64)), torch.from_numpy(arrays["known_mask"])
-    size = (len(known) if known.dim() == 4 else options.n, *shape)
+    size = (len(known) if known.dim() == 4 else options.n or DRAWN, *shape)
     try:
         return Given(known.expand(size), mask.expand(size), None, whole=False)
     except RuntimeError as error:

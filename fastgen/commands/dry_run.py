@@ -59,6 +59,11 @@ def describe_plan(name: str, options: Train, trainer: Trainer, train: Dataset, h
     }
     if options.epochs:
         lines["time"] = estimate(name, options, trainer, train, held_out)
+    if not options.resume:
+        try:
+            run.check_new(options.overwrite)
+        except FileExistsError as error:
+            lines["in the way"] = str(error)
     if options.resume and run.has_checkpoint:
         lines["continues"] = f"after {where(run, options.checkpoint)}"
     return "\n".join(f"{key:<12}  {said}" for key, said in lines.items()) + "\nnothing was written"
@@ -72,7 +77,8 @@ def estimate(name: str, options: Train, trainer: Trainer, train: Dataset, held_o
     training, evaluating = measure(trainer.objective, options, trainer.device, train).epoch(len(train), len(held_out))
     total = left * (training + evaluating)
     said = f"about {duration(training + evaluating)} an epoch (training {duration(training)}, evaluating"
-    said += f" {duration(evaluating)}), {duration(total)} for {left} epoch{'s' * (left > 1)}; measured on a few images"
+    said += f" {duration(evaluating)}), {duration(total)} for {left} epoch{'s' * (left > 1)}; measured on a few"
+    said += " images, without pictures and checkpoints"
     if total < LONG or options.recipe == "small" or not options.small:
         return said
     sizes: dict[str, Any] = options.small | ({"channels": None} if options.widths else {})

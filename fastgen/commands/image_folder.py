@@ -53,7 +53,7 @@ class ImageFolder:
         if there and not overwrite:
             raise ValueError(
                 f"out: expected a new or empty folder, got {self.folder} with {there[0].relative_to(self.folder)}; "
-                "--overwrite replaces images that were drawn before"
+                "--overwrite replaces images of the same names, where there are no others"
             )
         mine = {self.path(index) for index in range(self.n)} if there else set()
         left = next((path for path in there if path not in mine), None)

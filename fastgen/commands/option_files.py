@@ -21,6 +21,36 @@ NOT_OF_THE_RUN = {"resume", "checkpoint", "dry_run", "overwrite", "config"}
 """Options that say what to do with a run, not what it is."""
 
 
+ELSEWHERE = {
+    "learning-rate": "--lr",
+    "resolution": "--image-size",
+    "center-crop": "--crop centre",
+    "random-flip": "--flip",
+    "outdir": "--run",
+    "output-dir": "--run",
+    "max-steps": "--epochs, or --max-minutes",
+    "max-train-steps": "--epochs, or --max-minutes",
+    "num-train-epochs": "--epochs",
+    "train-batch-size": "--batch-size",
+    "gradient-accumulation-steps": "--accumulate",
+    "mixed-precision": "--precision",
+    "resume-from-checkpoint": "--resume",
+    "checkpointing-steps": "--save-every",
+    "dataset-name": "--data",
+    "num-workers": "nothing: images lie in memory",
+    "workers": "nothing: images lie in memory",
+}
+"""What other tools call an option, and what it is called here."""
+
+
+def check_foreign(arguments: list[str]) -> None:
+    """Raise ValueError where an option has the name that it has elsewhere: it says the name that it has here."""
+    for word in arguments:
+        name = word.partition("=")[0].removeprefix("--").replace("_", "-").lower()
+        if word.startswith("--") and name in ELSEWHERE:
+            raise ValueError(f"{word.partition('=')[0]}: expected {ELSEWHERE[name]}, as it is called here")
+
+
 def with_files(arguments: list[str]) -> list[str]:
     """``arguments`` with the options in the file that --config names before them; the model's name comes first.
 

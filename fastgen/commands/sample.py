@@ -25,7 +25,7 @@ from ..pictures import columns_for, columns_in_turn
 from ..sampling import Sampler
 from ..training import Run, load_model
 from . import check_seed, parse, pick_device
-from .completion import HALVES, Given, images_to_complete
+from .completion import DRAWN, HALVES, Given, images_to_complete
 from .image_folder import ImageFolder
 from .images import class_names
 
@@ -38,8 +38,8 @@ class Sample:
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
-    n: int = 64
-    """How many images."""
+    n: int | None = None
+    """How many images; default: 64, or all there are to complete where they are fewer."""
     seed: int = 0
     """Image i depends on the seed and i alone."""
     temperature: float = 1.0
@@ -72,7 +72,7 @@ class Sample:
 def main(arguments: list[str]) -> str:
     """Draw as the arguments say."""
     options = parse(Sample, "sample", arguments)
-    if options.n < 1:
+    if options.n is not None and options.n < 1:
         raise ValueError(f"n: expected 1 or more, got {options.n}")
     if options.columns is not None and options.columns < 1:
         raise ValueError(f"columns: expected 1 or more, got {options.columns}")
@@ -89,8 +89,11 @@ def main(arguments: list[str]) -> str:
         check_can_write("npz", options.npz, (".npz",))
     model = load_model(options.run, options.checkpoint, pick_device(options.device))
     shape: tuple[int, int, int] = tuple(Run(options.run).config()["data"]["shape"])
+    if options.complete is not None and not isinstance(model, AutoregressiveModel):
+        kind = type(model).__name__
+        raise ValueError(f"complete: expected none, since {kind} draws whole images, got {options.complete}")
     given = None if options.complete is None else images_to_complete(options, model, shape)
-    n = options.n if given is None else len(given.values)
+    n = options.n or DRAWN if given is None else len(given.values)
     labels = given.labels if given is not None and not options.labels else None
     names = class_names(Run(options.run))
     labels = _labels(options.labels, n, model.classes, names) if labels is None else labels
@@ -180,8 +183,6 @@ def _way(
     if not hasattr(model, "sample"):
         way = "explore" if hasattr(model, "encode") else "evaluate"
         raise ValueError(f"run: expected a model that draws images, got {kind}; fastgen {way} says what it has learned")
-    if given is not None:
-        raise ValueError(f"complete: expected none, since {kind} draws whole images, got {options.complete}")
     device = next(model.parameters()).device
     labels = labels if labels is None else labels.to(device)
 

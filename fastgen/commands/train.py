@@ -1,5 +1,6 @@
 """``fastgen train``: what happens around the loop."""
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -22,11 +23,11 @@ from ..training import Record, Run, Trainer, checkpoint, describe, distributed
 from ..training.run import build_model
 from ..training.stopping import TIME_IS_UP, Stopped, on_signals
 from . import parse, pick_device
-from .beside import pca_squared_error, pca_words
+from .beside import pca_squared_error, pca_words, remarks
 from .dry_run import describe_plan, estimate
 from .epoch_pictures import draw_curves, draw_epoch, keep_held_out
 from .model_options import MODELS, options_of
-from .option_files import option_words, with_files
+from .option_files import check_foreign, option_words, with_files
 from .train_options import Train
 
 FREE_ON_RESUME = (
@@ -100,7 +101,8 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
     beside = pca_squared_error(trainer.ema, train, held_out) if distributed.rank() == 0 else None
     best += f"; {pca_words(beside)}" if beside else ""
     ways = [f"fastgen sample {run.folder} draws from it"] if hasattr(model, "sample") else []
-    return f"{run.folder}: {best}; {', '.join([*ways, f'fastgen report {run.folder} sums it up'])}"
+    last = f"{run.folder}: {best}; {', '.join([*ways, f'fastgen report {run.folder} sums it up'])}"
+    return "\n".join([*remarks(run.metrics(), model, train, held_out, loss), last])
 
 
 def _accuracy(run: Run, loss: str, best: float) -> str:
@@ -125,7 +127,8 @@ def about(model: Any, train: Dataset, held_out: Dataset) -> dict[str, str]:
     for name, data in sets.items():
         if not images[name].startswith(count := f"{len(data):,} images"):
             images[name] = f"{count}, {images[name]}"
-    return images | words(of(model))
+    declared = getattr(model, "measures", {}) or of(model)
+    return images | words(declared)
 
 
 def _fit(
@@ -145,13 +148,16 @@ def _fit(
             here = trainer.position
             distributed.first_only(reporter.make_good)
             say(f"continues {run.folder} after {so_far(here.epoch, here.batch)}")
+            before = run.config()["options"].get("epochs", options.epochs)
+            if before != options.epochs and options.schedule != "constant":
+                say(f"the {options.schedule} schedule is now that of {options.epochs} epochs, and was that of {before}")
         else:
             distributed.first_only(lambda: run.rewind(0))
             say(f"begins {run.folder} again, since nothing was saved in it yet")
         distributed.first_only(lambda: run.write_config(config))
     if distributed.rank() == 0 and here.epoch < options.epochs and not trainer.is_stale:
         say(f"time: {estimate(config['model']['name'], options, trainer, train, held_out)}")
-    ended = ""
+    ended, reporter.since = "", time.perf_counter()
     try:
         trainer.fit(train, held_out, reporter)
         if trainer.is_stale:
@@ -175,11 +181,15 @@ class _Reporter:
         self.options = options
         self.run = run
         self.writer: Any = None
+        self.since = time.perf_counter()
 
     def __call__(self, record: Record) -> None:
         picture = self._draw(record["epoch"])
+        now = time.perf_counter()
+        rest, self.since = now - self.since - record["seconds"] - record["held_out_seconds"], now
+        more = f", and {rest:.1f} s to save and draw" if rest > max(0.5, 0.1 * record["seconds"]) else ""
         where = "" if picture is None else f"   {self.run.picture(record['epoch'])}"
-        require("tqdm").tqdm.write(describe(record, self.options.epochs) + where)
+        require("tqdm").tqdm.write(describe(record, self.options.epochs) + more + where)
         if self.options.tensorboard:
             self._log(record, picture)
 
@@ -230,13 +240,15 @@ def _read(arguments: list[str]) -> tuple[str, Train, Run]:
         got = f"got {arguments[0]!r}{did_you_mean(arguments[0], MODELS)}" if arguments else "got nothing"
         raise ValueError(f"model: expected one of {', '.join(MODELS)}, right after train, {got}")
     name, arguments = arguments[0], arguments[1:]
+    check_foreign(arguments)
     options: Train = parse(MODELS[name], f"train {name}", arguments)
     if options.recipe == "small" and not options.resume:
         options = parse(MODELS[name], f"train {name}", [*option_words(MODELS[name].small), *arguments])
     data = options.data if options.data in NAMES else Path(options.data).resolve().stem or "images"
     run = Run(options.run or f"runs/{name}-{data}")
     if not options.resume:
-        run.check_new(options.overwrite)
+        if not options.dry_run:
+            run.check_new(options.overwrite)
         for option, other in {"init_from": options.init_from, "from": getattr(options, "source", None)}.items():
             if other is not None and Path(other) == run.folder.resolve():
                 raise ValueError(f"{option}: expected another run than the one to write, got {run.folder}")

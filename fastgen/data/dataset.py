@@ -68,6 +68,10 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.values)
 
+    def __repr__(self) -> str:
+        classes = "no labels" if self.labels is None else f"{self.classes} classes"
+        return f"Dataset({self.name}: {tuple(self.values.shape)}, {self.levels} levels, {classes})"
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image."""

@@ -101,8 +101,8 @@ def draw_traversals(
         rgb(model, decode(model, grid, repeat(label, len(grid)))),
         f"One image, a dimension of its code changed in each row: {called_by(of, model)}",
         columns=steps,
-        note=f"beside each dimension {'its KL to the prior' if prior else 'the variance of codes'}, "
-        f"mean of {several(len(values), 'image')}; above, z"
+        note=f"beside each dimension {'the nats that it tells' if prior else 'the variance of codes'}, "
+        f"of {several(len(values), 'image')}; above, z"
         + ("" if prior else " from the mean of codes, in their standard deviations σ"),
         rows=[how.format(dim, tells[dim].item()) for dim in dims.tolist()],
         above=ticks,

@@ -17,6 +17,7 @@ from .._checks import (
     check_same,
 )
 from ..distributions import check_values
+from ..ops.rsample_kl import LOGVAR_MAX, LOGVAR_MIN
 
 BATCH = 512
 MOST = 2**16
@@ -70,18 +71,24 @@ def image_shape(model: Any) -> tuple[str | int, ...]:
 def importance(model: Any, values: Tensor, labels: Tensor | None = None) -> Tensor:
     """How much each latent dimension tells of an image, (latent,), on average over ``values``.
 
-    For a model with a posterior the nats that the dimension carries, KL(q(z_j|x) ‖ N(0, 1)); a dimension that is not
-    used has none. For one without, the variance of the code.
+    For a model with a posterior the nats by which a code tells images apart: the mean of KL(q(z_j|x) ‖ N(m, s²)), with
+    m and s² mean and variance of z_j over all images; that is ½ (log s² − E log σ²), at least the mutual information of
+    z_j and x. A dimension whose posterior is the same for every image has none, wherever it lies: its KL to the prior
+    would count the distance. For a model without a posterior, the variance of the code.
     """
     if not hasattr(model, "posterior"):
         return codes_of(model, values, labels).var(dim=0)
     device = next(model.parameters()).device
     labels = check_images_and_labels(model, values, labels)
-    total = torch.zeros(model.latent, dtype=torch.float64, device=device)
+    means, logvars = [], []
     for i in range(0, len(values), BATCH):
         y = labels if labels is None else labels[i : i + BATCH].to(device)
-        total += model.posterior(values[i : i + BATCH].to(device), y).kl_per_dimension().double().sum(0)
-    return check_finite("model", total / len(values), "a finite KL")
+        q = model.posterior(values[i : i + BATCH].to(device), y)
+        means.append(q.mean.double())
+        logvars.append(q.logvar.double().clamp(LOGVAR_MIN, LOGVAR_MAX))
+    mean, logvar = torch.cat(means), torch.cat(logvars)
+    spread = mean.var(0, correction=0) + logvar.exp().mean(0)
+    return check_finite("model", 0.5 * (spread.log() - logvar.mean(0)).clamp(min=0), "finite codes")
 
 
 def lerp(a: Tensor, b: Tensor, steps: int) -> Tensor:

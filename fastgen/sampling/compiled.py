@@ -29,7 +29,7 @@ from .sampler import Engine, Sampler
 from .schedule import schedule
 from .schedule import wavefront as slanted_schedule
 from .state import State, digest, holdings, state_of
-from .trace import BATCH, Constant, Node, Output, trace
+from .trace import BATCH, Constant, Node, Output, UnsupportedModelError, trace
 
 
 @dataclass
@@ -41,6 +41,7 @@ class Program:
         labels: the labels of the trace, if there are any.
         nodes: what the trace did with them.
         given: what of that the plan reads.
+        last: what made the parameters, but for views of it.
         native: the plan for compiled code, where there is some.
         draws: whether compiled code draws, too.
         state: of the model.
@@ -52,6 +53,7 @@ class Program:
     labels: Node | None
     nodes: list[Node]
     given: list[Arrangement]
+    last: Node | None = None
     native: NativePlan | None = None
     draws: bool = False
     state: State = field(default_factory=dict)
@@ -93,6 +95,23 @@ def build_plan(
 
 _ATTEMPTS = 3
 
+PROBABILITIES = {"aten.sigmoid", "aten.hardsigmoid", "aten._softmax", "aten.softmax"}
+"""Ops after which a number is a probability."""
+
+_VIEWS = {
+    *("aten.view", "aten._unsafe_view", "aten.reshape", "aten.permute", "aten.transpose", "aten.t", "aten.clone"),
+    *("aten.squeeze", "aten.unsqueeze", "aten.expand", "aten.slice", "aten.contiguous", "aten.clamp", "aten.clamp_min"),
+    *("aten.clamp_max", "aten.alias", "aten.detach", "fastgen.part"),
+}
+"""Ops after which a probability is one still."""
+
+
+def _seen_through(output: Output) -> Output:
+    """The output that ``output`` is a view or a clamped form of."""
+    while output.node.op in _VIEWS and output.node.args and isinstance(output.node.args[0], Output):
+        output = output.node.args[0]
+    return output
+
 
 def _build(
     model: nn.Module, shape: tuple[int, int, int], params: int, labelled: bool, wavefront: bool, inputs: int
@@ -103,7 +122,14 @@ def _build(
     traced = trace(model, x, labels)
     analysis = analyse(traced, shape, params, dtype, device, inputs)
     nodes = [node for node in traced.nodes if not node.on_image and node.op != "labels"] if analysis.given else []
-    program = partial(Program, labels=traced.labels, nodes=nodes, scratch=traced.scratch, elsewhere=traced.elsewhere)
+    program = partial(
+        Program,
+        labels=traced.labels,
+        nodes=nodes,
+        scratch=traced.scratch,
+        elsewhere=traced.elsewhere,
+        last=replace(_seen_through(traced.result).node, args=(), kwargs={}),  # nothing of what it read is kept
+    )
     written = traced.written
     del traced  # what it has folded is in the graph
     front = slanted_schedule(analysis.graph, params, shape[1:]) if wavefront else None
@@ -188,11 +214,22 @@ class CompiledSampler(Sampler):
                 native = self._native and available(like_model[1], like_model[0])
                 wavefront = self._wavefront and (not native or type(self.distribution) in DRAWN)
                 program = build_plan(self.model, self.shape, params, labelled, wavefront, self.to_input.channels)
+                self._check_logits(program)
                 program.draws = native and usable(program.plan, self.distribution, *like_model)
                 if program.draws or (native and program.plan.slope is None):
                     program.native = NativePlan(program.plan)
                 self._programs[labelled] = program
             return program
+
+    def _check_logits(self, program: Program) -> None:
+        """Raise where a model's probabilities would be taken for logits: other images, and nothing that shows it."""
+        last, law = program.last, type(self.distribution)
+        if last is not None and last.op in PROBABILITIES and law in DRAWN:
+            what = last.op.removeprefix("aten.").strip("_")
+            raise UnsupportedModelError(
+                f"{last.path}: its last op is {what}, which makes probabilities, and {law.__name__} reads logits: leave"
+                f" the {what} out of the forward, or give a distribution of your own that reads probabilities"
+            )
 
     def _prepared(self, n: int, labels: Tensor | None) -> tuple[Program, list[Tensor]]:
         """The program for labels or none, of the model's present weights, and what its plan is given."""
