@@ -3,7 +3,7 @@
 #: Stem of an op → the test files that are its own, the quickest first.
 TESTS = {
     "gated_activation": ("test_gated_activation.py",),
-    "masked_conv2d": ("test_masked_conv2d.py", "test_masked_conv2d_values.py"),
+    "masked_conv2d": ("test_masked_conv2d_values.py", "test_masked_conv2d.py"),
     "gated_residual_block": ("test_gated_residual_block.py",),
     "rsample_kl": ("test_rsample_kl.py", "test_math.py"),
     "discretized_logistic_mixture": ("test_discretized_logistic_mixture.py",),
