@@ -129,8 +129,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         ],
         "csrc/rsample_kl_cpu.cpp": [
             ("stride of the KL's gradient ignored", "grad_kl[n * grad_kl_stride]", "grad_kl[n]"),
-            ("the row of a gradient", "const int64_t n = at / tiling.row, next",
-             "const int64_t n = begin / tiling.row, next"),
+            ("the row of a gradient", "grad_kl[n * grad_kl_stride]", "grad_kl[begin / tiling.row * grad_kl_stride]"),
         ],
         "csrc/philox_cpu.h": [
             ("offset of the noise", "return normals_ + (begin - 4 * first)", "return normals_"),
