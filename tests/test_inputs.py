@@ -185,6 +185,9 @@ class Ending(nn.Module):
         (Bernoulli(), lambda y: y.sigmoid().clamp(1e-6, 1 - 1e-6).view(y.shape), "sigmoid"),
         (Categorical(4), lambda y: y.softmax(1), "softmax"),
         (Categorical(4), lambda y: torch.sigmoid(y)[:, :], "sigmoid"),
+        (Categorical(4), lambda y: torch.cat([y[:, :2].softmax(1), y[:, 2:]], 1), "softmax"),
+        (Bernoulli(), lambda y: torch.stack([y[:, 0].sigmoid_()], 1), "sigmoid"),
+        (Bernoulli(), lambda y: torch.where(y > 0, y.sigmoid(), y), "sigmoid"),
     ],
 )
 def test_probabilities_are_not_taken_for_logits(law: Any, end: Callable[[Tensor], Tensor], said: str) -> None:
@@ -202,6 +205,7 @@ def test_probabilities_are_not_taken_for_logits(law: Any, end: Callable[[Tensor]
     [
         (Bernoulli(), lambda y: torch.logit(torch.sigmoid(y))),
         (Bernoulli(), lambda y: y * torch.sigmoid(y)),
+        (Bernoulli(), lambda y: torch.where(torch.sigmoid(y) > 0.5, y, -y)),
         (Categorical(4), lambda y: y.log_softmax(1)),
         (Categorical(4), lambda y: y.softmax(1).log()),
     ],

@@ -21,6 +21,7 @@ from .builder import Arrangement
 from .emit import emit
 from .fuse import fuse
 from .inputs import ToInput
+from .logits import probabilities
 from .native import DRAWN, NativePlan, usable
 from .plan import Plan
 from .reference import ReferenceWalk
@@ -41,7 +42,7 @@ class Program:
         labels: the labels of the trace, if there are any.
         nodes: what the trace did with them.
         given: what of that the plan reads.
-        last: what made the parameters, but for views of it.
+        squashed: the module and the op that make probabilities of the parameters, if they do.
         native: the plan for compiled code, where there is some.
         draws: whether compiled code draws, too.
         state: of the model.
@@ -53,7 +54,7 @@ class Program:
     labels: Node | None
     nodes: list[Node]
     given: list[Arrangement]
-    last: Node | None = None
+    squashed: tuple[str, str] | None = None
     native: NativePlan | None = None
     draws: bool = False
     state: State = field(default_factory=dict)
@@ -95,23 +96,6 @@ def build_plan(
 
 _ATTEMPTS = 3
 
-PROBABILITIES = {"aten.sigmoid", "aten.hardsigmoid", "aten._softmax", "aten.softmax"}
-"""Ops after which a number is a probability."""
-
-_VIEWS = {
-    *("aten.view", "aten._unsafe_view", "aten.reshape", "aten.permute", "aten.transpose", "aten.t", "aten.clone"),
-    *("aten.squeeze", "aten.unsqueeze", "aten.expand", "aten.slice", "aten.contiguous", "aten.clamp", "aten.clamp_min"),
-    *("aten.clamp_max", "aten.alias", "aten.detach", "fastgen.part"),
-}
-"""Ops after which a probability is one still."""
-
-
-def _seen_through(output: Output) -> Output:
-    """The output that ``output`` is a view or a clamped form of."""
-    while output.node.op in _VIEWS and output.node.args and isinstance(output.node.args[0], Output):
-        output = output.node.args[0]
-    return output
-
 
 def _build(
     model: nn.Module, shape: tuple[int, int, int], params: int, labelled: bool, wavefront: bool, inputs: int
@@ -122,13 +106,14 @@ def _build(
     traced = trace(model, x, labels)
     analysis = analyse(traced, shape, params, dtype, device, inputs)
     nodes = [node for node in traced.nodes if not node.on_image and node.op != "labels"] if analysis.given else []
+    made = probabilities(traced.result)
     program = partial(
         Program,
         labels=traced.labels,
         nodes=nodes,
         scratch=traced.scratch,
         elsewhere=traced.elsewhere,
-        last=replace(_seen_through(traced.result).node, args=(), kwargs={}),  # nothing of what it read is kept
+        squashed=None if made is None else (made.path, made.op.removeprefix("aten.").strip("_")),
     )
     written = traced.written
     del traced  # what it has folded is in the graph
@@ -223,11 +208,11 @@ class CompiledSampler(Sampler):
 
     def _check_logits(self, program: Program) -> None:
         """Raise where a model's probabilities would be taken for logits: other images, and nothing that shows it."""
-        last, law = program.last, type(self.distribution)
-        if last is not None and last.op in PROBABILITIES and law in DRAWN:
-            what = last.op.removeprefix("aten.").strip("_")
+        law = type(self.distribution)
+        if program.squashed is not None and law in DRAWN:
+            path, what = program.squashed
             raise UnsupportedModelError(
-                f"{last.path}: its last op is {what}, which makes probabilities, and {law.__name__} reads logits: leave"
+                f"{path}: its last op is {what}, which makes probabilities, and {law.__name__} reads logits: leave"
                 f" the {what} out of the forward, or give a distribution of your own that reads probabilities"
             )
 
