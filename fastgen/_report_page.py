@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from . import _chart
+from ._console import duration
 from ._run_words import best as find_best
-from ._run_words import name_of, watched
+from ._run_words import name_of
 from .training import Run
+from .training.epoch_words import watched
 
 PICTURES = 4
 """Epochs of which a page shows the pictures, from the first to the last."""
@@ -86,8 +88,8 @@ def _facts(config: dict[str, Any], metrics: list[dict[str, Any]], first: str | N
     facts += [
         (f"{best['epoch']} of {config['options'].get('epochs', len(metrics))}", "best epoch"),
         (f"{len(metrics)}, {metrics[-1]['step']:,} steps", "epochs done"),
-        (_time(seconds), "training"),
-        (_time(checks), "evaluating"),
+        (duration(seconds), "training"),
+        (duration(checks), "evaluating"),
         (_number(float(metrics[-1].get("images_per_second", 0))), "images per second"),
     ]
     cells = "".join(f"<div><b>{escape(value)}</b><span>{escape(what)}</span></div>" for value, what in facts)
@@ -171,11 +173,3 @@ def _number(value: Any) -> str:
 
 def _error(value: float | None) -> str:
     return "–" if value is None else f"{value:.2g}"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .training import CheckpointError, Run, checkpoint
+from .training.epoch_words import watched
 from .training.run import Record
 
 
@@ -17,11 +18,6 @@ def data_of(config: dict[str, Any]) -> str:
     """The data set's name, or that of its folder or file."""
     path = Path(config["options"]["data"])
     return path.stem if path.suffix in (".npz", ".npy") else path.name
-
-
-def watched(metrics: list[Record]) -> str | None:
-    """Which entry of the records is the loss that the best weights are chosen by."""
-    return next((key for record in metrics for key in record if key.startswith("held_out_")), None)
 
 
 def best(metrics: list[Record]) -> Record | None:
@@ -38,7 +34,8 @@ def best(metrics: list[Record]) -> Record | None:
 def called(run: Run, name: str = "best") -> str:
     """As "vae on mnist, epoch 20", of a checkpoint's weights; without the epoch where nothing else is left of it."""
     try:
-        return f"{name_of(run.config())}, {where(run, name)}"
+        here = checkpoint.load_state(run.checkpoints, name)["position"]  # its weights were read by whoever draws
+        return f"{name_of(run.config())}, {so_far(here['epoch'], here['batch'])}"
     except CheckpointError:
         return name_of(run.config())
 

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,6 +47,12 @@ def _fused_at_every_size(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     """Fused modules run the ops on small tensors, too, so that tests test them; unless it is sizes that are tested."""
     if request.path.name.startswith("test_fuse") and request.path.name != "test_fuse_sizes.py":
         fuse_at_every_size(monkeypatch.setattr)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder without runs/, which the repository's may have."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(params=["cpu"] if INTERPRETED else [pytest.param("cuda", marks=pytest.mark.gpu)])

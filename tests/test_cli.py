@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from commands import refused
 from fastgen import __version__, pictures
 from fastgen.cli import main
 from fastgen.data import load, load_for_training
@@ -40,15 +41,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
-
-
-def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
-    """Run a command that must fail with one line on stderr; return that line."""
-    assert main([str(argument) for argument in arguments]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("fastgen: ")
-    assert err.count("\n") == 1
-    return err
 
 
 def epochs(run: Path) -> list[int]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from commands import refused
 from fastgen import _sheet, pictures
 from fastgen.cli import main
 from fastgen.commands.epoch_pictures import draw_epoch, keep_held_out
@@ -19,7 +20,6 @@ from fastgen.data.identity import class_number
 from fastgen.models import VAE
 from fastgen.training import Run, evaluate, load_model
 from pictured import find
-from test_cli import refused
 
 Image = pytest.importorskip("PIL.Image", reason="pillow comes with fastgen[train]")
 for package in ("tyro", "tqdm", "safetensors"):

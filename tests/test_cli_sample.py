@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from commands import refused
 from fastgen import _sheet, pictures
 from fastgen.cli import main
 from fastgen.commands import image_folder, sample
@@ -14,7 +15,7 @@ from fastgen.data import load, load_for_training
 from fastgen.sampling import NaiveSampler, Sampler
 from fastgen.training import load_model
 from pictured import find
-from test_cli import TRAIN, refused
+from test_cli import TRAIN
 
 Image = pytest.importorskip("PIL.Image", reason="pillow comes with fastgen[train]")
 

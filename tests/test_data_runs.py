@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import tiny
+from commands import refused
 from fastgen.cli import main
 from fastgen.commands.images import load_images
 from fastgen.commands.model_options import MODELS
 from fastgen.data import Dataset, load, load_for_training
 from fastgen.training import Recipe, Run, Trainer, load_model
-from test_cli import refused
 
 Image = pytest.importorskip("PIL.Image", reason="pillow comes with fastgen[train]")
 for package in ("tyro", "tqdm", "safetensors"):

@@ -15,11 +15,11 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 
+from commands import refused
 from fastgen.cli import main
 from fastgen.data import download as sources
 from fastgen.data import load
 from fastgen.data.download import File, amat, download
-from test_cli import refused
 
 for package in ("tyro", "tqdm"):
     pytest.importorskip(package, reason=f"{package} comes with fastgen[train]")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from commands import refused
 from fastgen import exploring, pictures
 from fastgen.baselines import PCA
 from fastgen.cli import main
@@ -35,14 +36,6 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("explore") / "ae", "autoencoder", "--age", "convolutional", "--latent", "4")
-
-
-def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
-    assert main([str(argument) for argument in arguments]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("fastgen: ")
-    assert err.count("\n") == 1
-    return err
 
 
 def test_every_picture_that_a_model_can_show(vae: Path, autoencoder: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from commands import VAE, said
 from fastgen._run_words import called
 from fastgen.baselines import PCA
 from fastgen.cli import main
@@ -19,20 +20,7 @@ from fastgen.training import Run, describe, load_model
 for package in ("tyro", "tqdm", "safetensors", "sklearn", "PIL"):
     pytest.importorskip(package, reason=f"{package} comes with fastgen[train]")
 
-VAE = ["train", "vae", "--hidden", "8", "--latent", "2", "--limit", "60", "--samples", "0"]
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder without runs/, which the repository's may have."""
-    monkeypatch.chdir(tmp_path)
-
-
-def said(capsys: pytest.CaptureFixture, *arguments: object, code: int = 0) -> str:
-    """What a command says, of one that ends with ``code``."""
-    assert main([str(argument) for argument in arguments]) == code
-    out, err = capsys.readouterr()
-    return err if code else out
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.mark.parametrize("name", MODELS)

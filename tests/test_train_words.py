@@ -7,28 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from fastgen.cli import main
+from commands import VAE, said
 from fastgen.commands import option_files, train
-from fastgen.commands.beside import remarks
 from fastgen.commands.model_options import MODELS
+from fastgen.commands.remarks import remarks
 
 for package in ("tyro", "tqdm", "safetensors", "sklearn", "PIL"):
     pytest.importorskip(package, reason=f"{package} comes with fastgen[train]")
 
-VAE = ["train", "vae", "--hidden", "8", "--latent", "2", "--limit", "60", "--samples", "0"]
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder without runs/, which the repository's may have."""
-    monkeypatch.chdir(tmp_path)
-
-
-def said(capsys: pytest.CaptureFixture, *arguments: object, code: int = 0) -> str:
-    """What a command says, of one that ends with ``code``."""
-    assert main([str(argument) for argument in arguments]) == code
-    out, err = capsys.readouterr()
-    return err if code else out
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def test_options_that_other_tools_have_are_told_their_name_here(capsys: pytest.CaptureFixture) -> None:

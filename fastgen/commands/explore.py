@@ -98,10 +98,11 @@ def main(arguments: list[str]) -> str:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out: expected a folder to write to, got the file {folder}")
     folder.mkdir(parents=True, exist_ok=True)
+    of = called(Run(options.run), options.checkpoint)
     with require("tqdm").tqdm(kinds, desc="pictures", leave=False, disable=None) as bar:
         for kind in bar:
             bar.set_postfix_str(kind)
-            bar.write(_draw(kind, model, images, options, folder / f"{kind}.png"))
+            bar.write(_draw(kind, model, images, options, of, folder / f"{kind}.png"))
     return f"{len(kinds)} {'picture' if len(kinds) == 1 else 'pictures'} in {folder}"
 
 
@@ -114,7 +115,7 @@ def _applies(kind: str, model: Any, images: Dataset, options: Explore) -> bool:
     return kind not in ("manifold", "scatter") or model.latent >= 2
 
 
-def _draw(kind: str, model: Any, images: Dataset, options: Explore, path: Path) -> str:
+def _draw(kind: str, model: Any, images: Dataset, options: Explore, of: str, path: Path) -> str:
     """Write a picture, and say where, and what numbers are in it."""
     n, device = options.n, next(model.parameters()).device
     if len(images) < FEWEST.get(kind, 1):
@@ -124,7 +125,7 @@ def _draw(kind: str, model: Any, images: Dataset, options: Explore, path: Path) 
     seen = images.subset(SEEN, options.seed)
     seen_values, seen_labels = seen.values.to(device, torch.int64), _to(seen.labels, device)
     run = Run(options.run)
-    of, names = called(run, options.checkpoint), class_names(run) if model.classes is not None else None
+    names = class_names(run) if model.classes is not None else None
     if kind == "scatter":
         exploring.draw_scatter(model, seen_values, seen_labels, path, options.dims, images.class_names, of=of)
         return str(path)

@@ -23,11 +23,12 @@ from ..training import Record, Run, Trainer, checkpoint, describe, distributed
 from ..training.run import build_model
 from ..training.stopping import TIME_IS_UP, Stopped, on_signals
 from . import parse, pick_device
-from .beside import pca_squared_error, pca_words, remarks
+from .beside import pca_squared_error, pca_words
 from .dry_run import describe_plan, estimate
 from .epoch_pictures import draw_curves, draw_epoch, keep_held_out
 from .model_options import MODELS, options_of
 from .option_files import check_foreign, option_words, with_files
+from .remarks import remarks
 from .train_options import Train
 
 FREE_ON_RESUME = (

@@ -114,6 +114,16 @@ def load(folder: Path, name: str = "last", *, with_state: bool = False) -> Check
         raise CheckpointError(f"{error}; {good(folder)}") from error
 
 
+def load_state(folder: Path, name: str = "last") -> dict[str, Any]:
+    """What a checkpoint holds beside the weights, which are not read.
+
+    Raises:
+        CheckpointError: it is missing, truncated or corrupted.
+    """
+    path = _current(folder, name)
+    return _read_state(path.with_name(_read_safetensors(path, with_tensors=False)[0]["state"]))
+
+
 def mend(folder: Path) -> None:
     """Do what a process that was killed while saving left undone: copies of the last checkpoint, files to remove.
 

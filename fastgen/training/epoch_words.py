@@ -4,9 +4,14 @@ from ..measures import plus_minus
 from .run import Record
 
 
+def watched(metrics: list[Record]) -> str | None:
+    """Which entry of the records is the loss that the best weights are chosen by."""
+    return next((key for record in metrics for key in record if key.startswith("held_out_")), None)
+
+
 def describe(record: Record, epochs: int, held_out: str = "held out") -> str:
     """A line of metrics.jsonl for people; ``held_out``: what to call the images that were watched."""
-    first = next(key for key in record if key.startswith("held_out_")).removeprefix("held_out_")
+    first = (watched([record]) or "").removeprefix("held_out_")
     held, error = record[f"held_out_{first}"], record.get(f"held_out_{first}_error")
     said = f"epoch {record['epoch']:{len(str(epochs))}}/{epochs}   "
     if first == "nats":

@@ -230,7 +230,7 @@ def load_model(folder: str | Path, checkpoint: str = "best", device: torch.devic
         ValueError: its config.json is not what was written, or describes a model that there is not.
         CheckpointError: the checkpoint cannot be read, or is another model's.
     """
-    check_option("checkpoint", checkpoint, ["best", "last"])
+    check_option("checkpoint", checkpoint, CHECKPOINTS)
     model = build_model(Run(folder))
     load_weights(folder, model, checkpoint)
     return model.to(device).eval()
