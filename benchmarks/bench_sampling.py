@@ -153,7 +153,7 @@ class SamplingCase:
             "gflops": round(rate, 1),
             "sgemm_gflops": round(sgemm, 1),
             "sgemm_share": round(rate / sgemm, 3) if sgemm else None,
-            "steps": sampler.plan.steps,
+            "steps": sampler.plan.sequential_draws,
             **ratios,
             "ceiling": pixels,
         }

@@ -109,7 +109,7 @@ int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& p
   for (const PlanRef& param : plan.params)
     STD_TORCH_CHECK(table.size(1) >= std::max<int64_t>(2, param.channels), "table: expected an entry for each level");
   STD_TORCH_CHECK(chunk > 0, "chunk: expected at least 1, got ", chunk);
-  STD_TORCH_CHECK(0 <= first && first <= last && last <= plan.steps(), "first, last: expected steps");
+  STD_TORCH_CHECK(0 <= first && first <= last && last <= plan.ticks(), "first, last: expected ticks of the walk");
   const int64_t chunks = ceil_div(N, chunk), chunk_state = layout.state_size(chunk);
   check(state, ScalarType::Float, {checked_multiply(chunks, chunk_state)}, "state");
 

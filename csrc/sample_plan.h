@@ -98,12 +98,12 @@ class SamplePlan {
     }
     for (int64_t left = count(); left > 0; --left) instruction();
     plan_check(next_ == end_, "expected no more codes");
-    steps();  // throws where they cannot be counted
+    ticks();  // throws where they cannot be counted
   }
 
   int64_t inputs() const { return buffers[0].channels / C; }  // channels in which the model reads one colour
 
-  int64_t steps() const {
+  int64_t ticks() const {
     return slope < 0 ? top + H : checked_add(left + W + tail, checked_multiply(slope, top + H - 1));
   }
 

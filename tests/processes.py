@@ -46,14 +46,14 @@ def signalled(folder: Path) -> None:
     """Train until the second process alone gets SIGTERM, in the second step of the second epoch."""
     folder.mkdir(exist_ok=True)
     trained = build("coder", Run(folder))
-    gradient = trained.seats[0].gradient
+    gradient = trained.players[0].gradient
 
     def with_signal(*arguments: Any) -> Any:
         if distributed.rank() == 1 and trained.position.step == SIGNALLED - 1:
             signal.raise_signal(signal.SIGTERM)
         return gradient(*arguments)
 
-    trained.seats[0].gradient = with_signal
+    trained.players[0].gradient = with_signal
     try:
         with on_signals(trained.ask_to_stop):
             trained.fit(tiny.images(IMAGES), tiny.images())

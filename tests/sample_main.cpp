@@ -48,7 +48,7 @@ int main() {
     batch.params = params.data();
     for (int64_t first = 0; first < N; first += chunk) {
       std::vector<float> state(static_cast<size_t>(layout.state_size(chunk)));
-      for (int64_t t = 0; t < plan.steps(); ++t) {
+      for (int64_t t = 0; t < plan.ticks(); ++t) {
         SampleChunk run(plan, products, layout, packed.data(), batch, state.data(), first, std::min(chunk, N - first));
         if (t == 0) run.start();
         if (run.step(t) >= 0) return 2;

@@ -11,7 +11,7 @@ from fastgen.distributions import Bernoulli, Categorical
 from fastgen.nn import MaskedConv2d
 from fastgen.sampling import UnsupportedModelError
 from fastgen.sampling.analyse import analyse
-from fastgen.sampling.compiled import build_plan
+from fastgen.sampling.compiled_sampler import build_plan
 from fastgen.sampling.schedule import schedule
 from fastgen.sampling.trace import BATCH, trace
 
@@ -236,13 +236,13 @@ def test_every_colour_is_computed_once():
 
 def test_wavefront_of_the_plain_pixelcnn():
     plan = build_plan(build("pixelcnn"), (1, 28, 28), 1, labelled=False).plan
-    assert (plan.slope, plan.steps) == (4, 136)
+    assert (plan.slope, plan.sequential_draws) == (4, 136)
     assert {i.clock for i in plan.instructions} == {"pixel"}
 
 
 def test_no_wavefront_where_the_row_above_is_needed_far_to_the_right():
     plan = build_plan(build("gated-pixelcnn", layers=8), (1, 28, 28), 1, labelled=False).plan
-    assert (plan.slope, plan.steps) == (None, 784)
+    assert (plan.slope, plan.sequential_draws) == (None, 784)
 
 
 def test_what_nobody_reads_is_not_computed():

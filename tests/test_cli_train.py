@@ -16,7 +16,7 @@ import tiny
 from fastgen.cli import main
 from fastgen.commands import dry_run
 from fastgen.commands.model_options import MODELS
-from fastgen.training import Run, Trainer, distributed, load_model, seat
+from fastgen.training import Run, Trainer, distributed, load_model, player_optimizer
 from parity import PROCESSES_AGREE
 
 for package in ("tyro", "tqdm", "safetensors", "sklearn"):
@@ -131,7 +131,7 @@ def test_one_of_several_processes_estimates_alone(tmp_path: Path, monkeypatch: p
     options = MODELS["pixelcnn"](channels=4, layers=1, epochs=3)
     trainer = Trainer(options.build("pixelcnn", data), options)
     monkeypatch.setattr(distributed, "size", lambda: 2)
-    monkeypatch.setattr(seat, "DistributedDataParallel", join)
+    monkeypatch.setattr(player_optimizer, "DistributedDataParallel", join)
     monkeypatch.setattr(dry_run, "LONG", 0)
     assert "--recipe small is another model, for" in dry_run.estimate("pixelcnn", options, trainer, data, data)
     whole = dataclasses.replace(options, accumulate=32)

@@ -136,7 +136,7 @@ def test_wavefront_draws_what_the_raster_walk_draws(H, W, executor):
     slanted, straight = (
         sampling.compile(model, (1, H, W), executor=executor, wavefront=wavefront) for wavefront in (True, False)
     )
-    assert straight.plan.steps == H * W
+    assert straight.plan.sequential_draws == H * W
     if (H, W) == (28, 28):
-        assert slanted.plan.steps == 136
+        assert slanted.plan.sequential_draws == 136
     assert torch.equal(slanted.sample(2, seed=1), straight.sample(2, seed=1))

@@ -12,7 +12,7 @@ from fastgen import sampling
 from fastgen.distributions import Bernoulli, Categorical
 from fastgen.nn import MaskedConv2d
 from fastgen.sampling import NaiveSampler
-from fastgen.sampling.compiled import build_plan
+from fastgen.sampling.compiled_sampler import build_plan
 from fastgen.sampling.explain import cost
 from foreign import CroppingGatedPixelCNN, classic_pixelcnn
 from parity import LOGITS_AGREE

@@ -12,7 +12,7 @@ from fastgen import sampling
 from fastgen.distributions import Categorical, Distribution
 from fastgen.nn import MaskedConv2d
 from fastgen.ops.sample import PackedPlan
-from fastgen.sampling.native import NativeWalk
+from fastgen.sampling.native_executor import NativeWalk
 from parity import assert_parity
 from plans import deep_plan
 

@@ -132,14 +132,14 @@ def test_asked_to_stop_it_keeps_the_epoch_under_way(tmp_path: Path, stop: int) -
     unbroken.fit(data, data)
     run = new_run(tmp_path / "stopped")
     stopped = trainer(run, recipe)
-    gradient = stopped.seats[0].gradient
+    gradient = stopped.players[0].gradient
 
     def asked(*arguments: object) -> object:
         if stopped.position.step == stop - 1:
             stopped.ask_to_stop(signal.SIGTERM)
         return gradient(*arguments)
 
-    stopped.seats[0].gradient = asked
+    stopped.players[0].gradient = asked
     with pytest.raises(Stopped) as raised:
         stopped.fit(data, data)
     assert raised.value.number == signal.SIGTERM

@@ -7,7 +7,7 @@ from torch import Tensor
 from fastgen.distributions import Categorical
 from fastgen.ops.sample import CHUNK, PackedPlan, Walk, available
 from fastgen.sampling.plan import BINARY, UNARY, Axis, Buffer, Instruction, Plan, Ref, Step
-from fastgen.sampling.reference import ReferenceWalk
+from fastgen.sampling.reference_executor import ReferenceWalk
 from parity import assert_parity
 from plans import ABOVE, HERE, LEFT, Builder, deep_plan, evaluate, packs, plan_with_constants, run, step_plan, table_of
 
@@ -186,7 +186,7 @@ def test_a_wavefront_draws_what_the_raster_walk_draws() -> None:
     for buffer in plan.buffers:
         buffer.keep = 6
     wave = run(plan, uniforms)
-    assert wave.steps == 8 + 3 * 5
+    assert wave.ticks == 8 + 3 * 5
     assert torch.equal(wave.values, raster.values)
     assert torch.equal(wave.params, raster.params)
 

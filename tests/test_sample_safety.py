@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgen.ops.sample import PackedPlan, plan_format
-from fastgen.sampling import native
+from fastgen.sampling import native_executor
 from fastgen.sampling import plan as plans_module
 from fastgen.sampling.plan import FORMAT, STEPS, Step
 from plans import deep_plan, packs, plan_with_constants, run, step_plan, table_of
@@ -39,16 +39,16 @@ def test_codes_are_checked_before_memory_is_touched() -> None:
 def test_a_library_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps are encoded as positions in a list: another list, and every code would mean something else."""
     assert plan_format() == FORMAT
-    native.NativePlan(deep_plan())
+    native_executor.NativePlan(deep_plan())
     for name, changed in (("STEPS", STEPS[1:2] + STEPS[:1] + STEPS[2:]), ("STEPS", STEPS[:-1]), ("LAYOUT", 99)):
         with monkeypatch.context() as patch:
             patch.setattr(plans_module, name, changed)
-            patch.setattr(native, "FORMAT", plans_module._format())
+            patch.setattr(native_executor, "FORMAT", plans_module._format())
             with pytest.raises(RuntimeError, match=rf"got one that reads {FORMAT}; .*install fastgen again"):
-                native.NativePlan(deep_plan())
-    monkeypatch.setattr(native, "plan_format", lambda: None)
+                native_executor.NativePlan(deep_plan())
+    monkeypatch.setattr(native_executor, "plan_format", lambda: None)
     with pytest.raises(RuntimeError, match=r"got one that reads older ones; .*install fastgen again"):
-        native.NativePlan(deep_plan())
+        native_executor.NativePlan(deep_plan())
 
 
 def test_no_sanitizer_complains(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.sampling import UnsupportedModelError
-from fastgen.sampling.compiled import build_plan
-from fastgen.sampling.native import NativePlan
-from fastgen.sampling.ops import HANDLERS
+from fastgen.sampling.compiled_sampler import build_plan
+from fastgen.sampling.lowering import HANDLERS
+from fastgen.sampling.native_executor import NativePlan
 from parity import assert_parity
 from schemas import REFUSED, Case, H, N, W, as_image, cases, features, overloads
 

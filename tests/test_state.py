@@ -135,7 +135,7 @@ def test_a_state_that_is_no_state_is_refused(saved: checkpoints.Checkpoint, tmp_
     with pytest.raises(CheckpointError, match=rf"last\.safetensors: corrupted: .*{message}"):
         again.resume()
     assert all(torch.equal(tensor, before[key]) for key, tensor in again.model.state_dict().items())
-    assert not again.seats[0].optimizer.state, "something of it was loaded"
+    assert not again.players[0].optimizer.state, "something of it was loaded"
 
 
 def save(folder: Path, saved: checkpoints.Checkpoint, state: dict[str, Any]) -> Run:

@@ -183,19 +183,19 @@ def test_precision_and_memory_format_change_little(change: dict) -> None:
 def test_float16_scales_its_loss() -> None:
     recipe = dataclasses.replace(RECIPE, precision="float16")
     trained = trainer(recipe=recipe, kind=tiny.Coder)
-    (seat,) = trained.seats
+    (player,) = trained.players
     values = tiny.images().values.long()
-    seat.gradient(values, None, 40, 40, 0.0)
-    seat.move(1.0)
-    assert seat.scaler.get_scale() == 2.0**16
-    seat.scaler.update(2.0**40)  # the gradient overflows, but not the loss
+    player.gradient(values, None, 40, 40, 0.0)
+    player.move(1.0)
+    assert player.scaler.get_scale() == 2.0**16
+    player.scaler.update(2.0**40)  # the gradient overflows, but not the loss
     before = trained.model.encode.weight.detach().clone()
-    watched = seat.gradient(values, None, 40, 40, 0.0)
+    watched = player.gradient(values, None, 40, 40, 0.0)
     assert watched.sums.isfinite().all()
     assert not watched.norm.isfinite()
-    seat.move(1.0)
+    player.move(1.0)
     assert torch.equal(trained.model.encode.weight, before), "a step with an overflowing gradient is skipped"
-    assert seat.scaler.get_scale() == 2.0**39
+    assert player.scaler.get_scale() == 2.0**39
 
 
 def test_compiled_losses_are_the_same() -> None:
@@ -222,16 +222,16 @@ def test_deterministic_refuses_what_is_not_and_only_inside() -> None:
 
 def test_players_take_their_turns_and_keep_to_their_own() -> None:
     trained, data, moves = game(recipe=dataclasses.replace(GAME, epochs=1, ema=0.0)), tiny.images(), []
-    judge, forger = trained.seats
+    judge, forger = trained.players
 
-    def spied(seat: object, factor: float, original: object) -> None:
+    def spied(player: object, factor: float, original: object) -> None:
         before = [p.detach().clone() for p in trained.model.parameters()]
         original(factor)
         pairs = zip(trained.model.named_parameters(), before, strict=True)
         moves.append({name.partition(".")[0] for (name, now), then in pairs if not torch.equal(now, then)})
 
-    for seat in trained.seats:
-        seat.move = partial(spied, seat, original=seat.move)
+    for player in trained.players:
+        player.move = partial(spied, player, original=player.move)
     seen: list = []
     trained.fit(data, data, seen.append)
     assert moves == [{"judge"}, {"judge"}, {"forger"}, {"judge"}, {"judge"}, {"forger"}]

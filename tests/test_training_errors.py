@@ -20,9 +20,11 @@ pytest.importorskip("safetensors", reason="safetensors comes with fastgen[train]
 pytest.importorskip("tqdm", reason="tqdm comes with fastgen[train]")
 
 
-def breaking(trained: Trainer, step: int, how: Callable[[dict[str, Tensor]], dict[str, Tensor]], seat: int = 0) -> None:
-    """Let the losses of a seat become what ``how`` makes of them, after ``step`` steps."""
-    terms = trained.seats[seat].terms
+def breaking(
+    trained: Trainer, step: int, how: Callable[[dict[str, Tensor]], dict[str, Tensor]], player: int = 0
+) -> None:
+    """Let the losses of a player become what ``how`` makes of them, after ``step`` steps."""
+    terms = trained.players[player].terms
     original = terms.losses
 
     def losses(values: Tensor, labels: Tensor | None, progress: float) -> dict[str, Tensor]:
@@ -86,7 +88,7 @@ def test_weights_that_are_not_finite_replace_no_good_ones(tmp_path: Path, save_e
 
 def test_the_player_is_named() -> None:
     trained = game()
-    breaking(trained, 3, lambda found: {"loss": found["loss"].log() * math.nan}, seat=1)
+    breaking(trained, 3, lambda found: {"loss": found["loss"].log() * math.nan}, player=1)
     message = stopped(trained)
     assert message.startswith("step 4 (epoch 1): loss is nan for the player forger; gradient norm nan; "), message
     assert "largest activations: " in message

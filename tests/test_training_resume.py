@@ -33,14 +33,14 @@ def test_resumed_is_unbroken(tmp_path: Path, stop: int, make: Callable) -> None:
 
     run = new_run(tmp_path / "stopped")
     stopped = make(run, recipe)
-    compute = stopped.seats[-1].gradient
+    compute = stopped.players[-1].gradient
 
     def interrupted(*arguments: object) -> object:
         if stopped.position.step >= stop:
             raise KeyboardInterrupt
         return compute(*arguments)
 
-    stopped.seats[-1].gradient = interrupted
+    stopped.players[-1].gradient = interrupted
     with suppress(KeyboardInterrupt):  # after the last step there is none to be stopped in
         stopped.fit(data, data)
     torch.rand(stop)  # a new process has other random numbers behind it
@@ -61,8 +61,8 @@ def test_the_scaler_goes_on(tmp_path: Path) -> None:
     trained.fit(data, data)
     resumed = trainer(run, recipe)
     resumed.resume()
-    assert resumed.seats[0].scaler.state_dict() == trained.seats[0].scaler.state_dict()
-    assert resumed.seats[0].scaler.state_dict()["_growth_tracker"] == 8, "it counts the steps"
+    assert resumed.players[0].scaler.state_dict() == trained.players[0].scaler.state_dict()
+    assert resumed.players[0].scaler.state_dict()["_growth_tracker"] == 8, "it counts the steps"
 
 
 def test_an_epoch_is_kept_whatever_on_epoch_does(tmp_path: Path) -> None:

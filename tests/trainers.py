@@ -42,9 +42,9 @@ def state(trained: Trainer) -> dict[str, Any]:
     """Weights, their average, and what the optimisers remember."""
     parts = {"model": trained.model.state_dict(), "ema": trained.ema.state_dict()}
     found = {f"{role}.{key}": tensor for role, part in parts.items() for key, tensor in part.items()}
-    for seat in trained.seats:
-        for index, slots in seat.optimizer.state_dict()["state"].items():
-            found |= {f"{seat.player.name}.{index}.{key}": torch.as_tensor(slot) for key, slot in slots.items()}
+    for player in trained.players:
+        for index, slots in player.optimizer.state_dict()["state"].items():
+            found |= {f"{player.name}.{index}.{key}": torch.as_tensor(slot) for key, slot in slots.items()}
     return found
 
 
@@ -67,6 +67,6 @@ def new_run(folder: Path) -> Run:
 
 def gradients(trained: Trainer, values: Tensor) -> list[Tensor]:
     """The gradient of the only player for one batch."""
-    (seat,) = trained.seats
-    seat.gradient(values, None, len(values), len(values), 0.5)
-    return [parameter.grad.clone() for parameter in seat.player.parameters]
+    (player,) = trained.players
+    player.gradient(values, None, len(values), len(values), 0.5)
+    return [parameter.grad.clone() for parameter in player.player.parameters]

@@ -31,9 +31,11 @@ def describe_plan(name: str, options: Train, trainer: Trainer, train: Dataset, h
     run, model = trainer.run, trainer.model
     assert run is not None
     weights = sum(p.numel() for p in model.parameters())
-    trained = {id(p): p.numel() for seat in trainer.seats for p in seat.player.parameters}
+    trained = {id(p): p.numel() for player in trainer.players for p in player.player.parameters}
     moved, steps = sum(trained.values()), options.batches(len(train))
-    slots = sum(SLOTS[seat.recipe.optimizer] * p.numel() for seat in trainer.seats for p in seat.player.parameters)
+    slots = sum(
+        SLOTS[player.recipe.optimizer] * p.numel() for player in trainer.players for p in player.player.parameters
+    )
     channels, height, width = train.shape
     losses, kept = _first_losses(trainer, train, held_out)
     state = 4 * (weights + moved + slots + (weights if options.ema else 0))
@@ -104,7 +106,7 @@ def _first_losses(trainer: Trainer, train: Dataset, held_out: Dataset) -> tuple[
     weights = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
     found: dict[str, float] = {}
     most = 0
-    for seat in trainer.seats:
+    for player in trainer.players:
         kept: dict[int, int] = {}
 
         def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
@@ -113,10 +115,10 @@ def _first_losses(trainer: Trainer, train: Dataset, held_out: Dataset) -> tuple[
                 kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        prefix = f"{seat.player.name}_" if len(trainer.seats) > 1 else ""
-        with torch.autograd.graph.saved_tensors_hooks(keep, _same), seat.autocast():
-            losses: dict[str, Any] = seat.player.losses(values, labels, 0.0)
-        check_losses(losses, len(values), seat.player.name)
+        prefix = f"{player.name}_" if len(trainer.players) > 1 else ""
+        with torch.autograd.graph.saved_tensors_hooks(keep, _same), player.autocast():
+            losses: dict[str, Any] = player.player.losses(values, labels, 0.0)
+        check_losses(losses, len(values), player.name)
         found |= {f"{prefix}{key}": loss.mean().item() for key, loss in losses.items()}
         most = max(most, sum(kept.values()))
     return found, most

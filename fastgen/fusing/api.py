@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .plan import make_plan
+from .matching import match
 from .report import FuseReport
 from .swap import restore
 
@@ -40,8 +40,8 @@ def fuse(model: nn.Module) -> FuseReport:
     """
     _check_model(model)
     with _on_its_own():
-        plan = make_plan(model)
-    classes = plan.classes
+        matches = match(model)
+    classes = matches.classes
     swapped: list[tuple[nn.Module, type[nn.Module]]] = []
     try:
         for module, made in classes.items():
@@ -53,7 +53,7 @@ def fuse(model: nn.Module) -> FuseReport:
             module.__class__ = before
         raise
     modules = [(path, module) for path, module in model.named_modules() if module in classes]
-    return FuseReport(list(plan.rows.values()), plan.left, modules)
+    return FuseReport(list(matches.rows.values()), matches.left, modules)
 
 
 def unfuse(model: nn.Module) -> list[str]:

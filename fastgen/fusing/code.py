@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .record import NotProvenError
+from .op_recorder import NotProvenError
 
 #: (name of the module, dotted name in it, value): globals that have to be what they were for a proof to hold.
 Names = tuple[tuple[str, str, Any], ...]

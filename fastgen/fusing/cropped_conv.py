@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from . import worth
 from .masked_conv import TapsSpec, get, holds, write_mask
-from .record import NotProvenError
+from .op_recorder import NotProvenError
 from .swap import Fused
 
 Box = tuple[int, int, int, int]

@@ -13,8 +13,8 @@ from torch.nn.utils import parametrize
 
 from ..ops.masked_conv2d import masked_conv2d, masked_conv2d_mask
 from . import worth
+from .attribute_reads import Reads, unchanged
 from .swap import Fused, observed, own_class
-from .watch import Reads, unchanged
 
 #: Per module: the mask that was last compared with the op's, its version then, and on a CPU a copy of it: versions miss
 #: what is written through NumPy or ``.data``. On a GPU to compare would wait for it.

@@ -18,11 +18,11 @@ from ..ops._dtypes import FLOATING
 from ..ops._masked_conv2d_checks import GROUPS_ORDERS, MASKS
 from ..ops.masked_conv2d import masked_conv2d_mask
 from . import cropped_conv
+from .attribute_reads import Seen, frozen_reads, watching
 from .cropped_conv import CropSpec
 from .masked_conv import MaskSpec, get, run
-from .record import NotProvenError, Recorder, Value, held_tensors, integers, probe_copy
+from .op_recorder import NotProvenError, Recorded, Recorder, held_tensors, integers, probe_copy
 from .swap import observed
-from .watch import Seen, frozen_reads, watching
 
 _SAME_VALUES = {"aten._to_copy", "aten.view", "aten._unsafe_view", "aten.unsqueeze", "aten.expand", "aten.clone"}
 
@@ -125,14 +125,14 @@ def _call(twin: nn.Module, x: Tensor) -> Any:
     return own.forward(twin, x) if own.__call__ is nn.Module.__call__ else own.__call__(twin, x)
 
 
-def _pattern(recorder: Recorder, conv: Value, module: nn.Module) -> tuple[str, str | None, str, tuple[int, int]]:
+def _pattern(recorder: Recorder, conv: Recorded, module: nn.Module) -> tuple[str, str | None, str, tuple[int, int]]:
     """Paths of weight, bias and mask, and dilation, of convolution(input, weight · mask, bias), if that is all."""
     if conv.op != "aten.convolution":
         raise NotProvenError(f"its forward does not end in a convolution but in {conv.op}")
     x, weight, bias, stride, padding, dilation, transposed, _, groups = conv.args
     if weight.op == "held":
         raise NotProvenError("no mask is multiplied into its weight")
-    if weight.op != "aten.mul" or len(weight.args) != 2 or not all(isinstance(v, Value) for v in weight.args):
+    if weight.op != "aten.mul" or len(weight.args) != 2 or not all(isinstance(v, Recorded) for v in weight.args):
         raise NotProvenError(f"its weight is made by {weight.op}, not by one product with a mask")
     prepared = [_behind(value) for value in weight.args]
     used = {id(conv), id(weight), *(id(value) for _, values in prepared for value in values)}
@@ -159,7 +159,7 @@ def _pattern(recorder: Recorder, conv: Value, module: nn.Module) -> tuple[str, s
     return first.name, None if bias is None else bias.name, second.name, tuple(dilation)
 
 
-def _behind(value: Value) -> tuple[Value, list[Value]]:
+def _behind(value: Recorded) -> tuple[Recorded, list[Recorded]]:
     """The held tensor behind changes of shape and dtype, and those changes."""
     changes = []
     while value.op in _SAME_VALUES:

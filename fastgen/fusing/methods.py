@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from .code import PLAIN
-from .record import NotProvenError
+from .op_recorder import NotProvenError
 from .reparameterize import SampleSpec, draw, holds, prove_method
 from .swap import Fused, own_class
 

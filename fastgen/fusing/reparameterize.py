@@ -19,9 +19,9 @@ from ..nn import GaussianRSample
 from ..ops._dtypes import FLOATING
 from ..ops.rsample_kl import LOGVAR_MAX, LOGVAR_MIN
 from . import worth
-from .record import NotProvenError, Recorder, Value, probe_copy
+from .attribute_reads import Reads, Seen, frozen_reads, unchanged, watching
+from .op_recorder import NotProvenError, Recorded, Recorder, probe_copy
 from .swap import Fused
-from .watch import Reads, Seen, frozen_reads, unchanged, watching
 
 _SMOOTH = {
     f"aten.{name}"
@@ -63,7 +63,7 @@ class SampleSpec:
         return text + f"; when {'training' if self.modes == (False,) else 'not training'} its own forward runs"
 
 
-class Sample(Fused):
+class FusedRSample(Fused):
     """Runs as ``fastgen.ops.rsample_kl`` where that was proven, else as its own forward."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -206,7 +206,7 @@ def _check_ops(recorder: Recorder, draws: list[Tensor], shape: tuple[int, ...]) 
     others = sorted({op.op for op in recorder.ops} - _SMOOTH - {"noise"})
     if others:
         raise NotProvenError(f"its forward also calls {', '.join(others)}")
-    leaves = [arg for op in recorder.ops for arg in (*op.args, *op.kwargs.values()) if isinstance(arg, Value)]
+    leaves = [arg for op in recorder.ops for arg in (*op.args, *op.kwargs.values()) if isinstance(arg, Recorded)]
     if any(value.op in ("unknown", "stale") for value in leaves):
         raise NotProvenError("its forward reads a tensor that is not an argument")
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from .. import distributions
 from .._checks import check_integer, check_option
 from ..distributions import Distribution
+from ..ops.discretized_logistic_mixture import LOG_SCALE_MIN
 
 
 class Likelihood:
@@ -79,7 +80,7 @@ class Likelihood:
         return ((x + 1) / self.width).round().clamp(0, self.levels - 1).to(torch.int64)
 
 
-class Bernoulli(Likelihood):
+class BernoulliLikelihood(Likelihood):
     """One logit; of more than two levels, a value is read as a probability, and drawn as one."""
 
     name, per_color = "bernoulli", 1
@@ -104,7 +105,7 @@ class Bernoulli(Likelihood):
         return distributions.Bernoulli().draw(params, uniforms)
 
 
-class Gaussian(Likelihood):
+class GaussianLikelihood(Likelihood):
     """Mean μ and r, with σ² = exp(r) + (Δ/2)²: a σ far below Δ would only say that values are discrete."""
 
     name, per_color = "gaussian", 2
@@ -129,7 +130,7 @@ class Gaussian(Likelihood):
         return self._nearest(mean + variance.sqrt() * normals_from(uniforms))
 
 
-class Categorical(Likelihood):
+class CategoricalLikelihood(Likelihood):
     """One logit for each level."""
 
     name = "categorical"
@@ -154,15 +155,14 @@ class Categorical(Likelihood):
         return distributions.Categorical(self.levels)
 
 
-class Logistic(Likelihood):
+class LogisticLikelihood(Likelihood):
     """Mean μ and log s, of one discretised logistic."""
 
     name, per_color = "logistic", 2
-    LOG_SCALE_MIN = -7.0
 
     def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         mean, log_scale = params.unbind(-3)
-        log_scale = log_scale.clamp(min=self.LOG_SCALE_MIN)
+        log_scale = log_scale.clamp(min=LOG_SCALE_MIN)
         inverse = torch.exp(-log_scale)
         center = values.to(params.dtype) * self.width - 1 - mean
         above, below = (center + self.width / 2) * inverse, (center - self.width / 2) * inverse
@@ -178,11 +178,11 @@ class Logistic(Likelihood):
     def draw(self, params: Tensor, uniforms: Tensor) -> Tensor:
         mean, log_scale = _by_color(params, self.per_color).unbind(-3)
         u = (uniforms.double() + 2**-25).to(params.dtype)
-        return self._nearest(mean + torch.exp(log_scale.clamp(min=self.LOG_SCALE_MIN)) * torch.logit(u))
+        return self._nearest(mean + torch.exp(log_scale.clamp(min=LOG_SCALE_MIN)) * torch.logit(u))
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
-    kind.name: kind for kind in (Bernoulli, Gaussian, Categorical, Logistic)
+    kind.name: kind for kind in (BernoulliLikelihood, GaussianLikelihood, CategoricalLikelihood, LogisticLikelihood)
 }  # fmt: skip
 
 

@@ -13,8 +13,8 @@ KERNELS = {"CPU": "csrc/sample_cpu.cpp"}
 #: few enough for its cache.
 CHUNK = 64
 
-# What executors share is the plan; the reference (fastgen.sampling.reference) executes plans, not codes. So these ops
-# have no kernel but the compiled ones, and whoever calls them asks `available` first.
+# What executors share is the plan; the reference (fastgen.sampling.reference_executor) executes plans, not codes. So
+# these ops have no kernel but the compiled ones, and whoever calls them asks `available` first.
 for _schema in (
     "sample_format(Tensor codes) -> int",
     "sample_pack(Tensor codes, Tensor constants, str isa) -> Tensor",
@@ -84,7 +84,7 @@ class Walk:
     Attributes:
         values: int64 (N, C, H, W), zero where nothing is drawn yet.
         params: float32 (N, P, H, W), or empty.
-        steps: of the walk: rows, those that it begins above the image too, or wavefronts of a plan that has them.
+        ticks: of the walk: rows, those that it begins above the image too, or wavefronts of a plan that has them.
         done: how many of them are behind.
     """
 
@@ -105,7 +105,7 @@ class Walk:
         if uniforms.shape != (N, C, H, W):
             raise ValueError(f"uniforms: expected shape (N, {C}, {H}, {W}), got {tuple(uniforms.shape)}")
         self.plan = plan
-        self.steps = top + H if slope < 0 else left + W + tail + slope * (top + H - 1)
+        self.ticks = top + H if slope < 0 else left + W + tail + slope * (top + H - 1)
         self.done = 0
         self.values = torch.zeros(uniforms.shape, dtype=torch.int64)
         self.params = torch.zeros((N, params, H, W) if params else 0)
@@ -121,14 +121,14 @@ class Walk:
         )
         self._temperature = float(temperature)
 
-    def advance(self, steps: int | None = None) -> int | None:
-        """Execute that many steps of the walk, or all that are left.
+    def advance(self, ticks: int | None = None) -> int | None:
+        """Execute that many ticks of the walk, or all that are left.
 
         Returns:
             The first row whose parameters are not finite, at which the walk of its images has stopped; None if all are.
         """
         first = self.done
-        self.done = self.steps if steps is None else min(self.steps, first + steps)
+        self.done = self.ticks if ticks is None else min(self.ticks, first + ticks)
         plan = self.plan
         bad_row = torch.ops.fastgen.sample.default(
             plan.codes, plan.constants, plan.packed, self._state, *self._inputs, self._temperature, self.values,

@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import nn
 
-from .compiled import CompiledSampler
+from .compiled_sampler import CompiledSampler
 from .explain import explain
 from .inputs import ToInput
-from .naive import NaiveSampler
+from .naive_sampler import NaiveSampler
 from .sampler import Sampler
 from .trace import UnsupportedModelError
 from .verify import Report, verify

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
-from . import ops
+from . import lowering
 from .builder import Argument, Arrangement, Builder, Given
 from .graph import NEVER, Graph, Linear, Operation, Pointwise, image_map
 from .trace import BATCH, Constant, Node, Output, Trace, UnsupportedModelError
-from .values import Value
+from .traced_tensor import Value
 
 #: What is left to a model that cannot be planned.
 NAIVELY = "draw with sampling.NaiveSampler, which runs any causal model"
@@ -95,19 +95,21 @@ def _needed(trace: Trace) -> set[int]:
 
 
 def _apply(builder: Builder, node: Node, resolve: Any) -> list[Argument]:
-    handler = ops.HANDLERS.get(node.op)
+    handler = lowering.HANDLERS.get(node.op)
     if handler is None:
-        reason = ops.REFUSED.get(node.op, f"there is no rule for it; write it with ops that have one, or {NAIVELY}")
+        reason = lowering.REFUSED.get(
+            node.op, f"there is no rule for it; write it with ops that have one, or {NAIVELY}"
+        )
         raise UnsupportedModelError(f"{node.path}: {node.op} cannot be planned: {reason}")
     builder.path, builder.op, builder.shape = node.path, node.op, node.shapes[0]
     args, kwargs = tree_map(resolve, node.args), tree_map(resolve, node.kwargs)
     try:
-        if node.dtypes[0] != builder.dtype and not (node.dtypes[0] == torch.bool and node.op in ops.BOOLEAN):
+        if node.dtypes[0] != builder.dtype and not (node.dtypes[0] == torch.bool and node.op in lowering.BOOLEAN):
             raise UnsupportedModelError(
                 f"a result of {node.dtypes[0]}, where a plan has the image's {builder.dtype} alone: leave casts and "
                 f"autocast out of the forward, or {NAIVELY}"
             )
-        args, kwargs = ops.completed(node.function, handler, args, kwargs)
+        args, kwargs = lowering.completed(node.function, handler, args, kwargs)
         result = handler(builder, *args, **kwargs)
         results = result if isinstance(result, list) else [result]
         for value, shape in zip(results, node.shapes, strict=False):

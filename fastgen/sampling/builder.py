@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .graph import Graph, Linear, Map, Operand, Pointwise, Read, Tap, constant_map, empty_map, is_uniform
 from .trace import Output, UnsupportedModelError
-from .values import Part, Value, cat_channels
+from .traced_tensor import Part, Value, cat_channels
 
 
 @dataclass(frozen=True, eq=False)

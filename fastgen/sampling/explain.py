@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from .compiled import CompiledSampler
+from .compiled_sampler import CompiledSampler
 from .inputs import ToInput
 from .plan import Instruction, Plan, Ref
 
@@ -92,7 +92,7 @@ def totals(plan: Plan) -> list[str]:
     in_rows = sum(c.flops for c in costs["row"]) / max(flops, 1)
     walk = "pixel by pixel" if plan.slope is None else f"along the wavefront column + {plan.slope}·row"
     return [
-        f"steps             {plan.steps} {walk}" + (f", {C} colours each" if C > 1 else ""),
+        f"steps             {plan.sequential_draws} {walk}" + (f", {C} colours each" if C > 1 else ""),
         f"FLOPs an image    {flops / 1e9:.3f} GFLOP, {in_rows:.0%} in whole rows",
         f"weights           {_bytes(sum(c.weight_bytes for c in costs['row']))} read once a row, "
         f"{_bytes(sum(c.weight_bytes for c in costs['pixel']))} once a pixel",

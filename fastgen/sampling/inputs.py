@@ -179,3 +179,11 @@ def _tabulated(function: Callable[[Tensor], Tensor], colors: int, levels: int) -
             "makes of a value depends on other values, or on chance"
         )
     return found
+
+
+def dtype_and_device_of(model: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """Those of a model's inputs."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype, parameter.device
+    return torch.get_default_dtype(), torch.device("cpu")

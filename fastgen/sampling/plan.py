@@ -202,7 +202,7 @@ class Plan:
         return pixels if slope is None else iter(sorted(pixels, key=lambda at: at[1] + slope * at[0]))
 
     @property
-    def steps(self) -> int:
+    def sequential_draws(self) -> int:
         """Draws that have to wait for one another, per colour."""
         _, H, W = self.shape
         return H * W if self.slope is None else W + self.slope * (H - 1)

@@ -10,7 +10,7 @@ from .._checks import check_floating, check_instance, check_integer, check_numbe
 from .._philox import uniforms as philox_uniforms
 from .._shadow import uncast
 from ..distributions import Labels, as_labels, check_temperature, check_values
-from .inputs import Inputs, ToInput, inputs_of
+from .inputs import Inputs, ToInput, dtype_and_device_of, inputs_of
 
 Progress = Callable[[int, int], object]
 Choose = Callable[[Tensor, int, int, int], Tensor]
@@ -158,7 +158,7 @@ class Sampler:
         self._check_shape("values", values, batched=True)
         check_values(values, self.distribution.levels)
         _, labels = self._batch(None, labels, values=values)
-        device, _ = self._like()
+        device = self._device
         return self._see(values.to(device, torch.int64), labels)
 
     def _draw(
@@ -178,7 +178,7 @@ class Sampler:
 
     def _see(self, values: Tensor, labels: Tensor | None) -> Tensor:
         """``forced``, its arguments checked and on the model's device."""
-        device, dtype = self._like()
+        dtype, device = dtype_and_device_of(self.model)
         C, H, W = self.shape
         seen = torch.zeros((len(values), self.distribution.param_channels(C), H, W), dtype=dtype, device=device)
         of_color = seen.unflatten(1, (C, -1))
@@ -201,7 +201,7 @@ class Sampler:
         one = labels.dim() == 0
         n = _batch_size(n, **images, labels=None if one else labels)
         check_values(labels, classes if isinstance(classes, int) else None, "labels")
-        return n, labels.expand(n).to(self._like()[0])
+        return n, labels.expand(n).to(self._device)
 
     def _engine(self, n: int, labels: Tensor | None) -> Engine:
         raise NotImplementedError
@@ -209,7 +209,7 @@ class Sampler:
     def _walk(self, n: int, labels: Tensor | None, choose: Choose) -> Iterator[Tensor]:
         """Values (N, C, H, W), each what ``choose(its parameters, colour, row, column)`` answers; once for each row."""
         C, H, W = self.shape
-        values = torch.zeros((n, C, H, W), dtype=torch.int64, device=self._like()[0])  # users train on it
+        values = torch.zeros((n, C, H, W), dtype=torch.int64, device=self._device)  # users train on it
         with torch.inference_mode(), uncast():
             engine = self._engine(n, labels)
         pixels = engine.pixels()
@@ -235,15 +235,13 @@ class Sampler:
             row = min(r for r, fine in zip(rows, finite, strict=True) if not fine)
             raise ValueError(f"model: expected finite parameters, got inf or nan in row {row}")
 
-    def _like(self) -> tuple[torch.device, torch.dtype]:
-        """Device and dtype of the model's inputs."""
-        for parameter in self.model.parameters():
-            if parameter.is_floating_point():
-                return parameter.device, parameter.dtype
-        return torch.device("cpu"), torch.get_default_dtype()
+    @property
+    def _device(self) -> torch.device:
+        """Where the model's inputs are."""
+        return dtype_and_device_of(self.model)[1]
 
     def _uniforms(self, n: int, seed: int | None, uniforms: Tensor | None) -> Tensor:
-        device, _ = self._like()
+        device = self._device
         if uniforms is None:
             if seed is None:
                 return torch.rand((n, *self.shape), device=device)
@@ -267,7 +265,7 @@ class Sampler:
             have not in (1, want) for have, want in zip(reversed(known_mask.shape), reversed(size), strict=False)
         ):
             raise ValueError(f"known_mask: expected a shape that broadcasts to {size}, got {tuple(known_mask.shape)}")
-        device, _ = self._like()
+        device = self._device
         keep = known_mask.to(device).expand(size)
         check_values(known, None, "known")
         value = known.to(device, torch.int64).expand(size)

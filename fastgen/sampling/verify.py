@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_instance, check_integer
-from .naive import NaiveSampler
+from .naive_sampler import NaiveSampler
 from .sampler import Sampler
 
 

@@ -22,16 +22,16 @@ from .._checks import check_instance
 from .._extras import require
 from ..data import Dataset
 from . import checkpoint, distributed, randomness, resuming
-from .average import Average
 from .checks import check_batch, check_data, check_parts
+from .ema import EMA
 from .evaluation import Evaluation, evaluate, measure_set
+from .loss_monitor import LossMonitor
 from .objective import Objective
+from .player_optimizer import PlayerOptimizer
 from .recipe import Recipe
 from .run import Record, Run
-from .seat import Seat
 from .state import STATE, Position
 from .stopping import TIME_IS_UP, Stopped
-from .watch import Watch
 
 SYNC_EVERY = 25
 """Steps between looks at the losses on a device that runs ahead of Python; on the CPU every step is looked at."""
@@ -59,12 +59,12 @@ class Trainer:
         self.run = run
         self.objective = objective or (model.objective() if hasattr(model, "objective") else Objective(model))
         self.position = Position()
-        self.average = Average(model) if recipe.ema else None
-        self.seats = Seat.all(self.objective, recipe, self.device)
+        self.average = EMA(model) if recipe.ema else None
+        self.players = PlayerOptimizer.all(self.objective, recipe, self.device)
         self._asked = 0
         self._deadline = math.inf
-        self._round = max(seat.player.steps for seat in self.seats)
-        self.watch = Watch(model, recipe, len(self.seats) > 1, self._good)
+        self._round = max(player.player.steps for player in self.players)
+        self.monitor = LossMonitor(model, recipe, len(self.players) > 1, self._good)
         if distributed.rank():  # the first process goes on as one that is alone would
             torch.manual_seed(distributed.seed_of(recipe.seed))
 
@@ -162,20 +162,20 @@ class Trainer:
         of_set = partial(self.objective.measure_set, self.ema, held_out)
         held = replace(held, of_set=measure_set(of_set, self.ema, self.recipe.seed), watched=self.objective.best)
         if not math.isfinite(held.loss):
-            self.watch.stop(self.position.step, f"held-out {held.first} is {held.loss}")
+            self.monitor.stop(self.position.step, f"held-out {held.first} is {held.loss}")
         return held
 
     def _end_epoch(self, held_out: Dataset) -> tuple[Record, bool]:
         here, started = self.position, time.perf_counter()
         held = self._evaluate(held_out)
         loss = held.loss
-        losses, images = self.watch.add_up()
+        losses, images = self.monitor.add_up()
         record: Record = {
             "epoch": here.epoch + 1,
             "step": here.step,
             **{f"train_{name}": loss for name, loss in losses.items()},
             **{f"held_out_{name}": number for name, number in held.numbers().items()},
-            "lr": self.seats[0].optimizer.param_groups[0]["lr"],
+            "lr": self.players[0].optimizer.param_groups[0]["lr"],
             "seconds": round(here.seconds, 3),
             "held_out_seconds": round(time.perf_counter() - started, 3),
             "images_per_second": round(images / here.seconds, 1),
@@ -208,14 +208,14 @@ class Trainer:
                 self._step(values, labels, len(mine), len(whole), batches * recipe.epochs)
                 ends = here.batch == batches
                 saves = self.run and recipe.save_every and here.step % recipe.save_every == 0 and not ends
-                looks = device.type == "cpu" or len(self.watch.pending) >= SYNC_EVERY or saves or ends
+                looks = device.type == "cpu" or len(self.monitor.pending) >= SYNC_EVERY or saves or ends
                 if looks:
-                    self.watch.look(here.epoch)
-                if not self.watch.pending:
+                    self.monitor.look(here.epoch)
+                if not self.monitor.pending:
                     now = time.perf_counter()
                     here.seconds, started = here.seconds + now - started, now
-                    if not bar.disable and self.watch.last is not None:
-                        bar.set_postfix_str(f"{self.watch.last.name}={self.watch.last.loss:.4g}", refresh=False)
+                    if not bar.disable and self.monitor.last is not None:
+                        bar.set_postfix_str(f"{self.monitor.last.name}={self.monitor.last.loss:.4g}", refresh=False)
                 bar.update()
                 if self.run and saves:
                     self._save(self.run, ("last",))
@@ -230,18 +230,18 @@ class Trainer:
         if recipe.channels_last:
             values = values.contiguous(memory_format=torch.channels_last)
         turn, factor = here.step % self._round, recipe.lr_factor(here.step, steps)
-        for seat in self.seats:
-            if turn < self._round - seat.player.steps:
+        for player in self.players:
+            if turn < self._round - player.player.steps:
                 continue
-            if len(self.seats) > 1:
-                seat.take()
-            watched = seat.gradient(values, labels, mine, images, here.step / steps)
-            watched.step = here.step + 1
-            self.watch.pending.append(watched)
+            if len(self.players) > 1:
+                player.toggle()
+            losses = player.gradient(values, labels, mine, images, here.step / steps)
+            losses.step = here.step + 1
+            self.monitor.pending.append(losses)
             if values.device.type == "cpu":
-                self.watch.look(here.epoch, seat, values, labels)
-            seat.move(factor)
-            self.objective.after_move(seat.player, here.step)
+                self.monitor.look(here.epoch, player, values, labels)
+            player.move(factor)
+            self.objective.after_move(player.player, here.step)
         if turn == self._round - 1:
             self.objective.end_of_round(here.step)
         here.step, here.batch = here.step + 1, here.batch + 1
@@ -252,17 +252,17 @@ class Trainer:
         return "no checkpoint was asked for" if self.run is None else checkpoint.good(self.run.checkpoints)
 
     def _save(self, run: Run, names: tuple[str, ...]) -> None:
-        self.watch.check_weights(self.position.step)
+        self.monitor.check_weights(self.position.step)
         distributed.first_only(run.check_there)
         state = {
             "version": STATE,
             "position": asdict(self.position),
             "averaged": 0 if self.average is None else self.average.updates,
-            "players": {seat.player.name: seat.state_dict() for seat in self.seats},
+            "players": {player.name: player.state_dict() for player in self.players},
             "processes": distributed.gather(
                 {
                     "random": randomness.get_state(),
-                    "sums": asdict(self.watch.sums),
+                    "sums": asdict(self.monitor.sums),
                     "objective": self.objective.state_dict(),
                 }
             ),

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from .._checks import check_instance, check_integer
 from . import checkpoint, distributed, randomness
 from .checkpoint import Checkpoint, CheckpointError
+from .loss_monitor import Sums
 from .run import Run
 from .state import STATE, Position, check_keys, check_position, check_random, check_sums
-from .watch import Sums
 
 if TYPE_CHECKING:
     from .loop import Trainer
@@ -35,10 +35,10 @@ def resume(trainer: Trainer, run: Run, name: str) -> None:
     if trainer.average is not None:
         loaded.restore(trainer.ema, "ema")
         trainer.average.updates = loaded.state["averaged"]
-    for seat in trainer.seats:
-        seat.load_state_dict(players[seat.player.name])
+    for player in trainer.players:
+        player.load_state_dict(players[player.name])
     trainer.position = Position(**loaded.state["position"])
-    trainer.watch.sums = Sums(**process["sums"])
+    trainer.monitor.sums = Sums(**process["sums"])
     trainer.objective.load_state_dict(process["objective"])
     epoch = trainer.position.epoch
     if name != "last":  # before its metrics are forgotten, so that nothing later can be continued without them
@@ -55,7 +55,7 @@ def _checked(trainer: Trainer, loaded: Checkpoint) -> dict[str, Any]:
         got, expected = distributed.size(), len(processes)
         raise CheckpointError(f"{loaded.path}: expected {expected} processes, as it is of, got {got}")
     players = check_instance("players", state["players"], dict, "states by player")
-    here, there = ", ".join(seat.player.name for seat in trainer.seats), ", ".join(map(str, players))
+    here, there = ", ".join(player.name for player in trainer.players), ", ".join(map(str, players))
     if here != there:
         raise CheckpointError(f"{loaded.path}: expected the players {here}, got {there}")
     if isinstance(state["position"], dict):  # saved before epochs since the best one were counted
@@ -73,4 +73,4 @@ def _checked(trainer: Trainer, loaded: Checkpoint) -> dict[str, Any]:
     loaded.check(trainer.model, "model")
     if trainer.average is not None:
         loaded.check(trainer.ema, "ema")
-    return {seat.player.name: seat.checked(players[seat.player.name], steps) for seat in trainer.seats}
+    return {player.name: player.checked(players[player.name], steps) for player in trainer.players}

@@ -162,7 +162,7 @@ def check_position(state: Any) -> None:
 
 
 def check_sums(state: Any) -> None:
-    """``state`` are the fields of a ``watch.Sums``.
+    """``state`` are the fields of a ``loss_monitor.Sums``.
 
     Raises:
         ValueError: a field too many or too few, or a number that is none.

@@ -9,20 +9,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import direct, masked_proof, methods, reparameterize, worth
+from . import forward_rewrite, masked_proof, methods, reparameterize, worth
 from .chain import FusedSequential, flatten, is_sequential, masked_epilogue, transposed
 from .cropped_conv import CroppedConv, CropSpec
 from .masked_conv import MaskedConv, MaskSpec, get
-from .record import NotProvenError
+from .op_recorder import NotProvenError
 from .report import Left, Swapped
 from .swap import fused_class, is_fused, observed, own_class
 
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
-_KINDS = {MaskSpec: MaskedConv, CropSpec: CroppedConv, reparameterize.SampleSpec: reparameterize.Sample}
+_KINDS = {MaskSpec: MaskedConv, CropSpec: CroppedConv, reparameterize.SampleSpec: reparameterize.FusedRSample}
 _UNKNOWN = "no batch norm or activation that the op knows follows it"
 
 
-class Plan:
+class Matches:
     """Attributes: ``classes``, module → new class; ``rows``, what is swapped, by the layer's id; what is ``left``."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -46,39 +46,39 @@ class Plan:
         self.left.append(Left(self.paths[id(module)], own_class(module).__name__, reason))
 
 
-def make_plan(model: nn.Module) -> Plan:
-    plan = Plan(model)
-    for path, module in plan.modules:
+def match(model: nn.Module) -> Matches:
+    matches = Matches(model)
+    for path, module in matches.modules:
         if is_fused(module):
-            plan.leave(module, "it is fused already")
+            matches.leave(module, "it is fused already")
             continue
         try:
-            spec = _proof(module, plan)
+            spec = _proof(module, matches)
         except NotProvenError as error:
-            plan.leave(module, str(error))
+            matches.leave(module, str(error))
             continue
         if spec is None:
-            _plan_methods(path, module, plan)
+            _match_methods(path, module, matches)
         else:
             kind = _KINDS[type(spec)]
-            plan.specs[module] = spec
-            plan.classes[module] = fused_class(type(module), kind, spec)
-            plan.rows[id(module)] = Swapped(path, type(module).__name__, str(spec), spec.note)
-    for _, module in plan.modules:
+            matches.specs[module] = spec
+            matches.classes[module] = fused_class(type(module), kind, spec)
+            matches.rows[id(module)] = Swapped(path, type(module).__name__, str(spec), spec.note)
+    for _, module in matches.modules:
         if is_fused(module):
-            plan.covered |= {id(step[0]): len(step) for step, _ in _steps(_layers(module), plan)}
-            if isinstance(module, direct.Rewritten):  # functions in its forward may end a step
-                plan.covered |= {id(each): len(plan.modules) for each in _layers(module)}
-    for _, module in plan.modules:
+            matches.covered |= {id(step[0]): len(step) for step, _ in _steps(_layers(module), matches)}
+            if isinstance(module, forward_rewrite.Rewritten):  # functions in its forward may end a step
+                matches.covered |= {id(each): len(matches.modules) for each in _layers(module)}
+    for _, module in matches.modules:
         if not is_fused(module):
-            _plan_container(module, plan)
-    for _, module in plan.modules:
-        if isinstance(module, nn.ConvTranspose2d) and id(module) not in plan.covered:
-            plan.leave(module, plan.reasons.get(id(module), _UNKNOWN))
-    return plan
+            _match_container(module, matches)
+    for _, module in matches.modules:
+        if isinstance(module, nn.ConvTranspose2d) and id(module) not in matches.covered:
+            matches.leave(module, matches.reasons.get(id(module), _UNKNOWN))
+    return matches
 
 
-def _proof(module: nn.Module, plan: Plan) -> Any:
+def _proof(module: nn.Module, matches: Matches) -> Any:
     """What a module computes by itself; None if it was never meant to be anything that is known here."""
     masked = masked_proof.looks_masked(module)
     if not masked and not reparameterize.looks_like_sampling(module):
@@ -96,7 +96,7 @@ def _proof(module: nn.Module, plan: Plan) -> Any:
         raise NotProvenError(worth.SMALL.format(least))
     if spec.in_place:
         inside = set(module.modules())
-        for path, other in plan.modules:
+        for path, other in matches.modules:
             if other not in inside and any(tensor is weight for tensor in other._parameters.values()):
                 raise NotProvenError(
                     f"its weight is also that of {path or 'model'}, which may count on the mask being written into it"
@@ -104,7 +104,7 @@ def _proof(module: nn.Module, plan: Plan) -> Any:
     return spec
 
 
-def _plan_methods(path: str, module: nn.Module, plan: Plan) -> None:
+def _match_methods(path: str, module: nn.Module, matches: Matches) -> None:
     """Sampling steps that are methods of ``module``."""
     proven = []
     for name, meant in methods.candidates(module):
@@ -113,97 +113,97 @@ def _plan_methods(path: str, module: nn.Module, plan: Plan) -> None:
             spec = methods.prove(module, name)
         except NotProvenError as error:
             if meant:
-                plan.left.append(Left(where, f"method of {type(module).__name__}", str(error)))
+                matches.left.append(Left(where, f"method of {type(module).__name__}", str(error)))
             continue
         if spec is not None:
             proven.append((name, spec))
             row = Swapped(where, f"method of {type(module).__name__}", str(spec), spec.note)
-            plan.rows[id(module), name] = row
+            matches.rows[id(module), name] = row
     if proven:
-        plan.classes[module] = fused_class(type(module), methods.SampleMethods, tuple(proven))
+        matches.classes[module] = fused_class(type(module), methods.SampleMethods, tuple(proven))
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:
     return flatten(module._modules.values())  # type: ignore[arg-type]
 
 
-def _plan_container(module: nn.Module, plan: Plan) -> None:
+def _match_container(module: nn.Module, matches: Matches) -> None:
     """A Sequential, or a module whose forward calls layers one after the other."""
     own = "forward" in vars(module)
-    if _is_small(module, plan):
+    if _is_small(module, matches):
         for layer in _layers(module):
-            plan.reasons[id(layer)] = worth.SMALL.format(worth.TRANSPOSED_WEIGHTS)
-    elif module in plan.classes:
+            matches.reasons[id(layer)] = worth.SMALL.format(worth.TRANSPOSED_WEIGHTS)
+    elif module in matches.classes:
         for child in module.children():
-            plan.reasons[id(child)] = f"{type(module).__name__} holds it, of which a method is swapped already"
+            matches.reasons[id(child)] = f"{type(module).__name__} holds it, of which a method is swapped already"
     elif is_sequential(module) and not own:
-        if _describe(_layers(module), plan):
-            plan.classes[module] = fused_class(type(module), FusedSequential, None)
-    elif direct.has_direct_layers(module):
+        if _describe(_layers(module), matches):
+            matches.classes[module] = fused_class(type(module), FusedSequential, None)
+    elif forward_rewrite.has_direct_layers(module):
         try:
             if own:
                 raise NotProvenError("its forward is its own, not its class's")
-            plan.classes[module], runs = direct.rewritten_class(module)
+            matches.classes[module], runs = forward_rewrite.rewritten_class(module)
             for flat in runs:
-                _describe(flat, plan)
+                _describe(flat, matches)
         except NotProvenError as error:
             for child in module.children():
-                plan.reasons[id(child)] = f"{type(module).__name__} calls it, and {error}"
+                matches.reasons[id(child)] = f"{type(module).__name__} calls it, and {error}"
 
 
-def _is_small(module: nn.Module, plan: Plan) -> bool:
+def _is_small(module: nn.Module, matches: Matches) -> bool:
     """Whether all that could run in one op are transposed convolutions of a few weights, each."""
     layers = _layers(module)
     weights = [layer.weight for layer in layers if type(layer) is nn.ConvTranspose2d]
-    masked = any(isinstance(layer, MaskedConv) or layer in plan.specs for layer in layers)
+    masked = any(isinstance(layer, MaskedConv) or layer in matches.specs for layer in layers)
     return bool(weights) and not masked and all(worth.small(weight, worth.TRANSPOSED_WEIGHTS) for weight in weights)
 
 
-def _steps(flat: Sequence[nn.Module], plan: Plan) -> Iterator[tuple[Sequence[nn.Module], str]]:
+def _steps(flat: Sequence[nn.Module], matches: Matches) -> Iterator[tuple[Sequence[nn.Module], str]]:
     """What ``run_sequence`` will run in one op, and as what."""
     i, after = 0, False
     while i < len(flat):
         bn, (activation, _), end = transposed(flat, i, after)
-        epilogue = masked_epilogue(flat, i, plan.specs)
+        epilogue = masked_epilogue(flat, i, matches.specs)
         if end > i:
             now = "conv_transpose2d" + "_bn" * (bn is not None) + f" + {activation}" * (activation != "none")
             after = bn is not None
             if after and transposed(flat, end, after)[2] > end:
-                now += f", normalised in the load of {plan.path(flat[end])}"
+                now += f", normalised in the load of {matches.path(flat[end])}"
             yield flat[i:end], now
             i = end
             continue
         after = False
         if epilogue is not None:
-            yield flat[i : i + 2], f"{plan.specs.get(flat[i]) or flat[i]._fastgen_spec} + {epilogue}"
+            yield flat[i : i + 2], f"{matches.specs.get(flat[i]) or flat[i]._fastgen_spec} + {epilogue}"
         i += 1 if epilogue is None else 2
 
 
-def _describe(flat: Sequence[nn.Module], plan: Plan) -> bool:
+def _describe(flat: Sequence[nn.Module], matches: Matches) -> bool:
     """Rows for the steps of ``flat``; whether there is one that nothing else runs already."""
     found = False
-    for step, now in _steps(flat, plan):
-        if plan.covered.get(id(step[0]), 0) >= len(step):
+    for step, now in _steps(flat, matches):
+        if matches.covered.get(id(step[0]), 0) >= len(step):
             continue
         found = True
-        plan.covered[id(step[0])] = len(step)
-        row = plan.rows.get(id(step[0]))
-        paths = ", ".join(filter(None, map(plan.path, step)))
+        matches.covered[id(step[0])] = len(step)
+        row = matches.rows.get(id(step[0]))
+        paths = ", ".join(filter(None, map(matches.path, step)))
         names = ", ".join(own_class(each).__name__ for each in step)
-        plan.rows[id(step[0])] = Swapped(paths, names, now, row.note if row else "")
+        matches.rows[id(step[0])] = Swapped(paths, names, now, row.note if row else "")
     for conv, after in pairwise([*flat, nn.Module()]):
-        if isinstance(conv, nn.Upsample) and isinstance(after, nn.Conv2d) and conv not in plan.named:
-            plan.named.add(conv)
-            plan.leave(conv, "it upsamples before a convolution, and the op is that of ConvTranspose2d")
+        if isinstance(conv, nn.Upsample) and isinstance(after, nn.Conv2d) and conv not in matches.named:
+            matches.named.add(conv)
+            matches.leave(conv, "it upsamples before a convolution, and the op is that of ConvTranspose2d")
         if not isinstance(conv, nn.ConvTranspose2d):
             continue
         if type(conv) is not nn.ConvTranspose2d:
-            plan.reasons[id(conv)] = f"it is a subclass of ConvTranspose2d, {type(conv).__name__}"
+            matches.reasons[id(conv)] = f"it is a subclass of ConvTranspose2d, {type(conv).__name__}"
         elif observed(conv):
-            plan.reasons[id(conv)] = f"it {observed(conv)}"
+            matches.reasons[id(conv)] = f"it {observed(conv)}"
         elif isinstance(after, _NORMS) and observed(after):
-            plan.leave(after, f"it {observed(after)}, and would not be called")
-            plan.reasons[id(conv)] = f"{plan.path(after)} after it {observed(after)}, and would not be called"
+            matches.leave(after, f"it {observed(after)}, and would not be called")
+            matches.reasons[id(conv)] = f"{matches.path(after)} after it {observed(after)}, and would not be called"
         elif type(after) is not nn.Module:
-            plan.reasons[id(conv)] = f"{_UNKNOWN}, but {own_class(after).__name__}"
+            matches.reasons[id(conv)] = f"{_UNKNOWN}, but {own_class(after).__name__}"
     return found

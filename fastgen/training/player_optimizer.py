@@ -1,4 +1,4 @@
-"""A player's place at the machine: its optimiser and gradient scaler, and its losses as a module for hooks."""
+"""A player's optimiser and gradient scaler, and its losses as a module for hooks."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Terms(nn.Module):
 
 
 @dataclass(slots=True)
-class Watched:
+class StepLosses:
     """What a step computed, not yet looked at: sums of the losses over ``images`` images, and the gradient's norm."""
 
-    seat: Seat
+    player: PlayerOptimizer
     names: list[str]
     sums: Tensor
     norm: Tensor | None
@@ -42,8 +42,8 @@ class Watched:
     step: int = 0
 
 
-class Seat:
-    """A player, and what moves it."""
+class PlayerOptimizer:
+    """What moves a player."""
 
     def __init__(self, player: Player, objective: Objective, recipe: Recipe, device: torch.device) -> None:
         self.player = player
@@ -58,8 +58,8 @@ class Seat:
         self.terms = DistributedDataParallel(terms) if distributed.size() > 1 else terms
 
     @classmethod
-    def all(cls, objective: Objective, recipe: Recipe, device: torch.device) -> list[Seat]:
-        """A seat for every player.
+    def all(cls, objective: Objective, recipe: Recipe, device: torch.device) -> list[PlayerOptimizer]:
+        """One for every player.
 
         Raises:
             ValueError: players share a name, or one has nothing to move, a parameter twice, no steps, or what no
@@ -75,18 +75,23 @@ class Seat:
             if not player.parameters or player.steps < 1:
                 got = f"{len(player.parameters)} parameters and {player.steps} steps"
                 raise ValueError(f"player {player.name}: expected parameters to move, and 1 step or more, got {got}")
-        seats = []
+        optimizers = []
         for player in players:  # whose parameters alone need a gradient while its hooks are placed
             mine = {id(parameter) for parameter in player.parameters}
             for parameter in moved:
                 parameter.requires_grad_(id(parameter) in mine)
-            seats.append(cls(player, objective, recipe, device))
-            seats[-1].others = [parameter for parameter in moved if id(parameter) not in mine]
+            optimizers.append(cls(player, objective, recipe, device))
+            optimizers[-1].others = [parameter for parameter in moved if id(parameter) not in mine]
         for parameter in moved:
             parameter.requires_grad_(True)
-        return seats
+        return optimizers
 
-    def take(self) -> None:
+    @property
+    def name(self) -> str:
+        """The player's."""
+        return self.player.name
+
+    def toggle(self) -> None:
         """Make this player's parameters the only ones that need a gradient."""
         for parameter in self.others:
             parameter.requires_grad_(False)
@@ -97,7 +102,7 @@ class Seat:
         """The recipe's precision."""
         return self.recipe.autocast(self.device)
 
-    def gradient(self, values: Tensor, labels: Tensor | None, mine: int, images: int, progress: float) -> Watched:
+    def gradient(self, values: Tensor, labels: Tensor | None, mine: int, images: int, progress: float) -> StepLosses:
         """Compute the gradient of the mean loss over the ``images`` images of a step, of which ``mine`` are here.
 
         Where there are none here, one image that counts nothing keeps this process in step with the others.
@@ -124,7 +129,7 @@ class Seat:
         assert sums is not None
         self.scaler.unscale_(self.optimizer)
         norm = self._clip() if recipe.clip or distributed.size() > 1 else None  # all see what is not finite in any
-        return Watched(self, list(losses), sums, norm, mine)
+        return StepLosses(self, list(losses), sums, norm, mine)
 
     def _clip(self) -> Tensor:
         """The gradient's norm; the gradient is scaled down to the recipe's largest."""
@@ -152,7 +157,7 @@ class Seat:
         Raises:
             ValueError: it is another player's, another recipe's, or no such state; the message names what differs.
         """
-        name = self.player.name
+        name = self.name
         check_keys(name, state, ("optimizer", "scaler"))
         check_scaler(f"{name}.scaler", state["scaler"], self.scaler)
         optimizer = optimizer_state(f"{name}.optimizer", state["optimizer"], self.optimizer, self.recipe, most_steps)

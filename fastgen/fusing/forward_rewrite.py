@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .chain import flatten, run_sequence, transposed
 from .code import ASKS, is_torchs
-from .record import NotProvenError
+from .op_recorder import NotProvenError
 from .swap import Fused, make_class, own_class
 
 _BUILTINS = {"range", "len", "tuple", "list", "int", "float", "super", "enumerate", "zip", "reversed"}

@@ -7,7 +7,7 @@ import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
-class Average:
+class EMA:
     """A copy of a model whose parameters follow the model's, and whose buffers are the model's.
 
     Equivalent to:

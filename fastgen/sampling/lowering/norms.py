@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..builder import Argument, Builder
 from ..trace import UnsupportedModelError
-from ..values import Value
+from ..traced_tensor import Value
 from .registry import handles
 
 

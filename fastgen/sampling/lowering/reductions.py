@@ -11,7 +11,7 @@ import torch
 
 from ..builder import Builder
 from ..trace import UnsupportedModelError
-from ..values import Value
+from ..traced_tensor import Value
 from .linear import across_channels
 from .pointwise import multiply
 from .registry import handles

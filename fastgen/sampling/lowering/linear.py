@@ -14,7 +14,7 @@ from torch import Tensor
 from ...ops.masked_conv2d import _live, masked_conv2d_mask
 from ..builder import Argument, Builder
 from ..trace import UnsupportedModelError
-from ..values import Value
+from ..traced_tensor import Value
 from .pointwise import add, elu, gate, scaled
 from .registry import handles
 

@@ -24,7 +24,7 @@ class NotProvenError(Exception):
 
 
 @dataclass(eq=False)
-class Value:
+class Recorded:
     """A tensor as an expression.
 
     Attributes:
@@ -54,22 +54,22 @@ class Recorder(TorchDispatchMode):
 
     def __init__(self, noise: Callable[[torch.Size, torch.dtype], Tensor] | None = None) -> None:
         super().__init__()
-        self.ops: list[Value] = []
+        self.ops: list[Recorded] = []
         self._noise = noise
-        self._values: dict[Any, Value] = {}
+        self._values: dict[Any, Recorded] = {}
         self._alive: list[Tensor] = []  # so that no place in memory is used twice
 
     def name(self, op: str, name: str, tensor: Tensor) -> None:
-        self._set(tensor, Value(op, name))
+        self._set(tensor, Recorded(op, name))
 
-    def value(self, tensor: Tensor) -> Value:
-        return self._values.get(place_of(tensor)) or Value("unknown")
+    def value(self, tensor: Tensor) -> Recorded:
+        return self._values.get(place_of(tensor)) or Recorded("unknown")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         changed = written(func, args, kwargs)
         namespace, name = func._schema.name.split("::")
-        made = Value(f"{namespace}.{name.removesuffix('_')}", written=bool(changed))
+        made = Recorded(f"{namespace}.{name.removesuffix('_')}", written=bool(changed))
         made.args, made.kwargs = tree_map_only(Tensor, self.value, (tuple(args), dict(kwargs)))
         if torch.Tag.nondeterministic_seeded in func.tags:
             result = self._draw(made, func, args, kwargs)
@@ -82,16 +82,16 @@ class Recorder(TorchDispatchMode):
         for tensor in changed:
             storage = storage_of(tensor)
             for other in [key for key in self._values if key[0] == storage]:
-                self._values[other] = Value("stale")  # a view of what has just changed
+                self._values[other] = Recorded("stale")  # a view of what has just changed
         for tensor in changed or [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]:
             self._set(tensor, made)
         return result
 
-    def _set(self, tensor: Tensor, value: Value) -> None:
+    def _set(self, tensor: Tensor, value: Recorded) -> None:
         self._alive.append(tensor)
         self._values[place_of(tensor)] = value
 
-    def _draw(self, made: Value, func: Any, args: Any, kwargs: Any) -> Tensor:
+    def _draw(self, made: Recorded, func: Any, args: Any, kwargs: Any) -> Tensor:
         """The noise asked for, from ``noise`` instead of the generator."""
         if self._noise is None:
             raise NotProvenError(f"its forward draws random numbers ({made.op})")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..builder import Argument, Builder, Given
 from ..trace import UnsupportedModelError
-from ..values import Value
+from ..traced_tensor import Value
 from .registry import handles
 from .views import split_with_sizes
 

@@ -1,4 +1,4 @@
-"""The eye on the losses: adds them up, and stops the run with a diagnosis when a number stops being finite."""
+"""The losses of a run: adds them up, and stops it with a diagnosis when a number stops being finite."""
 
 import math
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from . import diagnosis, distributed, randomness
 from .diagnosis import NonFiniteError
+from .player_optimizer import PlayerOptimizer, StepLosses
 from .recipe import Recipe
-from .seat import Seat, Watched
 
 SMALLEST_SCALE = 2.0**-10
 """A gradient that overflows float16 even at this scale of the loss is broken, not scaled badly."""
@@ -34,7 +34,7 @@ class Last(NamedTuple):
     norm: float | None
 
 
-class Watch:
+class LossMonitor:
     """Losses of a model in training, some not yet looked at.
 
     Args:
@@ -51,9 +51,11 @@ class Watch:
         self.good = good
         self.sums = Sums()
         self.last: Last | None = None
-        self.pending: list[Watched] = []
+        self.pending: list[StepLosses] = []
 
-    def look(self, epoch: int, seat: Seat | None = None, values: Tensor | None = None, labels: Any = None) -> None:
+    def look(
+        self, epoch: int, player: PlayerOptimizer | None = None, values: Tensor | None = None, labels: Any = None
+    ) -> None:
         """Check and add up what is pending.
 
         A look before a player moves says whose gradient it is and of which images: the diagnosis knows more then.
@@ -67,13 +69,13 @@ class Watch:
             means = {name: total / max(one.images, 1) for name, total in zip(one.names, sums, strict=True)}
             broken = not all(map(math.isfinite, sums))
             if not broken and norm is not None and not math.isfinite(norm):
-                broken = not one.seat.scaler.is_enabled() or one.seat.scaler.get_scale() < SMALLEST_SCALE
+                broken = not one.player.scaler.is_enabled() or one.player.scaler.get_scale() < SMALLEST_SCALE
             if broken:
-                raise NonFiniteError(self._diagnose(epoch, one, means, norm, seat, values, labels))
+                raise NonFiniteError(self._diagnose(epoch, one, means, norm, player, values, labels))
             self.last = Last(one.names[0], means[one.names[0]], one.step, norm)
             if one.images:
                 for name, total in zip(one.names, sums, strict=True):
-                    key = f"{one.seat.player.name}_{name}" if self.several else name
+                    key = f"{one.player.name}_{name}" if self.several else name
                     self.sums.losses[key] = self.sums.losses.get(key, 0.0) + total
                     self.sums.images[key] = self.sums.images.get(key, 0) + one.images
 
@@ -107,23 +109,23 @@ class Watch:
     def _diagnose(
         self,
         epoch: int,
-        one: Watched,
+        one: StepLosses,
         means: dict[str, float],
         norm: float | None,
-        seat: Seat | None,
+        player: PlayerOptimizer | None,
         values: Any,
         labels: Any,
     ) -> str:
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         said = [
             f"step {one.step} (epoch {epoch + 1}): {diagnosis.terms(means)}"
-            + (f" for the player {one.seat.player.name}" if self.several else ""),
+            + (f" for the player {one.player.name}" if self.several else ""),
             "no gradient norm, since clip is 0" if norm is None else f"gradient norm {norm:.3g}",
             self.before(),
         ]
-        if seat is not None:  # before the move: weights are as they were, gradients and images are at hand
-            with randomness.set_aside(self.recipe.seed, values.device), seat.autocast():
-                found = diagnosis.activations(self.model, partial(seat.player.losses, values, labels, 1.0))
+        if player is not None:  # before the move: weights are as they were, gradients and images are at hand
+            with randomness.set_aside(self.recipe.seed, values.device), player.autocast():
+                found = diagnosis.activations(self.model, partial(player.player.losses, values, labels, 1.0))
             said.append(f"largest activations: {found}")
             said.append(f"largest gradients: {diagnosis.largest((name, p.grad) for name, p in named)}")
         said.append(f"largest weights: {diagnosis.largest(named)}")

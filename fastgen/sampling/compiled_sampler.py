@@ -17,15 +17,15 @@ from .._places import Place, place_of
 from .._shadow import evaluated, uncast
 from ..ops.sample import available
 from .analyse import analyse
+from .buffer_rows import finish
 from .builder import Arrangement
 from .emit import emit
 from .fuse import fuse
-from .inputs import ToInput
+from .inputs import ToInput, dtype_and_device_of
 from .logits import probabilities
-from .native import DRAWN, NativePlan, usable
+from .native_executor import DRAWN, NativePlan, usable
 from .plan import Plan
-from .reference import ReferenceWalk
-from .rings import finish
+from .reference_executor import ReferenceWalk
 from .sampler import Engine, Sampler
 from .schedule import schedule
 from .schedule import wavefront as slanted_schedule
@@ -100,7 +100,7 @@ _ATTEMPTS = 3
 def _build(
     model: nn.Module, shape: tuple[int, int, int], params: int, labelled: bool, wavefront: bool, inputs: int
 ) -> tuple[Program, dict[Place, Any]]:
-    dtype, device = like(model)
+    dtype, device = dtype_and_device_of(model)
     x = torch.zeros((BATCH, shape[0] * inputs, *shape[1:]), dtype=dtype, device=device)
     labels = torch.zeros(BATCH, dtype=torch.int64, device=device) if labelled else None
     traced = trace(model, x, labels)
@@ -127,14 +127,6 @@ def _build(
 def eager(model: nn.Module) -> nn.Module:
     """The model that ``torch.compile`` wraps, or the model itself."""
     return getattr(model, "_orig_mod", model)
-
-
-def like(model: nn.Module) -> tuple[torch.dtype, torch.device]:
-    """Dtype and device of a model's inputs."""
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            return parameter.dtype, parameter.device
-    return torch.get_default_dtype(), torch.device("cpu")
 
 
 class CompiledSampler(Sampler):
@@ -195,12 +187,12 @@ class CompiledSampler(Sampler):
             program = self._programs.get(labelled)
             if program is None or not program.fits(eager(self.model)):
                 params = self.distribution.param_channels(self.shape[0])
-                like_model = like(self.model)
-                native = self._native and available(like_model[1], like_model[0])
+                dtype, device = dtype_and_device_of(self.model)
+                native = self._native and available(device, dtype)
                 wavefront = self._wavefront and (not native or type(self.distribution) in DRAWN)
                 program = build_plan(self.model, self.shape, params, labelled, wavefront, self.to_input.channels)
                 self._check_logits(program)
-                program.draws = native and usable(program.plan, self.distribution, *like_model)
+                program.draws = native and usable(program.plan, self.distribution, dtype, device)
                 if program.draws or (native and program.plan.slope is None):
                     program.native = NativePlan(program.plan)
                 self._programs[labelled] = program
@@ -221,7 +213,7 @@ class CompiledSampler(Sampler):
         try:
             program = self._program(labels is not None)
         except (ValueError, TypeError):
-            dtype, device = like(self.model)
+            dtype, device = dtype_and_device_of(self.model)
             x = torch.zeros((n, self.in_channels, *self.shape[1:]), dtype=dtype, device=device)
             with evaluated(self.model) as model:
                 model(x) if labels is None else model(x, labels)  # a model may know better what is wrong
@@ -233,7 +225,7 @@ class CompiledSampler(Sampler):
         program, given = self._prepared(n, labels)
         if program.native is not None:
             return program.native.walk(n, given)
-        return ReferenceWalk(program.plan, n, given, *like(self.model))
+        return ReferenceWalk(program.plan, n, given, *dtype_and_device_of(self.model))
 
     def _draw(
         self, n: int, labels: Tensor | None, uniforms: Tensor, temperature: float, known: tuple[Tensor, Tensor] | None

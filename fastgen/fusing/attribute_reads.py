@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .code import PLAIN, Names, Ran, frozen_names, running, unchanged_names
-from .record import NotProvenError
+from .op_recorder import NotProvenError
 
 _CONSTANT = (int, float, str, torch.dtype, torch.device, type, FunctionType, BuiltinFunctionType)
 _INTERNAL = frozenset(vars(nn.Module()))

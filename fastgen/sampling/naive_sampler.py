@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .._shadow import evaluated, shadow
 from ..distributions import Labels
+from .inputs import dtype_and_device_of
 from .sampler import Engine, Sampler
 
 
@@ -19,14 +20,14 @@ class NaiveSampler(Sampler):
 
     def forward(self, values: Tensor, labels: Labels | None = None) -> Tensor:
         """One full forward: parameters (N, P, H, W) for ``values``, int64 (N, C, H, W)."""
-        device, dtype = self._like()
+        dtype, device = dtype_and_device_of(self.model)
         x = self.to_input(values.to(device)).to(dtype)
         _, labels = self._batch(None, labels, values=values)
         with evaluated(self.model) as model:
             return model(x) if labels is None else model(x, labels)
 
     def _engine(self, n: int, labels: Tensor | None) -> Engine:
-        device, dtype = self._like()
+        dtype, device = dtype_and_device_of(self.model)
         x = torch.zeros((n, self.in_channels, *self.shape[1:]), dtype=dtype, device=device)
         return _FullForward(shadow(self.model), x, self.shape[0], labels)
 

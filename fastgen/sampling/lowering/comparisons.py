@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..builder import Builder
 from ..trace import UnsupportedModelError
-from ..values import Value
+from ..traced_tensor import Value
 from .pointwise import add, binary, multiply
 from .registry import handles
 
