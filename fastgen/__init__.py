@@ -12,13 +12,27 @@ from ._version import __version__
 _interrupt.prepare()
 
 if TYPE_CHECKING:
-    from . import baselines, data, distributions, exploring, measures, models, nn, ops, pictures, sampling, training
+    from . import (
+        baselines,
+        conditions,
+        data,
+        distributions,
+        exploring,
+        measures,
+        models,
+        nn,
+        ops,
+        pictures,
+        sampling,
+        training,
+    )
     from .fusing import fuse, unfuse
     from .training import load_model as load
 
 __all__ = [
     "__version__",
     "baselines",
+    "conditions",
     "data",
     "distributions",
     "exploring",

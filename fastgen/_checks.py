@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_WIDE = (torch.uint16, torch.uint32, torch.uint64)
 
 
 def describe(value: Any) -> str:
@@ -179,6 +180,19 @@ def check_floating(name: str, value: Any, shape: Sequence[int | str] | None = No
         few = " of 16 bits or more" if value.is_floating_point() else ""
         raise TypeError(f"{name}: expected a floating-point tensor{few}, got {value.dtype}")
     return value
+
+
+def check_values(values: Tensor, levels: int | None, name: str = "values") -> None:
+    """Raise unless ``values`` are integers in [0, levels). In a graph of ``torch.compile`` only their dtype is seen."""
+    check_dense(name, values)
+    if values.is_floating_point() or values.is_complex():
+        raise TypeError(f"{name}: expected an integer tensor, got {values.dtype}")
+    if levels is None or torch.compiler.is_compiling() or values.is_meta or values.numel() == 0:
+        return
+    values = values.double() if values.dtype in _WIDE else values  # which torch cannot compare; too large stays large
+    low, high = (int(bound) for bound in values.aminmax())
+    if low < 0 or high >= levels:
+        raise ValueError(f"{name}: expected integers in [0, {levels}), got values from {low} to {high}")
 
 
 def check_same(name: str, value: Tensor | None, other_name: str, other: Tensor) -> None:

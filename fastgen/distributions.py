@@ -6,14 +6,11 @@ equal, contiguous parts of them and nothing else, so a sampler may hand ``draw``
 Values are integers in [0, levels). Likelihoods are in nats.
 """
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._checks import check_dense, check_device, check_floating, check_integer, check_number, describe
+from ._checks import check_dense, check_device, check_floating, check_integer, check_number, check_values
 
 
 class Distribution:
@@ -136,52 +133,6 @@ class Categorical(Distribution):
         cdf = torch.softmax(self._by_level(logits), dim=1).cumsum(dim=1)
         below = (cdf <= uniforms.unsqueeze(1)).sum(dim=1)
         return below.clamp_(max=self.levels - 1)  # rounding can leave the last entry of the cdf below u
-
-
-Labels = Tensor | np.ndarray | Sequence[int] | int
-
-_WIDE = (torch.uint16, torch.uint32, torch.uint64)
-
-
-def check_values(values: Tensor, levels: int | None, name: str = "values") -> None:
-    """Raise unless ``values`` are integers in [0, levels). In a graph of ``torch.compile`` only their dtype is seen."""
-    check_dense(name, values)
-    if values.is_floating_point() or values.is_complex():
-        raise TypeError(f"{name}: expected an integer tensor, got {values.dtype}")
-    if levels is None or torch.compiler.is_compiling() or values.is_meta or values.numel() == 0:
-        return
-    values = values.double() if values.dtype in _WIDE else values  # which torch cannot compare; too large stays large
-    low, high = (int(bound) for bound in values.aminmax())
-    if low < 0 or high >= levels:
-        raise ValueError(f"{name}: expected integers in [0, {levels}), got values from {low} to {high}")
-
-
-def as_labels(labels: Labels, n: int | None, classes: int | None = None) -> Tensor:
-    """Labels as int64 (N,), or () for one integer while it is not known how many images there are.
-
-    Args:
-        labels: a tensor, an array or a list of integers, (N,); or one integer, for all images.
-        n: how many images there are; None if it is not known.
-        classes: how many; None if it is not known.
-
-    Raises:
-        TypeError: they are not integers.
-        ValueError: they are not one for each image, or not in [0, classes).
-    """
-    given = labels
-    if not isinstance(labels, Tensor):
-        try:
-            labels = torch.from_numpy(np.array(labels))
-        except (ValueError, TypeError):  # rows of several lengths, words, objects
-            raise TypeError(f"labels: expected integers, one for each image, got {describe(given)}") from None
-    if labels.dtype == torch.bool or labels.is_floating_point() or labels.is_complex():
-        got = labels.dtype if isinstance(given, Tensor) else describe(given)
-        raise TypeError(f"labels: expected an integer tensor, got {got}")
-    if labels.dim() > 1 or (n is not None and labels.shape not in ((), (n,))):
-        shape = "(N,)" if n is None else f"({n},)"
-        raise ValueError(f"labels: expected shape {shape}, one for each image, got {tuple(labels.shape)}")
-    check_values(labels, classes, "labels")
-    return (labels if n is None else labels.expand(n)).to(torch.int64)
 
 
 def check_temperature(temperature: float) -> float:

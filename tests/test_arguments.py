@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from autoregressive import build
 from fastgen import sampling
+from fastgen.conditions import as_labels
 from fastgen.data import Dataset
-from fastgen.distributions import Bernoulli, Categorical, as_labels
+from fastgen.distributions import Bernoulli, Categorical
 from fastgen.models import VAE, Autoencoder, Classifier
 from fastgen.nn import MaskedConv2d
 from fastgen.sampling import NaiveSampler

@@ -15,8 +15,8 @@ from .._checks import (
     check_numbers,
     check_pair,
     check_same,
+    check_values,
 )
-from ..distributions import check_values
 from ..ops.rsample_kl import LOGVAR_MAX, LOGVAR_MIN
 
 BATCH = 512

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .._checks import check_dense, check_device, check_number, check_pair
-from ..distributions import Bernoulli, Categorical, Labels, as_labels, check_values
+from .._checks import check_dense, check_device, check_number, check_pair, check_values
+from ..conditions import Labels, as_labels
+from ..distributions import Bernoulli, Categorical
 from ..measures import Measure, law
 from ..sampling import Sampler
 from ..sampling import compile as compile_sampler

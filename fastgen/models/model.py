@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_dense, check_device, check_floating, check_integer, check_pair, describe
-from ..distributions import Labels, as_labels, check_values
+from .._checks import check_dense, check_device, check_floating, check_integer, check_pair, check_values, describe
+from ..conditions import Labels, as_labels
 from ..measures import Measure
 
 LARGEST = 2**20

@@ -26,7 +26,7 @@ from torch import Tensor
 from .._checks import check_finite, check_integer, check_number
 from .._philox import uniforms
 from .._shadow import evaluated
-from ..distributions import Labels
+from ..conditions import Labels
 from ..measures import Measure, law
 from ..nn import GaussianRSample
 from ..ops.rsample_kl import LOGVAR_MAX, LOGVAR_MIN

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .._shadow import evaluated, shadow
-from ..distributions import Labels
+from ..conditions import Labels
 from .inputs import dtype_and_device_of
 from .sampler import Engine, Sampler
 

@@ -6,10 +6,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_floating, check_instance, check_integer, check_numbers, describe
+from .._checks import check_floating, check_instance, check_integer, check_numbers, check_values, describe
 from .._philox import uniforms as philox_uniforms
 from .._shadow import uncast
-from ..distributions import Labels, as_labels, check_temperature, check_values
+from ..conditions import Labels, as_labels
+from ..distributions import check_temperature
 from .inputs import Inputs, ToInput, dtype_and_device_of, inputs_of
 
 Progress = Callable[[int, int], object]
