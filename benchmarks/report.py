@@ -205,7 +205,7 @@ def resolve(path: Path) -> str:
 def gpu_kernels() -> dict[str, str]:
     """Op → the file of its kernel for CUDA."""
     import fastgen.ops  # noqa: F401 - defines them
-    from fastgen._registry import OPS
+    from fastgen.ops._registry import OPS
 
     return {op: sources["CUDA"] for op, sources in OPS.items() if "CUDA" in sources}
 

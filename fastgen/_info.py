@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from . import _extension
-from ._registry import HAS_TRITON, NAMESPACE, OPS
 from ._version import __version__
+from .ops._registry import HAS_TRITON, NAMESPACE, OPS
 
 #: Dispatch key → the library whose kernels claim it.
 LIBRARIES = {"CPU": "_core", "CUDA": "_cuda"}

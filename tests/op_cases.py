@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from fastgen._registry import OPS
+from fastgen.ops._registry import OPS
 from op_arguments import FUNCTIONS
 from ops import assert_runs, exact
 from parity import assert_parity
 
 #: The ops that a GPU runs kernels of.
 CUDA_OPS = sorted(op for op, kernels in OPS.items() if "CUDA" in kernels)
+TRITON_OPS = [op for op in CUDA_OPS if OPS[op]["CUDA"].endswith("_triton.py")]
 
 
 def call(op: str, *args: Any) -> tuple[Tensor, ...]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from fastgen._registry import OPS
+from fastgen.ops._registry import OPS
 from parity import assert_parity, assert_same_layout
 from rounding import Mode, Moved, random_upstream
 
@@ -56,6 +56,12 @@ def _assert_among(ops: Sequence[Any], ran: set[str], backward: bool) -> None:
     if backward:
         expected |= {f"{name}_backward" for name in expected} & set(OPS)
     assert expected <= ran, f"did not run: {sorted(expected - ran)}; ran: {sorted(ran)}"
+
+
+def cuda_kernel(op: Any) -> Callable[..., Any]:
+    """What the dispatcher runs for ``op`` on a GPU, to be called on tensors anywhere."""
+    kernel, keys = torch.library.get_kernel(op, "CUDA"), torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    return lambda *args: kernel.call_boxed(keys, *args)
 
 
 def assert_op_parity(

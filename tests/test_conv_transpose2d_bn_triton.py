@@ -18,7 +18,7 @@ from fastgen.ops._conv_transpose2d_bn_norm import (
     finalize_backward_reference,
     finalize_reference,
 )
-from ops import assert_op_parity, assert_op_parity_over
+from ops import assert_op_parity, assert_op_parity_over, cuda_kernel
 from parity import channels_last, contiguous, sliced
 
 NAMES = torch.ops.fastgen
@@ -50,11 +50,14 @@ def check(
     """Forward and backward; statistics where there is no activation, as layers do."""
     batches = 2 if dtype == torch.float32 else 1  # whose errors are rounding alone
     forward = [arguments(case, prologue, activation, dtype, device, layout) for _ in range(batches)]
-    assert_op_parity_over(forward, OP, conv_transpose2d_bn_reference, kernels.conv_transpose2d_bn_triton)
+    assert_op_parity_over(forward, OP, conv_transpose2d_bn_reference, _kernel(OP, dtype))
     for mask in ([True] * 3, [False, case[0][0] > 1, False]):
         backward = [backward_arguments(args, layout, mask) for args in forward]
-        kernel = kernels.conv_transpose2d_bn_backward_triton
-        assert_op_parity_over(backward, BACKWARD, conv_transpose2d_bn_backward_reference, kernel)
+        assert_op_parity_over(backward, BACKWARD, conv_transpose2d_bn_backward_reference, _kernel(BACKWARD, dtype))
+
+
+def _kernel(op: Any, dtype: torch.dtype) -> Any:
+    return cuda_kernel(op) if dtype == torch.float64 else getattr(kernels, f"{op._opname}_triton")
 
 
 def arguments(

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import mutations
-from fastgen._registry import OPS
+from fastgen.ops._registry import OPS
 from faults import FAULTS, TESTS
 
 

@@ -5,9 +5,10 @@ import torch
 
 import fastgen
 import gpu_smoke
+from fastgen.ops._registry import HAS_TRITON
 from op_arguments import ARGUMENTS, FUNCTIONS
-from op_cases import CUDA_OPS, as_tuple, assert_autocast, call, reference
-from ops import exact
+from op_cases import CUDA_OPS, TRITON_OPS, as_tuple, assert_autocast, call, reference
+from ops import cuda_kernel, exact
 from parity import DTYPES, assert_parity, assert_same_layout
 
 
@@ -25,6 +26,16 @@ def test_arguments_are_what_the_op_takes(op: str, dtype: torch.dtype) -> None:
         for result, one_eager, one_truth in zip(results, eager, truth, strict=True):
             assert_parity(result, one_eager, one_truth)
             assert_same_layout(result, one_truth)
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="no Triton kernel is registered")
+@pytest.mark.parametrize("op", [op for op in TRITON_OPS if not op.startswith("discretized_logistic_mixture")])
+def test_on_a_gpu_float64_is_left_to_the_reference(op: str) -> None:
+    """Which runs anywhere; a Triton kernel would not, on these tensors."""
+    kernel = cuda_kernel(getattr(torch.ops.fastgen, op).default)
+    for make in ARGUMENTS[op]:
+        args = make(torch.float64)
+        assert all(map(torch.equal, as_tuple(kernel(*args)), as_tuple(reference(op)(*args))))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -12,7 +12,7 @@ import torch
 
 import fastgen
 from fastgen import _info
-from fastgen._registry import OPS
+from fastgen.ops._registry import OPS
 
 ROOT = Path(__file__).parent.parent
 STEM = {op: re.sub("_(cpu|cuda|triton)$", "", Path(next(iter(sources.values()))).stem) for op, sources in OPS.items()}

@@ -9,7 +9,6 @@ import triton.language as tl
 from torch import Tensor
 
 from ._conv_transpose2d_bn_conv import (
-    conv_transpose2d_bn_backward_reference,
     is_channels_last,
     total_gradient_reference,
 )
@@ -226,9 +225,6 @@ def conv_transpose2d_bn_backward_triton(
     tensors: Any = (grad_y, grad_mean, grad_m2, y, mean)
     prologue: Any = (x, center, scale, shift, x_activation, x_slope)
     geometry: list[Any] = [stride, padding, output_padding, dilation, groups]
-    if x.dtype == torch.float64:
-        options: Any = (weight, *geometry, activation, slope, output_mask)
-        return conv_transpose2d_bn_backward_reference(*(tensors + prologue + options))
     if not covered(geometry):
         return _general(tensors, prologue, weight, geometry, activation, slope, output_mask)
     channels_last = is_channels_last(x)

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._registry import define_op
 from ._conv_transpose2d_bn_checks import check_weight
 from ._conv_transpose2d_bn_forms import convolve, convolve_backward, result_shape
 from ._conv_transpose2d_bn_norm import (
@@ -19,6 +18,7 @@ from ._conv_transpose2d_bn_norm import (
     per_channel,
     statistics,
 )
+from ._registry import define_op
 
 
 def _normalized(

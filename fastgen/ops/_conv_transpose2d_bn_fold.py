@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._registry import define_op
 from ._conv_transpose2d_bn_norm import KERNELS, accumulator
+from ._registry import define_op
 
 
 def _scale(weight: Tensor, bn_weight: Tensor | None, running_var: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._registry import define_op
+from ._registry import define_op
 
 KERNELS = {"CUDA": "fastgen/ops/conv_transpose2d_bn_triton.py"}
 

@@ -10,12 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._conv_transpose2d_bn_fold import conv_transpose2d_bn_fold_reference
 from ._conv_transpose2d_bn_norm import (
-    apply_backward_reference,
-    apply_reference,
-    finalize_backward_reference,
-    finalize_reference,
     layout,
 )
 from ._conv_transpose2d_bn_shared_triton import BLOCK, activation, activation_backward, pixels_last, rounded, vectors
@@ -224,8 +219,6 @@ def fold_kernel(
 def conv_transpose2d_bn_apply_triton(
     y: Tensor, center: Tensor, scale: Tensor, shift: Tensor | None, activation: str, slope: float, channels_last: bool
 ) -> Tensor:
-    if y.dtype == torch.float64:  # consumer GPUs have no units for it, and nobody trains in it
-        return apply_reference(y, center, scale, shift, activation, slope, channels_last)
     N, C, H, W = y.shape
     M = N * H * W
     y, z = pixels_last(y), torch.empty_like(y, memory_format=layout(channels_last))
@@ -240,8 +233,6 @@ def conv_transpose2d_bn_apply_triton(
 def conv_transpose2d_bn_apply_backward_triton(
     grad_z: Tensor, y: Tensor, center: Tensor, scale: Tensor, shift: Tensor | None, activation: str, slope: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if y.dtype == torch.float64:
-        return apply_backward_reference(grad_z, y, center, scale, shift, activation, slope)
     N, C, H, W = y.shape
     M = N * H * W
     grad_z, y = pixels_last(grad_z), pixels_last(y)
@@ -274,9 +265,6 @@ def conv_transpose2d_bn_finalize_triton(
     momentum: float | None,
     eps: float,
 ) -> Tensor:
-    if mean.dtype == torch.float64:
-        buffers = (running_mean, running_var, num_batches_tracked)
-        return finalize_reference(mean, m2, weight, *buffers, count, momentum, eps)
     if num_batches_tracked is not None:
         num_batches_tracked.add_(1)
     C, scale = mean.shape[0], torch.empty_like(mean)
@@ -292,8 +280,6 @@ def conv_transpose2d_bn_finalize_triton(
 def conv_transpose2d_bn_finalize_backward_triton(
     grad_scale: Tensor, m2: Tensor, weight: Tensor | None, count: int, eps: float
 ) -> tuple[Tensor, Tensor]:
-    if m2.dtype == torch.float64:
-        return finalize_backward_reference(grad_scale, m2, weight, count, eps)
     C, grad_m2 = m2.shape[0], torch.empty_like(m2)
     grad_weight = m2.new_empty(0) if weight is None else torch.empty_like(weight)
     launch(
@@ -314,8 +300,6 @@ def conv_transpose2d_bn_fold_triton(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     tensors = (bias, bn_weight, bn_bias, running_mean, running_var)
-    if weight.dtype == torch.float64:
-        return conv_transpose2d_bn_fold_reference(weight, *tensors, groups, eps)
     folded = torch.empty_like(weight, memory_format=torch.channels_last)
     shift = weight.new_empty(running_mean.shape)
     total, C = weight.numel(), running_mean.shape[0]

@@ -8,7 +8,6 @@ import triton.language as tl
 from torch import Tensor
 
 from ._conv_transpose2d_bn_backward_triton import conv_transpose2d_bn_backward_triton
-from ._conv_transpose2d_bn_conv import conv_transpose2d_bn_reference
 from ._conv_transpose2d_bn_forms import convolve, result_shape
 from ._conv_transpose2d_bn_norm import activate_, layout
 from ._conv_transpose2d_bn_norm_triton import (
@@ -161,11 +160,6 @@ def conv_transpose2d_bn_triton(
     channels_last: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     geometry: list[Any] = [stride, padding, output_padding, dilation, groups]
-    if x.dtype == torch.float64:
-        return conv_transpose2d_bn_reference(
-            x, center, scale, shift, x_activation, x_slope, weight, bias, stride, padding, output_padding, dilation,
-            groups, y_activation, slope, take_statistics, channels_last,
-        )  # fmt: skip
     size = result_shape(x, weight, *geometry)
     N, O, HO, WO = size
     float32: Any = {"dtype": torch.float32, "device": x.device}

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._checks import check_device, check_integer
-from .._registry import define_op
 from ._dtypes import check_dense, check_floating
+from ._registry import define_op
 
 KERNELS = {
     "CPU": "csrc/discretized_logistic_mixture_cpu.cpp",
@@ -127,6 +127,7 @@ define_op(
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
+    triton_float64=True,
 )
 define_op(
     "discretized_logistic_mixture_backward(Tensor grad_log_likelihood, Tensor params, Tensor values, int levels)"
@@ -136,6 +137,7 @@ define_op(
     fake=_fake_backward,
     backward=None,
     contiguous=False,
+    triton_float64=True,
 )
 
 

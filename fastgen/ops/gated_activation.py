@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._registry import define_op
 from ._dtypes import check_floating
+from ._registry import define_op
 
 KERNELS = {"CPU": "csrc/gated_activation_cpu.cpp", "CUDA": "csrc/gated_activation_cuda.cu"}
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from .._checks import check_same
-from .._registry import define_op
 from ._dtypes import autocast_dtype, check_dense
 from ._masked_conv2d_checks import check_masked_conv2d, check_taps
+from ._registry import define_op
 from .masked_conv2d import _layout
 
 KERNELS = {"CUDA": "fastgen/ops/gated_residual_block_triton.py"}

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ._masked_conv2d_triton import along_k, check_image, gate_backward, live_taps, product, tile_of
 from ._triton import dot, float32_precision, launch, tanh
-from .gated_residual_block import gated_residual_block_backward_reference, gated_residual_block_reference
 from .masked_conv2d import _layout
 from .masked_conv2d_triton import convolve, correlate, pixels, prefix
 
@@ -126,11 +125,7 @@ def gated_residual_block_triton(
     x: Tensor, weight: Tensor, bias: Tensor | None, weight_out: Tensor, bias_out: Tensor | None, mask: str,
     color_groups: int, groups_order: str, save_preactivation: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """As the op's fake kernel says. float64 is the reference's."""
-    if x.dtype == torch.float64:
-        return gated_residual_block_reference(
-            x, weight, bias, weight_out, bias_out, mask, color_groups, groups_order, save_preactivation
-        )
+    """As the op's fake kernel says."""
     (images, C, H, W), layout = x.shape, _layout(x)
     check_image(x, 2 * C)
     like: dict[str, Any] = {"dtype": x.dtype, "device": x.device, "memory_format": layout}
@@ -159,11 +154,7 @@ def gated_residual_block_backward_triton(
     grad_y: Tensor, preactivation: Tensor, x: Tensor, weight: Tensor, weight_out: Tensor, mask: str,
     color_groups: int, groups_order: str, output_mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """As the op's fake kernel says. float64 is the reference's."""
-    if x.dtype == torch.float64:
-        return gated_residual_block_backward_reference(
-            grad_y, preactivation, x, weight, weight_out, mask, color_groups, groups_order, output_mask
-        )
+    """As the op's fake kernel says."""
     (images, C, H, W), layout = x.shape, _layout(x)
     check_image(x, 2 * C)
     live = live_taps(weight, mask, "gated", color_groups, groups_order)

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._registry import define_op
 from ._dtypes import autocast_dtype, check_dense
 from ._masked_conv2d_checks import check_masked_conv2d, check_options, check_taps, check_weight
+from ._registry import define_op
 
 KERNELS = {"CPU": "csrc/masked_conv2d_cpu.cpp", "CUDA": "fastgen/ops/masked_conv2d_triton.py"}
 

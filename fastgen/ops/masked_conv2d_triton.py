@@ -32,7 +32,7 @@ from ._masked_conv2d_triton import (
     weight_blocks,
 )
 from ._triton import dot, expm1, float32_precision, launch, tanh
-from .masked_conv2d import _layout, masked_conv2d_backward_reference, masked_conv2d_reference
+from .masked_conv2d import _layout
 
 
 @triton.jit
@@ -306,11 +306,7 @@ def masked_conv2d_triton(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, mask: str, activation: str,
     color_groups: int, groups_order: str, save_preactivation: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """As the op's fake kernel says. float64 is the reference's: torch's own convolution of the masked weight."""
-    if x.dtype == torch.float64:
-        return masked_conv2d_reference(
-            x, weight, bias, residual, mask, activation, color_groups, groups_order, save_preactivation
-        )
+    """As the op's fake kernel says."""
     (images, _, H, W), O, layout = x.shape, weight.shape[0], _layout(x)
     check_image(x, 2 * O)
     channels = {"concat_elu": 2 * O, "gated": O // 2}.get(activation, O)
@@ -331,11 +327,7 @@ def masked_conv2d_backward_triton(
     grad_y: Tensor, preactivation: Tensor, x: Tensor, weight: Tensor, mask: str, activation: str, color_groups: int,
     groups_order: str, output_mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """As the op's fake kernel says. float64 is the reference's."""
-    if x.dtype == torch.float64:
-        return masked_conv2d_backward_reference(
-            grad_y, preactivation, x, weight, mask, activation, color_groups, groups_order, output_mask
-        )
+    """As the op's fake kernel says."""
     check_image(x, 2 * weight.shape[0])
     live = live_taps(weight, mask, activation, color_groups, groups_order)
     grad_pre = pixels(grad_y) if activation == "none" else activate_backward(grad_y, preactivation, x, activation)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from .. import _philox
 from .._checks import check_device, check_same
-from .._registry import define_op
 from ._dtypes import autocast_dtype, check_dense, check_floating
+from ._registry import define_op
 
 KERNELS = {"CPU": "csrc/rsample_kl_cpu.cpp", "CUDA": "csrc/rsample_kl_cuda.cu"}
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._registry import define_op
+from ._registry import define_op
 
 KERNELS = {"CPU": "csrc/sample_cpu.cpp"}
 

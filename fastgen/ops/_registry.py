@@ -2,7 +2,8 @@
 
 The schema stands beside the reference, and the reference is the op's default kernel on every device, so every op works
 everywhere from the moment it is defined. A compiled kernel only claims a dispatch key: ``csrc/<op>_cpu.cpp`` claims
-CPU; ``csrc/<op>_cuda.cu`` or ``fastgen/ops/<op>_triton.py`` claims CUDA. Torch's dispatcher is the only dispatch table.
+CPU; ``csrc/<op>_cuda.cu`` or ``fastgen/ops/<op>_triton.py`` claims CUDA. Torch's dispatcher is the only dispatch table:
+what a Triton kernel leaves to the reference, float64, is said where the op is defined.
 """
 
 import functools
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map_only
 
-from ._checks import check_device
+from .._checks import check_device
 
 NAMESPACE = "fastgen"
 
@@ -39,6 +40,7 @@ def define_op(
     backward: Callable[..., Any] | None,
     setup_context: Callable[..., None] | None = None,
     contiguous: bool = True,
+    triton_float64: bool = False,
 ) -> None:
     """Define ``schema`` in the ``fastgen`` namespace.
 
@@ -54,19 +56,25 @@ def define_op(
         setup_context: ``setup_context(ctx, inputs, output)``, what the backward keeps.
         contiguous: the layout contract. True: results are contiguous, whoever computes them. False: the reference
             itself answers with the layout that ``fake`` states.
+        triton_float64: whether the Triton kernel computes float64. Else the reference does, where the first argument is
+            float64: consumer GPUs have hardly any units for it, and nobody trains in it.
     """
     name = schema[: schema.index("(")]
     qualified = f"{NAMESPACE}::{name}"
     torch.library.define(qualified, schema[len(name) :])
     if reference is not None:
-        torch.library.register_kernel(qualified, None, _returning_contiguous(reference) if contiguous else reference)
+        reference = _returning_contiguous(reference) if contiguous else reference
+        torch.library.register_kernel(qualified, None, reference)
     if fake is not None:
         torch.library.register_fake(qualified, _on_one_device(name, fake))
     op = getattr(getattr(torch.ops, NAMESPACE), name).default
     _LIBRARY.impl(name, _autograd_kernel(op, setup_context, backward or _not_differentiable(qualified)), "Autograd")
     for key, source in kernels.items():
         if source.endswith("_triton.py") and HAS_TRITON:
-            _LIBRARY.impl(name, _triton_kernel(name, Path(source).stem), key)
+            kernel = _triton_kernel(name, Path(source).stem)
+            if not triton_float64 and reference is not None:
+                kernel = _except_in_float64(kernel, reference)
+            _LIBRARY.impl(name, kernel, key)
     OPS[name] = kernels
 
 
@@ -81,6 +89,15 @@ def _triton_kernel(name: str, module: str) -> Callable[..., Any]:
         return loaded[0](*args)
 
     return kernel
+
+
+def _except_in_float64(kernel: Callable[..., Any], reference: Callable[..., Any]) -> Callable[..., Any]:
+    """``kernel``, but ``reference`` where the first argument, a tensor, is float64."""
+
+    def either(*args: Any) -> Any:
+        return (reference if args[0].dtype == torch.float64 else kernel)(*args)
+
+    return either
 
 
 def _autograd_kernel(
