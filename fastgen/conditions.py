@@ -93,7 +93,7 @@ def kind_of(example: Any, name: str = "condition") -> Kinds:
     """The kind of a condition, by one example of it, without the dimension of a batch.
 
     Args:
-        example: an integer or int64 () for labels, floating point (D,) or (C', H', W'), or a dict of these.
+        example: an integer or int64 () for labels, floating point (D,) or (C', H', W'), a kind, or a dict of these.
         name: of the argument, for messages.
 
     Raises:
@@ -175,6 +175,20 @@ def batch_sizes(condition: Condition, kind: Kinds) -> dict[str, int]:
     return {name: len(part) for name, part in parts if part.dim() > len(getattr(kinds[name], "shape", ()))}
 
 
+def described(kind: Kinds) -> str:
+    """A kind in words, as messages say it: what a model takes beside the image."""
+    if isinstance(kind, dict):
+        return "a dict of " + ", ".join(f"{name!r}: {part}" for name, part in kind.items())
+    return str(kind)
+
+
+def arguments(condition: Condition | None) -> tuple[Condition, ...]:
+    """What ``forward`` is given after the image: nothing, or the condition; a dict of its own, which it may change."""
+    if condition is None:
+        return ()
+    return (dict(condition) if isinstance(condition, dict) else condition,)
+
+
 def apply(function: Callable[[Tensor], Tensor], condition: Condition | None) -> Any:
     """``function`` of every tensor of a condition; None of none."""
     if condition is None:
@@ -218,6 +232,8 @@ def _tensor(name: str, given: Any) -> Tensor:
 
 
 def _part_of(example: Any, name: str) -> Kind:
+    if isinstance(example, Kind):
+        return example
     tensor = _tensor(name, example)
     shape = tuple(tensor.shape)
     if not tensor.is_floating_point():

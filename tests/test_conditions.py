@@ -10,10 +10,12 @@ from fastgen.conditions import (
     FeatureMap,
     Vector,
     apply,
+    arguments,
     as_condition,
     as_labels,
     batch_sizes,
     check_same_device,
+    described,
     kind_of,
     tensors_of,
 )  # fmt: skip
@@ -31,6 +33,7 @@ def test_the_kind_of_an_example() -> None:
     assert kinds == KINDS | {"class": Classes()}
     assert {name: kind_of(each) for name, each in EXAMPLES.items()} == kinds
     assert kind_of(LABELS[0]) == kind_of(np.int64(1)) == Classes()
+    assert kind_of(KINDS) == KINDS, "a kind says itself what it is"
 
 
 def test_what_a_caller_gives_becomes_what_a_model_reads() -> None:
@@ -116,6 +119,21 @@ def test_every_tensor_of_a_condition() -> None:
     check_same_device(WHOLE, "the model", LABELS)
     with pytest.raises(ValueError, match="condition: expected the device of the model, meta, got cpu"):
         check_same_device(WHOLE, "the model", torch.empty(1, device="meta"))
+
+
+def test_a_forward_has_a_dict_of_its_own() -> None:
+    assert arguments(None) == ()
+    assert arguments(LABELS)[0] is LABELS
+    (given,) = arguments(WHOLE)
+    assert given == WHOLE
+    assert given is not WHOLE
+
+
+def test_kinds_in_words() -> None:
+    assert described(Vector(5)) == "floating point (N, 5)"
+    assert described({"class": Classes(3), "text": Vector(5)}) == (
+        "a dict of 'class': integers (N,) in [0, 3), 'text': floating point (N, 5)"
+    )
 
 
 def test_labels_as_they_come() -> None:
