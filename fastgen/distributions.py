@@ -1,7 +1,10 @@
-"""Distributions of one pixel value: how a model's parameters become likelihoods and draws.
+"""Distributions of pixels: how a model's parameters become likelihoods and draws.
 
 A model ends in ``P = distribution.param_channels(C)`` channels for images of C colours. Colour k reads the k-th of C
-equal, contiguous parts of them and nothing else, so a sampler may hand ``draw`` one colour at a time.
+equal, contiguous parts of them and nothing else, so a sampler may hand ``draw`` one colour at a time; unless the
+distribution ``couples_colors``. Then every colour reads all P, and the values of the colours before it in its pixel:
+a sampler asks ``draw_color``. Drawing a value takes ``uniforms_per_value`` uniform numbers; those of colour k are the
+k-th of C equal, contiguous parts.
 
 Values are integers in [0, levels). Likelihoods are in nats.
 """
@@ -10,11 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._checks import check_dense, check_device, check_floating, check_integer, check_number, check_values
+from ._checks import check_dense, check_device, check_floating, check_integer, check_number, check_tensor, check_values
 
 
 class Distribution:
-    """What ``Bernoulli`` and ``Categorical`` share; a distribution of one's own offers the same methods."""
+    """What ``Bernoulli`` and ``Categorical`` share; a distribution of one's own offers the same methods.
+
+    A subclass defines ``param_channels``, ``_log_prob`` and ``_draw``; if it couples colours, ``_draw_color`` instead.
+
+    Attributes:
+        levels: values are integers in [0, levels).
+        uniforms_per_value: m, how many uniform numbers a draw of one value takes.
+        couples_colors: whether each colour reads all parameters of its pixel, and the values drawn before it there.
+    """
+
+    uniforms_per_value = 1
+    couples_colors = False
 
     def __init__(self, levels: int) -> None:
         self.levels = check_integer("levels", levels, 2)
@@ -43,7 +57,8 @@ class Distribution:
             values: (N, C, H, W), integers in [0, levels).
 
         Returns:
-            (N, C, H, W) nats, differentiable in ``params``.
+            (N, C, H, W) nats, differentiable in ``params``; or (N, 1, H, W), those of whole pixels, where colours are
+            coupled.
 
         Raises:
             ValueError: shapes do not fit, or a value is out of range.
@@ -58,7 +73,7 @@ class Distribution:
 
         Args:
             params: (N, P, H, W), floating point.
-            uniforms: (N, C, H, W), floating point in [0, 1).
+            uniforms: (N, C·m, H, W), floating point in [0, 1), m = ``uniforms_per_value``.
             temperature: divides the logits; below 1 draws likelier values, above 1 more varied ones.
 
         Returns:
@@ -69,22 +84,62 @@ class Distribution:
             TypeError: ``params`` or ``uniforms`` are not floating point.
         """
         temperature = check_temperature(temperature)
-        self._check_params(params, "uniforms", uniforms)
+        N, C, H, W = self._check_params(params, "uniforms", uniforms, self.uniforms_per_value)
         check_floating("uniforms", uniforms)
-        return self._draw(_at_least_float32(params) / temperature, uniforms)
+        params = _at_least_float32(params)
+        if not self.couples_colors:
+            return self._draw(params / temperature, uniforms)
+        values = torch.zeros((N, C, H, W), dtype=torch.int64, device=params.device)
+        for k in range(C):
+            values[:, k] = self._draw_color(params, uniforms, values, k, temperature)
+        return values
+
+    def draw_color(self, params: Tensor, uniforms: Tensor, values: Tensor, k: int, temperature: float = 1.0) -> Tensor:
+        """Draw one colour of a distribution that couples them, given the colours before it.
+
+        Args:
+            params: (N, P, H, W), floating point: all of the pixels' parameters.
+            uniforms: (N, C·m, H, W), floating point in [0, 1): all of the pixels' uniforms.
+            values: integers (N, C, H, W); colours before ``k`` are read.
+            k: the colour, in [0, C).
+            temperature: 1 draws from the distribution; what else does is the distribution's to say.
+
+        Returns:
+            int64 (N, 1, H, W) in [0, levels).
+
+        Raises:
+            ValueError: shapes do not fit, ``k`` is no colour, or ``temperature`` is not positive.
+            TypeError: a dtype does not fit, or colours are not coupled.
+        """
+        if not self.couples_colors:
+            raise TypeError(f"draw_color: expected a distribution that couples colours, got {self!r}: see draw")
+        temperature = check_temperature(temperature)
+        N, C, H, W = self._check_params(params, "uniforms", uniforms, self.uniforms_per_value)
+        check_floating("uniforms", uniforms)
+        check_values(check_tensor("values", values, (N, C, H, W)), None)
+        k = check_integer("k", k, 0, C - 1)
+        return self._draw_color(_at_least_float32(params), uniforms, values, k, temperature).unsqueeze(1)
 
     def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         raise NotImplementedError
 
     def _draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
+        """Logits (N, P, H, W), uniforms (N, C·m, H, W) → int64 (N, C, H, W)"""
         raise NotImplementedError
 
-    def _check_params(self, params: Tensor, name: str, tensor: Tensor) -> None:
+    def _draw_color(self, params: Tensor, uniforms: Tensor, values: Tensor, k: int, temperature: float) -> Tensor:
+        """Parameters (N, P, H, W), uniforms (N, C·m, H, W), values (N, C, H, W) → int64 (N, H, W)"""
+        raise NotImplementedError
+
+    def _check_params(self, params: Tensor, name: str, tensor: Tensor, each: int = 1) -> tuple[int, int, int, int]:
+        """(N, C, H, W), of which ``tensor`` has ``each`` numbers for each value; raise unless ``params`` fit it."""
         check_dense(name, tensor)
         check_dense("params", params)
-        if tensor.dim() != 4 or not tensor.shape[1]:
-            raise ValueError(f"{name}: expected shape (N, C, H, W), got {tuple(tensor.shape)}")
+        if tensor.dim() != 4 or not tensor.shape[1] or tensor.shape[1] % each:
+            wanted = "(N, C, H, W)" if each == 1 else f"(N, C·{each}, H, W)"
+            raise ValueError(f"{name}: expected shape {wanted}, got {tuple(tensor.shape)}")
         N, C, H, W = tensor.shape
+        C //= each
         expected = (N, self.param_channels(C), H, W)
         if params.shape != expected:
             raise ValueError(
@@ -92,6 +147,7 @@ class Distribution:
             )
         check_floating("params", params)
         check_device("params", params, name, tensor)
+        return N, C, H, W
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(levels={self.levels})"

@@ -24,7 +24,8 @@ def assert_same_as_naive(model: nn.Module, shape: tuple[int, int, int], distribu
     with torch.no_grad():
         exact = model(distribution.to_input(values).double(), *(() if labels is None else (labels,)))
     assert_parity(compiled.forced(values, labels).float(), exact.float(), exact)
-    uniforms = torch.rand(n, *shape)
+    C, H, W = shape
+    uniforms = torch.rand(n, C * getattr(distribution, "uniforms_per_value", 1), H, W)
     drawn = compiled.sample(uniforms=uniforms, labels=labels)
     assert torch.equal(drawn, naive.sample(uniforms=uniforms, labels=labels))
     seen = sampling.compile(single, shape, distribution, distribution.to_input).forced(values, labels)

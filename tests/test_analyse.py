@@ -277,7 +277,7 @@ def test_times_are_never_after_deadlines():
         labels = None if model.classes is None else torch.zeros(BATCH, dtype=torch.int64)
         params = model.distribution.param_channels(C)
         graph = analyse(trace(model, x, labels), (C, 5, 6), params, x.dtype, x.device).graph
-        result = schedule(graph, params)
+        result = schedule(graph)
         for m, times in result.times.items():
             needed = result.needed(m)
             assert not needed.any() or (times[needed] <= result.deadlines[m][needed]).all()

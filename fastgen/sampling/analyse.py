@@ -34,22 +34,24 @@ def analyse(
     dtype: torch.dtype,
     device: torch.device,
     inputs: int = 1,
+    coupled: bool = False,
 ) -> Analysis:
     """Read a trace.
 
     Args:
         trace: of the model.
         shape: (C, H, W) of an image.
-        params: P, channels of the distribution's parameters, one part for each colour.
+        params: P, channels of the distribution's parameters.
         dtype: of the model's inputs.
         device: likewise.
         inputs: channels in which the model reads one colour.
+        coupled: whether every colour reads all parameters, and not one part of them each.
 
     Raises:
         UnsupportedModelError: an op that cannot be planned, a result of another shape, or a model that is not causal.
     """
     C, H, W = shape
-    graph = Graph(image_map(shape, inputs), C)
+    graph = Graph(image_map(shape, inputs), C, coupled)
     builder = Builder(graph, BATCH, dtype, device)
     values: dict[tuple[int, int], Argument] = {(id(trace.image), 0): Value.of(graph.image, BATCH)}
 
@@ -78,7 +80,7 @@ def analyse(
     copied = builder.pointwise("", result)
     graph.params = copied.parts[0].read.map
     graph.params.ordered = True
-    check_causal(graph, params)
+    check_causal(graph)
     return Analysis(graph, builder.given)
 
 
@@ -123,11 +125,10 @@ def _apply(builder: Builder, node: Node, resolve: Any) -> list[Argument]:
 # ---- causality
 
 
-def check_causal(graph: Graph, params: int) -> None:
-    """Raise unless every parameter of a colour depends on earlier values only."""
+def check_causal(graph: Graph) -> None:
+    """Raise unless every parameter depends only on values that are drawn before it is read."""
     assert graph.params is not None
-    part = params // graph.colors
-    color = np.arange(params) // part
+    color = graph.color_of_params()
     late = np.flatnonzero(graph.params.reach >= color)
     if len(late) == 0:
         return

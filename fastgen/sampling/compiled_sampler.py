@@ -69,9 +69,16 @@ class Program:
 
 
 def build_plan(
-    model: nn.Module, shape: tuple[int, int, int], params: int, labelled: bool, wavefront: bool = True, inputs: int = 1
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    params: int,
+    labelled: bool,
+    wavefront: bool = True,
+    inputs: int = 1,
+    coupled: bool = False,
 ) -> Program:
-    """Trace, analyse and plan ``model`` for images (C, H, W), read in C·``inputs`` channels, and P parameter channels.
+    """Trace, analyse and plan ``model`` for images (C, H, W), read in C·``inputs`` channels, and P parameter channels,
+    of which every colour reads one part, or all where they are ``coupled``.
 
     The weights may change meanwhile, by another thread; then it begins again. If they never rest, the program is of
     mixed weights, and does not claim to fit the model.
@@ -84,7 +91,7 @@ def build_plan(
         before = holdings(model)
         digests = {path: digest(held) for path, held in before.items()}
         with torch.inference_mode(False), torch.no_grad(), uncast():
-            program, written = _build(model, shape, params, labelled, wavefront, inputs)
+            program, written = _build(model, shape, params, labelled, wavefront, inputs, coupled)
         for path, held in before.items():  # what the forward itself writes is what the forward has left
             if isinstance(held, Tensor) and place_of(held) in written:
                 digests[path] = written[place_of(held)]
@@ -98,13 +105,19 @@ _ATTEMPTS = 3
 
 
 def _build(
-    model: nn.Module, shape: tuple[int, int, int], params: int, labelled: bool, wavefront: bool, inputs: int
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    params: int,
+    labelled: bool,
+    wavefront: bool,
+    inputs: int,
+    coupled: bool,
 ) -> tuple[Program, dict[Place, Any]]:
     dtype, device = dtype_and_device_of(model)
     x = torch.zeros((BATCH, shape[0] * inputs, *shape[1:]), dtype=dtype, device=device)
     labels = torch.zeros(BATCH, dtype=torch.int64, device=device) if labelled else None
     traced = trace(model, x, labels)
-    analysis = analyse(traced, shape, params, dtype, device, inputs)
+    analysis = analyse(traced, shape, params, dtype, device, inputs, coupled)
     nodes = [node for node in traced.nodes if not node.on_image and node.op != "labels"] if analysis.given else []
     made = probabilities(traced.result)
     program = partial(
@@ -117,8 +130,8 @@ def _build(
     )
     written = traced.written
     del traced  # what it has folded is in the graph
-    front = slanted_schedule(analysis.graph, params, shape[1:]) if wavefront else None
-    plan, orders = emit(front or schedule(analysis.graph, params), shape, dtype, device)
+    front = slanted_schedule(analysis.graph, shape[1:]) if wavefront else None
+    plan, orders = emit(front or schedule(analysis.graph), shape, dtype, device)
     given = [replace(analysis.given[index], order=tuple(order.tolist())) for index, order in orders.items()]
     del analysis, front
     return program(plan=finish(fuse(plan)), given=given), written
@@ -190,7 +203,9 @@ class CompiledSampler(Sampler):
                 dtype, device = dtype_and_device_of(self.model)
                 native = self._native and available(device, dtype)
                 wavefront = self._wavefront and (not native or type(self.distribution) in DRAWN)
-                program = build_plan(self.model, self.shape, params, labelled, wavefront, self.to_input.channels)
+                program = build_plan(
+                    self.model, self.shape, params, labelled, wavefront, self.to_input.channels, self.couples_colors
+                )
                 self._check_logits(program)
                 program.draws = native and usable(program.plan, self.distribution, dtype, device)
                 if program.draws or (native and program.plan.slope is None):

@@ -67,9 +67,10 @@ class _Emitter:
             if isinstance(operation, Linear):
                 operation.taps.clear()  # their weights are in the plan now, once is enough
         assert self.graph.params is not None
-        part = self.graph.params.channels // shape[0]
+        P, C = self.graph.params.channels, shape[0]
         buffer = self._buffers[self.graph.params]
-        self.plan.params = [Ref(buffer, k * part, part) for k in range(shape[0])]
+        parts = [(0, P)] * C if self.graph.coupled else [(k * P // C, P // C) for k in range(C)]
+        self.plan.params = [Ref(buffer, first, channels) for first, channels in parts]
 
     # ---- buffers
 

@@ -132,16 +132,24 @@ class Pointwise(Operation):
 
 @dataclass
 class Graph:
-    """Operations in the order of their evaluation; ``params`` has the parameters, in one part for each colour.
+    """Operations in the order of their evaluation; ``params`` has the parameters.
 
+    ``coupled``: whether every colour reads all parameters, and not one part of them each.
     ``slope``: None to count in raster order. Otherwise along the wavefront: a row is worth that many columns.
     """
 
     image: Map
     colors: int
+    coupled: bool = False
     operations: list[Linear | Pointwise] = field(default_factory=list)
     params: Map | None = None
     slope: int | None = None
+
+    def color_of_params(self) -> np.ndarray:
+        """For each parameter, the first colour whose draw reads it."""
+        assert self.params is not None
+        P = self.params.channels
+        return np.zeros(P, dtype=np.int64) if self.coupled else np.arange(P) // (P // self.colors)
 
     def shift(self, offset: tuple[int, int]) -> int:
         """What an offset in pixels adds to a reach."""

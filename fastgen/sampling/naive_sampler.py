@@ -29,14 +29,14 @@ class NaiveSampler(Sampler):
     def _engine(self, n: int, labels: Tensor | None) -> Engine:
         dtype, device = dtype_and_device_of(self.model)
         x = torch.zeros((n, self.in_channels, *self.shape[1:]), dtype=dtype, device=device)
-        return _FullForward(shadow(self.model), x, self.shape[0], labels)
+        return _FullForward(shadow(self.model), x, 1 if self.couples_colors else self.shape[0], labels)
 
 
 class _FullForward:
-    def __init__(self, model: nn.Module, x: Tensor, colors: int, labels: Tensor | None) -> None:
+    def __init__(self, model: nn.Module, x: Tensor, parts: int, labels: Tensor | None) -> None:
         self.model = model
         self.x = x
-        self.colors = colors
+        self.parts = parts
         self.labels = () if labels is None else (labels,)
         self.at = (0, 0)
 
@@ -47,7 +47,7 @@ class _FullForward:
 
     def params(self, k: int) -> Tensor:
         r, c = self.at
-        return self.model(self.x, *self.labels)[:, :, r, c].chunk(self.colors, dim=1)[k]
+        return self.model(self.x, *self.labels)[:, :, r, c].chunk(self.parts, dim=1)[k % self.parts]
 
     def reveal(self, x: Tensor) -> None:
         r, c = self.at

@@ -167,7 +167,7 @@ class Plan:
         shape: (C, H, W) of the image.
         buffers: buffer 0 is the image.
         instructions: in the order in which those that are due run.
-        params: for each colour, where its distribution's parameters are found when it is drawn (u = r, v = c).
+        params: for each colour, where the parameters that it reads are found when it is drawn (u = r, v = c).
         slope: None for the raster walk. Otherwise the wavefront: all pixels with one c + slope·r are drawn together,
             t = 0, 1, …; then every instruction is on the pixel clock.
     """

@@ -14,7 +14,7 @@ from ..distributions import check_temperature
 from .inputs import Inputs, ToInput, dtype_and_device_of, inputs_of
 
 Progress = Callable[[int, int], object]
-Choose = Callable[[Tensor, int, int, int], Tensor]
+Choose = Callable[[Tensor, Tensor, int, int, int], Tensor]
 
 
 class Engine(Protocol):
@@ -24,7 +24,7 @@ class Engine(Protocol):
         """The walk: every pixel (r, c), in an order in which rows are finished from the top."""
 
     def params(self, k: int) -> Tensor:
-        """Parameters (N, P / C) of colour ``k`` of the pixel that the walk is at."""
+        """Parameters of colour ``k`` of the pixel that the walk is at: (N, P / C), or all (N, P) where it reads all."""
 
     def reveal(self, x: Tensor) -> None:
         """The pixel's input (N, C·k). Colours not chosen yet hold a placeholder, which no parameter may depend on."""
@@ -72,6 +72,17 @@ class Sampler:
         """C·k, the channels that the model reads."""
         return self.shape[0] * self.to_input.channels
 
+    @property
+    def couples_colors(self) -> bool:
+        """Whether the distribution draws a colour from all of its pixel's parameters, and what was drawn before it."""
+        return bool(getattr(self.distribution, "couples_colors", False))
+
+    @property
+    def _uniforms_shape(self) -> tuple[int, int, int]:
+        """(C·m, H, W): m uniforms for each value."""
+        C, H, W = self.shape
+        return C * getattr(self.distribution, "uniforms_per_value", 1), H, W
+
     def __repr__(self) -> str:
         name, model = type(self).__name__, type(self.model).__name__
         return f"{name}({model}, {self.shape}, {self.distribution!r}, to_input={str(self.to_input)!r})"
@@ -93,7 +104,8 @@ class Sampler:
         Args:
             n: how many; by default as many as ``uniforms``, ``labels`` or ``known`` hold, else 1.
             seed: image i depends on (seed, i) alone. With neither seed nor uniforms, torch's generator is used.
-            uniforms: (N, C, H, W) in [0, 1): the same uniforms give the same images.
+            uniforms: (N, C, H, W) in [0, 1), or (N, C·m, H, W) for a distribution that wants m for each value: the same
+                uniforms give the same images.
             temperature: divides the logits.
             labels: integers (N,), a tensor, an array or a list, or one for all; for a model with classes.
             known: integers (N, C, H, W) or (C, H, W): what to keep where ``known_mask`` is true.
@@ -136,7 +148,7 @@ class Sampler:
         if known is not None:
             self._check_shape("known", known)
         if uniforms is not None:
-            self._check_shape("uniforms", uniforms, batched=True)
+            self._check_shape("uniforms", uniforms, batched=True, shape=self._uniforms_shape)
             check_floating("uniforms", uniforms)
         each = known if known is None or known.dim() == 4 else None
         n, labels = self._batch(n, labels, uniforms=uniforms, known=each)
@@ -166,10 +178,14 @@ class Sampler:
         self, n: int, labels: Tensor | None, uniforms: Tensor, temperature: float, known: tuple[Tensor, Tensor] | None
     ) -> Iterator[Tensor]:
         """``stream``, its arguments checked and on the model's device; ``known`` is (values, which of them)."""
+        law, m = self.distribution, self._uniforms_shape[0] // self.shape[0]
 
-        def choose(params: Tensor, k: int, r: int, c: int) -> Tensor:
-            u = uniforms[:, k : k + 1, r : r + 1, c : c + 1]
-            drawn = self.distribution.draw(params[:, :, None, None], u, temperature)[:, 0, 0, 0]
+        def choose(params: Tensor, pixel: Tensor, k: int, r: int, c: int) -> Tensor:
+            params, u = params[:, :, None, None], uniforms[:, :, r : r + 1, c : c + 1]
+            if self.couples_colors:
+                drawn = law.draw_color(params, u, pixel, k, temperature)[:, 0, 0, 0]
+            else:
+                drawn = law.draw(params, u[:, k * m : (k + 1) * m], temperature)[:, 0, 0, 0]
             if known is None:
                 return drawn
             value, keep = known
@@ -182,10 +198,11 @@ class Sampler:
         dtype, device = dtype_and_device_of(self.model)
         C, H, W = self.shape
         seen = torch.zeros((len(values), self.distribution.param_channels(C), H, W), dtype=dtype, device=device)
-        of_color = seen.unflatten(1, (C, -1))
+        of_color = seen.unflatten(1, (1 if self.couples_colors else C, -1))
 
-        def choose(params: Tensor, k: int, r: int, c: int) -> Tensor:
-            of_color[:, k, :, r, c] = params
+        def choose(params: Tensor, pixel: Tensor, k: int, r: int, c: int) -> Tensor:
+            if k < of_color.shape[1]:
+                of_color[:, k, :, r, c] = params
             return values[:, k, r, c]
 
         for _ in self._walk(len(values), labels, choose):
@@ -208,7 +225,11 @@ class Sampler:
         raise NotImplementedError
 
     def _walk(self, n: int, labels: Tensor | None, choose: Choose) -> Iterator[Tensor]:
-        """Values (N, C, H, W), each what ``choose(its parameters, colour, row, column)`` answers; once for each row."""
+        """Values (N, C, H, W), once for each row; each is what ``choose`` answers.
+
+        It is asked with the value's parameters, its pixel (N, C, 1, 1) with the colours drawn already, and where it
+        is: colour, row, column.
+        """
         C, H, W = self.shape
         values = torch.zeros((n, C, H, W), dtype=torch.int64, device=self._device)  # users train on it
         with torch.inference_mode(), uncast():
@@ -228,7 +249,7 @@ class Sampler:
                 params = engine.params(k)
                 rows.append(r)
                 finite.append(params.isfinite().all())
-                pixel[:, k, 0, 0] = choose(params, k, r, c)
+                pixel[:, k, 0, 0] = choose(params, pixel, k, r, c)
                 engine.reveal(self.to_input(pixel)[:, :, 0, 0])
             if c == values.shape[3] - 1:
                 break
@@ -245,8 +266,8 @@ class Sampler:
         device = self._device
         if uniforms is None:
             if seed is None:
-                return torch.rand((n, *self.shape), device=device)
-            return philox_uniforms(seed, n, self.shape, device=device)
+                return torch.rand((n, *self._uniforms_shape), device=device)
+            return philox_uniforms(seed, n, self._uniforms_shape, device=device)
         if seed is not None:
             raise ValueError("seed: expected None together with uniforms, which it would replace, got both")
         if not ((uniforms >= 0) & (uniforms < 1)).all():
@@ -273,10 +294,13 @@ class Sampler:
         check_values(value[keep], self.distribution.levels, "known")
         return value, keep
 
-    def _check_shape(self, name: str, images: Tensor, batched: bool = False) -> None:
+    def _check_shape(
+        self, name: str, images: Tensor, batched: bool = False, shape: tuple[int, int, int] | None = None
+    ) -> None:
         check_numbers(name, images)
-        if images.dim() not in ((4,) if batched else (3, 4)) or images.shape[-3:] != self.shape:
-            expected = f"(N, {', '.join(map(str, self.shape))})"
+        shape = self.shape if shape is None else shape
+        if images.dim() not in ((4,) if batched else (3, 4)) or images.shape[-3:] != shape:
+            expected = f"(N, {', '.join(map(str, shape))})"
             raise ValueError(f"{name}: expected shape {expected}, got {tuple(images.shape)}")
 
 
@@ -306,6 +330,11 @@ def _check_distribution(distribution: Any, model: nn.Module) -> None:
             f"{describe(distribution)} without {', '.join(missing)}"
         )
     check_integer("distribution: levels", distribution.levels, 2)
+    check_integer("distribution: uniforms_per_value", getattr(distribution, "uniforms_per_value", 1), 1)
+    if getattr(distribution, "couples_colors", False) and not hasattr(distribution, "draw_color"):
+        raise TypeError(
+            f"distribution: expected draw_color of one that couples colours, got {describe(distribution)} without it"
+        )
 
 
 def _image_shape(shape: Sequence[int]) -> tuple[int, int, int]:

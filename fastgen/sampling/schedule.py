@@ -62,10 +62,9 @@ class Schedule:
         return np.array([self.complete(int(time)) for time in times])[which]
 
 
-def schedule(graph: Graph, params: int) -> Schedule:
-    """Deadlines, then times, for ``params`` parameter channels in equal parts for each colour."""
-    assert graph.params is not None
-    color = np.arange(params) // (params // graph.colors)
+def schedule(graph: Graph) -> Schedule:
+    """Deadlines, then times: parameters are due at the draw of the first colour that reads them."""
+    color = graph.color_of_params()
     deadlines = _deadlines(graph, color)
     result = Schedule(graph, {graph.image: graph.image.reach + 1}, deadlines)
     for operation in graph.operations:
@@ -86,14 +85,14 @@ def schedule(graph: Graph, params: int) -> Schedule:
     return result
 
 
-def wavefront(graph: Graph, params: int, size: tuple[int, int]) -> Schedule | None:
+def wavefront(graph: Graph, size: tuple[int, int]) -> Schedule | None:
     """The schedule along the steepest front on which pixels do not need each other; None if it saves too little."""
     H, W = size
     worthwhile = (H * W // WORTHWHILE - W) // max(H - 1, 1)
     low, found = 1, None
     while low <= worthwhile:  # what is in time along one front is so along every flatter one
         slope = worthwhile if found is None else (low + worthwhile) // 2
-        candidate = schedule(replace(graph, slope=slope), params)
+        candidate = schedule(replace(graph, slope=slope))
         if candidate.in_time:
             found, worthwhile = candidate, slope - 1
         elif found is None:
