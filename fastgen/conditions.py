@@ -89,6 +89,13 @@ Kind = Classes | Vector | FeatureMap
 Kinds = Kind | dict[str, Kind]
 
 
+def words(kind: Kinds) -> str:
+    """What a condition of this kind is, for messages: a dict by the names of its parts."""
+    if not isinstance(kind, dict):
+        return str(kind)
+    return f"a dict of {listed((f'{name!r}, {part}' for name, part in kind.items()), 20)}"
+
+
 def kind_of(example: Any, name: str = "condition") -> Kinds:
     """The kind of a condition, by one example of it, without the dimension of a batch.
 

@@ -1,13 +1,15 @@
 """What all models share: what they read, how they are described, and what they minimise."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import conditions
 from .._checks import check_dense, check_device, check_floating, check_integer, check_pair, check_values, describe
-from ..conditions import Labels, as_labels
+from ..conditions import AnyCondition, Classes, Condition, Kinds, Labels, as_labels
 from ..measures import Measure
 
 LARGEST = 2**20
@@ -18,7 +20,7 @@ class Model(nn.Module):
     """Base of models of images.
 
     A model defines ``losses``. Every constructor argument is kept as an attribute of its name, so that ``config`` can
-    list them.
+    list them. One that is told more than a class, or something else, says so by ``condition_kind``.
 
     Attributes:
         in_channels: C, colours.
@@ -62,12 +64,21 @@ class Model(nn.Module):
         config = {name: getattr(self, name) for name in names}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
 
-    def losses(self, values: Tensor, labels: Tensor | None = None, progress: float = 1.0) -> dict[str, Tensor]:
+    @property
+    def condition_kind(self) -> Kinds | None:
+        """What the model is told beside the image, ``fastgen.conditions``: a class where it has classes, else nothing.
+
+        A model that reads a vector, a map or several things by name overrides it.
+        """
+        return None if self.classes is None else Classes(self.classes)
+
+    def losses(self, values: Tensor, condition: Any = None, progress: float = 1.0) -> dict[str, Tensor]:
         """What training minimises, and the terms to watch.
 
         Args:
             values: integers (N, C, H, W) in [0, levels).
-            labels: int64 (N,); read by a model with classes only.
+            condition: of the N images: labels int64 (N,), or what ``condition_kind`` says. A model that is told nothing
+                does not read it.
             progress: part of the training that is done, in [0, 1].
 
         Returns:
@@ -84,20 +95,24 @@ class Model(nn.Module):
     preview_rows: tuple[str, ...] = ("drawn",)
     """What each of the rows that ``preview`` gives is, in a word."""
 
-    def preview(self, n: int, seed: int, values: Tensor, labels: Tensor | None) -> list[Tensor]:
+    def preview(self, n: int, seed: int, values: Tensor, condition: Any) -> list[Tensor]:
         """Images to look at while training: rows that belong together by their index, or none.
 
-        By default ``n`` samples, of all classes in turn, from a model that draws any.
+        By default ``n`` samples, of all classes in turn, from a model that draws any; with another condition than a
+        class, those of the held-out images, as many as there are.
 
         Args:
             n: how many.
             seed: of the samples.
             values: some held-out images, and their
-            labels: if there are any.
+            condition: if there is any.
         """
         sample = getattr(self, "sample", None)
         if sample is None:
             return []
+        if self.condition_kind is not None and not isinstance(self.condition_kind, Classes):
+            n = min(n, len(values))
+            return [sample(n, seed=seed, condition=conditions.apply(lambda part: part[:n], condition))]
         turns = None if self.classes is None else torch.arange(n, device=values.device) % self.classes
         return [sample(n, seed=seed, labels=turns)]
 
@@ -123,18 +138,46 @@ class Model(nn.Module):
         if x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type):
             raise TypeError(f"{name}: expected the dtype of the model, {parameter.dtype}, got {x.dtype}")
 
+    def check_condition(self, n: int, condition: AnyCondition | None) -> Condition | None:
+        """A condition of ``n`` images as the model reads it: labels int64, numbers in the dtype of its parameters.
+
+        Args:
+            n: how many images.
+            condition: of the ``condition_kind``: N of them, or one for all.
+
+        Returns:
+            None for a model that is told nothing.
+
+        Raises:
+            TypeError: a part is of another dtype than it should be.
+            ValueError: there is none; a shape or a label does not fit; there is one and the model is told nothing. The
+                argument is called ``labels`` where classes are what the model is told, or would be.
+        """
+        kind, parameter = self.condition_kind, next(self.parameters())
+        if kind is None:
+            if condition is not None:
+                raise ValueError(f"labels: expected None, since the model has no classes, got {describe(condition)}")
+            return None
+        if isinstance(kind, Classes):
+            if condition is None:
+                raise ValueError(f"labels: expected {n} integers in [0, {kind.count}), one for each image, got None")
+            labels = as_labels(condition, n, _looked_at(kind, condition).count)  # type: ignore[arg-type]
+            if labels.is_meta:
+                check_device("labels", labels, "the model", parameter)
+            return labels
+        if condition is None:
+            raise ValueError(f"condition: expected {conditions.words(kind)}, for {n} images, got None")
+        found = conditions.as_condition(condition, n, _looked_at(kind, condition), dtype=parameter.dtype)
+        conditions.check_same_device(found, "the model", parameter)
+        return found
+
     def check_labels(self, n: int, labels: Labels | None) -> Tensor | None:
         """``labels`` as int64: n classes of a model that has them, None for one that has none; raise otherwise."""
-        if self.classes is None:
-            if labels is not None:
-                raise ValueError(f"labels: expected None, since the model has no classes, got {describe(labels)}")
-            return None
-        if labels is None:
-            raise ValueError(f"labels: expected {n} integers in [0, {self.classes}), one for each image, got None")
-        labels = as_labels(labels, n, self.classes if _seen(labels) else None)
-        if labels.is_meta:
-            check_device("labels", labels, "the model", next(self.parameters()))
-        return labels
+        if self.condition_kind is None or isinstance(self.condition_kind, Classes):
+            return self.check_condition(n, labels)  # type: ignore[return-value]
+        if labels is not None:
+            raise ValueError(f"labels: expected None, since the model reads a condition, got {describe(labels)}")
+        return None
 
 
 class LatentModel(Model):
@@ -146,15 +189,15 @@ class LatentModel(Model):
 
     latent: int
 
-    def encode(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+    def encode(self, values: Tensor, labels: Any = None) -> Tensor:
         """The code of each image, (N, latent); for a distribution over codes, its mean."""
         raise NotImplementedError
 
-    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+    def decode(self, z: Tensor, labels: Any = None) -> Tensor:
         """Codes (N, latent) → expected images, floating point (N, C, H, W) in [0, levels − 1]."""
         raise NotImplementedError
 
-    def reconstruct(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
+    def reconstruct(self, values: Tensor, labels: Any = None) -> Tensor:
         """``decode`` of ``encode``."""
         return self.decode(self.encode(values, labels), labels)
 
@@ -169,6 +212,14 @@ def check_positive(**sizes: Any) -> None:
     for name, size in sizes.items():
         check_integer(name, size, 1)
         check_integer(name, size, 1, LARGEST)
+
+
+def _looked_at(kind: Any, given: Any) -> Any:
+    """``kind`` without a number of classes where looking at the labels would wait for a device."""
+    if isinstance(kind, dict):
+        parts = given if isinstance(given, Mapping) else {}
+        return {name: _looked_at(part, parts.get(name)) for name, part in kind.items()}
+    return Classes() if isinstance(kind, Classes) and not _seen(given) else kind
 
 
 def _seen(given: object) -> bool:
