@@ -89,13 +89,6 @@ Kind = Classes | Vector | FeatureMap
 Kinds = Kind | dict[str, Kind]
 
 
-def words(kind: Kinds) -> str:
-    """What a condition of this kind is, for messages: a dict by the names of its parts."""
-    if not isinstance(kind, dict):
-        return str(kind)
-    return f"a dict of {listed((f'{name!r}, {part}' for name, part in kind.items()), 20)}"
-
-
 def kind_of(example: Any, name: str = "condition") -> Kinds:
     """The kind of a condition, by one example of it, without the dimension of a batch.
 
@@ -110,6 +103,11 @@ def kind_of(example: Any, name: str = "condition") -> Kinds:
     if isinstance(example, Mapping):
         return {key: _part_of(each, f"{name}[{key!r}]") for key, each in _parts(name, example).items()}
     return _part_of(example, name)
+
+
+def kind_of_batch(condition: Condition) -> Kinds:
+    """The kind of a condition of N images; of any number of classes where it is labels."""
+    return kind_of(apply(lambda part: part.new_empty(part.shape[1:]), condition))
 
 
 def as_condition(
@@ -205,6 +203,11 @@ def apply(function: Callable[[Tensor], Tensor], condition: Condition | None) -> 
     return function(condition)
 
 
+def select(condition: Condition | None, index: Any) -> Any:
+    """The condition of the images at ``index``: what every tensor has there; None of none."""
+    return apply(lambda part: part[index], condition)
+
+
 def tensors_of(condition: Condition | None) -> list[Tensor]:
     """The tensors of a condition, in order."""
     if condition is None:
@@ -259,8 +262,10 @@ def _as_part(given: Any, n: int | None, kind: Kind | None, name: str, dtype: tor
         raise TypeError(f"{name}: expected labels, a vector or a map, got a dict")
     tensor = _tensor(name, given)
     if not tensor.is_floating_point():
-        if kind is None:
+        if kind is None and tensor.dim() <= 1:
             return as_labels(given, n, None, name)
+        if kind is None:
+            raise TypeError(f"{name}: expected integers (N,), or numbers, floating point, got {describe(given)}")
         raise TypeError(f"{name}: expected {kind}, got {describe(given)}")
     shape = tuple(tensor.shape)
     if kind is None:

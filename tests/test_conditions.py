@@ -17,6 +17,8 @@ from fastgen.conditions import (
     check_same_device,
     described,
     kind_of,
+    kind_of_batch,
+    select,
     tensors_of,
 )  # fmt: skip
 
@@ -30,7 +32,7 @@ EXAMPLES = {"class": 2, "text": VECTOR[0], "small": MAP[0].numpy()}
 
 def test_the_kind_of_an_example() -> None:
     kinds = kind_of(EXAMPLES)
-    assert kinds == KINDS | {"class": Classes()}
+    assert kinds == kind_of_batch(WHOLE) == KINDS | {"class": Classes()}
     assert {name: kind_of(each) for name, each in EXAMPLES.items()} == kinds
     assert kind_of(LABELS[0]) == kind_of(np.int64(1)) == Classes()
     assert kind_of(KINDS) == KINDS, "a kind says itself what it is"
@@ -69,6 +71,12 @@ def test_what_a_caller_gives_becomes_what_a_model_reads() -> None:
         (MAP, Vector(5), ValueError, r"condition: expected floating point \(N, 5\), got a tensor \(3, 2, 4, 6\)"),
         (MAP[:, :, :3], FeatureMap(2, 4, 6), ValueError, r"\(N, 2, 4, 6\), got a tensor \(3, 2, 3, 6\)"),
         (torch.rand(3), None, ValueError, r"condition: expected \(N, D\) or \(N, C', H', W'\), got \(3,\)"),
+        (
+            MAP.round().long(),
+            None,
+            TypeError,
+            r"condition: expected integers \(N,\), or numbers, floating point, got a",
+        ),
         ("words", Vector(5), TypeError, "condition: expected integers or floating-point numbers, got 'words'"),
         (VECTOR.to(torch.complex64), Vector(5), TypeError, "condition: expected a dense tensor of real numbers"),
         (WHOLE, Vector(5), TypeError, r"condition: expected floating point \(N, 5\), got a dict of 'class', 'small'"),
@@ -112,6 +120,9 @@ def test_every_tensor_of_a_condition() -> None:
     assert apply(len, None) is None
     assert apply(lambda part: part[:2].shape[0], WHOLE) == dict.fromkeys(WHOLE, 2)
     assert torch.equal(apply(lambda part: part + 1, LABELS), LABELS + 1)
+    assert select(None, slice(1)) is None
+    some = select(WHOLE, torch.tensor([2, 0]))
+    assert all(torch.equal(some[name], part[[2, 0]]) for name, part in WHOLE.items())
     assert tensors_of(None) == []
     (alone,) = tensors_of(LABELS)
     assert alone is LABELS

@@ -66,7 +66,7 @@ def test_a_condition_comes_as_the_model_reads_it() -> None:
     ("kind", "given", "error", "message"),
     [
         (Vector(2), None, ValueError, r"condition: expected floating point \(N, 2\), for 3 images, got None"),
-        (KINDS, None, ValueError, r"expected a dict of 'class', integers \(N,\) in \[0, 3\), 'text', floating point"),
+        (KINDS, None, ValueError, r"expected a dict of 'class': integers \(N,\) in \[0, 3\), 'text': floating point"),
         (Vector(2), torch.rand(2, 2), ValueError, "condition: expected 3 of them, one for each image, got 2"),
         (Vector(2), torch.arange(3), TypeError, r"condition: expected floating point \(N, 2\), got a tensor \(3,\) of"),
         (Vector(2), torch.rand(3, 2, device="meta"), ValueError, "condition: expected the device of the model, cpu"),

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from .._checks import listed
+from .array_conditions import as_told, check_same_kind
 from .array_levels import quantised, where
 from .array_names import Names, names_by_split
 from .folder import Arrays
@@ -26,7 +27,8 @@ def read_array(path: Path, split: str | None = None) -> Arrays:
     """Read the images of an .npy or .npz file.
 
     Args:
-        path: an .npy of images; or an .npz with images and perhaps labels, named as ``array_names`` says; and perhaps
+        path: an .npy of images; or an .npz with images and perhaps labels, named as ``array_names`` says; perhaps what
+            else a model is told beside each, see ``array_conditions``; and perhaps
             ``levels``, where the images have fewer than 256, ``classes``, where not all of them have a training image,
             and their ``class_names``.
         split: "train", "valid" or "test"; None reads what has no splits.
@@ -41,7 +43,7 @@ def read_array(path: Path, split: str | None = None) -> Arrays:
             f"{path}: expected images of the {split} split, got {listed(part.images for part in read.values())}"
         )
     about = {"levels", "classes", "class_names"}
-    wanted = {*about, *(name for names in read.values() for name in names if name is not None)}
+    wanted = about.union(*(names.every for names in read.values()))
     arrays = read_npz(path, wanted)
     stated = {name: arrays.get(name) for name in about}
     images, levels, notes = quantised(
@@ -56,6 +58,8 @@ def read_array(path: Path, split: str | None = None) -> Arrays:
         if len(numbers) != len(images[read[part].images]):
             n, place = len(images[read[part].images]), where(path, str(read[part].labels))
             raise ValueError(f"{place}: expected one label per image ({n}), got {len(numbers)}")
+    told = {part: as_told(arrays, names.condition, len(images[names.images]), path) for part, names in read.items()}
+    check_same_kind(told, path)
     names = _class_names(stated["class_names"], path)
     if any(part.dtype.kind == "U" for part in labels.values()):
         labels, names = _numbered(labels, names, path)
@@ -65,11 +69,11 @@ def read_array(path: Path, split: str | None = None) -> Arrays:
     notes += (f"{path}: {len(left):,} arrays skipped: {listed(left)}",) if left else ()
     name = read[split].images
     chosen = _channels_first(images[name], where(path, name))
-    return Arrays(chosen, labels.get(split), levels, classes, names if labels else None, notes)
+    return Arrays(chosen, labels.get(split), levels, classes, names if labels else None, notes, told[split])
 
 
 def _names_by_split(path: Path) -> dict[str | None, Names]:
-    return names_by_split(path, npz_names(path)) if is_zip(path) else {None: Names("x", None)}
+    return names_by_split(path, npz_names(path)) if is_zip(path) else {None: Names("x", None, {})}
 
 
 def _labels(labels: np.ndarray, name: str, path: Path) -> np.ndarray:

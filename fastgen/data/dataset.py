@@ -2,17 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .._checks import check_instance, check_integer, check_number, check_numbers
+from .. import conditions
+from .._checks import check_finite, check_instance, check_integer, check_number, check_numbers
+from ..conditions import Classes, Condition, Kinds
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images and, where there are any, their labels.
+    """Images and, where there are any, their labels; or what else a model is told beside each image.
 
     Attributes:
         values: (N, C, H, W) uint8, in [0, levels).
@@ -23,6 +26,8 @@ class Dataset:
         class_names: the classes' names, by label; None where the data have numbers only.
         description: which images of the data these are, in words; the name by default.
         notes: what was found and left out as the data were read, for people; nothing where nothing needs saying.
+        condition: of the N images: int64 (N,), floating point (N, D) or (N, C', H', W'), or a dict of these by name; or
+            None. A model is told it in place of the labels.
     """
 
     values: Tensor
@@ -33,6 +38,7 @@ class Dataset:
     class_names: tuple[str, ...] | None = None
     description: str = ""
     notes: tuple[str, ...] = ()
+    condition: Condition | None = None
 
     def __post_init__(self) -> None:
         check_instance("name", self.name, str, "text")
@@ -62,6 +68,8 @@ class Dataset:
                 raise ValueError(f"{self.name}: expected labels from 0 to {self.classes - 1}, got {low} to {high}")
         if self.class_names is not None and len(self.class_names) != self.classes:
             raise ValueError(f"{self.name}: expected a name per class ({self.classes}), got {len(self.class_names)}")
+        if self.condition is not None:
+            object.__setattr__(self, "condition", _checked(self.condition, len(self)))
         if not self.description:
             object.__setattr__(self, "description", self.name)
 
@@ -70,7 +78,12 @@ class Dataset:
 
     def __repr__(self) -> str:
         classes = "no labels" if self.labels is None else f"{self.classes} classes"
-        return f"Dataset({self.name}: {tuple(self.values.shape)}, {self.levels} levels, {classes})"
+        told = (
+            ""
+            if self.condition is None or self.condition_kind is None
+            else f", told {conditions.described(self.condition_kind)}"
+        )
+        return f"Dataset({self.name}: {tuple(self.values.shape)}, {self.levels} levels, {classes}{told})"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -82,6 +95,24 @@ class Dataset:
     def dims(self) -> int:
         """Dimensions of an image, C * H * W: what bits/dim divides by."""
         return self.values[0].numel()
+
+    @property
+    def told(self) -> Condition | None:
+        """What a model is told beside the images: the condition, or else the labels; None where there are neither."""
+        return self.labels if self.condition is None else self.condition
+
+    @property
+    def condition_kind(self) -> Kinds | None:
+        """The kind of what a model is told, ``fastgen.conditions``."""
+        if self.condition is None:
+            return None if self.labels is None else Classes(self.classes)
+        return conditions.kind_of_batch(self.condition)
+
+    def told_to(self, kind: Kinds | None) -> "Dataset":
+        """The same images for a model that is told ``kind``: a class is told by the labels, where there are any."""
+        if isinstance(kind, Classes) and self.labels is not None and self.condition is not None:
+            return replace(self, condition=None)
+        return self
 
     def quantise(self, levels: int) -> "Dataset":
         """The same images with ``levels`` levels: value v of L becomes floor(v * levels / L).
@@ -98,7 +129,9 @@ class Dataset:
     def pick(self, indices: np.ndarray | Tensor) -> "Dataset":
         """The images at ``indices``, in that order."""
         indices = _indices("indices", indices, len(self))
-        return replace(self, values=self.values[indices], labels=None if self.labels is None else self.labels[indices])
+        labels = None if self.labels is None else self.labels[indices]
+        condition = conditions.select(self.condition, indices)
+        return replace(self, values=self.values[indices], labels=labels, condition=condition)
 
     def subset(self, n: int, seed: int = 0) -> "Dataset":
         """``n`` images drawn without replacement, the same ones each time; all of them where there are no more.
@@ -129,8 +162,10 @@ class Dataset:
 
     def batches(
         self, size: int, device: torch.device | str = "cpu", order: np.ndarray | None = None
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yield (values int64 (n, C, H, W), labels (n,) or None) on ``device``; the last batch may be smaller.
+    ) -> Iterator[tuple[Tensor, Any]]:
+        """Yield (values int64 (n, C, H, W), the n images' condition or labels, or None) on ``device``.
+
+        The last batch may be smaller.
 
         Args:
             size: images in a batch.
@@ -143,7 +178,22 @@ class Dataset:
         indices = torch.arange(len(self)) if order is None else _indices("order", order, len(self))
         for part in indices.split(min(size, len(self))):
             values = self.values.index_select(0, part).to(device, torch.int64, non_blocking=True)
-            yield values, None if self.labels is None else self.labels[part].to(device, non_blocking=True)
+            told = conditions.select(self.told, part)
+            yield values, conditions.apply(lambda each: each.to(device, non_blocking=True), told)
+
+
+def _checked(condition: Condition, n: int) -> Condition:
+    """The condition of ``n`` images, labels in it as int64.
+
+    Raises:
+        TypeError: a part is no tensor of integers or real numbers.
+        ValueError: a part is of no condition's shape, on the meta device, or holds a number that is not finite; a dict
+            is empty or has names that are no text.
+    """
+    found = conditions.as_condition(condition, n)
+    for part in conditions.tensors_of(found):
+        check_finite("condition", check_numbers("condition", part))
+    return found
 
 
 def _indices(name: str, given: np.ndarray | Tensor, n: int) -> Tensor:

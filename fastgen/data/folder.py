@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._checks import listed
+from ..conditions import Condition
 from .picture import SUFFIXES, read_pictures
 from .prepare import AS_IT_IS, Preparation
 
@@ -75,6 +76,7 @@ class Arrays(NamedTuple):
         classes: how many, where there are labels.
         names: of the classes, where they have any.
         notes: what was found, for people.
+        condition: of each image, if there is one.
     """
 
     images: np.ndarray
@@ -83,6 +85,7 @@ class Arrays(NamedTuple):
     classes: int | None
     names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    condition: Condition | None = None
 
 
 @dataclass(frozen=True)

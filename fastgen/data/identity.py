@@ -11,7 +11,9 @@ from .dataset import Dataset
 
 
 def content(train: Dataset, held_out: Dataset) -> dict[str, Any]:
-    """What tells these images from others, for a run's config: their digest, their classes, and the classes' names."""
+    """What tells these images from others, for a run's config: their digest, their classes, the classes' names, and the
+    digest of their condition where there is one.
+    """
     digest = hashlib.sha256()
     for part in (train, held_out):
         digest.update(f"{tuple(part.values.shape)} {part.levels} {part.labels is not None}".encode())
@@ -19,7 +21,19 @@ def content(train: Dataset, held_out: Dataset) -> dict[str, Any]:
         if part.labels is not None:
             digest.update(part.labels.to(torch.int64).contiguous().numpy().data)
     names = None if train.class_names is None else list(train.class_names)
-    return {"sha256": digest.hexdigest(), "classes": train.classes, "class_names": names}
+    found: dict[str, Any] = {"sha256": digest.hexdigest(), "classes": train.classes, "class_names": names}
+    return found if train.condition is None else {**found, "condition_sha256": _condition(train, held_out)}
+
+
+def _condition(*sets: Dataset) -> str:
+    digest = hashlib.sha256()
+    for part in sets:
+        named = part.condition if isinstance(part.condition, dict) else {"": part.condition}
+        for name, tensor in sorted(named.items()):
+            if tensor is not None:
+                digest.update(f"{name!r} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def check_content(train: Dataset, held_out: Dataset, config: dict[str, Any], where: str) -> tuple[str, ...]:
@@ -47,7 +61,7 @@ def check_content(train: Dataset, held_out: Dataset, config: dict[str, Any], whe
         return (
             f"{where} keeps no digest of its images, as an older version's: size, levels and number are checked only",
         )
-    now = content(train, held_out)
+    now: dict[str, Any] = content(train, held_out)
     if now["class_names"] != kept["class_names"]:
         words = [_classes(part["class_names"], part["classes"]) for part in (kept, now)]
         raise ValueError(f"data: expected {words[0]}, as when {where} began, got {words[1]}")
@@ -55,6 +69,11 @@ def check_content(train: Dataset, held_out: Dataset, config: dict[str, Any], whe
         raise ValueError(
             f"data: expected the images that {where} began with, got others, though as many and of the same size"
             f" (sha256 {now['sha256'][:12]}…, not {kept['sha256'][:12]}…), in {train.name}"
+        )
+    if "condition_sha256" in kept and now.get("condition_sha256") != kept["condition_sha256"]:
+        other = "none" if train.condition is None else "another"
+        raise ValueError(
+            f"data: expected the condition of each image that {where} began with, got {other}, in {train.name}"
         )
     return ()
 

@@ -201,4 +201,5 @@ def _dataset(arrays: Arrays, name: str, prepare: Preparation = AS_IT_IS) -> Data
     note = f"{name}: {prepare}{'; stretched to that shape, which --crop centre would keep' if stretched else ''}"
     images = images if images.flags.writeable else np.array(images)  # read from bytes, it is not
     notes = (*arrays.notes, *([note] if prepare else []))
-    return Dataset(torch.from_numpy(images), labels, arrays.levels, arrays.classes, name, arrays.names, notes=notes)
+    about = (arrays.levels, arrays.classes, name, arrays.names)
+    return Dataset(torch.from_numpy(images), labels, *about, notes=notes, condition=arrays.condition)

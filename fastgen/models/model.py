@@ -112,7 +112,7 @@ class Model(nn.Module):
             return []
         if self.condition_kind is not None and not isinstance(self.condition_kind, Classes):
             n = min(n, len(values))
-            return [sample(n, seed=seed, condition=conditions.apply(lambda part: part[:n], condition))]
+            return [sample(n, seed=seed, condition=conditions.select(condition, slice(n)))]
         turns = None if self.classes is None else torch.arange(n, device=values.device) % self.classes
         return [sample(n, seed=seed, labels=turns)]
 
@@ -166,7 +166,7 @@ class Model(nn.Module):
                 check_device("labels", labels, "the model", parameter)
             return labels
         if condition is None:
-            raise ValueError(f"condition: expected {conditions.words(kind)}, for {n} images, got None")
+            raise ValueError(f"condition: expected {conditions.described(kind)}, for {n} images, got None")
         found = conditions.as_condition(condition, n, _looked_at(kind, condition), dtype=parameter.dtype)
         conditions.check_same_device(found, "the model", parameter)
         return found
