@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+import fastgen
 from checkout import ROOT
-from fastgen import __version__, _info
 
 #: What decides a number. A file that differs from the commit makes it "+changes".
 SOURCES = ("fastgen", "csrc", "benchmarks", "tests/parity.py", "tests/rounding.py", "CMakeLists.txt", "setup.py")
@@ -30,7 +30,7 @@ def environment(device: str) -> dict[str, Any]:
         "device": device,
         "machine": machine(device),
         "threads": torch.get_num_threads(),
-        "fastgen": __version__,
+        "fastgen": fastgen.__version__,
         "commit": commit(),
         "sources": digest(_files(ROOT)),
         "torch": torch.__version__,
@@ -75,7 +75,7 @@ def commit() -> str:
     if not head:
         return "unknown"
     changed = _git("status", "--porcelain", "--", *SOURCES, ":!benchmarks/results")
-    imported = Path(_info.__file__).parent
+    imported = Path(fastgen.__file__).parent
     elsewhere = imported != ROOT / "fastgen" and _python(imported) != _python(ROOT / "fastgen")
     return head + "+changes" * bool(changed or elsewhere)
 

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import DTYPES, Contest
 from ceilings import Ceilings
-from fastgen import _info
+from fastgen.commands import info
 from timing import CpuTimer, CudaTimer, Effort, Timer, in_turn, quartiles, walls
 
 FULL = {"cpu": Effort(21, 0.1, 60), "cuda": Effort(15, 0.01, 10)}
@@ -44,7 +44,7 @@ class Bench:
         torch.compiler.reset()
         with _OpsSeen() as seen:
             contest.gate()
-        kernels = {op: _info.kernels()[op].get(self.device.upper(), "reference") for op in sorted(seen.names)}
+        kernels = {op: info.kernels()[op].get(self.device.upper(), "reference") for op in sorted(seen.names)}
         for op, kernel in kernels.items():
             if kernel.startswith("reference: "):
                 raise RuntimeError(f"{op}: expected a kernel for {self.device}, which this build lacks; {kernel}")

@@ -25,7 +25,7 @@ from ._extras import MissingExtraError, require
 from ._version import __version__
 
 COMMANDS = {
-    "demo": "fastgen.demo",
+    "demo": "fastgen.commands.demo",
     "train": "fastgen.commands.train",
     "sample": "fastgen.commands.sample",
     "evaluate": "fastgen.commands.evaluate",
@@ -34,7 +34,7 @@ COMMANDS = {
     "download": "fastgen.commands.download",
     "taxonomy": "fastgen.commands.taxonomy",
     "bench": "fastgen.commands.bench",
-    "info": "fastgen._info",
+    "info": "fastgen.commands.info",
 }
 """The module of each command; its ``main`` takes the arguments, and returns what to print, if anything."""
 

@@ -118,7 +118,7 @@ def test_contenders_that_draw_noise_are_held_to_a_pair_that_does_not() -> None:
 
 def test_missing_kernels_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     reason = {"gated_activation": {"CPU": "reference: _core.so was not built"}}
-    monkeypatch.setattr("fastgen._info.kernels", lambda: reason)
+    monkeypatch.setattr("fastgen.commands.info.kernels", lambda: reason)
     with pytest.raises(RuntimeError, match="expected a kernel for cpu, which this build lacks"):
         Bench(quick=True).measure(next(iter(gate_case().contests("cpu", torch.float32))))
 

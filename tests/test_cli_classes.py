@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from commands import refused
-from fastgen import _sheet, pictures
+from fastgen import pictures
 from fastgen.cli import main
 from fastgen.commands.epoch_pictures import draw_epoch, keep_held_out
 from fastgen.commands.images import load_images
@@ -18,6 +18,7 @@ from fastgen.commands.train import untrained
 from fastgen.data import Dataset, load
 from fastgen.data.identity import class_number
 from fastgen.models import VAE
+from fastgen.pictures import sheet as sheets
 from fastgen.training import Run, evaluate, load_model
 from pictured import find
 
@@ -148,7 +149,7 @@ def test_names_stand_above_their_columns(trained: tuple[Path, Path], tmp_path: P
             head = pixels[top - 24 : top - 4, left + column * (4 * scale + 2) :][:, : 4 * scale]
             there = np.argwhere((head < 250).any(axis=2))
             wide = np.ptp(there[:, 1]) + 1
-            assert wide == pytest.approx(pictures.text_width(NAMES[label], _sheet.SMALL), abs=3), "its own name"
+            assert wide == pytest.approx(pictures.text_width(NAMES[label], sheets.SMALL), abs=3), "its own name"
             assert there[:, 1].mean() == pytest.approx(4 * scale / 2, abs=4), "in the middle"
 
 

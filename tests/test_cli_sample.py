@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from commands import refused
-from fastgen import _sheet, pictures
+from fastgen import pictures
 from fastgen.cli import main
 from fastgen.commands import image_folder, sample
 from fastgen.data import load, load_for_training
+from fastgen.pictures import sheet as sheets
 from fastgen.sampling import NaiveSampler, Sampler
 from fastgen.training import load_model
 from pictured import find
@@ -72,7 +73,7 @@ def test_sample_is_what_the_model_draws(trained: Path, capsys: pytest.CaptureFix
         assert (arrays["y"] == labels.numpy()).all()
     with Image.open(out) as picture:
         pixels = np.asarray(picture)
-    find(pixels, pictures.to_rgb(naive, 17), 5, below=_sheet.LINE + 4)
+    find(pixels, pictures.to_rgb(naive, 17), 5, below=sheets.LINE + 4)
 
 
 def test_completions_keep_what_is_given(trained: Path, tmp_path: Path) -> None:

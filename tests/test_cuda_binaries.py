@@ -10,10 +10,10 @@ import pytest
 
 import fastgen
 from aot import CUOBJDUMP
-from fastgen import _info
+from fastgen.commands import info
 
 ROOT = Path(__file__).parent.parent
-BUILT = _info.build().get("cuda", "not built")
+BUILT = info.build().get("cuda", "not built")
 NAMES = BUILT["archs"].replace("+PTX", "").split() if isinstance(BUILT, dict) else []
 ARCHS = [f"sm_{name.removesuffix('f')}" for name in NAMES]  # in a library, family code goes by its number
 TYPES = {"f": "float32", "d": "float64", "6__half": "float16", "13__nv_bfloat16": "bfloat16"}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastgen import demo
 from fastgen.cli import main
+from fastgen.commands import demo
 from fastgen.data import Dataset, load, load_for_training
 from fastgen.models import GatedPixelCNN
 from fastgen.training import Recipe

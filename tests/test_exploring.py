@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from fastgen import _sheet, exploring, pictures
+from fastgen import exploring, pictures
 from fastgen.baselines import PCA
 from fastgen.exploring import scatter
 from fastgen.models import VAE, Autoencoder
 from fastgen.models.model import LatentModel
+from fastgen.pictures import sheet as sheets
 from parity import assert_parity
 from pictured import find
 
@@ -118,8 +119,8 @@ def test_arithmetic_is_of_averages() -> None:
     picture = exploring.draw_arithmetic(model, a, b, c)
     wanted = [*means, means[0] - means[1] + means[2]]
     images = np.concatenate([pictures.to_rgb(model.decode(z[None]), 256) for z in wanted])
-    find(picture, images, 4, gap=24, below=_sheet.LINE + 4)
-    find(exploring.draw_arithmetic(model, a, b, c, called=("7", "9", "4")), images, 4, gap=24, below=_sheet.LINE + 4)
+    find(picture, images, 4, gap=24, below=sheets.LINE + 4)
+    find(exploring.draw_arithmetic(model, a, b, c, called=("7", "9", "4")), images, 4, gap=24, below=sheets.LINE + 4)
 
 
 def test_reconstructions_and_interpolations_show_both_ends() -> None:
@@ -172,7 +173,7 @@ def test_nearest_images_are_below_the_samples() -> None:
     drawn = model.sample(4, seed=0)
     indices, _ = exploring.nearest(drawn, train, 2)
     images = pictures.to_rgb(torch.cat([drawn, train[indices[:, 0]], train[indices[:, 1]]]), 2)
-    find(picture, images, 4, below=_sheet.LINE + 4)
+    find(picture, images, 4, below=sheets.LINE + 4)
 
 
 @pytest.mark.parametrize("labels", [None, torch.arange(20) % 3])
@@ -213,7 +214,7 @@ def test_samples_of_a_conditional_model_have_a_class_in_each_column() -> None:
     assert named == top
     other = exploring.draw_samples(model, 4, 2, labels=torch.tensor([1, 1, 0, 1]))
     find(
-        other, pictures.to_rgb(model.sample(4, seed=0, labels=torch.tensor([1, 1, 0, 1])), 2), 2, below=_sheet.LINE + 4
+        other, pictures.to_rgb(model.sample(4, seed=0, labels=torch.tensor([1, 1, 0, 1])), 2), 2, below=sheets.LINE + 4
     )
 
 

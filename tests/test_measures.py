@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from fastgen import _chart
 from fastgen.cli import main
 from fastgen.data import Dataset, load
 from fastgen.measures import UNDECLARED, of
 from fastgen.models import VAE, Autoencoder, Classifier, GatedPixelCNN, Model, PixelCNN
+from fastgen.pictures import chart as charts
 from fastgen.training import Run, evaluate
 
 for package in ("tyro", "tqdm", "safetensors", "sklearn", "matplotlib"):
@@ -134,10 +134,10 @@ def autoencoder_metrics(epoch: int) -> dict:
 
 
 def test_a_loss_called_error_has_its_curve() -> None:
-    (chart,) = _chart.charts([autoencoder_metrics(1), autoencoder_metrics(2)], {"squared_error": "‖x − x̂‖²"})
+    (chart,) = charts.charts([autoencoder_metrics(1), autoencoder_metrics(2)], {"squared_error": "‖x − x̂‖²"})
     assert (chart.title, chart.note) == ("squared error", "‖x − x̂‖²")
     assert chart.lines == {"train": [(1, 9.0), (2, 4.5)], "held out": [(1, 10.0), (2, 5.0)]}
-    assert "‖x − x̂‖²" in _chart.svg(chart)
+    assert "‖x − x̂‖²" in charts.svg(chart)
 
 
 def save(path: Path, train: list[int], test: list[int]) -> Path:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastgen import _console, _files, _report_page, pictures
+from fastgen import _console, _files, pictures
 from fastgen._files import check_can_write, write_atomic
+from fastgen.commands import report_page
 from fastgen.training import Recipe, Run
 from trainers import CONFIG
 
@@ -102,15 +103,15 @@ def test_a_report_embeds_nothing_from_elsewhere(tmp_path: Path) -> None:
     run.samples.mkdir()
     pictures.save(PIXELS, run.samples / "epoch-0001.png")
     (run.samples / "epoch-0002.png").symlink_to(run.samples / "epoch-0001.png")
-    assert _report_page.write(run).count("data:image/png") == 2
+    assert report_page.write(run).count("data:image/png") == 2
     (tmp_path / "secret").write_bytes((run.samples / "epoch-0001.png").read_bytes())
     (run.samples / "epoch-0003.png").symlink_to(tmp_path / "secret")
     with pytest.raises(ValueError, match=r"epoch-0003\.png: expected a picture in the folder of the run, got"):
-        _report_page.write(run)
+        report_page.write(run)
     (run.samples / "epoch-0003.png").unlink()
     (run.samples / "epoch-0003.png").write_bytes(b"GIF89a")
     with pytest.raises(ValueError, match=r"epoch-0003\.png: expected a PNG, got another file of 6 bytes"):
-        _report_page.write(run)
+        report_page.write(run)
 
 
 def test_json_nested_too_deep(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastgen import _sheet, pictures
-from fastgen._sheet import Axis, class_words, of_classes, sheet
+from fastgen import pictures
+from fastgen.pictures import sheet as sheets
+from fastgen.pictures.sheet import Axis, class_words, of_classes, sheet
 from pictured import find
 
 Image = pytest.importorskip("PIL.Image", reason="pillow comes with fastgen[train]")
@@ -100,7 +101,7 @@ def test_a_sheet_shows_every_pixel_at_a_whole_scale(n: int) -> None:
     picture = sheet(images, "what is seen")
     top, left, scale = find(picture, images, pictures.columns_for(n))
     assert picture.shape[1] >= 800
-    assert 3 * scale <= _sheet.LARGEST
+    assert 3 * scale <= sheets.LARGEST
     assert (picture[: top - 4, left:] < 128).any(), "a title above"
     assert (picture[top + 5 * scale * -(-n // pictures.columns_for(n)) + 40 :] == 255).all()
 
@@ -131,7 +132,7 @@ LONG = [f"a class with a name that is long, number {i}" for i in range(40)]
 
 
 def test_names_are_whole_or_numbered_and_never_alike() -> None:
-    fit = lambda words, room, turned=True: _sheet._fit(of_classes(range(len(words)), words), room, turned)  # noqa: E731
+    fit = lambda words, room, turned=True: sheets._fit(of_classes(range(len(words)), words), room, turned)  # noqa: E731
     assert fit(["cat", "dog"], 60).words == [["cat"], ["dog"]]
     assert fit(["a black cat", "dog"], 60).words == [["a black", "cat"], ["dog"]]
     turned = fit(["unbreakable", "dog"], 40)
@@ -143,8 +144,8 @@ def test_names_are_whole_or_numbered_and_never_alike() -> None:
     assert fit(["unbreakable", "dog"], 40, turned=False).legend == {"0": "unbreakable", "1": "dog"}
     images = noise(40)
     picture = sheet(images, "t", columns=8, below=of_classes(range(40), LONG))
-    top, _, scale = find(picture, images, 8, below=_sheet.LINE + 4)
-    legend = picture[top + 5 * (4 * scale + 2 + _sheet.LINE + 4) :]
+    top, _, scale = find(picture, images, 8, below=sheets.LINE + 4)
+    legend = picture[top + 5 * (4 * scale + 2 + sheets.LINE + 4) :]
     assert (legend < 128).any(axis=(1, 2)).sum() > 40 / 2 * 8, "a line for every two classes or so"
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fastgen
-from fastgen import _info
+from fastgen.commands import info
 from fastgen.ops._registry import OPS
 
 ROOT = Path(__file__).parent.parent
@@ -34,7 +34,7 @@ def test_dispatcher_agrees_with_the_table(op: str) -> None:
     assert OPS[op] is module.KERNELS
     for key, source in module.KERNELS.items():
         assert (ROOT / source).exists()
-        if source.endswith(".cu") and isinstance(_info.build()["cuda"], str):
+        if source.endswith(".cu") and isinstance(info.build()["cuda"], str):
             continue  # this build has no CUDA kernels, and says why
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastgen::{op}", key)
         if source.startswith("csrc/"):
@@ -98,15 +98,15 @@ def test_without_kernels_everything_runs_and_says_so(tmp_path: Path) -> None:
 
 
 def test_info_knows_which_gpus_the_build_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_info, "build", lambda: {"cuda": {"nvcc": "13.0", "archs": "80 90a 120+PTX"}})
+    monkeypatch.setattr(info, "build", lambda: {"cuda": {"nvcc": "13.0", "archs": "80 90a 120+PTX"}})
     served = {(8, 0): True, (8, 9): True, (9, 0): True, (12, 0): True, (13, 0): True, (7, 5): False, (10, 0): False}
-    assert {capability: _info._built_for(*capability) for capability in served} == served
-    monkeypatch.setattr(_info, "build", lambda: {"cuda": "not built: FASTGEN_CUDA=0"})
-    assert not _info._built_for(9, 0)
+    assert {capability: info._built_for(*capability) for capability in served} == served
+    monkeypatch.setattr(info, "build", lambda: {"cuda": "not built: FASTGEN_CUDA=0"})
+    assert not info._built_for(9, 0)
 
 
 def test_info_names_every_op_and_the_file_of_its_kernel() -> None:
-    report = _info.report()
+    report = info.report()
     for op, sources in OPS.items():
         (line,) = [line for line in report.splitlines() if line.split(" ")[0] == op]
         assert all(source in line or "reference: " in line for source in sources.values())

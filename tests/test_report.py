@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastgen import _chart, _report_page, pictures
+from fastgen import pictures
 from fastgen.cli import main
-from fastgen.commands import model_options, parse
+from fastgen.commands import model_options, parse, report_page
 from fastgen.commands.command_line import command_line
+from fastgen.pictures import chart as charts
 from fastgen.training import Run
 
 pytest.importorskip("tyro", reason="tyro comes with fastgen[train]")
@@ -99,7 +100,7 @@ def test_a_page_is_whole_in_itself(run: Run, capsys: pytest.CaptureFixture, tmp_
 
 def test_a_page_is_as_wide_as_its_window(run: Run) -> None:
     """What cannot shrink to 390 pixels scrolls within itself: columns, charts, pictures, long words."""
-    text = _report_page.write(run, "fastgen train " + "x" * 500)
+    text = report_page.write(run, "fastgen train " + "x" * 500)
     assert "<span>train</span> xxx" in text
     rules = (
         r"body \{[^}]*overflow-wrap: anywhere",
@@ -109,8 +110,8 @@ def test_a_page_is_as_wide_as_its_window(run: Run) -> None:
         r"\.charts svg \{[^}]*width: 100%",
     )
     for rule in rules:
-        assert re.search(rule, _report_page.STYLE), rule
-    assert re.findall(r"minmax\(([^,]*,[^,]*),", _report_page.STYLE) == ["min(24rem, 100%)"] * 2
+        assert re.search(rule, report_page.STYLE), rule
+    assert re.findall(r"minmax\(([^,]*,[^,]*),", report_page.STYLE) == ["min(24rem, 100%)"] * 2
     assert text.count("<table") == text.count('<div class="wide"><table') + text.count('<div class="all"><table')
     assert '<meta name="viewport" content="width=device-width">' in text
 
@@ -121,7 +122,7 @@ def test_real_images_stand_beside_what_was_drawn_last(run: Run) -> None:
     run.write_config(config)
     run.add_metrics(record(31, 99.0) | {"held_out_accuracy": 0.5})
     run.add_metrics(record(32, 1.23456) | {"held_out_accuracy": 0.98765})
-    text = _report_page.write(run, "fastgen train toy --lr 0.1")
+    text = report_page.write(run, "fastgen train toy --lr 0.1")
     fetched = [base64.b64decode(source.removeprefix(PNG)) for source in Page(text).fetched]
     there = [run.folder / "held_out.png", *(run.picture(epoch) for epoch in (30, 1, 11, 20))]
     assert fetched == [path.read_bytes() for path in there]
@@ -196,18 +197,18 @@ def test_what_is_no_number_is_left_out(tmp_path: Path) -> None:
 
 
 def test_charts_put_points_where_they_belong() -> None:
-    (nats, kl, bits) = _chart.charts([record(epoch, nats) for epoch, nats in ((1, 10.0), (2, 30.0), (5, 20.0))])
+    (nats, kl, bits) = charts.charts([record(epoch, nats) for epoch, nats in ((1, 10.0), (2, 30.0), (5, 20.0))])
     assert (nats.title, bits.title, kl.title) == ("nats per image", "bits per dimension", "kl")
     assert nats.lines == {"train": [(1, 9.0), (2, 29.0), (5, 19.0)], "held out": [(1, 10.0), (2, 30.0), (5, 20.0)]}
-    svg = _chart.svg(nats)
+    svg = charts.svg(nats)
     Page(svg)
     *_, held = re.findall(r'<polyline points="([^"]*)"', svg)
     (x1, y1), (x2, y2), (x5, y5) = (tuple(map(float, point.split(","))) for point in held.split())
     assert x2 - x1 == pytest.approx((x5 - x1) / 4, abs=0.2)
     assert y1 - y2 == pytest.approx(2 * (y5 - y2), abs=0.3), "30 is as far above 10 as twice 20 is below it"
-    drawn = _chart.pixels([nats, bits, kl])
+    drawn = charts.pixels([nats, bits, kl])
     assert drawn.shape == (2 * 640, 2 * 960, 3)
-    assert (drawn[:640, :960] == _chart.COLORS[1]).all(axis=2).sum() > 500, "the line of held-out images is not drawn"
+    assert (drawn[:640, :960] == charts.COLORS[1]).all(axis=2).sum() > 500, "the line of held-out images is not drawn"
     assert (drawn[640:, 960:] == 255).all(), "there is no fourth chart"
 
 
@@ -215,7 +216,7 @@ def test_charts_put_points_where_they_belong() -> None:
     ("low", "high"), [(0.0, 1.0), (79.98, 80.01), (-3.0, 1e6), (5.0, 5.0), (0.0, 0.0), (1e-9, 3e-9)]
 )
 def test_ticks_are_round_and_around_the_data(low: float, high: float) -> None:
-    ticks = _chart._ticks(low, high, 5)
+    ticks = charts._ticks(low, high, 5)
     assert 3 <= len(ticks) <= 9
     assert ticks[0] <= low
     assert ticks[-1] >= high

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from commands import VAE, said
-from fastgen._run_words import called
 from fastgen.baselines import PCA
 from fastgen.cli import main
 from fastgen.commands import dry_run, option_files, parse, train
 from fastgen.commands.model_options import MODELS
+from fastgen.commands.run_words import called
 from fastgen.data import load_for_training
 from fastgen.training import Run, describe, load_model
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from .._console import duration
-from .._run_words import where
 from ..data import Dataset
 from ..training import Objective, Trainer, distributed
 from ..training.checks import check_batch, check_data, check_losses, check_parts
 from ..training.pace import measure
 from ..training.randomness import set_aside
+from .run_words import where
 from .train_options import Train
 
 LONG = 3600

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import _chart, pictures
-from .._run_words import data_of, name_of
-from .._sheet import class_words, of_classes, sheet
+from .. import pictures
 from ..data import Dataset
-from ..pictures import columns_in_turn
+from ..pictures import chart, columns_in_turn
+from ..pictures.sheet import class_words, of_classes, sheet
 from ..training import Run
+from .run_words import data_of, name_of
 
 
 def draw_epoch(model: Any, held_out: Dataset, n: int, seed: int, of: str) -> np.ndarray | None:
@@ -85,7 +85,7 @@ def _in_columns(images: Dataset, n: int, columns: int, classes: int) -> Dataset 
 def draw_curves(run: Run) -> None:
     """Write the run's curves.png, if there is anything to draw."""
     metrics, config = run.metrics(), run.config()
-    drawn = _chart.charts(metrics, config.get("about"))
+    drawn = chart.charts(metrics, config.get("about"))
     if drawn:
         epochs = f"{len(metrics)} {'epoch' if len(metrics) == 1 else 'epochs'}"
-        pictures.save(_chart.pixels(drawn, title=f"{name_of(config)}, {epochs}"), run.folder / "curves.png")
+        pictures.save(chart.pixels(drawn, title=f"{name_of(config)}, {epochs}"), run.folder / "curves.png")

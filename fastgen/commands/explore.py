@@ -11,16 +11,16 @@ from torch import Tensor
 
 from .. import exploring, pictures
 from .._extras import require
-from .._run_words import called
-from .._sheet import class_words
 from ..baselines import PCA
 from ..data import Dataset
 from ..data.identity import class_number
 from ..models import Autoencoder
+from ..pictures.sheet import class_words
 from ..training import Run, load_model
 from . import check_seed, parse, pick_device
 from .beside import fitted_pca
 from .images import class_names, load_images, say_notes
+from .run_words import called
 
 Kind = Literal[
     "reconstructions", "samples", "manifold", "traversals", "interpolations", "arithmetic", "nearest", "scatter"

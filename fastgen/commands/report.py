@@ -5,10 +5,9 @@ from pathlib import Path
 
 import tyro
 
-from .. import _report_page
 from .._files import check_can_write, write_atomic
 from ..training import Run
-from . import parse
+from . import parse, report_page
 from .command_line import command_line
 
 
@@ -25,7 +24,7 @@ class Report:
 def main(arguments: list[str]) -> str:
     """Write the page as the arguments say."""
     options = parse(Report, "report", arguments)
-    page = _report_page.write(Run(options.run), command_line(Run(options.run)))
+    page = report_page.write(Run(options.run), command_line(Run(options.run)))
     out = options.run / "report.html" if options.out is None else options.out
     check_can_write("out", out, (".html", ".htm"))
     write_atomic(out, page.encode())

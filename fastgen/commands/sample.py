@@ -17,17 +17,17 @@ from .. import pictures, sampling
 from .._extras import require
 from .._files import check_can_write, write_atomic
 from .._philox import uniforms
-from .._run_words import called
-from .._sheet import Names, class_words, of_classes, sheet
 from ..data.identity import class_number
 from ..models import AutoregressiveModel
 from ..pictures import columns_for, columns_in_turn
+from ..pictures.sheet import Names, class_words, of_classes, sheet
 from ..sampling import Sampler
 from ..training import Run, load_model
 from . import check_seed, parse, pick_device
 from .completion import DRAWN, HALVES, Given, images_to_complete
 from .image_folder import ImageFolder
 from .images import class_names
+from .run_words import called
 
 BATCH = 256
 

@@ -25,9 +25,9 @@ from .._extras import require
 from .._files import check_can_write
 from ..baselines import GaussianMixture, KernelDensity
 from ..data import Dataset
-from ..exploring.scatter import save_figure
 from ..models import VAE, PixelCNN
 from ..models.networks import mlp
+from ..pictures import save_figure
 from ..training import Recipe, Trainer
 from . import check_seed, parse
 

@@ -14,7 +14,6 @@ from .. import pictures
 from .._checks import listed
 from .._console import did_you_mean
 from .._extras import require
-from .._run_words import name_of, so_far, where
 from .._version import __version__
 from ..data import NAMES, Dataset
 from ..data.identity import check_content, content
@@ -29,6 +28,7 @@ from .epoch_pictures import draw_curves, draw_epoch, keep_held_out
 from .model_options import MODELS, options_of
 from .option_files import check_foreign, option_words, with_files
 from .remarks import remarks
+from .run_words import name_of, so_far, where
 from .train_options import Train
 
 FREE_ON_RESUME = (

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import pictures
 from .._checks import check_integer, check_number, check_numbers
-from .._sheet import Axis, class_words, sheet
+from ..pictures.sheet import Axis, class_words, sheet
 from ._shared import called_by, count, decode, repeat, rgb, several, signed
 from .latent import (
     arithmetic,

@@ -1,7 +1,6 @@
 """Where the codes of images lie: a plot of points, coloured by label."""
 
 import colorsys
-import io
 import math
 import textwrap
 from collections.abc import Sequence
@@ -11,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from .._extras import require
-from .._files import check_suffix, write_atomic
-from .._sheet import class_words
+from ..pictures import save_figure
+from ..pictures.sheet import class_words
 from ._shared import called_by, several
 from .latent import codes_of, importance
 
@@ -97,17 +96,3 @@ def _legend(figure: Any, points: Any, labels: list[int], names: Sequence[str] | 
     figure.canvas.draw()
     box = legend.get_window_extent()
     figure.set_size_inches(SIDE + box.width / DPI + 0.2, max(SIDE, box.height / DPI + 0.2))
-
-
-def save_figure(figure: Any, path: str | Path) -> None:
-    """Write a matplotlib figure as PNG; ``path`` is the old file or the new one, never a part.
-
-    Raises:
-        ValueError: ``path`` is named as another kind of file.
-    """
-    path = Path(path)
-    check_suffix("path", path, (".png",))
-    require("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_atomic(path, buffer.getvalue())

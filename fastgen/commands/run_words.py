@@ -4,9 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from .training import CheckpointError, Run, checkpoint
-from .training.epoch_words import watched
-from .training.run import Record
+from ..training import CheckpointError, Run, checkpoint
+from ..training.epoch_words import watched
+from ..training.run import Record
 
 
 def name_of(config: dict[str, Any]) -> str:

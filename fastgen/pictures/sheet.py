@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .pictures import FAINT, INK, Page, can_write, columns_for, grid, text_width, wrap
+from .grids import columns_for, grid
+from .page import FAINT, INK, Page, can_write, text_width, wrap
 
 WIDE = 800
 """Pixels that a picture is wide, at least."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .pictures import FAINT, INK, Page, wrap
+from .page import FAINT, INK, Page, wrap
 
 WIDTH, HEIGHT = 480, 320
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 32, 40

@@ -11,17 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import sampling
-from ._checks import check_number
-from ._demo_page import Results, draw_page
-from ._extras import require
-from ._files import check_can_write
-from ._philox import uniforms
-from ._version import __version__
-from .commands import check_seed, parse
-from .data import Dataset, load, load_for_training
-from .models import GatedPixelCNN
-from .training import Recipe, Trainer, describe
+from .. import sampling
+from .._checks import check_number
+from .._extras import require
+from .._files import check_can_write
+from .._philox import uniforms
+from .._version import __version__
+from ..data import Dataset, load, load_for_training
+from ..models import GatedPixelCNN
+from ..training import Recipe, Trainer, describe
+from . import check_seed, parse
+from .demo_page import Results, draw_page
 
 MODEL = {"channels": 32, "layers": 4}
 RECIPE = Recipe(epochs=44, batch_size=32, lr=1.5e-2, weight_decay=0.7, warmup=50, schedule="cosine")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from .pictures import FAINT, HIDDEN, INK, Page, grid
+from ..pictures import FAINT, HIDDEN, INK, Page, grid
 
 SCALE, GAP, COLUMNS = 5, 3, 10
 CELL = 8 * SCALE + GAP

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from . import _extension
-from ._version import __version__
-from .ops._registry import HAS_TRITON, NAMESPACE, OPS
+from .. import _extension
+from .._version import __version__
+from ..ops._registry import HAS_TRITON, NAMESPACE, OPS
 
 #: Dispatch key → the library whose kernels claim it.
 LIBRARIES = {"CPU": "_core", "CUDA": "_cuda"}
@@ -17,7 +17,7 @@ LIBRARIES = {"CPU": "_core", "CUDA": "_cuda"}
 
 def build() -> dict[str, Any]:
     """What setup.py built: compiler, nvcc and its targets; empty where nothing was built."""
-    path = Path(__file__).with_name("_build.json")
+    path = Path(_extension.__file__).with_name("_build.json")
     return json.loads(path.read_text()) if path.exists() else {}
 
 

@@ -6,12 +6,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from . import _chart
-from ._console import duration
-from ._run_words import best as find_best
-from ._run_words import name_of
-from .training import Run
-from .training.epoch_words import watched
+from .._console import duration
+from ..pictures import chart
+from ..training import Run
+from ..training.epoch_words import watched
+from .run_words import best as find_best
+from .run_words import name_of
 
 PICTURES = 4
 """Epochs of which a page shows the pictures, from the first to the last."""
@@ -57,7 +57,7 @@ def write(run: Run, command: str | None = None) -> str:
         f'<p class="sub">{escape(str(run.folder))}{escape("".join(f" · {part}" for part in made))}</p>',
         _facts(config, metrics, first, best),
         _section("Made by", "command", [_line(command)] if command else []),
-        _section("Curves", "charts", [_chart.svg(chart) for chart in _chart.charts(metrics, config.get("about"))]),
+        _section("Curves", "charts", [chart.svg(one) for one in chart.charts(metrics, config.get("about"))]),
         _section("Pictures", "pictures", _all_pictures(run)),
         _section("Epochs", "all", [_epochs(metrics, best)] if metrics else []),
         _section("What the numbers are", "wide", [_table(config["about"])] if config.get("about") else []),
