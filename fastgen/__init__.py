@@ -39,6 +39,7 @@ __all__ = [
     "fuse",
     "load",
     "measures",
+    "metrics",
     "models",
     "nn",
     "ops",

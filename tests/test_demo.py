@@ -94,10 +94,3 @@ def test_completions_keep_the_top_half_and_draw_the_class_from_what_is_seen(mode
     other[:, :, 4:] = 0
     blind = Dataset(other, images.labels.flip(0), 17, 10, "bottom half and labels hidden")
     assert torch.equal(completed, demo.complete_top_half(model, blind, seed=0)), "it saw what was not given"
-
-
-def test_nearest() -> None:
-    among = torch.arange(6.0).view(6, 1, 1, 1)
-    first, second = demo.nearest(torch.tensor([0.1, 4.6]).view(2, 1, 1, 1), among, 2)
-    assert first.flatten().tolist() == [0, 5]
-    assert second.flatten().tolist() == [1, 4]

@@ -18,6 +18,7 @@ from .._files import check_can_write
 from .._philox import uniforms
 from .._version import __version__
 from ..data import Dataset, load, load_for_training
+from ..metrics import nearest
 from ..models import GatedPixelCNN
 from ..training import Recipe, Trainer, describe
 from . import check_seed, parse
@@ -115,7 +116,7 @@ def learn_measure_draw(options: Demo) -> Results:
         drawn=drawn,
         given=given.values,
         completed=[complete_top_half(model, given, (options.seed + k) % 2**63) for k in range(3)],
-        neighbours=nearest(drawn[::EACH], train.values, 4),
+        neighbours=list(train.values[nearest(drawn[::EACH], train.values, 4)[0].T]),
     )
 
 
@@ -196,9 +197,3 @@ def complete_top_half(model: GatedPixelCNN, images: Dataset, seed: int) -> Tenso
     labels = posterior.multinomial(1, generator=torch.Generator().manual_seed(seed))[:, 0]
     mask = torch.arange(images.shape[1])[:, None].expand(images.shape[1:]) < half
     return sampling.compile(model, images.shape).sample(seed=seed, labels=labels, known=values, known_mask=mask)
-
-
-def nearest(images: Tensor, among: Tensor, k: int) -> list[Tensor]:
-    """The ``k`` nearest ``among`` others of each of ``images``, nearest first, by Euclidean distance."""
-    distance = torch.cdist(images.flatten(1).float(), among.flatten(1).float())
-    return [among[indices] for indices in distance.topk(k, largest=False).indices.T]

@@ -4,6 +4,7 @@ A model takes part by what it has: ``latent`` and ``decode`` (codes → images);
 ``posterior``, if its codes have a distribution; ``sample``, if they have a prior, which is N(0, I).
 """
 
+from ..metrics import nearest
 from .compare import draw_nearest, draw_reconstructions, draw_samples, reconstruction_error
 from .draw import draw_arithmetic, draw_interpolations, draw_manifold, draw_traversals
 from .latent import (
@@ -13,7 +14,6 @@ from .latent import (
     importance,
     lerp,
     manifold_codes,
-    nearest,
     slerp,
     traversal_codes,
 )

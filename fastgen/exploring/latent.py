@@ -1,13 +1,11 @@
 """Codes: where they lie, and the paths and grids among them."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._checks import (
-    check_device,
     check_finite,
     check_floating,
     check_integer,
@@ -177,35 +175,6 @@ def arithmetic(model: Any, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
             raise ValueError(f"{name}: expected at least one image, got none")
         check_images_and_labels(model, group, None, name)
     return combine(*(codes_of(model, group) for group in (a, b, c)))
-
-
-def nearest(images: Tensor, among: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-    """For each image the ``k`` nearest ``among`` others, by Euclidean distance of their values.
-
-    Args:
-        images: (N, C, H, W).
-        among: (M, C, H, W); of several that are equally near the first.
-        k: how many.
-
-    Returns:
-        (indices int64 (N, k), distances (N, k)), nearest first.
-    """
-    check_numbers("images", images, ("N", "C", "H", "W"))
-    check_numbers("among", among, ("M", *images.shape[1:]))
-    check_device("among", among, "images", images)
-    k = check_integer("k", k)
-    if not 1 <= k <= len(among):
-        raise ValueError(f"k: expected 1 to {len(among)}, the number of images to choose from, got {k}")
-    wanted = images.flatten(1).double()
-    best, indices = torch.full((len(images), k), math.inf, dtype=torch.float64), torch.zeros(len(images), k).long()
-    for first in range(0, len(among), 8192):
-        part = among[first : first + 8192].flatten(1).double()
-        squares = (wanted**2).sum(1, keepdim=True) - 2 * wanted @ part.T + (part**2).sum(1)
-        both = torch.cat([best, squares], dim=1)
-        best, order = (found[:, :k] for found in both.sort(dim=1, stable=True))
-        there = torch.arange(first, first + len(part)).expand(len(images), -1)
-        indices = torch.cat([indices, there], dim=1).gather(1, order)
-    return indices, best.clamp(min=0).sqrt()
 
 
 def _check_ends(a: Tensor, b: Tensor) -> None:

@@ -1,0 +1,11 @@
+"""Metrics of whole sets of images: how one set lies to another, by their features.
+
+Features are whatever ``(N, D)`` numbers describe the images: pixels, or what a network makes of them; a metric means
+what its features mean, so both belong beside the number, and the sizes of the sets too. An ``Objective`` offers such
+numbers by ``measure_set``, and may let one choose the best epoch.
+"""
+
+from .distances import frechet_distance, kernel_distance
+from .neighbours import density_coverage, nearest, precision_recall
+
+__all__ = ["density_coverage", "frechet_distance", "kernel_distance", "nearest", "precision_recall"]

@@ -1,0 +1,130 @@
+"""What nearest neighbours say of two sets: copies, how much of a set is real, and how much of the real it covers."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .._checks import check_device, check_finite, check_integer, check_numbers
+
+BLOCK = 8192
+"""Examples whose distances are in memory at once."""
+
+
+def nearest(images: Tensor, among: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+    """For each image the ``k`` nearest ``among`` others, by Euclidean distance of their values.
+
+    Args:
+        images: (N, C, H, W).
+        among: (M, C, H, W); of several that are equally near the first.
+        k: how many.
+
+    Returns:
+        (indices int64 (N, k), distances (N, k)), nearest first.
+    """
+    check_numbers("images", images, ("N", "C", "H", "W"))
+    check_numbers("among", among, ("M", *images.shape[1:]))
+    check_device("among", among, "images", images)
+    k = check_integer("k", k)
+    if not 1 <= k <= len(among):
+        raise ValueError(f"k: expected 1 to {len(among)}, the number of images to choose from, got {k}")
+    best, indices = torch.full((len(images), k), math.inf, dtype=torch.float64), torch.zeros(len(images), k).long()
+    for first, squares in _squares(images.flatten(1), among.flatten(1)):
+        both = torch.cat([best, squares], dim=1)
+        best, order = (found[:, :k] for found in both.sort(dim=1, stable=True))
+        there = torch.arange(first, first + squares.shape[1]).expand(len(images), -1)
+        indices = torch.cat([indices, there], dim=1).gather(1, order)
+    return indices, best.clamp(min=0).sqrt()
+
+
+def precision_recall(real: Tensor, drawn: Tensor, k: int = 3) -> tuple[float, float]:
+    """Precision, how much of what is drawn is real; and recall, how much of what is real is drawn.
+
+    A set's manifold is the union of the balls around its examples that reach to their k-th nearest neighbour in it.
+    Precision is the share of ``drawn`` in the manifold of ``real``; recall is that of ``real`` in that of ``drawn``.
+
+    Args:
+        real: features (N, D).
+        drawn: features (M, D). Both numbers depend on N and M: take as many of each.
+        k: neighbours, beside the example itself.
+
+    Returns:
+        (precision, recall), in [0, 1].
+
+    Raises:
+        ValueError: shapes do not fit, a number is not finite, or there are no k neighbours.
+        TypeError: no tensors of real numbers.
+
+    Source: Kynkäänniemi et al. 2019, arXiv:1904.06991, eq. 1-3.
+    """
+    _check_sets(real, drawn, k)
+    precision = _in_balls(drawn, real, _radii(real, k)) > 0
+    recall = _in_balls(real, drawn, _radii(drawn, k)) > 0
+    return float(precision.double().mean()), float(recall.double().mean())
+
+
+def density_coverage(real: Tensor, drawn: Tensor, k: int = 5) -> tuple[float, float]:
+    """Density, in how many balls of real examples a drawn one lies; and coverage, how many of these balls hold any.
+
+    The balls reach from each real example to its k-th nearest real neighbour. Outliers among what is drawn count for
+    neither, which is what recall suffers from.
+
+    Args:
+        real: features (N, D).
+        drawn: features (M, D).
+        k: neighbours, beside the example itself.
+
+    Returns:
+        (density, coverage): density is divided by k, about 1 for two sets of the same law, and may be above;
+        coverage is in [0, 1].
+
+    Raises:
+        ValueError: shapes do not fit, a number is not finite, or there are no k neighbours.
+        TypeError: no tensors of real numbers.
+
+    Source: Naeem et al. 2020, arXiv:2002.09797, eq. 3-4.
+    """
+    _check_sets(real, drawn, k)
+    radii, density, covered = _radii(real, k), 0.0, torch.zeros(len(real), dtype=torch.bool)
+    for first, squares in _squares(drawn, real):  # [M, block of real]
+        inside = squares <= radii[first : first + squares.shape[1]]
+        density += float(inside.sum())
+        covered[first : first + squares.shape[1]] = inside.any(dim=0)
+    return density / (k * len(drawn)), float(covered.double().mean())
+
+
+def _squares(a: Tensor, b: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Squared distances float64 (N, ·) of all of ``a`` to blocks of ``b``, with the first index of each."""
+    a = a.double()
+    for first in range(0, len(b), BLOCK):
+        part = b[first : first + BLOCK].double()
+        yield first, (a**2).sum(1, keepdim=True) - 2 * a @ part.T + (part**2).sum(1)
+
+
+def _radii(features: Tensor, k: int) -> Tensor:
+    """Squared distance of each example to its ``k``-th nearest neighbour, itself not counted."""
+    best = torch.full((len(features), k), math.inf, dtype=torch.float64)
+    for first, squares in _squares(features, features):
+        own = torch.arange(squares.shape[1])
+        squares[first + own, own] = math.inf
+        best = torch.cat([best, squares], dim=1).topk(k, largest=False).values
+    return best.amax(dim=1)
+
+
+def _in_balls(points: Tensor, centers: Tensor, radii: Tensor) -> Tensor:
+    """In how many balls each of ``points`` lies."""
+    found = torch.zeros(len(points), dtype=torch.int64)
+    for first, squares in _squares(points, centers):
+        found += (squares <= radii[first : first + squares.shape[1]]).sum(dim=1)
+    return found
+
+
+def _check_sets(real: Tensor, drawn: Tensor, k: int) -> None:
+    check_finite("real", check_numbers("real", real, ("N", "D")))
+    check_finite("drawn", check_numbers("drawn", drawn, ("M", real.shape[1])))
+    check_device("drawn", drawn, "real", real)
+    k = check_integer("k", k, 1)
+    for name, features in (("real", real), ("drawn", drawn)):
+        if len(features) <= k:
+            raise ValueError(f"{name}: expected more than k = {k} examples, got {len(features)}")
