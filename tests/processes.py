@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import tiny
+from fastgen.data import Dataset
 from fastgen.training import ElsewhereError, Recipe, Run, Trainer, distributed
 from fastgen.training.stopping import Stopped, on_signals
 
@@ -29,6 +30,12 @@ def build(what: str, run: Run | None = None, dtype: torch.dtype = torch.float32,
     torch.manual_seed(3)
     if what == "coder":
         return Trainer(tiny.Coder().to(dtype), dataclasses.replace(CODER, **changes), run)
+    if what == "told":
+        return Trainer(
+            tiny.Told("class", "text", "small", dropout=0.0).to(dtype),
+            dataclasses.replace(CODER, flip=True, **changes),
+            run,
+        )
     model = tiny.Game(noise=False).to(dtype)
     return Trainer(model, dataclasses.replace(GAME, **changes), run, tiny.GameObjective(model))
 
@@ -39,7 +46,14 @@ def train(what: str, folder: Path, **changes: Any) -> None:
     with trained.run.lock():  # as the command holds it, around both
         if trained.run.has_checkpoint:
             trained.resume()
-        trained.fit(tiny.images(IMAGES), tiny.images())
+        trained.fit(*images(what))
+
+
+def images(what: str) -> tuple[Dataset, Dataset]:
+    """To train on, and held out."""
+    if what == "told":
+        return tiny.told("class", "text", "small", n=IMAGES), tiny.told("class", "text", "small")
+    return tiny.images(IMAGES), tiny.images()
 
 
 def signalled(folder: Path) -> None:
@@ -89,6 +103,7 @@ def main(what: str, folder: Path) -> None:
         if what == "begin":
             train("coder", folder / "coder")
             train("game", folder / "game")
+            train("told", folder / "told")
             train("game", folder / "stopped", epochs=1)
             signalled(folder / "signalled")
             (folder / f"failures{distributed.rank()}.txt").write_text(failures())

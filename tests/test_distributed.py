@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import tiny
 from fastgen.training import CheckpointError, Run
 from fastgen.training import checkpoint as checkpoints
 from parity import assert_parity
-from processes import IMAGES, SIGNALLED, build
+from processes import SIGNALLED, build, images
 from trainers import lines, new_run
 
 pytest.importorskip("safetensors", reason="safetensors comes with fastgen[train]")
@@ -39,13 +38,13 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("what", ["coder", "game"])
+@pytest.mark.parametrize("what", ["coder", "game", "told"])
 def test_two_processes_are_one(tmp_path: Path, two: Path, what: str) -> None:
-    data = tiny.images(IMAGES)
+    data, held_out = images(what)
     alone = build(what, new_run(tmp_path / "alone"))
-    alone.fit(data, tiny.images())
+    alone.fit(data, held_out)
     exact = build(what, new_run(tmp_path / "exact"), torch.float64)
-    exact.fit(data, tiny.images())
+    exact.fit(data, held_out)
 
     together = checkpoints.load(two / what / "checkpoints")
     for role, module, true in [("model", alone.model, exact.model), ("ema", alone.ema, exact.ema)]:

@@ -1,9 +1,13 @@
 """A data set and models small enough for tests of the loop; the models are no one's but the tests'."""
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastgen.conditions import Classes, FeatureMap, Vector, tensors_of
 from fastgen.data import Dataset
 from fastgen.training import Objective, Player
 
@@ -47,6 +51,35 @@ class Coder(nn.Module):
         penalty = progress * full(code).square().flatten(1).mean(dim=1)
         nats = F.cross_entropy(full(self.decode(code)), values[:, 0], reduction="none").sum(dim=(1, 2))
         return {"nats": nats + penalty, "penalty": penalty}
+
+
+class Told(nn.Module):
+    """Told what ``tell`` tells of its images, and it holds the one against the other; dropout as in ``Tiny``."""
+
+    levels, in_channels = 3, 1
+
+    def __init__(self, *names: str, dropout: float = 0.5) -> None:
+        super().__init__()
+        kinds = {"class": Classes(3), "text": Vector(2), "small": FeatureMap(2, 4, 4)}
+        self.names, self.dropout = names, dropout
+        self.condition_kind = {name: kinds[name] for name in names} if len(names) > 1 else kinds[names[0]]
+        self.logits = nn.Linear(sum({"class": 3, "text": 2, "small": 32}[name] for name in names), 4 * 4 * 3)
+
+    def losses(self, values: Tensor, condition: Any = None, progress: float = 1.0) -> dict[str, Tensor]:
+        """(N, 1, 4, 4) values of three levels → (N,) nats."""
+        read, wanted = tensors_of(condition), tensors_of(tell(values, *self.names))
+        assert all(map(torch.equal, read, wanted)), "told of other images, or of their mirror images"
+        parts = [part.flatten(1) if part.is_floating_point() else F.one_hot(part, 3) for part in read]
+        code = torch.cat([part.to(self.logits.weight.dtype) for part in parts], dim=1)
+        logits = full(self.logits(F.dropout(code, self.dropout, self.training))).view(-1, 3, 1, 4, 4)
+        return {"nats": F.cross_entropy(logits, values, reduction="none").sum(dim=(1, 2, 3))}
+
+
+def tell(values: Tensor, *names: str) -> Any:
+    """A class and a vector that mirroring does not change, a map that shows the image itself; a dict of several."""
+    total = values.long().sum(dim=(1, 2, 3))
+    every = {"class": total % 3, "text": torch.stack([total, total**2], 1) / 32, "small": values.repeat(1, 2, 1, 1) / 2}
+    return {name: every[name] for name in names} if len(names) > 1 else every[names[0]]
 
 
 class Game(nn.Module):
@@ -95,3 +128,9 @@ def images(n: int = 40) -> Dataset:
     stripes = torch.arange(4).remainder(2).expand(n, 1, 4, 4)
     noise = torch.rand(n, 1, 4, 4, generator=generator) < 0.2
     return Dataset(torch.where(noise, 2, stripes).to(torch.uint8), None, 3, None, "stripes")
+
+
+def told(*names: str, n: int = 40) -> Dataset:
+    """The same, and what ``tell`` tells of each."""
+    data = images(n)
+    return replace(data, condition=tell(data.values, *names))

@@ -98,11 +98,11 @@ def estimate(name: str, options: Train, trainer: Trainer, train: Dataset, held_o
 
 def _first_losses(trainer: Trainer, train: Dataset, held_out: Dataset) -> tuple[dict[str, float], int]:
     """Losses of the first batch, as every player sees it, and the bytes that its gradient would be computed from."""
-    check_data(trainer.model, train, "train")
+    train = check_data(trainer.model, train, "train")
     check_data(trainer.model, held_out, "held_out")
     size = trainer.recipe.batch_size // distributed.size() // trainer.recipe.accumulate
-    values, labels = next(iter(train.batches(size, trainer.device)))
-    check_batch(trainer.model, values, labels)
+    values, condition = next(iter(train.batches(size, trainer.device)))
+    check_batch(trainer.model, values, condition)
     weights = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
     found: dict[str, float] = {}
     most = 0
@@ -117,7 +117,7 @@ def _first_losses(trainer: Trainer, train: Dataset, held_out: Dataset) -> tuple[
 
         prefix = f"{player.name}_" if len(trainer.players) > 1 else ""
         with torch.autograd.graph.saved_tensors_hooks(keep, _same), player.autocast():
-            losses: dict[str, Any] = player.player.losses(values, labels, 0.0)
+            losses: dict[str, Any] = player.player.losses(values, condition, 0.0)
         check_losses(losses, len(values), player.name)
         found |= {f"{prefix}{key}": loss.mean().item() for key, loss in losses.items()}
         most = max(most, sum(kept.values()))

@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import pictures
+from .. import conditions, pictures
+from ..conditions import Classes
 from ..data import Dataset
 from ..pictures import chart, columns_in_turn
 from ..pictures.sheet import class_words, of_classes, sheet
 from ..training import Run
+from ..training.checks import kind_told
 from .run_words import data_of, name_of
 
 
@@ -23,12 +25,13 @@ def draw_epoch(model: Any, held_out: Dataset, n: int, seed: int, of: str) -> np.
         seed: of the samples.
         of: the model, its data and the epoch, in words.
     """
-    classes, device = model.classes, next(model.parameters()).device
+    kind, device = kind_told(model), next(model.parameters()).device
+    classes = kind.count if isinstance(kind, Classes) else None
     columns = columns_in_turn(n, classes) if classes is not None and classes <= 16 else None
     n = n if columns is None else -(-n // columns) * columns
-    some = held_out.subset(n)
-    labels = some.labels if some.labels is None else some.labels.to(device)
-    rows = model.preview(n, seed, some.values.to(device, torch.int64), labels)
+    some = held_out.told_to(kind).subset(n)
+    condition = conditions.apply(lambda part: part.to(device), some.told)
+    rows = model.preview(n, seed, some.values.to(device, torch.int64), condition)
     if not rows:
         return None
     images, names = [pictures.to_rgb(row, held_out.levels) for row in rows], getattr(model, "preview_rows", ())

@@ -6,15 +6,25 @@ import torch
 from torch import Tensor
 
 from .._checks import check_instance
+from ..conditions import Classes, Kinds, as_condition, described, kind_of_batch
 from ..data import Dataset
 from . import distributed
 from .recipe import Recipe
 
 
-def check_data(model: Any, data: Dataset, name: str) -> None:
-    """Check all of ``data``, called ``name``, against the model's ``levels``, ``in_channels`` and ``classes``.
+def kind_told(model: Any) -> Kinds | None:
+    """What a model is told beside the image: its ``condition_kind``, or one of its ``classes``; None for neither."""
+    classes = getattr(model, "classes", None)
+    return getattr(model, "condition_kind", None if classes is None else Classes(classes))
 
-    A model without one of these attributes is not checked against it.
+
+def check_data(model: Any, data: Dataset, name: str) -> Dataset:
+    """Check all of ``data``, called ``name``, against the model's ``levels``, ``in_channels`` and ``condition_kind``.
+
+    A model without one of these attributes is not checked against it; ``classes`` are a kind of condition.
+
+    Returns:
+        The data as the model is told them: see ``Dataset.told_to``.
 
     Raises:
         ValueError: says what was expected, and what the data has.
@@ -27,26 +37,47 @@ def check_data(model: Any, data: Dataset, name: str) -> None:
             f"{name}: expected images of {levels} levels, integers in [0, {levels}), which the model reads,"
             f" got {data.name}, of {data.levels} levels{hint}"
         )
-    check_batch(model, data.values[:1], data.labels, name)
+    data = data.told_to(kind_told(model))
+    _check_images(model, data.values[:1], name)
+    _check_told(model, data.told, len(data), name)
+    return data
 
 
-def check_batch(model: Any, values: Tensor, labels: Tensor | None, name: str = "first batch") -> None:
-    """Check a batch's shape, dtype, range and labels, as ``check_data`` does.
+def check_batch(model: Any, values: Tensor, condition: Any, name: str = "first batch") -> None:
+    """Check a batch's shape, dtype, range, and labels or another condition, as ``check_data`` does.
 
     Raises:
         ValueError: names what does not fit, what was expected, and what came.
     """
+    _check_images(model, values, name)
+    _check_told(model, condition, len(values), name)
+
+
+def _check_images(model: Any, values: Tensor, name: str) -> None:
     channels = getattr(model, "in_channels", None)
     if values.dim() != 4 or (channels is not None and values.shape[1] != channels):
         expected = f"(N, {'C' if channels is None else channels}, H, W)"
         raise ValueError(f"{name}: expected images of shape {expected}, got {tuple(values.shape)}")
     _check_range(f"{name}: values", values, getattr(model, "levels", None))
-    classes = getattr(model, "classes", None)
-    if classes is None:
+
+
+def _check_told(model: Any, condition: Any, n: int, name: str) -> None:
+    kind = kind_told(model)
+    if kind is None:
         return
-    if labels is None:
-        raise ValueError(f"{name}: expected labels in [0, {classes}), since the model has classes, got none")
-    _check_range(f"{name}: labels", labels, classes)
+    if isinstance(kind, Classes):
+        if condition is None:
+            raise ValueError(f"{name}: expected labels in [0, {kind.count}), since the model has classes, got none")
+        if not isinstance(condition, Tensor):
+            raise ValueError(f"{name}: labels: expected integers, got {described(kind_of_batch(condition))}")
+        _check_range(f"{name}: labels", condition, kind.count)
+        return
+    if condition is None:
+        raise ValueError(f"{name}: expected a condition, {described(kind)}, which the model reads, got none")
+    try:
+        as_condition(condition, n, kind, name=f"{name}: condition")
+    except TypeError as error:
+        raise ValueError(str(error)) from error
 
 
 def check_losses(losses: dict[str, Tensor], n: int, player: str) -> None:

@@ -16,10 +16,13 @@ from .._extras import require
 from ..data import Dataset
 from ..measures import Measure, plus_minus
 from . import distributed
+from .checks import kind_told
 from .randomness import set_aside
 
-Measures = Callable[[Tensor, Tensor | None], dict[str, Tensor]]
-"""(values int64 (N, C, H, W), labels (N,) or None) → by name, (N,) numbers, one per example; the first counts."""
+Measures = Callable[[Tensor, Any], dict[str, Tensor]]
+"""(values int64 (N, C, H, W), their condition) → by name, (N,) numbers, one per example; the first counts.
+
+The condition is as in ``Losses``."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,7 @@ def evaluate(
         raise ValueError(f"model: expected one with losses, or measures of it, got {type(model).__name__}")
     measures = measures or model.losses
     if not callable(measures):
-        raise TypeError(f"measures: expected a function of values and labels, got {describe(measures)}")
+        raise TypeError(f"measures: expected a function of values and condition, got {describe(measures)}")
     device = next(model.parameters()).device
     order = np.arange(len(dataset))[distributed.rank() :: distributed.size()]
     modes = {module: module.training for module in model.modules()}
@@ -190,8 +193,8 @@ def evaluate(
     parts: list[dict[str, Tensor]] = []
     try:
         with set_aside(distributed.seed_of(seed), device), _bar(title, len(order)) as advance:
-            for values, labels in dataset.batches(batch_size, device, order):
-                found = measures(values, labels)
+            for values, condition in dataset.told_to(kind_told(model)).batches(batch_size, device, order):
+                found = measures(values, condition)
                 check_measures(found, len(values))
                 parts.append({name: numbers.double().cpu() for name, numbers in found.items()})
                 advance(len(values))

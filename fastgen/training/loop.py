@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .._checks import check_instance
 from .._extras import require
 from ..data import Dataset
-from . import checkpoint, distributed, randomness, resuming
+from . import batch, checkpoint, distributed, randomness, resuming
 from .checks import check_batch, check_data, check_parts
 from .ema import EMA
 from .evaluation import Evaluation, evaluate, measure_set
@@ -109,8 +109,8 @@ class Trainer:
             Stopped: ``ask_to_stop`` was called, or ``recipe.max_minutes`` have passed since this call; the steps until
                 then are in the last checkpoint, and what the time was enough for is evaluated, and the best if it is.
         """
-        check_data(self.model, train, "train")
-        check_data(self.model, held_out, "held_out")
+        train = check_data(self.model, train, "train")
+        held_out = check_data(self.model, held_out, "held_out")
         here, batches = self.position, self.recipe.batches(len(train))
         if here.batch > batches or here.step != here.epoch * batches + here.batch:
             raise ValueError(
@@ -201,11 +201,10 @@ class Trainer:
                 whole = order[here.batch * recipe.batch_size :][: recipe.batch_size]
                 mine = distributed.share(whole)
                 some = mine if len(mine) else whole[:1]
-                ((values, labels),) = train.batches(len(whole), device, some)
+                ((values, condition),) = train.batches(len(whole), device, some)
                 if mirrored is not None:
-                    flip = torch.from_numpy(mirrored[some]).to(device)
-                    values = torch.where(flip[:, None, None, None], values.flip(-1), values)
-                self._step(values, labels, len(mine), len(whole), batches * recipe.epochs)
+                    values, condition = batch.mirrored(values, condition, mirrored[some])
+                self._step(values, condition, len(mine), len(whole), batches * recipe.epochs)
                 ends = here.batch == batches
                 saves = self.run and recipe.save_every and here.step % recipe.save_every == 0 and not ends
                 looks = device.type == "cpu" or len(self.monitor.pending) >= SYNC_EVERY or saves or ends
@@ -222,24 +221,24 @@ class Trainer:
                 if looks and not ends:
                     self._stop_if_asked(held_out)
 
-    def _step(self, values: Tensor, labels: Tensor | None, mine: int, images: int, steps: int) -> None:
+    def _step(self, values: Tensor, condition: Any, mine: int, images: int, steps: int) -> None:
         """One batch: every player whose turn it is moves, on this process's ``mine`` of ``images`` images."""
         here, recipe = self.position, self.recipe
         if here.step == 0:
-            check_batch(self.model, values, labels)
+            check_batch(self.model, values, condition)
         if recipe.channels_last:
-            values = values.contiguous(memory_format=torch.channels_last)
+            values, condition = batch.channels_last(values, condition)
         turn, factor = here.step % self._round, recipe.lr_factor(here.step, steps)
         for player in self.players:
             if turn < self._round - player.player.steps:
                 continue
             if len(self.players) > 1:
                 player.toggle()
-            losses = player.gradient(values, labels, mine, images, here.step / steps)
+            losses = player.gradient(values, condition, mine, images, here.step / steps)
             losses.step = here.step + 1
             self.monitor.pending.append(losses)
             if values.device.type == "cpu":
-                self.monitor.look(here.epoch, player, values, labels)
+                self.monitor.look(here.epoch, player, values, condition)
             player.move(factor)
             self.objective.after_move(player.player, here.step)
         if turn == self._round - 1:

@@ -54,7 +54,7 @@ class LossMonitor:
         self.pending: list[StepLosses] = []
 
     def look(
-        self, epoch: int, player: PlayerOptimizer | None = None, values: Tensor | None = None, labels: Any = None
+        self, epoch: int, player: PlayerOptimizer | None = None, values: Tensor | None = None, condition: Any = None
     ) -> None:
         """Check and add up what is pending.
 
@@ -71,7 +71,7 @@ class LossMonitor:
             if not broken and norm is not None and not math.isfinite(norm):
                 broken = not one.player.scaler.is_enabled() or one.player.scaler.get_scale() < SMALLEST_SCALE
             if broken:
-                raise NonFiniteError(self._diagnose(epoch, one, means, norm, player, values, labels))
+                raise NonFiniteError(self._diagnose(epoch, one, means, norm, player, values, condition))
             self.last = Last(one.names[0], means[one.names[0]], one.step, norm)
             if one.images:
                 for name, total in zip(one.names, sums, strict=True):
@@ -114,7 +114,7 @@ class LossMonitor:
         norm: float | None,
         player: PlayerOptimizer | None,
         values: Any,
-        labels: Any,
+        condition: Any,
     ) -> str:
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         said = [
@@ -125,7 +125,7 @@ class LossMonitor:
         ]
         if player is not None:  # before the move: weights are as they were, gradients and images are at hand
             with randomness.set_aside(self.recipe.seed, values.device), player.autocast():
-                found = diagnosis.activations(self.model, partial(player.player.losses, values, labels, 1.0))
+                found = diagnosis.activations(self.model, partial(player.player.losses, values, condition, 1.0))
             said.append(f"largest activations: {found}")
             said.append(f"largest gradients: {diagnosis.largest((name, p.grad) for name, p in named)}")
         said.append(f"largest weights: {diagnosis.largest(named)}")

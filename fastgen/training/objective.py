@@ -10,11 +10,12 @@ from ..data import Dataset
 from .recipe import Recipe
 from .state import check_alike
 
-Losses = Callable[[Tensor, Tensor | None, float], dict[str, Tensor]]
-"""(values int64 (N, C, H, W), labels (N,) or None, progress in [0, 1]) → by name, (N,) numbers, one per example.
+Losses = Callable[[Tensor, Any, float], dict[str, Tensor]]
+"""(values int64 (N, C, H, W), their condition, progress in [0, 1]) → by name, (N,) numbers, one per example.
 
-The first is minimised, the others are recorded beside it. "nats" is a negative log-likelihood, or a bound on one, in
-nats per example: summed over dimensions. ``progress`` is the fraction of training that is done."""
+The condition is what the data set tells: labels int64 (N,), a vector, a map, a dict of these, or None. The first loss
+is minimised, the others are recorded beside it. "nats" is a negative log-likelihood, or a bound on one, in nats per
+example: summed over dimensions. ``progress`` is the fraction of training that is done."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +62,7 @@ class Player:
 
 @dataclass(eq=False)
 class Objective:
-    """``model.losses(values, labels, progress)``, minimised by one player over all parameters.
+    """``model.losses(values, condition, progress)``, minimised by one player over all parameters.
 
     A game overrides ``players``, and what is evaluated. A model whose loss is not a sum over dimensions, as the
     cross-entropy of one class, says so by an attribute ``per_dimension = False``.
@@ -81,12 +82,12 @@ class Objective:
         per_dimension = getattr(self.model, "per_dimension", True)
         return [Player("model", parameters, self.model.losses, per_dimension=per_dimension)]
 
-    def evaluate(self, model: Any, values: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+    def evaluate(self, model: Any, values: Tensor, condition: Any) -> dict[str, Tensor]:
         """What held-out images are measured by: losses of ``model``, the average of the trained one, in eval mode.
 
         The first chooses the best epoch, where ``best`` names no other; less is better.
         """
-        return model.losses(values, labels)
+        return model.losses(values, condition)
 
     def measure_set(self, model: Any, held_out: Dataset) -> dict[str, float]:
         """Numbers that are of a whole set of held-out images and not means over them, by name.

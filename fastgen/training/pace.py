@@ -4,12 +4,14 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..data import Dataset
 from . import distributed
+from .checks import kind_told
 from .objective import Objective
 from .randomness import set_aside
 from .recipe import Recipe
@@ -39,23 +41,24 @@ def measure(objective: Objective, recipe: Recipe, device: torch.device, train: D
     A copy of the model works, on so many images that the time means something, a batch at most. Pictures are left out.
     Of several processes each can do it, or one alone: nobody is waited for.
     """
+    train = train.told_to(kind_told(objective.model))
     objective = copy.deepcopy(objective)
     players = objective.players()
     most = max(1, recipe.batch_size // distributed.size() // recipe.accumulate)
     turns = max(player.steps for player in players)
     optimizers = [recipe.make_optimizer(player.parameters, 0.0) for player in players]
 
-    def work(values: Tensor, labels: Tensor | None) -> None:
+    def work(values: Tensor, condition: Any) -> None:
         for player, optimizer in zip(players, optimizers, strict=True):
             optimizer.zero_grad()
             with recipe.autocast(device):
-                loss = next(iter(player.losses(values, labels, 0.0).values())).sum()
+                loss = next(iter(player.losses(values, condition, 0.0).values())).sum()
             loss.backward()
             optimizer.step()
 
-    def look(values: Tensor, labels: Tensor | None) -> None:
+    def look(values: Tensor, condition: Any) -> None:
         with torch.no_grad():
-            objective.evaluate(objective.model, values, labels)
+            objective.evaluate(objective.model, values, condition)
 
     with set_aside(recipe.seed, device):
         objective.model.train()
@@ -66,15 +69,15 @@ def measure(objective: Objective, recipe: Recipe, device: torch.device, train: D
     return Pace(training / distributed.size(), evaluating / distributed.size())
 
 
-def _seconds(run: Callable[[Tensor, Tensor | None], None], images: Dataset, most: int, device: torch.device) -> float:
+def _seconds(run: Callable[[Tensor, Any], None], images: Dataset, most: int, device: torch.device) -> float:
     """Seconds for an image, of the first count of images, doubled from FEW, that takes ENOUGH or is ``most``."""
     most, count = min(most, len(images)), min(FEW, most, len(images))
     while True:
-        values, labels = next(iter(images.pick(torch.arange(count)).batches(count, device)))
+        values, condition = next(iter(images.pick(torch.arange(count)).batches(count, device)))
         for _ in range(2):  # the first one allocates
             _wait(device)
             started = time.perf_counter()
-            run(values, labels)
+            run(values, condition)
             _wait(device)
             seconds = time.perf_counter() - started
         if seconds >= ENOUGH or count == most:

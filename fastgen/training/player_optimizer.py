@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from . import distributed
+from . import batch, distributed
 from .checks import check_losses
 from .objective import Losses, Objective, Player
 from .recipe import Recipe
@@ -26,8 +26,8 @@ class Terms(nn.Module):
         self.model = model
         self.losses = losses
 
-    def forward(self, values: Tensor, labels: Tensor | None, progress: float) -> dict[str, Tensor]:
-        return self.losses(values, labels, progress)
+    def forward(self, values: Tensor, condition: Any, progress: float) -> dict[str, Tensor]:
+        return self.losses(values, condition, progress)
 
 
 @dataclass(slots=True)
@@ -102,7 +102,7 @@ class PlayerOptimizer:
         """The recipe's precision."""
         return self.recipe.autocast(self.device)
 
-    def gradient(self, values: Tensor, labels: Tensor | None, mine: int, images: int, progress: float) -> StepLosses:
+    def gradient(self, values: Tensor, condition: Any, mine: int, images: int, progress: float) -> StepLosses:
         """Compute the gradient of the mean loss over the ``images`` images of a step, of which ``mine`` are here.
 
         Where there are none here, one image that counts nothing keeps this process in step with the others.
@@ -113,10 +113,7 @@ class PlayerOptimizer:
         scale /= values[0].numel() if player.per_dimension else 1
         parts = min(recipe.accumulate, len(values))
         sums: Tensor | None = None
-        for part in range(parts):
-            x, y = values, labels
-            if parts > 1:
-                x, y = x.tensor_split(parts)[part], y if y is None else y.tensor_split(parts)[part]
+        for part, (x, y) in enumerate(batch.parts(values, condition, parts)):
             with self._hooks_wait() if part < parts - 1 else contextlib.nullcontext():
                 with self.autocast():
                     losses = self.terms(x, y, progress)
