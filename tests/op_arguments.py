@@ -170,12 +170,12 @@ def _for_each(make: Callable[..., tuple[Any, ...]], *options: tuple[Any, ...]) -
 
 #: Op → its argument sets, each made for a dtype, on the CPU, from torch's generator.
 ARGUMENTS: dict[str, list[Make]] = {
+    "batch_norm_apply": _for_each(_apply, ("relu", True), ("leaky_relu", False), ("tanh", True)),
+    "batch_norm_apply_backward": _for_each(_apply_backward, ("relu",), ("tanh",)),
+    "batch_norm_finalize": _for_each(_finalize, ()),
+    "batch_norm_finalize_backward": _for_each(_finalize_backward, ()),
     "conv_transpose2d_bn": _for_each(_conv_transpose, *_TRANSPOSED),
-    "conv_transpose2d_bn_apply": _for_each(_apply, ("relu", True), ("leaky_relu", False), ("tanh", True)),
-    "conv_transpose2d_bn_apply_backward": _for_each(_apply_backward, ("relu",), ("tanh",)),
     "conv_transpose2d_bn_backward": _for_each(_conv_transpose_backward, *_TRANSPOSED),
-    "conv_transpose2d_bn_finalize": _for_each(_finalize, ()),
-    "conv_transpose2d_bn_finalize_backward": _for_each(_finalize_backward, ()),
     "conv_transpose2d_bn_fold": _for_each(_fold, (1,), (2,)),
     "discretized_logistic_mixture": _for_each(_mixture, *_MIXTURES),
     "discretized_logistic_mixture_backward": _for_each(_mixture_backward, *_MIXTURES),

@@ -26,11 +26,8 @@ def call(op: str, *args: Any) -> tuple[Tensor, ...]:
 def reference(op: str) -> Callable[..., Any]:
     """The op in plain torch."""
     modules = [module for name, module in sys.modules.items() if name.startswith("fastgen.ops")]
-    names = [f"{op}_reference", f"{op.removeprefix('conv_transpose2d_bn_')}_reference"]
-    for name in names:
-        for found in {vars(module)[name] for module in modules if name in vars(module)}:
-            return found
-    raise LookupError(names[0])
+    (found,) = {vars(module)[f"{op}_reference"] for module in modules if f"{op}_reference" in vars(module)}
+    return found
 
 
 def as_tuple(value: Any) -> tuple[Tensor, ...]:

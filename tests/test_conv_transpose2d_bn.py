@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgen.ops import conv_transpose2d_bn
-from fastgen.ops._conv_transpose2d_bn_checks import ACTIVATIONS
-from fastgen.ops._conv_transpose2d_bn_conv import (
+from fastgen.ops._activations import ACTIVATIONS
+from fastgen.ops._conv_transpose2d_bn_convolve import (
     conv_transpose2d_bn_backward_reference,
     conv_transpose2d_bn_reference,
 )
-from fastgen.ops._conv_transpose2d_bn_norm import apply_backward_reference, apply_reference
-from fastgen.ops.conv_transpose2d_bn import conv_transpose2d_bn_deferred
+from fastgen.ops._records import NONE, Activation, BatchNorm, Convolution
+from fastgen.ops.conv_transpose2d_bn import run_layer
 from ops import (
     assert_compiles,
     assert_gradcheck,
@@ -30,10 +30,9 @@ from ops import (
 )
 from parity import DTYPES, LAYOUTS, assert_parity, assert_same_layout, channels_last
 from rounding import Moved
-from transposed import APPLY, CASES, FINALIZE, FOLD, NAMES, OP, REAL, arguments, eager, ops_of, ours, pair, running
+from transposed import CASES, FOLD, NAMES, OP, REAL, arguments, eager, ops_of, ours, pair, running
 
 BACKWARD = NAMES.conv_transpose2d_bn_backward.default
-APPLY_BACKWARD = NAMES.conv_transpose2d_bn_apply_backward.default
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -80,10 +79,6 @@ def test_parity_of_the_pieces(case: Any, dtype: torch.dtype, device: str) -> Non
         grads = grads if statistics else (grads[0], None, None)
         args = (*grads, y, mean, x, *prologue, weight, *geometry, activation, 0.0, [True] * 3)
         assert_op_parity(BACKWARD, conv_transpose2d_bn_backward_reference, *args)
-    for prologue in prologues[:2]:
-        for last in (True, False):
-            assert_op_parity(APPLY, apply_reference, x, *prologue, last)
-        assert_op_parity(APPLY_BACKWARD, apply_backward_reference, torch.randn_like(x), x, *prologue)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -134,15 +129,7 @@ def test_opcheck(device: str) -> None:
             options = (*geometry, "none", 0.0, mask)
             assert_opcheck(BACKWARD, (*tensors, *vectors, "tanh", 0.0, weight, *options))
             assert_opcheck(BACKWARD, (*tensors, None, None, None, "none", 0.0, weight, *options))
-        for last in (True, False):
-            assert_opcheck(APPLY, (*leaves, "relu", 0.0, last))
-        assert_opcheck(APPLY_BACKWARD, (torch.randn_like(x), layout(x), *vectors, "relu", 0.0))
-    buffers = (*running(10, device=device), torch.tensor(3, device=device))
-    scale, m2 = bn_weight.detach().requires_grad_(), m2.detach().requires_grad_()
-    assert_opcheck(FINALIZE, (mean, m2, scale, *buffers, 120, None, 1e-5))
-    assert_opcheck(FINALIZE, (mean, m2, None, None, None, None, 120, 0.1, 1e-5))
     for one in (bn_weight, None):
-        assert_opcheck(NAMES.conv_transpose2d_bn_finalize_backward.default, (mean, m2.detach(), one, 120, 1e-5))
         tensors = (weight.detach().requires_grad_(), None, one, bn_bias, *running(10, device=device))
         assert_opcheck(FOLD, (*tensors, 1, 1e-5))
 
@@ -161,8 +148,8 @@ def test_unsupported_derivatives_raise() -> None:
     weight = torch.randn(6, 10, 4, 4)
 
     def function(x: Tensor) -> Tensor:
-        options = {"training": True, "stride": 2, "padding": 1, "activation": "relu"}
-        return conv_transpose2d_bn_deferred(x, weight, None, None, None, None, None, **options).materialize()
+        batch_norm = BatchNorm(None, None, None, None, training=True)
+        return run_layer(x, Convolution(weight, None, 2, 1), batch_norm, Activation("relu"), True).materialize()
 
     x = torch.randn(2, 6, 3, 5)
     assert_no_double_backward(function, x, "conv_transpose2d_bn_backward")
@@ -204,18 +191,16 @@ def test_errors() -> None:
 def test_running_statistics_are_those_of_torch(momentum: float | None, device: str) -> None:
     case = CASES["doubling"]
     bn = torch.nn.BatchNorm2d(10, momentum=momentum).to(device)
-    forms = conv_transpose2d_bn_deferred, conv_transpose2d_bn  # on a CPU the second is torch's own
+    forms = True, False  # whether it is deferred: on a CPU the second is torch's own
     both = [copy.deepcopy([bn.running_mean, bn.running_var, bn.num_batches_tracked]) for _ in forms]
     for _ in range(3):
         x, weight, bias, *_ = arguments(case, device=device)
         bn(F.conv_transpose2d(x, weight, bias, stride=2, padding=1))
-        for form, buffers in zip(forms, both, strict=True):
+        for deferred, buffers in zip(forms, both, strict=True):
             versions = [b._version for b in buffers]
-            form(
-                x, weight, bias, None, None, *buffers[:2], num_batches_tracked=buffers[2], training=True,
-                momentum=momentum, stride=2, padding=1,
-            )  # fmt: skip
-            if form is conv_transpose2d_bn_deferred:  # torch's own counts no versions
+            batch_norm = BatchNorm(None, None, *buffers, training=True, momentum=momentum)
+            run_layer(x, Convolution(weight, bias, 2, 1), batch_norm, NONE, deferred)
+            if deferred:  # torch's own counts no versions
                 assert all(b._version > version for b, version in zip(buffers, versions, strict=True))
     for buffers in both:
         torch.testing.assert_close(buffers, [bn.running_mean, bn.running_var, bn.num_batches_tracked])
@@ -225,7 +210,8 @@ def test_a_large_mean_costs_no_digits(device: str) -> None:
     """Mean 1000, deviation 0.01: E[y²] − E[y]² has not one correct digit; two passes and Chan's combination do."""
     x = 1000 + 0.01 * torch.randn(64, 4, 16, 16, device=device)
     weight = torch.eye(4, device=device).view(4, 4, 1, 1)
-    y = conv_transpose2d_bn_deferred(x, weight, None, None, None, None, None, training=True, eps=0.0)
+    batch_norm = BatchNorm(None, None, None, None, training=True, eps=0.0)
+    y = run_layer(x, Convolution(weight, None), batch_norm, NONE, deferred=True)
     exact = x.double().std((0, 2, 3), correction=0)
     naive = (x.square().mean((0, 2, 3)) - x.mean((0, 2, 3)).square()).abs().sqrt()
     assert ((1 / y.scale - exact) / exact).abs().max() < 1e-2 < ((naive - exact) / exact).abs().max()

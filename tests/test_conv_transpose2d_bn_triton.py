@@ -7,23 +7,17 @@ import torch
 from torch import Tensor
 
 from fastgen.ops import conv_transpose2d_bn_triton as kernels
-from fastgen.ops._conv_transpose2d_bn_conv import (
+from fastgen.ops._conv_transpose2d_bn_convolve import (
     conv_transpose2d_bn_backward_reference,
     conv_transpose2d_bn_reference,
 )
 from fastgen.ops._conv_transpose2d_bn_fold import conv_transpose2d_bn_fold_reference
-from fastgen.ops._conv_transpose2d_bn_norm import (
-    apply_backward_reference,
-    apply_reference,
-    finalize_backward_reference,
-    finalize_reference,
-)
+from fastgen.ops.batch_norm_triton import batch_norm_apply_triton
 from ops import assert_op_parity, assert_op_parity_over, cuda_kernel
 from parity import channels_last, contiguous, sliced
 
 NAMES = torch.ops.fastgen
 OP, BACKWARD = NAMES.conv_transpose2d_bn.default, NAMES.conv_transpose2d_bn_backward.default
-APPLY, APPLY_BACKWARD = NAMES.conv_transpose2d_bn_apply.default, NAMES.conv_transpose2d_bn_apply_backward.default
 HALVES = (torch.float16, torch.bfloat16)
 # N, I, O, H, W; kernel, stride, padding, output_padding, dilation, groups
 CASES = {
@@ -104,50 +98,6 @@ def test_float64_is_the_reference(triton_device: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
-@pytest.mark.parametrize("size", [(0, 3, 2, 2), (1, 1, 1, 1), (3, 37, 5, 7), (2, 19, 16, 16)])
-def test_normalisation(size: tuple[int, ...], dtype: torch.dtype, triton_device: str) -> None:
-    y = torch.randn(size, device=triton_device).to(dtype)
-    center, scale, shift = vectors(size[1], triton_device)
-    middle = "relu" if dtype == torch.float32 else "tanh"
-    for activation, given in (("none", shift), (middle, None), ("leaky_relu", shift.to(dtype))):
-        for layout in (channels_last, contiguous):
-            args = (layout(y), center, scale, given, activation, 0.2)
-            for last in (True, False):
-                apply = kernels.conv_transpose2d_bn_apply_triton
-                assert_op_parity(APPLY, apply_reference, *args, last, kernel=apply)
-            backward = kernels.conv_transpose2d_bn_apply_backward_triton
-            grad = layout(torch.randn_like(y))
-            assert_op_parity(APPLY_BACKWARD, apply_backward_reference, grad, *args, kernel=backward)
-
-
-def test_tanh_in_float32(triton_device: str) -> None:
-    y = channels_last(torch.randn(2, 19, 16, 16, device=triton_device))
-    args = (y, *vectors(19, triton_device), "tanh", 0.0, True)
-    assert_op_parity(APPLY, apply_reference, *args, kernel=kernels.conv_transpose2d_bn_apply_triton)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("momentum", [0.1, None])
-@pytest.mark.parametrize("C", [1, 37, 1030])
-def test_vectors(C: int, momentum: float | None, dtype: torch.dtype, triton_device: str) -> None:
-    mean, m2, weight = vectors(C, triton_device)
-    weight = weight.to(dtype)
-    buffers = [mean.flip(0).to(dtype), m2.flip(0).to(dtype), torch.tensor(3, device=triton_device)]
-    given = [b.clone() for b in buffers]
-    finalize = kernels.conv_transpose2d_bn_finalize_triton
-    args = (mean, m2, weight, *given, 30, momentum, 1e-5)
-    result = finalize(*args), *given
-    expected = finalize_reference(mean, m2, weight, *buffers, 30, momentum, 1e-5), *buffers
-    torch.testing.assert_close(result, expected)
-    without = (mean, m2, None, None, None, None, 30, momentum, 1e-5)
-    assert_op_parity(NAMES.conv_transpose2d_bn_finalize.default, finalize_reference, *without, kernel=finalize)
-    for one in (weight, None):
-        op = NAMES.conv_transpose2d_bn_finalize_backward.default
-        backward = kernels.conv_transpose2d_bn_finalize_backward_triton
-        assert_op_parity(op, finalize_backward_reference, mean, m2, one, 30, 1e-5, kernel=backward)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 @pytest.mark.parametrize("groups", [1, 3])
 def test_folding(groups: int, dtype: torch.dtype, triton_device: str) -> None:
     weight = torch.randn(6, 5, 4, 3, device=triton_device).to(dtype)
@@ -172,7 +122,7 @@ def test_a_large_mean_costs_no_digits(triton_device: str) -> None:
     count = x.numel() // 3
     naive = x.square().mean((0, 2, 3)) - x.mean((0, 2, 3)).square()
     assert ((m2 / count - exact) / exact).abs().max() < 1e-2 < ((naive - exact) / exact).abs().max()
-    z = kernels.conv_transpose2d_bn_apply_triton(y, mean, (m2 / count).rsqrt(), None, "none", 0.0, True)
+    z = batch_norm_apply_triton(y, mean, (m2 / count).rsqrt(), None, "none", 0.0, True)
     assert z.double().var((0, 2, 3), correction=0).sub(1).abs().max() < 1e-2
 
 

@@ -22,7 +22,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, str, bool]]:
     calls: list[tuple[bool, str, bool]] = []
 
     def spy(conv, bn, activation, x, **options):  # type: ignore[no-untyped-def]
-        calls.append((bn is not None, activation[0], options["deferred"]))
+        calls.append((bn is not None, activation.name, options["deferred"]))
         return run(conv, bn, activation, x, **options)
 
     run = chain.run_conv_transpose2d_bn

@@ -1,5 +1,6 @@
 """The op path itself: files by stem, kernels where the table says, ceilings on length."""
 
+import ast
 import importlib
 import re
 import subprocess
@@ -61,6 +62,26 @@ def test_files_can_be_read_in_one_sitting(pattern: str) -> None:
     lengths = {path.name: len(path.read_text().splitlines()) for path in paths}
     assert lengths
     assert {name: n for name, n in lengths.items() if n > CEILINGS[pattern]} == {}
+
+
+def test_no_private_function_takes_more_than_eight_parameters() -> None:
+    """Records do. Kernels and references list what their schema lists, public functions what torch's do."""
+    public = {*fastgen.ops.__all__, *fastgen.nn.__all__, *dir(fastgen.ops.sample)}
+    schemas = {f"{op}_{form}" for op in OPS for form in ("reference", "triton")}
+    long = []
+    for path in (*(ROOT / "fastgen/ops").glob("*.py"), *(ROOT / "fastgen/nn").glob("*.py")):
+        tree = ast.parse(path.read_text())
+        owners = {child: node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for child in node.body}
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.FunctionDef | ast.Lambda):
+                continue
+            names = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            name = getattr(node, "name", "lambda")
+            kernel = any("triton.jit" in ast.unparse(each) for each in getattr(node, "decorator_list", []))
+            private = {name, owners.get(node)}.isdisjoint(public | schemas)
+            if len(names) - (node in owners) > 8 and private and not kernel:
+                long.append(f"{path.name}: {name} takes {len(names)}")
+    assert long == []
 
 
 def test_kernels_are_loaded() -> None:

@@ -9,13 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgen.ops import conv_transpose2d_bn
-from fastgen.ops._conv_transpose2d_bn_conv import is_channels_last
-from fastgen.ops._conv_transpose2d_bn_forms import result_shape
-from fastgen.ops.conv_transpose2d_bn import Deferred, conv_transpose2d_bn_deferred
+from fastgen.ops._layouts import is_channels_last
+from fastgen.ops._records import Activation, BatchNorm, Convolution
+from fastgen.ops.batch_norm import Deferred
+from fastgen.ops.conv_transpose2d import result_shape
+from fastgen.ops.conv_transpose2d_bn import run_layer
 
 NAMES = torch.ops.fastgen
 OP, FOLD = NAMES.conv_transpose2d_bn.default, NAMES.conv_transpose2d_bn_fold.default
-APPLY, FINALIZE = NAMES.conv_transpose2d_bn_apply.default, NAMES.conv_transpose2d_bn_finalize.default
+APPLY, FINALIZE = NAMES.batch_norm_apply.default, NAMES.batch_norm_finalize.default
 # N, I, O, H, W; kernel, stride, padding, output_padding, dilation, groups
 CASES = {
     "doubling": ((5, 6, 10, 5, 7), (4, 2, 1, 0, 1, 1)),
@@ -72,12 +74,13 @@ def ours(
 
     def function(x: Tensor, *inputs: Any) -> Tensor:
         buffers = [v if v is None else v.clone() for v in stats]
-        named = {"training": training, "activation": activation, "negative_slope": 0.2, **options(case)}
         if not deferred:
+            named = {"training": training, "activation": activation, "negative_slope": 0.2, **options(case)}
             return conv_transpose2d_bn(x, *inputs, *buffers, **named)
-        channels_last = is_channels_last(x)
-        y = conv_transpose2d_bn_deferred(x, *inputs, *buffers, **named, channels_last=channels_last)
-        return y.materialize(channels_last) if isinstance(y, Deferred) else y
+        weight, bias, *vectors = inputs
+        batch_norm = BatchNorm(*vectors, *buffers, training=training)
+        y = run_layer(x, Convolution(weight, bias, **options(case)), batch_norm, Activation(activation, 0.2), True)
+        return y.materialize(is_channels_last(x)) if isinstance(y, Deferred) else y
 
     return function
 
@@ -89,6 +92,6 @@ def ops_of(
     if training and not deferred and device == "cpu" and dtype in (torch.float32, torch.float64):
         return []
     x, weight, *_ = arguments(case, device="meta")
-    geometry = [pair(v) for v in case[1][1:5]]
-    folded = not training and weight.numel() <= math.prod(result_shape(x, weight, *geometry, case[1][5]))
+    convolution = Convolution(weight, None, *(pair(v) for v in case[1][1:5]), case[1][5])
+    folded = not training and weight.numel() <= math.prod(result_shape(x, convolution))
     return [FOLD, OP] if folded else [OP, FINALIZE, APPLY]

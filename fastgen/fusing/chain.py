@@ -17,14 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from ..nn import GatedActivation
-from ..nn.conv_transpose2d_bn import activation_of, run_conv_transpose2d_bn
-from ..ops._conv_transpose2d_bn_conv import is_channels_last
+from ..nn._records import activation_of
+from ..nn.conv_transpose2d_bn import run_conv_transpose2d_bn
 from ..ops._dtypes import FLOATING
+from ..ops._layouts import is_channels_last
+from ..ops._records import NONE, Activation
 from . import worth
 from .masked_conv import MaskedConv, MaskSpec, can_run, run
 from .swap import Fused, globally_observed, observed, own_class
 
-_SIGMOID = ("sigmoid", 0.0)
+_SIGMOID = Activation("sigmoid")
 
 
 class FusedSequential(Fused):
@@ -57,7 +59,7 @@ def run_sequence(modules: Sequence[nn.Module], x: Any) -> Any:
             conv: Any = flat[i]
             layout = inside or channels_last
             sigmoid = activation == _SIGMOID
-            known = ("none", 0.0) if sigmoid else activation
+            known = NONE if sigmoid else activation
             x = run_conv_transpose2d_bn(conv, bn, known, x, deferred=inside and not sigmoid, channels_last=layout)
             x = torch.sigmoid(x) if sigmoid else x
             deferred, i = not isinstance(x, Tensor), end
@@ -72,10 +74,10 @@ def run_sequence(modules: Sequence[nn.Module], x: Any) -> Any:
     return x
 
 
-def _is_free(bn: Any, activation: tuple[str, float]) -> bool:
+def _is_free(bn: Any, activation: Activation) -> bool:
     """Whether what follows may write over the result, as it may over a batch norm's: the folded op still needs it."""
     by_batch = bn is not None and (bn.training or bn.running_mean is None)
-    return by_batch or activation[0] != "none" or not torch.is_grad_enabled()
+    return by_batch or activation.name != "none" or not torch.is_grad_enabled()
 
 
 def is_sequential(module: nn.Module) -> bool:
@@ -94,22 +96,22 @@ def flatten(modules: Iterable[nn.Module]) -> list[nn.Module]:
     return flat
 
 
-def transposed(flat: Sequence[nn.Module], i: int, after: bool = False) -> tuple[Any, tuple[str, float], int]:
+def transposed(flat: Sequence[nn.Module], i: int, after: bool = False) -> tuple[Any, Activation, int]:
     """Batch norm and activation after the ConvTranspose2d at ``i``, and where they end; ``i`` if there is none.
 
     ``after``: a step with a batch norm comes before, which it can normalise: then a Sigmoid is an activation, too.
     """
     if i == len(flat) or type(flat[i]) is not nn.ConvTranspose2d or observed(flat[i]):
-        return None, ("none", 0.0), i
+        return None, NONE, i
     end, bn = i + 1, None
     if end < len(flat) and _normalises(flat[end], flat[i]) and not observed(flat[end]):
         bn = flat[end]
         end += 1
     if end < len(flat) and not observed(flat[end]):
         activation = _SIGMOID if after and bn is None and type(flat[end]) is nn.Sigmoid else activation_of(flat[end])
-        if activation is not None and (bn is not None or activation[0] != "none"):
+        if activation is not None and (bn is not None or activation.name != "none"):
             return bn, activation, end + 1
-    return bn, ("none", 0.0), end if bn is not None else i
+    return bn, NONE, end if bn is not None else i
 
 
 def _normalises(module: nn.Module, conv: nn.Module) -> bool:

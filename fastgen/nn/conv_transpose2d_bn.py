@@ -5,22 +5,22 @@ from collections.abc import Iterator
 from typing import Any, Literal, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from .._checks import check_flag, check_instance, check_number, check_tensor
-from ..ops._conv_transpose2d_bn_checks import check_activation
-from ..ops._conv_transpose2d_bn_conv import is_channels_last
-from ..ops.conv_transpose2d_bn import Deferred, conv_transpose2d_activation, conv_transpose2d_bn_deferred
+from ..ops._activations import check_activation
+from ..ops._layouts import is_channels_last
+from ..ops._records import NONE, Activation
+from ..ops.batch_norm import Deferred
+from ..ops.conv_transpose2d_bn import run_layer
 from ._checks import check_placed, check_size, check_sizes
-
-Activation = Literal["none", "relu", "leaky_relu", "tanh"]
+from ._records import activation_of, batch_norm_of, convolution_of
 
 
 def run_conv_transpose2d_bn(
     conv: nn.ConvTranspose2d,
     bn: nn.BatchNorm2d | nn.SyncBatchNorm | None,
-    activation: tuple[str, float],
+    activation: Activation,
     x: Tensor | Deferred,
     *,
     deferred: bool = False,
@@ -28,57 +28,10 @@ def run_conv_transpose2d_bn(
 ) -> Tensor | Deferred:
     """``activation(bn(conv(x)))`` with the parameters, buffers and modes of the given modules, whoever owns them.
 
-    Args:
-        conv: kernel, stride, padding, output_padding, dilation, groups and bias as they come; padding_mode "zeros".
-        bn: its ``training`` decides, not the convolution's; None: no batch norm.
-        activation: what ``activation_of`` answered.
-        x: (N, I, H, W), or the ``Deferred`` of the layer before.
-        deferred: in training, answer a ``Deferred`` for the next layer instead of computing the activation.
-        channels_last: layout of the result; None: that of ``x``, the contract of every op.
+    ``deferred`` and ``channels_last`` are those of ``run_layer``; the batch norm's mode decides, not the convolution's.
     """
-    if channels_last is None:
-        channels_last = is_channels_last(x.raw if isinstance(x, Deferred) else x)
-    geometry: dict[str, Any] = {
-        "stride": conv.stride,
-        "padding": conv.padding,
-        "output_padding": conv.output_padding,
-        "dilation": conv.dilation,
-        "groups": conv.groups,
-    }
-    kind: Any = activation[0]
-    if bn is None:
-        return conv_transpose2d_activation(
-            x, conv.weight, conv.bias, **geometry, activation=kind, negative_slope=activation[1],
-            channels_last=channels_last,
-        )  # fmt: skip
-    tracked = bn.track_running_stats and bn.running_mean is not None
-    by_batch = bn.training or bn.running_mean is None
-    updated = bn.training and tracked
-    y = conv_transpose2d_bn_deferred(
-        x, conv.weight, conv.bias, bn.weight, bn.bias,
-        bn.running_mean if updated or not by_batch else None, bn.running_var if updated or not by_batch else None,
-        training=by_batch, momentum=bn.momentum, eps=bn.eps, **geometry, activation=kind,
-        negative_slope=activation[1], num_batches_tracked=bn.num_batches_tracked if updated else None,
-        process_group=_process_group(bn), channels_last=channels_last, at_once=not deferred,
-    )  # fmt: skip
-    return y if deferred or not isinstance(y, Deferred) else y.materialize(channels_last)
-
-
-def activation_of(module: nn.Module | str | None, negative_slope: float = 0.01) -> tuple[str, float] | None:
-    """Name and negative slope of an activation that the layers know: a name or a torch module; None for any other."""
-    if module is None or isinstance(module, str):
-        return module or "none", negative_slope
-    if type(module) is nn.LeakyReLU and module.negative_slope >= 0:
-        return "leaky_relu", module.negative_slope
-    names: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Identity: "none"}
-    return (names[type(module)], 0.0) if type(module) in names else None
-
-
-def _process_group(bn: nn.Module) -> Any:
-    """The processes that share the batch of a ``SyncBatchNorm``; None otherwise."""
-    if not isinstance(bn, nn.SyncBatchNorm) or not (dist.is_available() and dist.is_initialized()):
-        return None
-    return bn.process_group or dist.group.WORLD
+    batch_norm = None if bn is None else batch_norm_of(bn)
+    return run_layer(x, convolution_of(conv), batch_norm, activation, deferred, channels_last)
 
 
 class ConvTranspose2dBatchNorm(nn.Sequential):
@@ -106,7 +59,7 @@ class ConvTranspose2dBatchNorm(nn.Sequential):
         output_padding: int | tuple[int, int] = 0,
         bias: bool = False,
         *,
-        activation: Activation = "none",
+        activation: Literal["none", "relu", "leaky_relu", "tanh"] = "none",
         negative_slope: float = 0.01,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
@@ -115,7 +68,7 @@ class ConvTranspose2dBatchNorm(nn.Sequential):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_activation(activation, negative_slope)
+        check_activation(Activation(activation, negative_slope))
         placed, out_channels = check_placed(device, dtype), check_size("out_channels", out_channels)
         conv = nn.ConvTranspose2d(
             check_size("in_channels", in_channels),
@@ -160,7 +113,7 @@ class ConvTranspose2dBatchNorm(nn.Sequential):
         known = activation_of(activation, negative_slope)
         if known is None:
             raise TypeError(f"activation: expected ReLU, LeakyReLU, Tanh, Identity, a name or None, got {activation}")
-        check_activation(*known)
+        check_activation(known)
         if conv.out_channels != bn.num_features:
             raise ValueError(f"bn: expected the {conv.out_channels} channels of conv, got {bn.num_features}")
         layer = cls.__new__(cls)
@@ -175,7 +128,7 @@ class ConvTranspose2dBatchNorm(nn.Sequential):
         if channels_last is not None:
             channels_last = check_flag("channels_last", channels_last)
         conv, bn = cast("tuple[nn.ConvTranspose2d, nn.BatchNorm2d]", tuple(self))
-        kind = (self.activation, self.negative_slope)
+        kind = Activation(self.activation, self.negative_slope)
         return run_conv_transpose2d_bn(conv, bn, kind, x, deferred=deferred, channels_last=channels_last)
 
     def extra_repr(self) -> str:
@@ -221,7 +174,7 @@ def fused_steps(layers: nn.Sequential) -> Iterator[Any]:
         module = modules[i]
         i += 1
         if type(module) is ConvTranspose2dBatchNorm and not _has_hooks(module) and not any(map(_has_hooks, module)):
-            yield module[0], module[1], (module.activation, module.negative_slope)
+            yield module[0], module[1], Activation(module.activation, module.negative_slope)
             continue
         if type(module) is not nn.ConvTranspose2d or _has_hooks(module) or module.padding_mode != "zeros":
             yield module
@@ -234,7 +187,7 @@ def fused_steps(layers: nn.Sequential) -> Iterator[Any]:
         if i < len(modules) and not _has_hooks(modules[i]):
             activation = activation_of(modules[i])
             i += activation is not None
-        yield module, bn, activation or ("none", 0.0)
+        yield module, bn, activation or NONE
 
 
 def _has_hooks(module: nn.Module) -> bool:

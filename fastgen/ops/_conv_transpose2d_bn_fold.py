@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._conv_transpose2d_bn_norm import KERNELS, accumulator
+from ._conv_transpose2d_bn_convolve import KERNELS
+from ._records import BatchNorm, Convolution
 from ._registry import define_op
+from .batch_norm import accumulator
 
 
 def _scale(weight: Tensor, bn_weight: Tensor | None, running_var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -77,5 +79,8 @@ define_op(
 )
 
 
-def fold(*args: Any) -> tuple[Tensor, Tensor]:
-    return torch.ops.fastgen.conv_transpose2d_bn_fold.default(*args)
+def fold(convolution: Convolution, batch_norm: BatchNorm) -> Convolution:
+    """The convolution that computes both."""
+    op = torch.ops.fastgen.conv_transpose2d_bn_fold.default
+    weight, bias = op(*convolution[:2], *batch_norm[:4], convolution.groups, batch_norm.eps)
+    return Convolution(weight, bias, *convolution.geometry)

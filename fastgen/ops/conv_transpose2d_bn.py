@@ -1,42 +1,37 @@
-"""Transposed convolution, batch normalisation and activation, without normalised activations in memory (DCGAN)."""
+"""Transposed convolution, batch normalisation and activation, without normalised activations in memory (DCGAN).
 
-from typing import Any, Literal, NamedTuple
+A layer that trains, from top to bottom; what it is goes along in three records:
+
+    convolve       x → y with its mean and M2; what the layer before deferred, it normalises on its load
+    synchronize    the statistics of a batch that several processes share
+    finalize       M2 → one scale per channel; the running statistics
+    materialize    activation((y − mean) · scale + bias), where no layer does it on its load
+
+and backward from the bottom: batch_norm_apply_backward, batch_norm_finalize_backward, Synchronize.backward,
+conv_transpose2d_bn_backward. By running statistics a layer is ``fold`` and ``convolve``. On a CPU a layer that trains
+alone is torch's own, ``_in_torch``.
+"""
+
+import math
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .._checks import check_flag, check_number
-from . import _conv_transpose2d_bn_checks as checks
-from ._conv_transpose2d_bn_conv import is_channels_last
-from ._conv_transpose2d_bn_eager import in_torch, is_torchs_own
+from .._checks import check_flag
+from ._activations import activate_, check_activation
+from ._batch_norm_checks import check_batch_norm, check_count
+from ._batch_norm_sync import is_shared, synchronize
+from ._conv_transpose2d_bn_convolve import KERNELS
 from ._conv_transpose2d_bn_fold import fold
-from ._conv_transpose2d_bn_forms import result_shape
-from ._conv_transpose2d_bn_norm import KERNELS, accumulator, finalize_reference, layout
-from ._conv_transpose2d_bn_sync import Synchronize, synchronized
 from ._dtypes import autocast_dtype, check_dense
+from ._layouts import is_channels_last, layout
+from ._records import NONE, Activation, BatchNorm, Convolution
+from .batch_norm import Deferred, finalize, finalize_running
+from .conv_transpose2d import check_convolution, check_dtypes, result_shape
 
-__all__ = ["KERNELS", "Deferred", "conv_transpose2d_activation", "conv_transpose2d_bn", "conv_transpose2d_bn_deferred"]
-
-Activation = Literal["none", "relu", "leaky_relu", "tanh"]
-
-
-class Deferred(NamedTuple):
-    """A batch-normalised activation that has not been computed: whoever loads ``raw`` computes it.
-
-    It stands for activation((raw − center) · scale + shift). ``raw`` (N, C, H, W) is channels_last; ``center`` and
-    ``scale`` (C,) are float32 (float64 for float64); ``shift`` is the bias of the batch norm, or None.
-    """
-
-    raw: Tensor
-    center: Tensor
-    scale: Tensor
-    shift: Tensor | None
-    activation: str
-    negative_slope: float
-
-    def materialize(self, channels_last: bool = False) -> Tensor:
-        """The activation itself: (N, C, H, W), dtype of ``raw``, channels_last if asked for, else contiguous."""
-        return torch.ops.fastgen.conv_transpose2d_bn_apply.default(*self, channels_last)
+__all__ = ["KERNELS", "conv_transpose2d_bn", "run_layer"]
 
 
 def conv_transpose2d_bn(
@@ -56,7 +51,7 @@ def conv_transpose2d_bn(
     output_padding: int | tuple[int, int] = 0,
     dilation: int | tuple[int, int] = 1,
     groups: int = 1,
-    activation: Activation = "none",
+    activation: Literal["none", "relu", "leaky_relu", "tanh"] = "none",
     negative_slope: float = 0.01,
     num_batches_tracked: Tensor | None = None,
     process_group: Any = None,
@@ -75,7 +70,7 @@ def conv_transpose2d_bn(
         y = activation(y)
 
     Args:
-        x: (N, I, H, W), float32, float64, float16 or bfloat16; or what ``conv_transpose2d_bn_deferred`` answered.
+        x: (N, I, H, W), float32, float64, float16 or bfloat16; or the ``Deferred`` of the layer before.
         weight: (I, O / groups, KH, KW) as ``nn.ConvTranspose2d``'s, dtype of ``x``.
         bias: (O,) or None.
         bn_weight: (O,) or None; like the three that follow, of any floating dtype.
@@ -111,137 +106,103 @@ def conv_transpose2d_bn(
     Source: Radford et al. 2016, arXiv:1511.06434; Ioffe and Szegedy 2015, arXiv:1502.03167; statistics of parts are
     combined as in Chan, Golub and LeVeque 1979.
     """
-    channels_last = is_channels_last(x.raw if isinstance(x, Deferred) else check_dense("x", x))
-    y = conv_transpose2d_bn_deferred(
-        x, weight, bias, bn_weight, bn_bias, running_mean, running_var, training=training, momentum=momentum, eps=eps,
-        stride=stride, padding=padding, output_padding=output_padding, dilation=dilation, groups=groups,
-        activation=activation, negative_slope=negative_slope, num_batches_tracked=num_batches_tracked,
-        process_group=process_group, channels_last=channels_last, at_once=True,
+    convolution = Convolution(weight, bias, stride, padding, output_padding, dilation, groups)
+    batch_norm = BatchNorm(
+        bn_weight, bn_bias, running_mean, running_var, num_batches_tracked, check_flag("training", training), momentum,
+        eps, process_group,
     )  # fmt: skip
-    return y.materialize(channels_last) if isinstance(y, Deferred) else y
+    y = run_layer(x, convolution, batch_norm, Activation(activation, negative_slope))
+    assert isinstance(y, Tensor)
+    return y
 
 
-def conv_transpose2d_bn_deferred(
+def run_layer(
     x: Tensor | Deferred,
-    weight: Tensor,
-    bias: Tensor | None,
-    bn_weight: Tensor | None,
-    bn_bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    *,
-    training: bool = False,
-    momentum: float | None = 0.1,
-    eps: float = 1e-5,
-    stride: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] = 0,
-    output_padding: int | tuple[int, int] = 0,
-    dilation: int | tuple[int, int] = 1,
-    groups: int = 1,
-    activation: Activation = "none",
-    negative_slope: float = 0.01,
-    num_batches_tracked: Tensor | None = None,
-    process_group: Any = None,
-    channels_last: bool = True,
-    at_once: bool = False,
-) -> Tensor | Deferred:
-    """``conv_transpose2d_bn`` for a consumer that normalises while it loads: in training, a ``Deferred``.
-
-    Without ``training``, and unless the weight is larger than the result, the batch norm is folded into it: then the
-    result is the activation, channels_last or contiguous as ``channels_last`` says. So it is in training on a CPU where
-    ``at_once`` says that nothing will defer it.
-    """
-    checks.check_activation(activation, negative_slope)
-    geometry = _geometry(stride, padding, output_padding, dilation, groups)
-    checks.check_shapes(x.raw if isinstance(x, Deferred) else x, weight, bias, geometry)
-    channels = weight.shape[1] * groups
-    vectors = {"bn_weight": bn_weight, "bn_bias": bn_bias, "running_mean": running_mean, "running_var": running_var}
-    checks.check_batch_norm(
-        x.raw if isinstance(x, Deferred) else x, channels, vectors, training, momentum, num_batches_tracked
-    )
-    check_number("eps", eps, 0)
-    training = check_flag("training", training)
-    finalize = torch.ops.fastgen.conv_transpose2d_bn_finalize.default
-    N, O, H, W = size = result_shape(x.raw if isinstance(x, Deferred) else x, weight, *geometry)
-    if training:
-        checks.check_count(size, N * H * W, synchronized(process_group))
-        if at_once and is_torchs_own(x, vectors.values(), momentum) and not synchronized(process_group):
-            checks.check_dtypes(x, weight, bias)  # type: ignore[arg-type]
-            buffers = (running_mean, running_var, num_batches_tracked)
-            y = in_torch(
-                x, weight, bias, bn_weight, bn_bias, *buffers, momentum, eps, geometry, activation, negative_slope
-            )
-            return y.contiguous(memory_format=layout(channels_last))
-    elif torch.compiler.is_exporting() or weight.numel() <= N * O * H * W:  # an exported program fixes no N
-        weight, bias = fold(weight, bias, bn_weight, bn_bias, running_mean, running_var, groups, eps)
-        return _convolve(x, weight, bias, geometry, activation, negative_slope, False, channels_last)[0]
-    raw, mean, m2 = _convolve(x, weight, bias, geometry, "none", 0.0, training, True)
-    if not training:
-        assert running_mean is not None
-        assert running_var is not None
-        dtype = accumulator(raw.dtype)
-        mean, variance = running_mean.to(dtype), running_var.to(dtype)
-        scale = finalize(mean, variance, bn_weight, None, None, None, 1, 0.0, eps)
-        return Deferred(raw, mean, scale, bn_bias, activation, negative_slope)
-
-    buffers = (running_mean, running_var, num_batches_tracked)
-    if synchronized(process_group):  # the gather costs more than the few vectors of plain torch around it
-        mean, m2, total = Synchronize.apply(mean, m2, N * H * W, process_group)
-        scale = finalize_reference(mean, m2, bn_weight, *buffers, total, momentum, eps)
-    else:
-        scale = finalize(mean, m2, bn_weight, *buffers, N * H * W, momentum, eps)
-    return Deferred(raw, mean, scale, bn_bias, activation, negative_slope)
-
-
-def conv_transpose2d_activation(
-    x: Tensor | Deferred,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    stride: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] = 0,
-    output_padding: int | tuple[int, int] = 0,
-    dilation: int | tuple[int, int] = 1,
-    groups: int = 1,
-    activation: Activation = "none",
-    negative_slope: float = 0.01,
+    convolution: Convolution,
+    batch_norm: BatchNorm | None,
+    activation: Activation,
+    deferred: bool = False,
     channels_last: bool | None = None,
-) -> Tensor:
-    """Convolve transposed and activate, without batch norm: the last layer of a chain. As ``conv_transpose2d_bn``.
+) -> Tensor | Deferred:
+    """A layer, with a batch norm or without, as ``conv_transpose2d_bn`` states it.
 
-    ``channels_last``: the layout of the result; None: that of ``x``.
+    Args:
+        x: (N, I, H, W), or the ``Deferred`` of the layer before.
+        convolution: kernel, bias and geometry as they come.
+        batch_norm: None for none.
+        activation: that follows.
+        deferred: the next layer can normalise on its load: answer a ``Deferred`` unless the batch norm is folded.
+        channels_last: layout of the result; None: that of ``x``, the contract of every op.
     """
-    checks.check_activation(activation, negative_slope)
-    geometry = _geometry(stride, padding, output_padding, dilation, groups)
-    checks.check_shapes(x.raw if isinstance(x, Deferred) else x, weight, bias, geometry)
+    image = x.raw if isinstance(x, Deferred) else check_dense("x", x)
     if channels_last is None:
-        channels_last = is_channels_last(x.raw if isinstance(x, Deferred) else x)
-    return _convolve(x, weight, bias, geometry, activation, negative_slope, False, channels_last)[0]
+        channels_last = is_channels_last(image)
+    check_activation(activation)
+    convolution = check_convolution(image, convolution)
+    if batch_norm is None:
+        return convolve(x, convolution, activation, False, channels_last)[0]
+    check_batch_norm(image, convolution.channels, batch_norm)
+    size = result_shape(image, convolution)
+    if batch_norm.training:
+        count = size[0] * size[2] * size[3]
+        if not is_shared(batch_norm.process_group):
+            check_count(size, count)
+        if not deferred and _is_torchs_own(x, batch_norm):
+            return _in_torch(image, convolution, batch_norm, activation).contiguous(memory_format=layout(channels_last))
+        y, mean, m2 = convolve(x, convolution, NONE, True, True)
+        mean, m2, shared = synchronize(mean, m2, count, batch_norm.process_group)
+        scale = finalize(mean, m2, shared, batch_norm)
+    elif torch.compiler.is_exporting() or convolution.weight.numel() <= math.prod(size):  # an export fixes no N
+        return convolve(x, fold(convolution, batch_norm), activation, False, channels_last)[0]
+    else:
+        y = convolve(x, convolution, NONE, False, True)[0]
+        mean, scale = finalize_running(batch_norm, y.dtype)
+    result = Deferred(y, mean, scale, batch_norm.bias, *activation)
+    return result if deferred else result.materialize(channels_last)
 
 
-def _geometry(stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int) -> list[Any]:
-    named = (("stride", stride, 1), ("padding", padding, 0), ("output_padding", output_padding, 0))
-    return [*(checks.pair(*one) for one in named), checks.pair("dilation", dilation, 1), groups]
-
-
-def _convolve(
-    x: Tensor | Deferred,
-    weight: Tensor,
-    bias: Tensor | None,
-    geometry: list[Any],
-    activation: str,
-    slope: float,
-    take_statistics: bool,
-    channels_last: bool,
+def convolve(
+    x: Tensor | Deferred, convolution: Convolution, activation: Activation, take_statistics: bool, channels_last: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    raw, *prologue = x if isinstance(x, Deferred) else (x, None, None, None, "none", 0.0)
-    dtype = autocast_dtype(raw)
+    """The convolution's result, activated, and its mean and M2, (O,), or two empty vectors."""
+    x = x if isinstance(x, Deferred) else Deferred(x)
+    dtype = autocast_dtype(x.raw)
     if dtype is not None:  # as nn.ConvTranspose2d does
-        weight, bias = weight.to(dtype), bias if bias is None else bias.to(dtype)
-        if isinstance(x, Deferred) and raw.dtype != dtype:  # what is rounded is the activation
-            raw, prologue = x.materialize(True), [None, None, None, "none", 0.0]
-        raw = raw.to(dtype)
-    checks.check_dtypes(raw, weight, bias)
-    return torch.ops.fastgen.conv_transpose2d_bn.default(
-        raw, *prologue, weight, bias, *geometry, activation, slope, take_statistics, channels_last
+        weight, bias = (v if v is None else v.to(dtype) for v in convolution[:2])
+        convolution = Convolution(weight, bias, *convolution.geometry)  # type: ignore[arg-type]
+        if x.center is not None and x.raw.dtype != dtype:  # what is rounded is the activation
+            x = Deferred(x.materialize(True))
+        x = x._replace(raw=x.raw.to(dtype))
+    check_dtypes(x.raw, *convolution[:2])
+    op = torch.ops.fastgen.conv_transpose2d_bn.default
+    return op(*x, *convolution, *activation, take_statistics, channels_last)
+
+
+def _is_torchs_own(x: Tensor | Deferred, batch_norm: BatchNorm) -> bool:
+    """Whether torch's batch norm runs a layer that trains alone, on a CPU, where it takes fewer passes over memory.
+
+    It takes float32 or float64 throughout, a fixed momentum, no autocast, and the batch of one process. An op that
+    takes statistics and another that applies them pay where the next layer normalises on its load.
+    """
+    return (
+        isinstance(x, Tensor)
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64)
+        and all(vector is None or vector.dtype == x.dtype for vector in batch_norm[:4])
+        and batch_norm.momentum is not None
+        and autocast_dtype(x) is None
+        and not is_shared(batch_norm.process_group)
     )
+
+
+def _in_torch(x: Tensor, convolution: Convolution, batch_norm: BatchNorm, activation: Activation) -> Tensor:
+    """The formula as ``conv_transpose2d_bn`` states it; the result may be laid out in any way."""
+    weight, bias, stride, padding, output_padding, dilation, groups = convolution
+    check_dtypes(x, weight, bias)
+    y = F.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
+    bn_weight, bn_bias, running_mean, running_var, num_batches_tracked = batch_norm[:5]
+    if num_batches_tracked is not None:
+        num_batches_tracked.add_(1)
+    momentum, eps = batch_norm.momentum, batch_norm.eps
+    y = F.batch_norm(y, running_mean, running_var, bn_weight, bn_bias, True, momentum, eps)  # type: ignore[arg-type]
+    return activate_(y, activation)

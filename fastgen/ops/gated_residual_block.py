@@ -7,9 +7,9 @@ from torch import Tensor
 
 from .._checks import check_same
 from ._dtypes import autocast_dtype, check_dense
+from ._layouts import layout_of
 from ._masked_conv2d_checks import check_masked_conv2d, check_taps
 from ._registry import define_op
-from .masked_conv2d import _layout
 
 KERNELS = {"CUDA": "fastgen/ops/gated_residual_block_triton.py"}
 
@@ -64,24 +64,26 @@ def gated_residual_block_backward_reference(
 def _gate(pre: Tensor) -> Tensor:
     """What the 1×1 convolution read, in the layout of ``pre``: a pass over it is cheaper than to have kept it."""
     gate = torch.ops.fastgen.gated_activation.default
-    if _layout(pre) == torch.contiguous_format:
+    if layout_of(pre) == torch.contiguous_format:
         return gate(pre)
     N, C, H, W = pre.shape
     return gate(pre.permute(0, 2, 3, 1).reshape(-1, C)).view(N, H, W, C // 2).permute(0, 3, 1, 2)
 
 
-def _fake(x, weight, bias, weight_out, bias_out, mask, color_groups, groups_order, save_preactivation):  # type: ignore[no-untyped-def]
-    check_taps(weight, mask, "gated", color_groups, groups_order)
-    check_taps(weight_out, "B", "none", color_groups, groups_order)
+def _fake(x, weight, _bias, weight_out, _bias_out, *options):  # type: ignore[no-untyped-def]
+    mask, *colors, save_preactivation = options
+    check_taps(weight, mask, "gated", *colors)
+    check_taps(weight_out, "B", "none", *colors)
     N, C, H, W = x.shape
-    like = {"dtype": x.dtype, "device": x.device, "memory_format": _layout(x)}
+    like = {"dtype": x.dtype, "device": x.device, "memory_format": layout_of(x)}
     return torch.empty(x.shape, **like), torch.empty((N, 2 * C, H, W), **like) if save_preactivation else x.new_empty(0)
 
 
-def _fake_backward(grad_y, preactivation, x, weight, weight_out, mask, color_groups, groups_order, output_mask):  # type: ignore[no-untyped-def]
-    check_taps(weight, mask, "gated", color_groups, groups_order)
-    check_taps(weight_out, "B", "none", color_groups, groups_order)
-    grads = [torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))]
+def _fake_backward(_grad_y, _preactivation, x, weight, weight_out, *options):  # type: ignore[no-untyped-def]
+    mask, *colors, output_mask = options
+    check_taps(weight, mask, "gated", *colors)
+    check_taps(weight_out, "B", "none", *colors)
+    grads = [torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout_of(x))]
     grads += [weight.new_empty(size) for size in (weight.shape, weight.shape[:1], weight_out.shape, x.shape[1])]
     return tuple(grad if want else x.new_empty(0) for grad, want in zip(grads, output_mask, strict=True))
 

@@ -15,10 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._layouts import layout_of
 from ._masked_conv2d_triton import along_k, check_image, gate_backward, live_taps, product, tile_of
 from ._triton import dot, float32_precision, launch, tanh
-from .masked_conv2d import _layout
-from .masked_conv2d_triton import convolve, correlate, pixels, prefix
+from .masked_conv2d_triton import Epilogue, convolve, correlate, pixels, prefix
 
 
 @triton.jit
@@ -126,7 +126,7 @@ def gated_residual_block_triton(
     color_groups: int, groups_order: str, save_preactivation: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """As the op's fake kernel says."""
-    (images, C, H, W), layout = x.shape, _layout(x)
+    (images, C, H, W), layout = x.shape, layout_of(x)
     check_image(x, 2 * C)
     like: dict[str, Any] = {"dtype": x.dtype, "device": x.device, "memory_format": layout}
     y = torch.empty(x.shape, **like)
@@ -144,9 +144,9 @@ def gated_residual_block_triton(
         )  # fmt: skip
     else:
         gated = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        convolve(pixels(x), packed, strides, live, gated, C, bias=bias, pre=pre, activation="gated")
+        convolve(pixels(x), packed, strides, live, gated, C, Epilogue(bias, None, pre, "gated"))
         residual = x.contiguous(memory_format=layout)
-        convolve(gated, packed_out, strides_out, one, y, C, bias=bias_out, residual=residual)
+        convolve(gated, packed_out, strides_out, one, y, C, Epilogue(bias_out, residual))
     return y, x.new_empty(0) if pre is None else pre
 
 
@@ -155,7 +155,7 @@ def gated_residual_block_backward_triton(
     color_groups: int, groups_order: str, output_mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """As the op's fake kernel says."""
-    (images, C, H, W), layout = x.shape, _layout(x)
+    (images, C, H, W), layout = x.shape, layout_of(x)
     check_image(x, 2 * C)
     live = live_taps(weight, mask, "gated", color_groups, groups_order)
     one = live_taps(weight_out, "B", "none", color_groups, groups_order)
@@ -176,10 +176,8 @@ def gated_residual_block_backward_triton(
     if output_mask[0]:
         grads[0] = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout)
         packed, (stride_o, stride_tap, stride_i) = prefix(weight, live)
-        convolve(
-            grad_pre, packed, (stride_i, stride_tap, stride_o), live, grads[0], C, sign=-1,
-            residual=grad_y.contiguous(memory_format=layout),
-        )  # fmt: skip
+        residual = Epilogue(residual=grad_y.contiguous(memory_format=layout))
+        convolve(grad_pre, packed, (stride_i, stride_tap, stride_o), live, grads[0], C, residual, sign=-1)
     if output_mask[1] or output_mask[2]:
         grads[1:3] = correlate(pixels(x), grad_pre, live, weight, output_mask[1:3])
     if output_mask[3] or output_mask[4]:

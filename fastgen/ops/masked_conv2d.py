@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._dtypes import autocast_dtype, check_dense
+from ._layouts import layout_of
 from ._masked_conv2d_checks import check_masked_conv2d, check_options, check_taps, check_weight
 from ._registry import define_op
 
@@ -76,12 +77,6 @@ def _activate_backward(grad_y: Tensor, pre: Tensor, activation: str) -> Tensor:
     return grad_y
 
 
-def _layout(x: Tensor) -> torch.memory_format:
-    """The layout contract: channels_last is answered with channels_last, everything else with contiguous."""
-    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if channels_last else torch.contiguous_format
-
-
 def masked_conv2d_reference(
     x: Tensor,
     weight: Tensor,
@@ -98,7 +93,7 @@ def masked_conv2d_reference(
     y = _activate(pre, activation)
     if residual is not None:
         y = y + residual
-    layout = _layout(x)
+    layout = layout_of(x)
     saved = save_preactivation and activation != "none"
     return y.contiguous(memory_format=layout), pre.contiguous(memory_format=layout) if saved else pre.new_empty(0)
 
@@ -122,25 +117,27 @@ def masked_conv2d_backward_reference(
     )  # fmt: skip
     grad_x, grad_weight, grad_bias = (x.new_empty(0) if grad is None else grad for grad in grads)
     if output_mask[0]:
-        grad_x = grad_x.contiguous(memory_format=_layout(x))
+        grad_x = grad_x.contiguous(memory_format=layout_of(x))
     if output_mask[1]:
         grad_weight = _live(grad_weight, live_taps).contiguous()
     return grad_x, grad_weight, grad_bias
 
 
-def _fake(x, weight, bias, residual, mask, activation, color_groups, groups_order, save_preactivation):  # type: ignore[no-untyped-def]
-    check_taps(weight, mask, activation, color_groups, groups_order)
+def _fake(x, weight, _bias, _residual, mask, activation, *options):  # type: ignore[no-untyped-def]
+    *colors, save_preactivation = options
+    check_taps(weight, mask, activation, *colors)
     (N, _, H, W), O = x.shape, weight.shape[0]
     channels = {"concat_elu": 2 * O, "gated": O // 2}.get(activation, O)
-    like = {"dtype": x.dtype, "device": x.device, "memory_format": _layout(x)}
+    like = {"dtype": x.dtype, "device": x.device, "memory_format": layout_of(x)}
     saved = save_preactivation and activation != "none"
     return torch.empty((N, channels, H, W), **like), torch.empty((N, O, H, W), **like) if saved else x.new_empty(0)
 
 
-def _fake_backward(grad_y, preactivation, x, weight, mask, activation, color_groups, groups_order, output_mask):  # type: ignore[no-untyped-def]
-    check_taps(weight, mask, activation, color_groups, groups_order)
+def _fake_backward(_grad_y, _preactivation, x, weight, *options):  # type: ignore[no-untyped-def]
+    *taps, output_mask = options
+    check_taps(weight, *taps)
     return (
-        torch.empty_like(x, memory_format=_layout(x)) if output_mask[0] else x.new_empty(0),
+        torch.empty_like(x, memory_format=layout_of(x)) if output_mask[0] else x.new_empty(0),
         weight.new_empty(weight.shape if output_mask[1] else 0),
         weight.new_empty(weight.shape[:1] if output_mask[2] else 0),
     )

@@ -13,11 +13,14 @@ it is loaded: products load it TAPS times, and a tile that is computed cannot be
 There is no atomic mode: no setting of torch asks for one, and adding partial sums in order is little work.
 """
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._layouts import layout_of
 from ._masked_conv2d_triton import (
     Live,
     check_image,
@@ -32,7 +35,6 @@ from ._masked_conv2d_triton import (
     weight_blocks,
 )
 from ._triton import dot, expm1, float32_precision, launch, tanh
-from .masked_conv2d import _layout
 
 
 @triton.jit
@@ -253,15 +255,25 @@ def prefix(weight: Tensor, live: Live) -> tuple[Tensor, tuple[int, int, int]]:
     return packed, (live.TAPS * I, I, 1)
 
 
+class Epilogue(NamedTuple):
+    """What becomes of a convolution's result: ``residual`` lies in memory as that; ``pre`` is what comes before all."""
+
+    bias: Tensor | None = None
+    residual: Tensor | None = None
+    pre: Tensor | None = None
+    activation: str = "none"
+
+
 def convolve(
-    x: Tensor, weight: Tensor, strides: tuple[int, int, int], live: Live, y: Tensor, N: int, *, sign: int = 1,
-    bias: Tensor | None = None, residual: Tensor | None = None, pre: Tensor | None = None, activation: str = "none",
+    x: Tensor, weight: Tensor, strides: tuple[int, int, int], live: Live, y: Tensor, N: int, epilogue: Epilogue,
+    sign: int = 1,
 ) -> None:  # fmt: skip
-    """One launch of ``masked_conv2d_kernel`` from ``x`` (images, C, H, W), channels innermost, into ``y`` and ``pre``.
+    """One launch of ``masked_conv2d_kernel`` from ``x`` (images, C, H, W), channels innermost, into ``y``.
 
     ``weight`` is a ``prefix``; ``strides``: along y's channels, taps and x's channels. ``N``: y's channels of the
-    convolution, those of one half for a gate. ``residual`` lies in memory as ``y``.
+    convolution, those of one half for a gate.
     """
+    bias, residual, pre, activation = epilogue
     images, C, H, W = x.shape
     M = images * H * W
     blocks = product_blocks(M, N, C, live.TAPS * C, activation, x.dtype)
@@ -307,7 +319,7 @@ def masked_conv2d_triton(
     color_groups: int, groups_order: str, save_preactivation: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """As the op's fake kernel says."""
-    (images, _, H, W), O, layout = x.shape, weight.shape[0], _layout(x)
+    (images, _, H, W), O, layout = x.shape, weight.shape[0], layout_of(x)
     check_image(x, 2 * O)
     channels = {"concat_elu": 2 * O, "gated": O // 2}.get(activation, O)
     y = torch.empty((images, channels, H, W), dtype=x.dtype, device=x.device, memory_format=layout)
@@ -316,10 +328,9 @@ def masked_conv2d_triton(
         pre = torch.empty((images, O, H, W), dtype=x.dtype, device=x.device, memory_format=layout)
     live = live_taps(weight, mask, activation, color_groups, groups_order)
     packed, strides = prefix(weight, live)
-    convolve(
-        pixels(x), packed, strides, live, y, channels if activation == "gated" else O, bias=bias, pre=pre,
-        residual=None if residual is None else residual.contiguous(memory_format=layout), activation=activation,
-    )  # fmt: skip
+    residual = None if residual is None else residual.contiguous(memory_format=layout)
+    N = channels if activation == "gated" else O
+    convolve(pixels(x), packed, strides, live, y, N, Epilogue(bias, residual, pre, activation))
     return y, x.new_empty(0) if pre is None else pre
 
 
@@ -333,9 +344,9 @@ def masked_conv2d_backward_triton(
     grad_pre = pixels(grad_y) if activation == "none" else activate_backward(grad_y, preactivation, x, activation)
     grad_x, grad_weight, grad_bias = (x.new_empty(0) for _ in range(3))
     if output_mask[0]:
-        grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
+        grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout_of(x))
         packed, (stride_o, stride_tap, stride_i) = prefix(weight, live)
-        convolve(grad_pre, packed, (stride_i, stride_tap, stride_o), live, grad_x, x.shape[1], sign=-1)
+        convolve(grad_pre, packed, (stride_i, stride_tap, stride_o), live, grad_x, x.shape[1], Epilogue(), sign=-1)
     if output_mask[1] or output_mask[2]:
         grad_weight, grad_bias = correlate(pixels(x), grad_pre, live, weight, output_mask[1:])
     return grad_x, grad_weight, grad_bias
@@ -343,7 +354,7 @@ def masked_conv2d_backward_triton(
 
 def activate_backward(grad_y: Tensor, pre: Tensor, x: Tensor, activation: str) -> Tensor:
     """Gradient of the convolution's result, channels innermost."""
-    layout = _layout(x)
+    layout = layout_of(x)
     images, O, H, W = pre.shape
     grad_pre = torch.empty(pre.shape, dtype=pre.dtype, device=pre.device, memory_format=torch.channels_last)
     M, N = images * H * W, O // 2 if activation == "gated" else O

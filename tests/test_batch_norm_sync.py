@@ -20,7 +20,7 @@ SCRIPT = """
 import sys, torch, torch.distributed as dist
 sys.path.insert(0, {tests!r})
 from fastgen.training.distributed import leave
-from test_conv_transpose2d_bn_sync import run
+from test_batch_norm_sync import run
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method="file://{folder}/meeting", rank=int(sys.argv[1]), world_size=2)
 torch.save(run(*torch.load("{folder}/given.pt", weights_only=False), int(sys.argv[1])), "{folder}/" + sys.argv[1])

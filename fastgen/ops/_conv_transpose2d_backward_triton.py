@@ -1,5 +1,4 @@
-# mypy: disallow-untyped-defs=False, check-untyped-defs=False
-"""conv_transpose2d_bn_backward, Triton: gradients to image, to weight and to bias."""
+"""Transposed convolution, Triton: gradients to image, to weight and to bias."""
 
 from typing import Any
 
@@ -8,34 +7,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._conv_transpose2d_bn_conv import (
-    is_channels_last,
-    total_gradient_reference,
-)
-from ._conv_transpose2d_bn_forms import convolve_backward
-from ._conv_transpose2d_bn_norm import layout
-from ._conv_transpose2d_bn_norm_triton import (
+from ._conv_transpose2d_bn_convolve import Stored
+from ._layouts import layout_of
+from ._records import Activation, Convolution
+from ._triton import dot, launch
+from .batch_norm import Deferred
+from .batch_norm_triton import (
+    BLOCK,
     CHANNELS,
     PIXELS,
-    conv_transpose2d_bn_apply_backward_triton,
-    conv_transpose2d_bn_apply_triton,
-    sum_slots_kernel,
-    vector_gradients,
-)
-from ._conv_transpose2d_bn_shared_triton import (
-    BLOCK,
     activation,
     activation_backward,
-    by_tap,
-    covered,
     normalized,
-    pixels_last,
     rounded,
-    strides_and_padding,
-    tiles,
+    sum_slots_kernel,
+    vector_gradients,
     vectors,
 )
-from ._triton import dot, launch
+from .conv_transpose2d_triton import by_tap, strides_and_padding, tiles
 
 #: Programs that keep a large GPU busy: the gradient to the weight is divided into so many.
 PROGRAMS = 264
@@ -69,7 +58,7 @@ def grad_image_kernel(
     PH: tl.constexpr, PW: tl.constexpr, X_ACTIVATION: tl.constexpr, ACTIVATION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """conv_transpose2d_bn_backward: gradient to x, a convolution with stride (SH, SW).
+    """Backward: gradient to x, a convolution with stride (SH, SW).
 
     Math      grad_z[i] = Σ_k dy[S·i − P + k] · w[k]ᵀ;  dy = act'(y) · grad + grad_mean / count + 2 grad_m2 (y − mean);
               grad_x = g · scale, g = act'(z) · grad_z;  per tile Σ g and Σ g · (x − center)
@@ -123,7 +112,7 @@ def grad_weight_kernel(
     PH: tl.constexpr, PW: tl.constexpr, X_ACTIVATION: tl.constexpr, ACTIVATION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """conv_transpose2d_bn_backward: gradient to the weight, one part per range of ROWS pixels.
+    """Backward: gradient to the weight, one part per range of ROWS pixels.
 
     Math      part[r, k] = Σ_{i in range r} z[i]ᵀ · dy[S·i − P + k], z and dy as in the other two kernels
     Shapes    part (parts, KH · KW, CIN, COUT) float32; the others as above
@@ -184,7 +173,7 @@ def grad_bias_kernel(
     grad_ptr, y_ptr, mean_ptr, grad_mean_ptr, grad_m2_ptr, sum_ptr, M, C, SLOTS, count, slope,
     ACTIVATION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """conv_transpose2d_bn_backward: Σ dy per tile of pixels.
+    """Backward: Σ dy per tile of pixels.
 
     Shapes    grad, y (M, C), sum (C, SLOTS)
     Traffic   1 or 2 reads per element: memory bound
@@ -200,104 +189,69 @@ def grad_bias_kernel(
     tl.store(sum_ptr + c.to(tl.int64) * SLOTS + slot, tl.sum(grad, axis=0), mask=c < C)
 
 
-def conv_transpose2d_bn_backward_triton(
-    grad_y: Tensor,
-    grad_mean: Tensor | None,
-    grad_m2: Tensor | None,
-    y: Tensor,
-    mean: Tensor,
-    x: Tensor,
-    center: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    x_activation: str,
-    x_slope: float,
-    weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    output_padding: list[int],
-    dilation: list[int],
-    groups: int,
-    activation: str,
-    slope: float,
-    output_mask: list[bool],
-) -> tuple[Tensor, ...]:
-    tensors: Any = (grad_y, grad_mean, grad_m2, y, mean)
-    prologue: Any = (x, center, scale, shift, x_activation, x_slope)
-    geometry: list[Any] = [stride, padding, output_padding, dilation, groups]
-    if not covered(geometry):
-        return _general(tensors, prologue, weight, geometry, activation, slope, output_mask)
-    channels_last = is_channels_last(x)
-    x, y, grad_y = pixels_last(x), pixels_last(y), pixels_last(grad_y)
-    (N, I, H, W), (O, HO, WO) = x.shape, y.shape[1:]
-    M, pixels = N * H * W, N * HO * WO
-    gradient = (grad_y, y, mean, grad_mean, grad_m2)
-    vectors = (center, scale, shift)
-    geometric = strides_and_padding(x, weight, geometry)
-    kinds: dict[str, Any] = {"CIN": I, "COUT": O, **geometric, "X_ACTIVATION": x_activation, "ACTIVATION": activation}
-    grads = [x.new_empty(0), mean.new_empty(0), mean.new_empty(0), mean.new_empty(0), x.new_empty(0), x.new_empty(0)]
-    if output_mask[0]:
-        grads[0] = torch.empty_like(x, memory_format=torch.channels_last)
-        tile = tiles("grad_x", x, M, I, O)
-        slots = triton.cdiv(M, tile.m)
-        sums = None if scale is None else scale.new_empty(2, I, slots)
-        launch(
-            grad_image_kernel, (slots * triton.cdiv(I, tile.n),), *gradient, by_tap(weight), x, *vectors, grads[0],
-            *((None, None) if sums is None else sums), M, H, W, HO, WO, slots, float(pixels), x_slope, slope,
-            **kinds, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, **tile.launched,
-        )  # fmt: skip
-        grads[0] = grads[0].contiguous(memory_format=layout(channels_last))
-        if scale is not None and sums is not None:
-            grads[1:4] = vector_gradients(sums, scale)
-    if output_mask[1]:
-        grads[4] = torch.empty_like(weight, memory_format=layout(is_channels_last(weight)))
-        tile = tiles("grad_weight", x, I, O, M)
-        grid = (triton.cdiv(I, tile.m) * triton.cdiv(O, tile.n), geometric["KH"] * geometric["KW"])
-        wanted = min(triton.cdiv(PROGRAMS, grid[0] * grid[1]), triton.cdiv(M, 4 * tile.k))
-        rows = triton.cdiv(triton.cdiv(M, max(wanted, 1)), tile.k) * tile.k
-        parts = max(triton.cdiv(M, max(rows, 1)), 1)
-        part = torch.empty((parts, grid[1], I, O), dtype=torch.float32, device=x.device)
-        launch(
-            grad_weight_kernel, (*grid, parts), *gradient, x, *vectors, part, M, H, W, HO, WO, rows, float(pixels),
-            x_slope, slope, **kinds, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, **tile.launched,
-        )  # fmt: skip
-        launch(
-            sum_parts_kernel, (triton.cdiv(weight.numel(), BLOCK),), part, grads[4], parts, weight.numel(), I, O,
-            geometric["KW"], *grads[4].stride(), BLOCK=BLOCK,
-        )  # fmt: skip
-    if output_mask[2]:
-        grads[5] = weight.new_empty(O)
-        slots = triton.cdiv(pixels, PIXELS)
-        sums = mean.new_empty((O, slots), dtype=torch.float32)
-        launch(
-            grad_bias_kernel, (slots, triton.cdiv(O, CHANNELS)), *gradient, sums, pixels, O, slots, float(pixels),
-            slope, ACTIVATION=activation, BLOCK_M=PIXELS, BLOCK_C=CHANNELS,
-        )  # fmt: skip
-        launch(sum_slots_kernel, (O,), sums, None, None, None, None, grads[5], slots, BLOCK=BLOCK)
-    return tuple(grads)
+class Operands:
+    """What all gradients load: channels_last images, and the constants of the kernels."""
+
+    def __init__(self, stored: Stored, x: Deferred, convolution: Convolution, result_activation: Activation) -> None:
+        grad_y, grad_mean, grad_m2, y, mean = stored
+        self.x, self.convolution, self.slope = x, convolution, result_activation.slope
+        (N, I, H, W), (O, HO, WO) = x.raw.shape, y.shape[1:]
+        self.gradient = (grad_y, y, mean, grad_mean, grad_m2)
+        self.sizes = (N * H * W, H, W, HO, WO)
+        self.pixels = N * HO * WO
+        self.constants: dict[str, Any] = {
+            "CIN": I, "COUT": O, **strides_and_padding(x.raw, convolution),
+            "X_ACTIVATION": x.activation, "ACTIVATION": result_activation.name,
+        }  # fmt: skip
 
 
-def _general(
-    tensors: Any, prologue: Any, weight: Tensor, geometry: list[Any], kind: str, slope: float, output_mask: list[bool]
-) -> tuple[Tensor, ...]:
-    """Dilated or grouped: torch's convolution, the kernels for what is around it."""
-    x, *vectors, x_activation, x_slope = prologue
-    scale = vectors[1]
-    z = (
-        x
-        if scale is None
-        else conv_transpose2d_bn_apply_triton(x, vectors[0], scale, vectors[2], x_activation, x_slope, True)
-    )
-    grad_y, grad_mean, grad_m2, y, mean = tensors
-    grad = total_gradient_reference(grad_y, grad_mean, grad_m2, y, mean, kind, slope)
-    empty = mean.new_empty(0)
-    grads = [x.new_empty(0), empty, empty.clone(), empty.clone(), x.new_empty(0), x.new_empty(0)]
-    for i, result in zip((0, 4, 5), convolve_backward(grad, z, weight, geometry, output_mask), strict=True):
-        grads[i] = grads[i] if result is None else result
-    if output_mask[0] and scale is not None:
-        grads[:4] = conv_transpose2d_bn_apply_backward_triton(grads[0], *prologue)
-    if output_mask[0]:
-        grads[0] = grads[0].contiguous(memory_format=layout(is_channels_last(x)))
-    if output_mask[1]:
-        grads[4] = grads[4].contiguous(memory_format=layout(is_channels_last(weight)))
-    return tuple(grads)
+def grad_image(operands: Operands) -> tuple[Tensor, ...]:
+    """Gradient to x, channels_last, and where it was normalised on its load, to center, scale and shift."""
+    x, (M, *sizes), kinds = operands.x, operands.sizes, operands.constants
+    I, O = kinds["CIN"], kinds["COUT"]
+    grad_x = torch.empty_like(x.raw, memory_format=torch.channels_last)
+    tile = tiles("grad_x", x.raw, M, I, O)
+    slots = triton.cdiv(M, tile.m)
+    sums = None if x.scale is None else x.scale.new_empty(2, I, slots)
+    launch(
+        grad_image_kernel, (slots * triton.cdiv(I, tile.n),), *operands.gradient, by_tap(operands.convolution.weight),
+        *x[:4], grad_x, *((None, None) if sums is None else sums), M, *sizes, slots, float(operands.pixels),
+        x.negative_slope, operands.slope, **kinds, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, **tile.launched,
+    )  # fmt: skip
+    return (grad_x,) if sums is None or x.scale is None else (grad_x, *vector_gradients(sums, x.scale))
+
+
+def grad_weight(operands: Operands) -> Tensor:
+    """In the layout of the weight."""
+    x, (M, *sizes), kinds = operands.x, operands.sizes, operands.constants
+    weight, I, O = operands.convolution.weight, kinds["CIN"], kinds["COUT"]
+    grad = torch.empty_like(weight, memory_format=layout_of(weight))
+    tile = tiles("grad_weight", x.raw, I, O, M)
+    grid = (triton.cdiv(I, tile.m) * triton.cdiv(O, tile.n), kinds["KH"] * kinds["KW"])
+    wanted = min(triton.cdiv(PROGRAMS, grid[0] * grid[1]), triton.cdiv(M, 4 * tile.k))
+    rows = triton.cdiv(triton.cdiv(M, max(wanted, 1)), tile.k) * tile.k
+    parts = max(triton.cdiv(M, max(rows, 1)), 1)
+    part = torch.empty((parts, grid[1], I, O), dtype=torch.float32, device=x.raw.device)
+    launch(
+        grad_weight_kernel, (*grid, parts), *operands.gradient, *x[:4], part, M, *sizes, rows, float(operands.pixels),
+        x.negative_slope, operands.slope, **kinds, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, **tile.launched,
+    )  # fmt: skip
+    launch(
+        sum_parts_kernel, (triton.cdiv(weight.numel(), BLOCK),), part, grad, parts, weight.numel(), I, O, kinds["KW"],
+        *grad.stride(), BLOCK=BLOCK,
+    )  # fmt: skip
+    return grad
+
+
+def grad_bias(operands: Operands) -> Tensor:
+    O, weight = operands.constants["COUT"], operands.convolution.weight
+    grad = weight.new_empty(O)
+    slots = triton.cdiv(operands.pixels, PIXELS)
+    sums = torch.empty((O, slots), dtype=torch.float32, device=weight.device)
+    launch(
+        grad_bias_kernel, (slots, triton.cdiv(O, CHANNELS)), *operands.gradient, sums, operands.pixels, O, slots,
+        float(operands.pixels), operands.slope, ACTIVATION=operands.constants["ACTIVATION"],
+        BLOCK_M=PIXELS, BLOCK_C=CHANNELS,
+    )  # fmt: skip
+    launch(sum_slots_kernel, (O,), sums, None, None, None, None, grad, slots, BLOCK=BLOCK)
+    return grad

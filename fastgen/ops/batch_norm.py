@@ -1,47 +1,50 @@
-"""Batch normalisation around a transposed convolution: statistics → scale, scale → activation, running → folded."""
+"""Batch normalisation in stages, each an op with its backward, so that a convolution can take two of them along.
 
-from typing import Any
+statistics   y (N, C, H, W) → mean and M2 = Σ(y − mean)², each (C,)
+synchronize  those of every process's part of a batch → those of the whole          _batch_norm_sync.py
+finalize     M2 → scale = weight / √(M2 / count + eps); the running statistics go along
+apply        activation((y − mean) · scale + bias): a ``Deferred`` until somebody wants it
+"""
+
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ._activations import activate_, activate_backward
+from ._layouts import layout
+from ._records import Activation, BatchNorm
 from ._registry import define_op
 
-KERNELS = {"CUDA": "fastgen/ops/conv_transpose2d_bn_triton.py"}
+KERNELS = {"CUDA": "fastgen/ops/batch_norm_triton.py"}
 
 #: The dimensions that statistics run over.
 PIXELS = (0, 2, 3)
 
 
-def layout(channels_last: bool) -> torch.memory_format:
-    return torch.channels_last if channels_last else torch.contiguous_format
+class Deferred(NamedTuple):
+    """A batch-normalised activation that has not been computed: whoever loads ``raw`` computes it.
+
+    It stands for activation((raw − center) · scale + shift). ``raw`` (N, C, H, W) is channels_last; ``center`` and
+    ``scale`` (C,) are float32 (float64 for float64); ``shift`` is the bias of the batch norm, or None. Without them it
+    stands for ``raw`` as it is: what an op takes where no batch norm came before. In the order of every schema.
+    """
+
+    raw: Tensor
+    center: Tensor | None = None
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    activation: str = "none"
+    negative_slope: float = 0.0
+
+    def materialize(self, channels_last: bool = False) -> Tensor:
+        """The activation itself: (N, C, H, W), dtype of ``raw``, channels_last if asked for, else contiguous."""
+        return torch.ops.fastgen.batch_norm_apply.default(*self, channels_last)
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
     """The dtype of statistics and of all per-channel vectors: float32, but float64 for float64."""
     return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def activate_(pre: Tensor, activation: str, slope: float) -> Tensor:
-    """In place: ``pre`` is the caller's own and has not been seen by autograd."""
-    if activation == "relu":
-        return torch.relu_(pre)
-    if activation == "leaky_relu":
-        return torch.nn.functional.leaky_relu_(pre, slope)
-    if activation == "tanh":
-        return torch.tanh_(pre)
-    return pre
-
-
-def activate_backward(grad: Tensor, result: Tensor, activation: str, slope: float) -> Tensor:
-    """Gradient of the activation, from its result: the mask is recomputed, never stored."""
-    if activation == "relu":
-        return torch.ops.aten.threshold_backward.default(grad, result, 0)
-    if activation == "leaky_relu":
-        return torch.ops.aten.leaky_relu_backward.default(grad, result, slope, True)
-    if activation == "tanh":
-        return torch.ops.aten.tanh_backward.default(grad, result)
-    return grad
 
 
 def combine(counts: Tensor, means: Tensor, m2s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,7 +71,28 @@ def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
     return mean + error, difference.mul_(difference).sum(PIXELS) - count * error.square()
 
 
-def finalize_reference(
+def finalize(mean: Tensor, m2: Tensor, count: int | Tensor, batch_norm: BatchNorm) -> Tensor:
+    """The scale of every channel, (C,), from the batch's statistics, which go into the running ones, too.
+
+    ``count``: values per channel; a tensor where several processes share the batch.
+    """
+    weight, _bias, *buffers = batch_norm[:5]
+    run: Any = torch.ops.fastgen.batch_norm_finalize.default
+    if isinstance(count, Tensor):  # the gather costs more than the few vectors of plain torch around it
+        run = batch_norm_finalize_reference
+    return run(mean, m2, weight, *buffers, count, batch_norm.momentum, batch_norm.eps)
+
+
+def finalize_running(batch_norm: BatchNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Center and scale by the running statistics, for a result of ``dtype``."""
+    assert batch_norm.running_mean is not None
+    assert batch_norm.running_var is not None
+    mean, variance = (v.to(accumulator(dtype)) for v in (batch_norm.running_mean, batch_norm.running_var))
+    op = torch.ops.fastgen.batch_norm_finalize.default
+    return mean, op(mean, variance, batch_norm.weight, None, None, None, 1, 0.0, batch_norm.eps)
+
+
+def batch_norm_finalize_reference(
     mean: Tensor,
     m2: Tensor,
     weight: Tensor | None,
@@ -90,7 +114,7 @@ def finalize_reference(
     return rstd if weight is None else weight.to(mean.dtype) * rstd
 
 
-def finalize_backward_reference(
+def batch_norm_finalize_backward_reference(
     grad_scale: Tensor, m2: Tensor, weight: Tensor | None, count: int, eps: float
 ) -> tuple[Tensor, Tensor]:
     rstd = torch.rsqrt(m2 / count + eps)
@@ -106,25 +130,25 @@ def _finalize_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _finalize_backward(ctx: Any, grad_scale: Tensor) -> tuple[Tensor | None, ...]:
     m2, weight = ctx.saved_tensors
-    backward = torch.ops.fastgen.conv_transpose2d_bn_finalize_backward.default
+    backward = torch.ops.fastgen.batch_norm_finalize_backward.default
     grad_m2, grad_weight = backward(grad_scale, m2, weight, ctx.count, ctx.eps)
     return None, grad_m2, None if weight is None else grad_weight, None, None, None, None, None, None
 
 
 define_op(
-    "conv_transpose2d_bn_finalize(Tensor mean, Tensor m2, Tensor? weight, Tensor(a!)? running_mean, "
+    "batch_norm_finalize(Tensor mean, Tensor m2, Tensor? weight, Tensor(a!)? running_mean, "
     "Tensor(b!)? running_var, Tensor(c!)? num_batches_tracked, SymInt count, float? momentum, float eps) -> Tensor",
     kernels=KERNELS,
-    reference=finalize_reference,
+    reference=batch_norm_finalize_reference,
     fake=lambda mean, *_: torch.empty_like(mean),
     setup_context=_finalize_setup,
     backward=_finalize_backward,
 )
 define_op(
-    "conv_transpose2d_bn_finalize_backward(Tensor grad_scale, Tensor m2, Tensor? weight, SymInt count, float eps) "
+    "batch_norm_finalize_backward(Tensor grad_scale, Tensor m2, Tensor? weight, SymInt count, float eps) "
     "-> (Tensor, Tensor)",
     kernels=KERNELS,
-    reference=finalize_backward_reference,
+    reference=batch_norm_finalize_backward_reference,
     fake=lambda grad_scale, m2, weight, *_: (
         torch.empty_like(m2),
         m2.new_empty(0) if weight is None else torch.empty_like(weight),
@@ -133,31 +157,30 @@ define_op(
 )
 
 
-def apply_reference(
+def batch_norm_apply_reference(
     y: Tensor, center: Tensor, scale: Tensor, shift: Tensor | None, activation: str, slope: float, channels_last: bool
 ) -> Tensor:
     shift = shift if shift is None else shift.to(scale.dtype)
     one = torch.ones_like(scale)
     affine = torch.ops.aten.native_batch_norm.default  # (y - center) / sqrt(1 + 0) · scale + shift, in one pass
     z = affine(y, scale, shift, center, one, False, 0.0, 0.0)[0]
-    return activate_(z, activation, slope).contiguous(memory_format=layout(channels_last))
+    return activate_(z, Activation(activation, slope)).contiguous(memory_format=layout(channels_last))
 
 
-def apply_backward_reference(
+def batch_norm_apply_backward_reference(
     grad_z: Tensor, y: Tensor, center: Tensor, scale: Tensor, shift: Tensor | None, activation: str, slope: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients to y, center, scale, shift."""
-    return normalize_backward(
-        grad_z, apply_reference(y, center, scale, shift, activation, slope, True), y, center, scale, activation, slope
-    )
+    z = batch_norm_apply_reference(y, center, scale, shift, activation, slope, True)
+    return apply_backward(grad_z, z, y, center, scale, Activation(activation, slope))
 
 
-def normalize_backward(
-    grad_z: Tensor, z: Tensor, y: Tensor, center: Tensor, scale: Tensor, activation: str, slope: float
+def apply_backward(
+    grad_z: Tensor, z: Tensor, y: Tensor, center: Tensor, scale: Tensor, activation: Activation
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same, for who has the result ``z`` already."""
     grad_z = grad_z.contiguous(memory_format=torch.channels_last)
-    grad = activate_backward(grad_z, z, activation, slope)
+    grad = activate_backward(grad_z, z, activation)
     grad_shift = grad.sum(PIXELS, dtype=scale.dtype)
     grad_scale = (y - per_channel(center)).mul_(grad).sum(PIXELS)
     in_place = grad.mul_ if grad is not grad_z and grad.dtype == scale.dtype else grad.mul
@@ -180,27 +203,27 @@ def _apply_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _apply_backward(ctx: Any, grad_z: Tensor) -> tuple[Tensor | None, ...]:
-    backward = torch.ops.fastgen.conv_transpose2d_bn_apply_backward.default
+    backward = torch.ops.fastgen.batch_norm_apply_backward.default
     grad_y, grad_center, grad_scale, grad_shift = backward(grad_z, *ctx.saved_tensors, ctx.activation, ctx.slope)
     shift = ctx.saved_tensors[3]
     return grad_y, grad_center, grad_scale, None if shift is None else grad_shift.to(shift.dtype), None, None, None
 
 
 define_op(
-    "conv_transpose2d_bn_apply(Tensor y, Tensor center, Tensor scale, Tensor? shift, str activation, float slope, "
+    "batch_norm_apply(Tensor y, Tensor center, Tensor scale, Tensor? shift, str activation, float slope, "
     "bool channels_last) -> Tensor",
     kernels=KERNELS,
-    reference=apply_reference,
+    reference=batch_norm_apply_reference,
     fake=_apply_fake,
     setup_context=_apply_setup,
     backward=_apply_backward,
     contiguous=False,
 )
 define_op(
-    "conv_transpose2d_bn_apply_backward(Tensor grad_z, Tensor y, Tensor center, Tensor scale, Tensor? shift, "
+    "batch_norm_apply_backward(Tensor grad_z, Tensor y, Tensor center, Tensor scale, Tensor? shift, "
     "str activation, float slope) -> (Tensor, Tensor, Tensor, Tensor)",
     kernels=KERNELS,
-    reference=apply_backward_reference,
+    reference=batch_norm_apply_backward_reference,
     fake=_apply_backward_fake,
     backward=None,
     contiguous=False,

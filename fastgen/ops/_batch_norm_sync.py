@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ._conv_transpose2d_bn_norm import combine
+from .batch_norm import combine
 
 
 class Synchronize(torch.autograd.Function):
@@ -38,6 +38,11 @@ class Synchronize(torch.autograd.Function):
         return ctx.count * (grad_mean / total + 2 * grad_m2 * (mean - whole_mean)), grad_m2, None, None
 
 
-def synchronized(group: Any) -> bool:
+def synchronize(mean: Tensor, m2: Tensor, count: int, group: Any) -> tuple[Tensor, Tensor, int | Tensor]:
+    """Mean, M2 and count of the batch that the processes of ``group`` share; of none or of one, they are its own."""
+    return Synchronize.apply(mean, m2, count, group) if is_shared(group) else (mean, m2, count)
+
+
+def is_shared(group: Any) -> bool:
     """Whether ``group`` is a process group of more than one process."""
     return group is not None and dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1

@@ -1,5 +1,4 @@
-# mypy: disallow-untyped-defs=False, check-untyped-defs=False
-"""Batch normalisation around a transposed convolution, Triton: what loads and stores one vector or one activation.
+"""Batch normalisation, Triton: what loads and stores one vector or one activation, and what convolutions share with it.
 
 Images are channels_last, (pixels, C) in memory. Sums over pixels are written per tile into slots of their own, (C, S),
 and combined slot after slot: the same input gives the same bits.
@@ -10,13 +9,73 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._conv_transpose2d_bn_norm import (
-    layout,
-)
-from ._conv_transpose2d_bn_shared_triton import BLOCK, activation, activation_backward, pixels_last, rounded, vectors
-from ._triton import launch
+from ._layouts import layout
+from ._triton import INTERPRETED, launch, tanh
 
+BLOCK = 1024  # of kernels over one index
 PIXELS, CHANNELS = 32, 64  # the tile of kernels over an image
+
+
+@triton.jit
+def activation(a, slope, ACTIVATION: tl.constexpr):
+    """NaN stays NaN, as in torch."""
+    if ACTIVATION == "relu":
+        a = tl.where(a <= 0, 0.0, a)
+    elif ACTIVATION == "leaky_relu":
+        a = tl.where(a <= 0, a * slope, a)
+    elif ACTIVATION == "tanh":
+        a = tanh(a)
+    return a
+
+
+@triton.jit
+def activation_backward(grad, result, slope, ACTIVATION: tl.constexpr):
+    """From the activation's result; slope ≥ 0 keeps its sign."""
+    if ACTIVATION == "relu":
+        grad = tl.where(result <= 0, 0.0, grad)
+    elif ACTIVATION == "leaky_relu":
+        grad = tl.where(result > 0, grad, grad * slope)
+    elif ACTIVATION == "tanh":
+        grad = grad * (1 - result * result)
+    return grad
+
+
+@triton.jit
+def rounded(x, dtype: tl.constexpr):
+    """Float32 to ``dtype``, to nearest even; the interpreter would cut bfloat16 off instead of rounding it."""
+    if INTERPRETED and dtype == tl.bfloat16:
+        bits = x.to(tl.int32, bitcast=True)
+        bits += 0x7FFF + ((bits >> 16) & 1)
+        x = tl.where(x == x, (bits & -65536).to(tl.float32, bitcast=True), x)
+    return x.to(dtype)
+
+
+@triton.jit
+def vectors(center_ptr, scale_ptr, shift_ptr, c, mask):
+    """Center, scale and shift of channels ``c``, float32."""
+    center = tl.load(center_ptr + c, mask=mask, other=0.0)
+    scale = tl.load(scale_ptr + c, mask=mask, other=0.0)
+    shift = tl.zeros_like(scale)
+    if shift_ptr is not None:
+        shift = tl.load(shift_ptr + c, mask=mask, other=0.0).to(tl.float32)
+    return center, scale, shift
+
+
+@triton.jit
+def normalized(x, center, scale, shift, there, slope, ACTIVATION: tl.constexpr):
+    """act((x − center) · scale + shift) for [rows, channels], in the dtype of x; padding is zero after all of it."""
+    a = (x.to(tl.float32) - center[None, :]) * scale[None, :] + shift[None, :]
+    return rounded(tl.where(there, activation(a, slope, ACTIVATION), 0.0), x.dtype)
+
+
+@triton.jit
+def mean_and_m2(y, valid, count):
+    """Mean and Σ(y − mean)² of every column, over valid rows. What rounding the sum left out is in Σ(y − mean)."""
+    rows = tl.maximum(count, 1.0)
+    mean = tl.sum(tl.where(valid, y, 0.0), axis=0) / rows
+    difference = tl.where(valid, y - mean[None, :], 0.0)
+    error = tl.sum(difference, axis=0) / rows
+    return mean + error, tl.sum(difference * difference, axis=0) - rows * error * error
 
 
 @triton.jit
@@ -24,7 +83,7 @@ def apply_kernel(
     y_ptr, center_ptr, scale_ptr, shift_ptr, z_ptr, M, C, PIXELS, slope,
     ACTIVATION: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """conv_transpose2d_bn_apply: forward.
+    """batch_norm_apply: forward.
 
     Math      z = act((y − center) · scale + shift)
     Shapes    y (M, C), z (M, C) or (N, C, PIXELS); M = N · PIXELS; 64-bit offsets
@@ -50,7 +109,7 @@ def apply_backward_kernel(
     grad_ptr, y_ptr, center_ptr, scale_ptr, shift_ptr, grad_y_ptr, sum_ptr, product_ptr, M, C, SLOTS, slope,
     ACTIVATION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """conv_transpose2d_bn_apply_backward: gradient to y, and the sums that the gradients to the vectors are made of.
+    """batch_norm_apply_backward: gradient to y, and the sums that the gradients to the vectors are made of.
 
     Math      g = act'(a) · grad, a = (y − center) · scale + shift;  grad_y = g · scale;  Σ g, Σ g · (y − center)
     Shapes    grad, y, grad_y (M, C); sum, product (C, SLOTS), a slot per tile of pixels
@@ -136,7 +195,7 @@ def finalize_kernel(
     mean_ptr, m2_ptr, weight_ptr, running_mean_ptr, running_var_ptr, tracked_ptr, scale_ptr, C, count, less, momentum,
     eps, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """conv_transpose2d_bn_finalize: scale, and the running statistics.
+    """batch_norm_finalize: scale, and the running statistics.
 
     Math      scale = weight / √(m2 / count + eps);  running ← f · batch + (1 − f) · running, variance m2 / less
               f = momentum, or 1 / tracked where momentum is None; less = count − 1
@@ -167,7 +226,7 @@ def finalize_kernel(
 def finalize_backward_kernel(
     grad_ptr, m2_ptr, weight_ptr, grad_m2_ptr, grad_weight_ptr, C, count, eps, BLOCK: tl.constexpr
 ):
-    """conv_transpose2d_bn_finalize_backward.
+    """batch_norm_finalize_backward.
 
     Math      r = 1 / √(m2 / count + eps);  grad_m2 = −grad · weight · r³ / (2 count);  grad_weight = grad · r
     Shapes    all (C,)
@@ -184,39 +243,32 @@ def finalize_backward_kernel(
 
 
 @triton.jit
-def fold_kernel(
-    w_ptr, bias_ptr, bn_weight_ptr, bn_bias_ptr, mean_ptr, var_ptr, folded_ptr, shift_ptr, TOTAL, PER_GROUP, O, TAPS, C,
-    eps, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """conv_transpose2d_bn_fold: running statistics into weight and bias.
+def statistics_kernel(y_ptr, count_ptr, mean_ptr, m2_ptr, M, C, SLOTS, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Count, mean and M2 per tile of an image that another kernel stored.
 
-    Math      s = bn_weight / √(var + eps);  folded = w · s;  shift = (bias − mean) · s + bn_bias
-    Shapes    w (I, O, TAPS), folded (I, TAPS, O), PER_GROUP elements per group; the vectors (C,), C = groups · O
-    Launch    grid ⌈max(TOTAL, C) / BLOCK⌉
+    Shapes    y (M, C), mean, m2 (C, SLOTS), count (SLOTS,)
+    Traffic   1 read per element: memory bound
+    Launch    grid ⌈M / BLOCK_M⌉ × ⌈C / BLOCK_C⌉
     """
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    channel = i // PER_GROUP * O + i % O
-    variance = tl.load(var_ptr + channel, mask=i < TOTAL, other=1.0).to(tl.float32)
-    scale = 1 / tl.sqrt(variance + eps)
-    if bn_weight_ptr is not None:
-        scale *= tl.load(bn_weight_ptr + channel, mask=i < TOTAL, other=0.0).to(tl.float32)
-    source = (i // (O * TAPS) * O + i % O) * TAPS + i // O % TAPS
-    w = tl.load(w_ptr + source, mask=i < TOTAL, other=0.0).to(tl.float32)
-    tl.store(folded_ptr + i, rounded(w * scale, folded_ptr.dtype.element_ty), mask=i < TOTAL)
-
-    scale = 1 / tl.sqrt(tl.load(var_ptr + i, mask=i < C, other=1.0).to(tl.float32) + eps)
-    if bn_weight_ptr is not None:
-        scale *= tl.load(bn_weight_ptr + i, mask=i < C, other=0.0).to(tl.float32)
-    shift = -tl.load(mean_ptr + i, mask=i < C, other=0.0).to(tl.float32)
-    if bias_ptr is not None:
-        shift += tl.load(bias_ptr + i, mask=i < C, other=0.0).to(tl.float32)
-    shift *= scale
-    if bn_bias_ptr is not None:
-        shift += tl.load(bn_bias_ptr + i, mask=i < C, other=0.0).to(tl.float32)
-    tl.store(shift_ptr + i, rounded(shift, shift_ptr.dtype.element_ty), mask=i < C)
+    slot = tl.program_id(0)
+    m = slot.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    mask = (m < M)[:, None] & (c < C)[None, :]
+    y = tl.load(y_ptr + m[:, None] * C + c[None, :], mask=mask, other=0.0).to(tl.float32)  # [BLOCK_M, BLOCK_C]
+    count = tl.sum((m < M).to(tl.float32), axis=0)
+    mean, m2 = mean_and_m2(y, mask, count)
+    slots = c.to(tl.int64) * SLOTS + slot
+    tl.store(mean_ptr + slots, mean, mask=c < C)
+    tl.store(m2_ptr + slots, m2, mask=c < C)
+    tl.store(count_ptr + slot, count)
 
 
-def conv_transpose2d_bn_apply_triton(
+def pixels_last(x: Tensor) -> Tensor:
+    """The same (N, C, H, W), with memory (N, H, W, C), in which every kernel here works."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def batch_norm_apply_triton(
     y: Tensor, center: Tensor, scale: Tensor, shift: Tensor | None, activation: str, slope: float, channels_last: bool
 ) -> Tensor:
     N, C, H, W = y.shape
@@ -230,7 +282,7 @@ def conv_transpose2d_bn_apply_triton(
     return z
 
 
-def conv_transpose2d_bn_apply_backward_triton(
+def batch_norm_apply_backward_triton(
     grad_z: Tensor, y: Tensor, center: Tensor, scale: Tensor, shift: Tensor | None, activation: str, slope: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     N, C, H, W = y.shape
@@ -254,7 +306,7 @@ def vector_gradients(sums: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tenso
     return grads
 
 
-def conv_transpose2d_bn_finalize_triton(
+def batch_norm_finalize_triton(
     mean: Tensor,
     m2: Tensor,
     weight: Tensor | None,
@@ -277,7 +329,7 @@ def conv_transpose2d_bn_finalize_triton(
     return scale
 
 
-def conv_transpose2d_bn_finalize_backward_triton(
+def batch_norm_finalize_backward_triton(
     grad_scale: Tensor, m2: Tensor, weight: Tensor | None, count: int, eps: float
 ) -> tuple[Tensor, Tensor]:
     C, grad_m2 = m2.shape[0], torch.empty_like(m2)
@@ -289,24 +341,25 @@ def conv_transpose2d_bn_finalize_backward_triton(
     return grad_m2, grad_weight
 
 
-def conv_transpose2d_bn_fold_triton(
-    weight: Tensor,
-    bias: Tensor | None,
-    bn_weight: Tensor | None,
-    bn_bias: Tensor | None,
-    running_mean: Tensor,
-    running_var: Tensor,
-    groups: int,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    tensors = (bias, bn_weight, bn_bias, running_mean, running_var)
-    folded = torch.empty_like(weight, memory_format=torch.channels_last)
-    shift = weight.new_empty(running_mean.shape)
-    total, C = weight.numel(), running_mean.shape[0]
-    I, O, KH, KW = weight.shape
-    per_group = I // groups * O * KH * KW
-    launch(
-        fold_kernel, (triton.cdiv(max(total, C), BLOCK),), weight.contiguous(), *tensors, folded, shift,
-        total, per_group, O, KH * KW, C, eps, BLOCK=BLOCK,
-    )  # fmt: skip
-    return folded, shift
+def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and M2 of every channel of ``y``, channels_last, as it is stored."""
+    N, C, H, W = y.shape
+    slots = triton.cdiv(N * H * W, 64)
+    parts = statistics_parts(C, slots, y)
+    launch(statistics_kernel, (slots, triton.cdiv(C, 32)), y, *parts, N * H * W, C, slots, BLOCK_M=64, BLOCK_C=32)
+    return combined(parts)
+
+
+def statistics_parts(C: int, slots: int, like: Tensor) -> list[Tensor]:
+    """Count, mean and M2 of every tile, for a kernel to write: (S,), (C, S), (C, S), on the device of ``like``."""
+    shapes = ((slots,), (C, slots), (C, slots))
+    return [torch.empty(shape, dtype=torch.float32, device=like.device) for shape in shapes]
+
+
+def combined(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and M2 of every channel, (C,), from those of its tiles; zeros without tiles."""
+    C, slots = parts[1].shape
+    mean, m2 = (torch.zeros(C, dtype=torch.float32, device=parts[0].device) for _ in range(2))
+    if slots:
+        launch(combine_kernel, (C,), *parts, mean, m2, slots, BLOCK=BLOCK)
+    return mean, m2

@@ -1,0 +1,43 @@
+"""The ops' records of a layer, made from torch's modules as they are at a call."""
+
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+
+from ..ops._records import Activation, BatchNorm, Convolution
+
+
+def convolution_of(conv: nn.ConvTranspose2d) -> Convolution:
+    """Kernel, geometry and bias as they come; ``padding_mode`` "zeros" is all that it knows."""
+    return Convolution(
+        conv.weight, conv.bias, conv.stride, conv.padding, conv.output_padding, conv.dilation, conv.groups
+    )
+
+
+def batch_norm_of(bn: nn.BatchNorm2d | nn.SyncBatchNorm) -> BatchNorm:
+    """Parameters, buffers and mode: by the batch in training, or where nothing else was ever tracked."""
+    tracked = bn.running_mean is not None
+    used = tracked and (bn.track_running_stats or not bn.training)  # to be updated, or to normalise by
+    return BatchNorm(
+        bn.weight, bn.bias, bn.running_mean if used else None, bn.running_var if used else None,
+        bn.num_batches_tracked if used and bn.training else None, bn.training or not tracked, bn.momentum, bn.eps,
+        _process_group(bn),
+    )  # fmt: skip
+
+
+def _process_group(bn: nn.Module) -> Any:
+    """The processes that share the batch of a ``SyncBatchNorm``; None otherwise."""
+    if not isinstance(bn, nn.SyncBatchNorm) or not (dist.is_available() and dist.is_initialized()):
+        return None
+    return bn.process_group or dist.group.WORLD
+
+
+def activation_of(module: nn.Module | str | None, negative_slope: float = 0.01) -> Activation | None:
+    """The record of an activation that the ops know: of a name or of a torch module; None for any other."""
+    if module is None or isinstance(module, str):
+        return Activation(module or "none", negative_slope)
+    if type(module) is nn.LeakyReLU and module.negative_slope >= 0:
+        return Activation("leaky_relu", module.negative_slope)
+    names: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Identity: "none"}
+    return Activation(names[type(module)]) if type(module) in names else None

@@ -1,0 +1,18 @@
+"""The layout contract: channels_last is answered with channels_last, everything else with contiguous."""
+
+import torch
+from torch import Tensor
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Of a tensor that is both, as a single pixel is, no."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def layout(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def layout_of(x: Tensor) -> torch.memory_format:
+    """In which an op answers ``x``."""
+    return layout(is_channels_last(x))

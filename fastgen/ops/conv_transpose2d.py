@@ -1,0 +1,162 @@
+"""Transposed convolution: its checks, its shape, and plain torch in the form that suits its geometry."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._checks import check_integer, check_pair, check_same, describe
+from ._dtypes import check_dense, check_floating
+from ._records import Convolution
+
+#: Up to as many output channels, four 2×2 convolutions outrun torch's transposed one on a CPU: images, not features.
+FEW = 4
+
+
+def check_convolution(x: Tensor, convolution: Convolution) -> Convolution:
+    """``convolution`` with pairs for sizes, one that takes ``x``.
+
+    Raises:
+        ValueError: a size or a shape does not fit.
+        TypeError: ``x``, weight or bias is no dense tensor, or x or the weight not of a floating dtype.
+    """
+    weight, bias = convolution[:2]
+    stride, padding, output_padding, dilation = (
+        _pair(name, value, least)
+        for name, value, least in zip(Convolution._fields[2:6], convolution[2:6], (1, 0, 0, 1), strict=True)
+    )
+    groups = convolution.groups
+    check_floating("x", x)
+    check_floating("weight", weight)
+    check_weight(weight)
+    I = weight.shape[0]
+    if I % check_integer("groups", groups, 1):
+        raise ValueError(f"groups: expected a divisor of the {I} input channels, got {groups!r}")
+    if x.dim() != 4 or x.shape[1] != I or 0 in x.shape[2:]:
+        raise ValueError(f"x: expected shape (N, {I}, H, W) to fit the weight, got {tuple(x.shape)}")
+    if bias is not None and check_dense("bias", bias).shape != (convolution.channels,):
+        raise ValueError(f"bias: expected shape ({convolution.channels},), got {tuple(bias.shape)}")
+    for i in range(2):
+        if output_padding[i] >= max(stride[i], dilation[i]):
+            raise ValueError(
+                f"output_padding: expected less than stride {tuple(stride)} or dilation {tuple(dilation)}, "
+                f"got {tuple(output_padding)}"
+            )
+    return Convolution(weight, bias, stride, padding, output_padding, dilation, groups)
+
+
+def _pair(name: str, value: Any, least: int) -> list[int]:
+    """``value`` or (value, value), as a list."""
+    try:
+        both = check_pair(name, value, least)
+        return [check_integer(name, one, least, 2**31 - 1) for one in both]
+    except ValueError:
+        raise ValueError(f"{name}: expected one or two integers of at least {least}, got {describe(value)}") from None
+
+
+def check_weight(weight: Tensor) -> None:
+    if weight.dim() != 4:
+        raise ValueError(f"weight: expected shape (I, O / groups, KH, KW), got {tuple(weight.shape)}")
+    if weight.shape[0] == 0 or 0 in weight.shape[2:]:
+        raise ValueError(f"weight: expected at least one input channel and one tap, got {tuple(weight.shape)}")
+
+
+def check_dtypes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    check_floating("x", x)
+    check_same("weight", weight, "x", x)
+    check_same("bias", bias, "x", x)
+
+
+def result_shape(x: Tensor, convolution: Convolution) -> tuple[int, int, int, int]:
+    """As ``nn.ConvTranspose2d`` states it."""
+    weight, _, stride, padding, output_padding, dilation, groups = convolution
+    H, W = (
+        (x.shape[2 + i] - 1) * stride[i]
+        - 2 * padding[i]
+        + dilation[i] * (weight.shape[2 + i] - 1)
+        + output_padding[i]
+        + 1
+        for i in range(2)
+    )
+    return x.shape[0], weight.shape[1] * groups, H, W
+
+
+def is_product(x: Tensor, convolution: Convolution) -> bool:
+    """Whether a matrix product is all there is: one pixel, which every pixel of the result sees through its own tap."""
+    _stride, padding, output_padding, dilation, groups = convolution.geometry
+    return (
+        x.shape[2:] == (1, 1)
+        and (list(padding), list(output_padding), list(dilation)) == ([0, 0], [0, 0], [1, 1])
+        and groups == 1
+    )
+
+
+def _is_doubling(convolution: Convolution) -> bool:
+    *sizes, groups = convolution.geometry
+    return convolution.weight.shape[2:] == (4, 4) and (*map(list, sizes), groups) == ([2, 2], [1, 1], [0, 0], [1, 1], 1)
+
+
+def conv_transpose2d(x: Tensor, convolution: Convolution) -> Tensor:
+    """``F.conv_transpose2d``; its result may be laid out in any way."""
+    weight, bias, stride, padding, output_padding, dilation, groups = convolution
+    O, KH, KW = weight.shape[1:]
+    if is_product(x, convolution):
+        offset = None if bias is None else bias.repeat_interleave(KH * KW)
+        return F.linear(x.flatten(1), weight.flatten(1).t(), offset).view(-1, O, KH, KW)
+    if O <= FEW and _is_doubling(convolution):
+        return _doubled(x, weight, bias)
+    x = x.contiguous(memory_format=_cheaper_layout(x, convolution))
+    return F.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def _cheaper_layout(x: Tensor, convolution: Convolution) -> torch.memory_format:
+    """Contiguous tensors are converted for oneDNN, which works in channels_last: images, unless the weight is more.
+
+    Its grouped gradient to the weight loses digits in channels_last.
+    """
+    weight = convolution.weight
+    pixels = x.numel() + math.prod(result_shape(x, convolution))
+    heavy = weight.is_contiguous() and weight.numel() > pixels
+    return torch.contiguous_format if heavy or convolution.groups > 1 else torch.channels_last
+
+
+def _doubled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Kernel 4, stride 2, padding 1: pixel (2h + p, 2w + q) sees 2×2 pixels, and phase (p, q) has 2×2 taps of its own.
+
+    One convolution answers all four phases; with padding 1, phase (p, q) of (h, w) stands at (h + p, w + q).
+    """
+    (N, _, H, W), (I, O) = x.shape, weight.shape[:2]
+    taps = weight.flip(2, 3).view(I, O, 2, 2, 2, 2).permute(3, 5, 1, 0, 2, 4).reshape(4 * O, I, 2, 2)
+    phases = F.conv2d(x, taps, None if bias is None else bias.repeat(4), padding=1).view(N, 2, 2, O, H + 1, W + 1)
+    y = x.new_empty(N, O, H, 2, W, 2)
+    for p in range(2):
+        for q in range(2):
+            y[:, :, :, p, :, q] = phases[:, p, q, :, p : p + H, q : q + W]
+    return y.view(N, O, 2 * H, 2 * W)
+
+
+def conv_transpose2d_backward(
+    grad: Tensor, x: Tensor, convolution: Convolution, output_mask: list[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients to x, weight and bias, where ``output_mask`` asks for them.
+
+    ``sum`` adds the bias's in cascades; oneDNN adds it pixel by pixel where it has no AVX-512, and loses digits.
+    """
+    weight, _, stride, padding, output_padding, dilation, groups = convolution
+    grad_bias = grad.sum((0, 2, 3)) if output_mask[2] else None
+    if is_product(x, convolution):
+        flat = grad.flatten(1)
+        return (
+            (flat @ weight.flatten(1).t()).view(x.shape) if output_mask[0] else None,
+            (x.flatten(1).t() @ flat).view(weight.shape) if output_mask[1] else None,
+            grad_bias,
+        )
+    cheaper = _cheaper_layout(x, convolution)
+    grad, x = grad.contiguous(memory_format=cheaper), x.contiguous(memory_format=cheaper)
+    wanted = [*output_mask[:2], False]
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward.default(
+        grad, x, weight, [convolution.channels], stride, padding, dilation, True, output_padding, groups, wanted
+    )
+    return grad_x, grad_weight, grad_bias
