@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from fastgen.commands.model_options import balanced
+from fastgen.commands.classifier_options import balanced
 from fastgen.data import load
 from fastgen.models import Classifier
 from fastgen.training import Recipe, Run, Trainer, evaluate, load_model

@@ -173,7 +173,7 @@ def test_a_vae_is_resumed_with_its_sizes(vae: Path, tmp_path: Path) -> None:
 
 
 def test_labels_are_of_all_classes_alike(tmp_path: Path) -> None:
-    options = pytest.importorskip("fastgen.commands.model_options")
+    options = pytest.importorskip("fastgen.commands.classifier_options")
     data = load("digits")
     some = options.balanced(data, 25, seed=0)
     counts = torch.bincount(some.labels)

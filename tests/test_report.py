@@ -144,7 +144,7 @@ def test_real_images_stand_beside_what_was_drawn_last(run: Run) -> None:
 )
 def test_the_line_that_made_a_run_makes_it_again(tmp_path: Path, name: str, options: list[str]) -> None:
     kind = model_options.MODELS[name]
-    small = kind(**kind.small, recipe="small") if "small" in options else None
+    small = kind(**kind.model.recipes["small"], recipe="small") if "small" in options else None
     given = replace(parse(kind, "train", options, small), resume=True)
     run = Run(tmp_path / "run").create(CONFIG | {"model": {"name": name, "config": {}}, "options": asdict(given)})
     line = command_line(run)

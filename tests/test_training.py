@@ -94,11 +94,11 @@ def test_what_is_not_a_number_is_null(tmp_path: Path) -> None:
 
 def test_schedule_and_average() -> None:
     recipe = Recipe(lr=2.0, warmup=3)
-    assert [recipe.lr_at(step, 10) for step in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
+    assert [recipe.lr * recipe.lr_factor(step, 10) for step in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
     recipe = Recipe(lr=2.0, schedule="cosine")
-    assert [recipe.lr_at(step, 4) for step in (0, 2)] == [2.0, pytest.approx(1.0)]
-    assert [Recipe(lr=2.0, schedule="linear").lr_at(step, 4) for step in range(4)] == [2.0, 1.5, 1.0, 0.5]
-    steps = [Recipe(lr=2.0, schedule="step").lr_at(step, 8) for step in (0, 3, 4, 5, 6, 7)]
+    assert [recipe.lr * recipe.lr_factor(step, 4) for step in (0, 2)] == [2.0, pytest.approx(1.0)]
+    assert [2.0 * Recipe(schedule="linear").lr_factor(step, 4) for step in range(4)] == [2.0, 1.5, 1.0, 0.5]
+    steps = [2.0 * Recipe(schedule="step").lr_factor(step, 8) for step in (0, 3, 4, 5, 6, 7)]
     assert steps == pytest.approx([2.0, 2.0, 0.2, 0.2, 0.02, 0.02])
     assert Recipe(ema=0.5).ema_at(1) == 2 / 11
     assert Recipe(ema=0.5).ema_at(100) == 0.5

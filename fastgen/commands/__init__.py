@@ -5,13 +5,16 @@ from typing import Any
 import torch
 
 from .._extras import require
+from .boxes import grouped
 
 
 def parse(kind: Any, command: str, arguments: list[str], default: Any = None) -> Any:
     """Read the options of a command from its arguments; --help and mistakes end the process as usual."""
-    tyro = require("tyro")
+    tyro, prog = require("tyro"), f"fastgen {command}"
+    if hasattr(kind, "boxes"):
+        return tyro.cli(grouped(kind, prog, default), prog=prog, args=arguments).options
     defaults = {} if default is None else {"default": default}
-    return tyro.cli(kind, prog=f"fastgen {command}", args=arguments, **defaults)
+    return tyro.cli(kind, prog=prog, args=arguments, **defaults)
 
 
 def pick_device(name: str) -> torch.device:

@@ -81,10 +81,10 @@ def estimate(name: str, options: Train, trainer: Trainer, train: Dataset, held_o
     said = f"about {duration(training + evaluating)} an epoch (training {duration(training)}, evaluating"
     said += f" {duration(evaluating)}), {duration(total)} for {left} epoch{'s' * (left > 1)}; measured on a few"
     said += " images, without pictures and checkpoints"
-    if total < LONG or options.recipe == "small" or not options.small:
+    recipe = options.model.recipes.get("small")
+    if total < LONG or options.recipe == "small" or not recipe:
         return said
-    sizes: dict[str, Any] = options.small | ({"channels": None} if options.widths else {})
-    small = replace(options, **sizes, recipe="small")
+    small = replace(options, **recipe, recipe="small")
     with set_aside(options.seed, trainer.device):  # the run's own random numbers are left as they are
         try:
             check_parts(small)

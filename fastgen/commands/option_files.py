@@ -15,6 +15,7 @@ from typing import Any
 
 from .._checks import check_option, describe, listed
 from .._extras import require
+from .boxes import option_words
 from .model_options import MODELS
 
 NOT_OF_THE_RUN = {"resume", "checkpoint", "dry_run", "overwrite", "config"}
@@ -119,17 +120,3 @@ def _as_arguments(name: str, options: dict[str, Any], path: Path) -> list[str]:
         if option not in known:
             raise ValueError(f"{path}: expected options of fastgen train {name}, got {option}; see its --help")
     return option_words(options)
-
-
-def option_words(options: dict[str, Any]) -> list[str]:
-    """Options by name as the words of a command line."""
-    words: list[str] = []
-    for option, value in options.items():
-        word = "--" + {"source": "from"}.get(option, option).replace("_", "-")
-        if isinstance(value, bool):
-            words.append(word if value else f"--no-{word[2:]}")
-        elif str(value).startswith("-"):
-            words.append(f"{word}={value}")
-        else:
-            words += [word, *map(str, value if isinstance(value, list | tuple) else [value])]
-    return words

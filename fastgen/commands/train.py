@@ -11,7 +11,7 @@ import torch
 import tyro
 
 from .. import pictures
-from .._checks import listed
+from .._checks import check_option, listed
 from .._console import did_you_mean
 from .._extras import require
 from .._version import __version__
@@ -23,10 +23,11 @@ from ..training.run import build_model
 from ..training.stopping import TIME_IS_UP, Stopped, on_signals
 from . import parse, pick_device
 from .beside import pca_squared_error, pca_words
+from .boxes import option_words
 from .dry_run import describe_plan, estimate
 from .epoch_pictures import draw_curves, draw_epoch, keep_held_out
 from .model_options import MODELS, options_of
-from .option_files import check_foreign, option_words, with_files
+from .option_files import check_foreign, with_files
 from .remarks import remarks
 from .run_words import name_of, so_far, where
 from .train_options import Train
@@ -243,8 +244,10 @@ def _read(arguments: list[str]) -> tuple[str, Train, Run]:
     name, arguments = arguments[0], arguments[1:]
     check_foreign(arguments)
     options: Train = parse(MODELS[name], f"train {name}", arguments)
-    if options.recipe == "small" and not options.resume:
-        options = parse(MODELS[name], f"train {name}", [*option_words(MODELS[name].small), *arguments])
+    if options.recipe is not None and not options.resume:
+        recipes = MODELS[name].model.recipes
+        recipe = recipes[check_option("recipe", options.recipe, list(recipes))]
+        options = parse(MODELS[name], f"train {name}", [*option_words(recipe), *arguments])
     data = options.data if options.data in NAMES else Path(options.data).resolve().stem or "images"
     run = Run(options.run or f"runs/{name}-{data}")
     if not options.resume:

@@ -1,6 +1,6 @@
 """Options of ``fastgen train`` that every model has. Their fields are the command line."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,6 +11,7 @@ from .._checks import check_integer
 from ..data import Dataset, load_for_training
 from ..data.prepare import Preparation
 from ..training import Recipe, load_weights
+from .constructor_options import arguments_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Train(Recipe):
     or of splits, likewise valid (or val) and test: train and train_labels, x_train and y_train, or train_images.
     Values are uint8, bool, or floats k/255; of fewer levels with levels=L in the .npz. See docs/data.md."""
     data_root: str | None = None
-    """Folder of the named data sets' files, as torchvision lays them out and fastgen download does; default:
+    """Folder of the named data sets' files, as torchvision lays them out and fastgen download does; by default
     FASTGEN_DATA."""
     image_size: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="S|H W")] = None
     """Resize the images to S, or to H W, by Pillow's Lanczos filter, which is antialiased."""
@@ -43,9 +44,9 @@ class Train(Recipe):
     held_out: Literal["valid", "test"] = "valid"
     """Images to evaluate on after each epoch: the data's validation split, or else a tenth of the training images, so
     that the test split stays unseen; or the test split itself."""
-    recipe: Literal["paper", "small"] = "paper"
-    """paper: the paper's sizes, which may take days on a CPU; small: sizes and ways to optimise for an hour there or
-    less. Options that are given beside it count."""
+    recipe: Literal["paper", "small"] | None = None
+    """Options to begin with: paper, those of the paper, which may take days on a CPU; small, for an hour there or less.
+    Those that are given beside it count."""
     config: str | None = None
     """File of options to begin with: config.json of a run, or .json or .toml of your own. Options that are given beside
     it count."""
@@ -81,13 +82,29 @@ class Train(Recipe):
                 object.__setattr__(self, name, str(Path(getattr(self, name)).resolve()))
         if self.overwrite and self.resume:
             raise ValueError("overwrite: expected it without --resume, which continues the run")
+        self._hook({name: getattr(self, name) for name in self.own})  # which checks them
         if self.crop != "auto":  # of a classifier, which asks its source
             self._prepare(self.image_size, self.crop, self.grey)
 
-    small: ClassVar[dict[str, Any]] = {}
-    """Options of the small recipe."""
-    widths: ClassVar[dict[str, int]] = {}
-    """By recipe, what ``channels`` are where they are not given, before they are made a multiple of the colours."""
+    boxes: ClassVar[dict[str, tuple[str, ...]]] = {
+        "optimisation": (
+            *("epochs", "batch_size", "lr", "schedule", "warmup", "optimizer", "betas", "weight_decay", "clip", "ema"),
+            *("precision", "channels_last", "compile", "accumulate", "drop_last", "patience", "deterministic"),
+        ),
+        "data": (
+            *("data", "image_size", "crop", "grey", "levels", "flip", "limit", "held_out", "held_out_limit"),
+            *("data_root",),
+        ),
+        "run": (
+            *("run", "resume", "overwrite", "dry_run", "device", "seed", "samples", "config", "init_from"),
+            *("max_minutes", "save_every", "checkpoint", "tensorboard"),
+        ),
+    }
+    """The boxes of ``--help``, the most used first in each."""
+    model: ClassVar[type[models.Model]]
+    """What is trained."""
+    own: ClassVar[tuple[str, ...]] = ()
+    """Names of the model's own options."""
 
     def preparation(self) -> dict[str, Any]:
         """What is done to each image, as ``load`` takes it."""
@@ -129,15 +146,30 @@ class Train(Recipe):
 
     def model_config(self, data: Dataset) -> dict[str, Any]:
         """Arguments of the model's constructor."""
-        generic = {field.name for field in fields(Train)}
         channels, height, width = data.shape
-        config: dict[str, Any] = {"in_channels": channels, "levels": data.levels, "image_size": [height, width]}
-        config |= {name: value for name, value in asdict(self).items() if name not in generic}
-        if self.widths and config["channels"] is None:
-            config["channels"] = -(-self.widths[self.recipe] // channels) * channels
-        if "conditional" not in config:
-            return config
-        conditional = config.pop("conditional")
+        known: dict[str, Any] = {"in_channels": channels, "levels": data.levels, "image_size": [height, width]}
+        own = {name: getattr(self, name) for name in self.own}
+        conditional = own.pop("conditional", None)
         if conditional and data.classes is None:
             raise ValueError(f"conditional: expected data with labels, got {data.name}, which has none")
-        return config | {"classes": data.classes if conditional else None}
+        known["classes"] = None if conditional is False else data.classes
+        for name in self.model.by_color:
+            own[name] = self._by_color(name, own[name], channels)
+        taken, hook = arguments_of(self.model), self._hook(known | own)
+        return {name: value for name, value in {**known, **own, **hook}.items() if name in taken}
+
+    def _hook(self, known: dict[str, Any]) -> dict[str, Any]:
+        """What the model makes of the options, and of what the data say."""
+        return self.model.arguments(
+            **{name: known[name] for name in arguments_of(self.model.arguments) if name in known}
+        )
+
+    def _by_color(self, name: str, width: int | None, colors: int) -> int:
+        """A width that nobody chose, of the constructor or of a recipe, is made a multiple of the colours."""
+        recipe = self.model.recipes.get(self.recipe or "", {})
+        if width is None:
+            chosen = recipe if self.recipe == "small" else {}  # of a run that kept no more of its recipe than the name
+            width = chosen.get(name, arguments_of(self.model)[name][1])
+        elif width != recipe.get(name):
+            return width
+        return -(-width // colors) * colors

@@ -10,6 +10,8 @@ The sizes say which: ``Autoencoder(hidden=(), channels=())`` is of the first age
 ``channels=(32, 64)`` of the third. x and x̂ are in [0, 1].
 """
 
+from typing import Any, ClassVar, Literal
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from .._checks import check_flag, check_floating, check_number
 from .._shadow import evaluated
 from ..measures import Measure
 from .model import LatentModel, check_positive
-from .networks import Decoder, Encoder, as_widths
+from .networks import Activation, Decoder, Encoder, as_widths
 
 AGES: dict[str, dict] = {
     "linear": {"hidden": (), "channels": (), "squash": True},
@@ -28,7 +30,7 @@ AGES: dict[str, dict] = {
 
 
 class Autoencoder(LatentModel):
-    """An encoder and a decoder, trained to give back what they were given.
+    """Autoencoder of one of three ages: linear and sigmoid; deep; convolutional with up-convolutions.
 
     Args:
         in_channels: colours of an image.
@@ -36,11 +38,39 @@ class Autoencoder(LatentModel):
         latent: dimensions of the code.
         hidden: widths of the fully connected layers, from the image to the code; the decoder has them reversed.
         channels: of the convolutions; each halves the image.
-        activation: relu, tanh or sigmoid, between layers.
+        activation: between layers.
         squash: a sigmoid on the code, as in the first age.
         sigmoid: a sigmoid on the image, which keeps it in (0, 1).
         image_size: one size or (H, W).
     """
+
+    recipes: ClassVar = {
+        "paper": {"latent": 30, "hidden": (1000, 500, 250), "activation": "sigmoid"},
+        "small": {"latent": 16, "epochs": 10, "lr": 2e-3, "schedule": "cosine"},
+    }
+    """paper: the 784-1000-500-250-30 network of handwritten digits, Science 2006. It began with weights of restricted
+    Boltzmann machines and was trained by conjugate gradients: neither is here, and the optimiser is the default's."""
+
+    @classmethod
+    def arguments(
+        cls,
+        age: Literal["linear", "deep", "convolutional"] = "deep",
+        hidden: tuple[int, ...] | None = None,
+        channels: tuple[int, ...] | None = None,
+        sigmoid: bool = True,
+    ) -> dict[str, Any]:
+        """Sizes by their age.
+
+        Args:
+            age: sets the sizes that are not given.
+            hidden: widths of the fully connected layers, from the image to the code; by default the age's.
+            channels: of the convolutions, each of which halves the image; by default the age's.
+            sigmoid: sigmoids on the image and, in the linear age, on the code; without them the linear one is PCA's
+                equal.
+        """
+        given = {name: widths for name, widths in (("hidden", hidden), ("channels", channels)) if widths is not None}
+        sizes = AGES[age] | given
+        return sizes | {"squash": sizes["squash"] and sigmoid, "sigmoid": sigmoid}
 
     def __init__(
         self,
@@ -49,7 +79,7 @@ class Autoencoder(LatentModel):
         latent: int = 32,
         hidden: tuple[int, ...] = (512, 128),
         channels: tuple[int, ...] = (),
-        activation: str = "relu",
+        activation: Activation = "relu",
         squash: bool = False,
         sigmoid: bool = True,
         image_size: int | tuple[int, int] = 28,

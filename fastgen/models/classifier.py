@@ -6,7 +6,7 @@
 which trains the last layer alone. ``Classifier(...)`` has the same architecture with random weights, to compare with.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from .networks import Encoder
 
 
 class Classifier(Model):
-    """An encoder and a linear layer, trained by cross-entropy.
+    """Classifier that begins with the encoder of a run, to be trained with few labels.
 
     Args:
         in_channels: colours of an image.
@@ -27,8 +27,16 @@ class Classifier(Model):
         classes: number of classes.
         image_size: one size or (H, W).
         encoder: arguments of ``fastgen.models.networks.Encoder`` after its first two; None gives one hidden layer.
-        frozen: leave the encoder as it is.
+        frozen: leave the encoder as it is, and train the last layer alone.
     """
+
+    recipes: ClassVar = {"paper": {}, "small": {"epochs": 5, "lr": 2e-3, "schedule": "cosine"}}
+    """paper: nothing beyond the defaults: the sizes are those of the encoder it begins with."""
+
+    @classmethod
+    def arguments(cls) -> dict[str, Any]:
+        """An encoder is a run's, and no option."""
+        return {"encoder": None}
 
     per_dimension = False
     """The loss of an image does not grow with its size."""

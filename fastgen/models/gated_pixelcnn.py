@@ -14,7 +14,7 @@ colour; at the current pixel a colour sees only the colours before it.
 """
 
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,17 +26,25 @@ from .model import check_divides, check_positive
 
 
 class GatedPixelCNN(AutoregressiveModel):
-    """Gated PixelCNN, optionally conditional on a class (arXiv:1606.05328, section 2).
+    """Gated PixelCNN, van den Oord et al. 2016, arXiv:1606.05328, section 2; optionally conditional on a class.
 
     Args:
         in_channels: colours of an image.
         levels: values of a pixel; 2 gives a Bernoulli, more a Categorical distribution.
-        channels: p, of each stack; the gates read 2p. A multiple of ``in_channels``.
+        channels: width p of each stack, a multiple of the colours; the gates read 2p.
         layers: gated layers after the first, 7-wide one.
-        kernel_size: k of these layers, odd.
+        kernel_size: of these layers, odd.
         classes: number of classes, or None for an unconditional model.
         image_size: what ``sample`` draws by default: one size, (H, W) or None.
     """
+
+    recipes: ClassVar = {
+        "paper": {"channels": 384, "layers": 20, "kernel_size": 5, "batch_size": 128},
+        "small": {"channels": 16, "layers": 3, "epochs": 6, "batch_size": 16, "lr": 6e-3, "schedule": "cosine"},
+    }
+    """paper: of 32×32 ImageNet, section 3.1, whose 200,000 steps are 20 passes over its images. It says neither
+    optimiser nor learning rate, and no sizes for other data: what it leaves open stays at its default."""
+    by_color = ("channels",)
 
     def __init__(
         self,

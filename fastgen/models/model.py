@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,27 @@ class Model(nn.Module):
         classes: number of classes, or None for a model that reads no labels.
         image_size: (H, W), or None for any size.
     """
+
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """By name, options of ``fastgen train`` with other values to begin with: "paper", the settings of the paper, and
+    "small", for an hour or less on a CPU."""
+    by_color: ClassVar[tuple[str, ...]] = ()
+    """Arguments that are multiples of the colours; ``fastgen train`` makes those so that nobody gave."""
+
+    @classmethod
+    def arguments(cls, *_: Any, **__: Any) -> dict[str, Any]:
+        """Constructor arguments that ``fastgen train`` takes from options of other names, types or defaults.
+
+        A model overrides it: what it takes are options, each with type and default, and in ``Args`` its help text;
+        ``in_channels``, ``levels``, ``image_size`` and ``classes`` among them are the data's.
+
+        Returns:
+            The constructor's by name, the same names at every call: none of them is an option, unless it is taken here.
+
+        Raises:
+            ValueError: an option's value does not fit.
+        """
+        return {}
 
     def __init__(
         self, in_channels: int, levels: int, classes: int | None, image_size: int | tuple[int, int] | None

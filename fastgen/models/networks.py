@@ -10,7 +10,7 @@ first linear layer's input, in both.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from .._checks import check_option, describe
 from ..nn import ConvTranspose2dBatchNorm, ConvTranspose2dChain
 from .model import check_positive
 
+Activation = Literal["relu", "tanh", "sigmoid"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
 

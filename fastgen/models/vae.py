@@ -18,7 +18,7 @@ batch (Kingma et al. 2016, arXiv:1606.04934, eq. 15). In eval mode the loss is t
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ from ..ops.rsample_kl import LOGVAR_MAX, LOGVAR_MIN
 from .likelihoods import likelihood as likelihood_named
 from .likelihoods import normals_from
 from .model import LatentModel, check_positive
-from .networks import Decoder, Encoder, as_widths
+from .networks import Activation, Decoder, Encoder, as_widths
 
 ROWS = 1 << 23
 """Parameters of pixels to hold at once when many samples are drawn for an image."""
@@ -52,7 +52,7 @@ class Posterior(NamedTuple):
 
 
 class VAE(LatentModel):
-    """Variational autoencoder, fully connected or convolutional, optionally conditional on a class.
+    """Variational autoencoder, Kingma and Welling 2014, arXiv:1312.6114; fully connected, or convolutional.
 
     The sizes are by default those of the one-layer model of arXiv:1509.00519: 784-200-200-50, tanh.
 
@@ -61,16 +61,37 @@ class VAE(LatentModel):
         levels: values of a pixel.
         latent: dimensions of z.
         hidden: widths of the encoder's fully connected layers; the decoder has them reversed.
-        channels: of the encoder's convolutions, each of which halves the image; none gives a fully connected model.
-        activation: relu, tanh or sigmoid.
-        likelihood: bernoulli, gaussian, categorical or logistic: see ``fastgen.models.likelihoods``.
+        channels: of the encoder's convolutions, each of which halves the image; none makes it fully connected.
+        activation: between layers.
+        likelihood: of a value given z; bernoulli reads grey values as probabilities. See
+            ``fastgen.models.likelihoods``.
         classes: number of classes, or None for an unconditional model.
         image_size: one size or (H, W).
-        beta: β, weight of the KL while training.
+        beta: weight of the KL while training.
         warmup: part of the training, in [0, 1], over which that weight rises from 0.
-        free_bits: λ, nats in each dimension, averaged over the batch, below which the KL is not reduced further.
-        importance_samples: k; 1 gives the ELBO, more the bound L_k, in training and in evaluation.
+        free_bits: nats λ in each latent dimension, averaged over the batch, below which the KL is not reduced further.
+        importance_samples: k of the bound: 1 is the ELBO, more that of the importance-weighted autoencoder, in training
+            and in evaluation.
     """
+
+    recipes: ClassVar = {
+        "paper": {"epochs": 3280, "batch_size": 20, "optimizer": "adam"},
+        "small": {"latent": 20, "hidden": (128,), "epochs": 10, "lr": 2e-3, "schedule": "cosine"},
+    }
+    """paper: one stochastic layer of arXiv:1509.00519, section 5, at the learning rate that it begins with, 1e-3. It
+    falls to a tenth there in eight stages, 0.001·10^(−i/7) for 3^i passes each, and Adam has an ε of 1e-4: neither is
+    an option here. The pixels of its images are drawn anew in every step; its k is 1, 5 or 50."""
+
+    @classmethod
+    def arguments(cls, beta: float = 1.0, kl_warmup: float = 0.0) -> dict[str, Any]:
+        """The warm-up of the KL has another name, since the learning rate has one, too.
+
+        Args:
+            beta: weight of the KL while training.
+            kl_warmup: part of the training over which that weight rises from 0.
+        """
+        check_number("kl_warmup", kl_warmup, 0, 1)
+        return {"beta": beta, "warmup": kl_warmup}
 
     def __init__(
         self,
@@ -79,8 +100,8 @@ class VAE(LatentModel):
         latent: int = 50,
         hidden: tuple[int, ...] = (200, 200),
         channels: tuple[int, ...] = (),
-        activation: str = "tanh",
-        likelihood: str = "bernoulli",
+        activation: Activation = "tanh",
+        likelihood: Literal["bernoulli", "gaussian", "categorical", "logistic"] = "bernoulli",
         classes: int | None = None,
         image_size: int | tuple[int, int] = 28,
         beta: float = 1.0,

@@ -135,10 +135,6 @@ class Recipe:
         }
         return min(1.0, (step + 1) / (self.warmup + 1)) * shape[self.schedule]
 
-    def lr_at(self, step: int, steps: int) -> float:
-        """Learning rate of step ``step`` (from 0) of ``steps``."""
-        return self.lr * self.lr_factor(step, steps)
-
     def ema_at(self, step: int) -> float:
         """Decay of the average after ``step`` steps: it looks back over at most a tenth of them."""
         check_integer("step", step, 0)
