@@ -187,6 +187,21 @@ def described(kind: Kinds) -> str:
     return str(kind)
 
 
+def told(labels: Any, condition: Any, kind: Kinds | None) -> tuple[str, Any]:
+    """The one of both that was given, and its name; ``labels`` is what a condition of ``kind`` labels is called, too.
+
+    Raises:
+        ValueError: both were given, or labels of what takes another kind.
+    """
+    if labels is None:
+        return "condition", condition
+    if condition is not None:
+        raise ValueError("labels: expected None together with condition, which says the same, got both")
+    if kind is not None and not isinstance(kind, Classes):
+        raise ValueError(f"labels: expected None, since a condition is {described(kind)}, got {describe(labels)}")
+    return "labels", labels
+
+
 def arguments(condition: Condition | None) -> tuple[Condition, ...]:
     """What ``forward`` is given after the image: nothing, or the condition; a dict of its own, which it may change."""
     if condition is None:

@@ -220,7 +220,7 @@ def test_reach_is_the_last_value_that_shows(kind):
 
 
 def test_rows_above_are_computed_once_a_row():
-    plan = build_plan(build("gated-pixelcnn"), (1, 6, 5), 1, labelled=False).plan
+    plan = build_plan(build("gated-pixelcnn"), (1, 6, 5), 1).plan
     clocks = {i.name.split(".")[-1]: i.clock for i in plan.instructions if i.name}
     assert clocks["vertical"] == clocks["link"] == "row"
     assert clocks["horizontal"] == clocks["out"] == clocks["output"] == "pixel"
@@ -228,20 +228,20 @@ def test_rows_above_are_computed_once_a_row():
 
 def test_every_colour_is_computed_once():
     """Not the whole pixel for each colour: an instruction waits for the colours that it reads, and runs once."""
-    plan = build_plan(build("pixelcnn-rgb"), (3, 4, 5), 12, labelled=False).plan
+    plan = build_plan(build("pixelcnn-rgb"), (3, 4, 5), 12).plan
     flops = sum(i.flops for i in plan.instructions if i.name == "hidden")
     dense = 2 * 12 * 12
     assert dense / 2 < flops < dense
 
 
 def test_wavefront_of_the_plain_pixelcnn():
-    plan = build_plan(build("pixelcnn"), (1, 28, 28), 1, labelled=False).plan
+    plan = build_plan(build("pixelcnn"), (1, 28, 28), 1).plan
     assert (plan.slope, plan.sequential_draws) == (4, 136)
     assert {i.clock for i in plan.instructions} == {"pixel"}
 
 
 def test_no_wavefront_where_the_row_above_is_needed_far_to_the_right():
-    plan = build_plan(build("gated-pixelcnn", layers=8), (1, 28, 28), 1, labelled=False).plan
+    plan = build_plan(build("gated-pixelcnn", layers=8), (1, 28, 28), 1).plan
     assert (plan.slope, plan.sequential_draws) == (None, 784)
 
 
@@ -258,13 +258,13 @@ def test_what_nobody_reads_is_not_computed():
             self.unused(h)
             return self.output(h[:, ::2])
 
-    plan = build_plan(Wasteful(), (1, 5, 6), 1, labelled=False).plan
+    plan = build_plan(Wasteful(), (1, 5, 6), 1).plan
     assert "unused" not in {i.name for i in plan.instructions}
     assert {i.out.channels for i in plan.instructions if i.name == "a"} == {4}
 
 
 def test_only_the_rows_that_are_needed_are_kept():
-    plan = build_plan(build("pixelcnn"), (1, 28, 28), 1, labelled=False, wavefront=False).plan
+    plan = build_plan(build("pixelcnn"), (1, 28, 28), 1, wavefront=False).plan
     assert plan.buffers[0].keep == 4  # a 7×7 kernel: three rows above and the row itself
     assert {b.keep for b in plan.buffers[1:]} == {1, 2}
 

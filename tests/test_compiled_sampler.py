@@ -236,7 +236,7 @@ def test_verify_reports_what_differs():
 
 
 def test_encoded_plans_say_where_everything_is():
-    plan = build_plan(build("gated-pixelcnn"), (1, 6, 5), 1, labelled=False).plan
+    plan = build_plan(build("gated-pixelcnn"), (1, 6, 5), 1).plan
     codes, constants = plan.encode()
     assert codes[:7].tolist() == [1, 6, 5, -1, 0, 0, 0]
     weights = [i.weight for i in plan.instructions if i.weight is not None]

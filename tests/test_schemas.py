@@ -46,7 +46,7 @@ def assert_meaning(model: nn.Module, eager: Tensor) -> None:
     """In float32, by compiled code, as accurate as torch."""
     with torch.no_grad():
         exact = model(TABLE[VALUES].double())
-    plan = build_plan(model, (1, H, W), eager.shape[1], labelled=False, wavefront=False).plan
+    plan = build_plan(model, (1, H, W), eager.shape[1], wavefront=False).plan
     assert_parity(NativePlan(plan).see(VALUES, TABLE[None], []), eager, exact)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from ..conditions import AnyCondition, Kinds
 from .compiled_sampler import CompiledSampler
 from .explain import explain
 from .inputs import ToInput
@@ -29,6 +30,8 @@ def compile(
     shape: tuple[int, int, int],
     distribution: Any = None,
     to_input: ToInput | None = None,
+    *,
+    condition: AnyCondition | Kinds | None = None,
     **options: Any,
 ) -> CompiledSampler:
     """The fast sampler of ``model`` for images of one shape: same uniforms, same images as ``NaiveSampler``'s.
@@ -36,12 +39,15 @@ def compile(
     Takes any causal model in plain torch. It is traced, analysed and planned, so that every feature is computed once.
 
     Args:
-        model: maps inputs (N, C·k, H, W), and labels (N,) if it has classes, to parameters (N, P, H, W).
+        model: maps inputs (N, C·k, H, W), and a condition of N examples if it takes one, to parameters (N, P, H, W).
         shape: (C, H, W) of one image.
         distribution: of a pixel value, see ``fastgen.distributions``; by default ``model.distribution``.
         to_input: what the model reads for a value, as it was trained: "[-1, 1]", "[0, 1]", "[0, 255]", "integers",
             "one-hot", a pair (mean, std), or an elementwise function. Required, but for a model that says it itself,
             as fastgen's do by ``model.distribution``.
+        condition: one example of what ``forward`` takes as its second argument, if that is not labels: floating point
+            (D,) for a vector, (C', H', W') for an image or a feature map, or a dict of these, and of integers for
+            labels, by name. Only shape and dtype count. Not needed where a model says it itself by ``condition_kind``.
         options: of ``CompiledSampler``.
 
     Raises:
@@ -49,4 +55,4 @@ def compile(
         ValueError: ``shape`` does not fit ``model``.
         TypeError: no distribution is known, or nobody says what the model reads.
     """
-    return CompiledSampler(model, shape, distribution, to_input, **options)
+    return CompiledSampler(model, shape, distribution, to_input, condition=condition, **options)

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
 from . import lowering
 from .builder import Argument, Arrangement, Builder, Given
 from .graph import NEVER, Graph, Linear, Operation, Pointwise, image_map
-from .trace import BATCH, Constant, Node, Output, Trace, UnsupportedModelError
+from .trace import BATCH, Constant, Node, Output, Trace, UnsupportedModelError, behind
 from .traced_tensor import Value
 
 #: What is left to a model that cannot be planned.
@@ -21,7 +21,7 @@ NAIVELY = "draw with sampling.NaiveSampler, which runs any causal model"
 
 @dataclass
 class Analysis:
-    """The graph, and what has to be computed from the labels before each batch."""
+    """The graph, and what has to be computed from the condition before each batch."""
 
     graph: Graph
     given: list[Arrangement]
@@ -65,7 +65,7 @@ def analyse(
             return known if known is not None else Given(argument)
         return argument
 
-    needed = _needed(trace)
+    needed = {id(node) for node in behind([trace.result.node])}
     for node in trace.nodes:
         if node.on_image and node.op != "image" and id(node) in needed:
             for index, value in enumerate(_apply(builder, node, resolve)):
@@ -82,18 +82,6 @@ def analyse(
     graph.params.ordered = True
     check_causal(graph)
     return Analysis(graph, builder.given)
-
-
-def _needed(trace: Trace) -> set[int]:
-    """The nodes, by their ids, that the result depends on."""
-    needed: set[int] = set()
-    pending = [trace.result.node]
-    while pending:
-        node = pending.pop()
-        if id(node) not in needed:
-            needed.add(id(node))
-            pending += [each.node for each in tree_flatten((node.args, node.kwargs))[0] if isinstance(each, Output)]
-    return needed
 
 
 def _apply(builder: Builder, node: Node, resolve: Any) -> list[Argument]:

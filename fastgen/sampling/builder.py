@@ -17,7 +17,7 @@ from .traced_tensor import Part, Value, cat_channels
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """A tensor that depends on the labels alone: computed by torch before the walk, once for each batch."""
+    """A tensor that depends on the condition alone: computed by torch before the walk, once for each batch."""
 
     output: Output
 
@@ -31,7 +31,7 @@ Argument = Value | Given | Tensor
 
 @dataclass(frozen=True, eq=False)
 class Arrangement:
-    """How a tensor that comes with the labels becomes a map (N, rows, columns, channels)."""
+    """How a tensor that comes with the condition becomes a map (N, rows, columns, channels)."""
 
     output: Output
     dims: tuple[tuple[tuple[str, int], ...], ...]
@@ -128,7 +128,7 @@ class Builder:
         return data[0] if data.is_floating_point() else data[0].to(self.dtype)
 
     def as_value(self, operand: Argument, like: Value, spread: bool = True) -> Value:
-        """A constant or what comes with the labels, as a value with the dimensions of ``like``.
+        """A constant or what comes with the condition, as a value with the dimensions of ``like``.
 
         ``spread``: always with all rows and columns, so that padding has something to end.
         """
@@ -142,7 +142,7 @@ class Builder:
         sizes = [1] * offset + list(operand.shape)
         lacking = [i for i, dim in enumerate(like.dims) if any(kind == "n" for kind, _ in dim) and sizes[i] == 1]
         if lacking:
-            raise UnsupportedModelError("something that depends on the labels of a whole batch")
+            raise UnsupportedModelError("something that depends on the condition of a whole batch")
         positions = [i for i, dim in enumerate(like.dims) if any(kind in "rs" for kind, _ in dim)]
         uniform = not spread and all(sizes[i] == 1 for i in positions)
         channels = int(np.prod(like.part.shape, dtype=np.int64))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
+from .._checks import listed
 from .._places import Place, place_of
 from .._shadow import evaluated, uncast
+from ..conditions import AnyCondition, Condition, Kinds, arguments, tensors_of
 from ..ops.sample import available
 from .analyse import analyse
 from .buffer_rows import finish
@@ -30,16 +32,17 @@ from .sampler import Engine, Sampler
 from .schedule import schedule
 from .schedule import wavefront as slanted_schedule
 from .state import State, digest, holdings, state_of
+from .told import needs_condition, says_condition, traced_condition
 from .trace import BATCH, Constant, Node, Output, UnsupportedModelError, trace
 
 
 @dataclass
 class Program:
-    """A plan, how what it is given comes from the labels, and what it was made from.
+    """A plan, how what it is given comes from the condition, and what it was made from.
 
     Attributes:
         plan: how the model is evaluated.
-        labels: the labels of the trace, if there are any.
+        told: the tensors of the trace's condition, if there is one.
         nodes: what the trace did with them.
         given: what of that the plan reads.
         squashed: the module and the op that make probabilities of the parameters, if they do.
@@ -51,7 +54,7 @@ class Program:
     """
 
     plan: Plan
-    labels: Node | None
+    told: list[Node]
     nodes: list[Node]
     given: list[Arrangement]
     squashed: tuple[str, str] | None = None
@@ -72,13 +75,15 @@ def build_plan(
     model: nn.Module,
     shape: tuple[int, int, int],
     params: int,
-    labelled: bool,
+    kind: Kinds | None = None,
     wavefront: bool = True,
     inputs: int = 1,
     coupled: bool = False,
 ) -> Program:
     """Trace, analyse and plan ``model`` for images (C, H, W), read in C·``inputs`` channels, and P parameter channels,
     of which every colour reads one part, or all where they are ``coupled``.
+
+    With a ``kind``, it is that of a model that is told a condition.
 
     The weights may change meanwhile, by another thread; then it begins again. If they never rest, the program is of
     mixed weights, and does not claim to fit the model.
@@ -91,7 +96,7 @@ def build_plan(
         before = holdings(model)
         digests = {path: digest(held) for path, held in before.items()}
         with torch.inference_mode(False), torch.no_grad(), uncast():
-            program, written = _build(model, shape, params, labelled, wavefront, inputs, coupled)
+            program, written = _build(model, shape, params, kind, wavefront, inputs, coupled)
         for path, held in before.items():  # what the forward itself writes is what the forward has left
             if isinstance(held, Tensor) and place_of(held) in written:
                 digests[path] = written[place_of(held)]
@@ -108,22 +113,22 @@ def _build(
     model: nn.Module,
     shape: tuple[int, int, int],
     params: int,
-    labelled: bool,
+    kind: Kinds | None,
     wavefront: bool,
     inputs: int,
     coupled: bool,
 ) -> tuple[Program, dict[Place, Any]]:
     dtype, device = dtype_and_device_of(model)
     x = torch.zeros((BATCH, shape[0] * inputs, *shape[1:]), dtype=dtype, device=device)
-    labels = torch.zeros(BATCH, dtype=torch.int64, device=device) if labelled else None
-    traced = trace(model, x, labels)
+    traced = trace(model, x, None if kind is None else traced_condition(kind, BATCH, dtype, device))
     analysis = analyse(traced, shape, params, dtype, device, inputs, coupled)
-    nodes = [node for node in traced.nodes if not node.on_image and node.op != "labels"] if analysis.given else []
+    inputs_told = {id(node) for node in traced.told}
+    nodes = [node for node in traced.nodes if not node.on_image and id(node) not in inputs_told]
     made = probabilities(traced.result)
     program = partial(
         Program,
-        labels=traced.labels,
-        nodes=nodes,
+        told=traced.told,
+        nodes=nodes if analysis.given else [],
         scratch=traced.scratch,
         elsewhere=traced.elsewhere,
         squashed=None if made is None else (made.path, made.op.removeprefix("aten.").strip("_")),
@@ -162,15 +167,17 @@ class CompiledSampler(Sampler):
         *,
         wavefront: bool = True,
         executor: Literal["native", "reference"] = "native",
+        condition: AnyCondition | Kinds | None = None,
     ) -> None:
-        super().__init__(model, shape, distribution, to_input)
+        super().__init__(model, shape, distribution, to_input, condition=condition)
         if executor not in ("native", "reference"):
             raise ValueError(f"executor: expected 'native' or 'reference', got {executor!r}")
         self._native = executor == "native"
         self._wavefront = wavefront
         self._programs: dict[bool, Program] = {}
         self._lock = threading.RLock()
-        self._program(labelled=needs_labels(model))
+        self._stated = condition is not None or says_condition(model)
+        self._program(self._stated or needs_condition(model))
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are made without programs, and compile when they are first used."""
@@ -182,36 +189,51 @@ class CompiledSampler(Sampler):
     def refresh(self) -> None:
         """Compile anew, from the model's present weights. Done by itself whenever they have changed."""
         with self._lock:
-            labelled = list(self._programs)
+            told = list(self._programs)
             self._programs = {}
-            for each in labelled:
+            for each in told:
                 self._program(each)
 
     @property
     def plan(self) -> Plan:
         """How the model is evaluated."""
         with self._lock:
-            programs = self._programs or {False: self._program(labelled=needs_labels(self.model))}
+            programs = self._programs or {False: self._program(self._stated or needs_condition(self.model))}
             return next(iter(programs.values())).plan
 
-    def _program(self, labelled: bool) -> Program:
+    def _program(self, told: bool) -> Program:
         """The program of the model's present weights; threads that ask for it at once wait for one compilation."""
         with self._lock:
-            program = self._programs.get(labelled)
+            program = self._programs.get(told)
             if program is None or not program.fits(eager(self.model)):
                 params = self.distribution.param_channels(self.shape[0])
                 dtype, device = dtype_and_device_of(self.model)
                 native = self._native and available(device, dtype)
                 wavefront = self._wavefront and (not native or type(self.distribution) in DRAWN)
-                program = build_plan(
-                    self.model, self.shape, params, labelled, wavefront, self.to_input.channels, self.couples_colors
-                )
+                kind = self.condition_kind if told else None
+                with self._naming_condition(told):
+                    program = build_plan(
+                        self.model, self.shape, params, kind, wavefront, self.to_input.channels, self.couples_colors
+                    )
                 self._check_logits(program)
                 program.draws = native and usable(program.plan, self.distribution, dtype, device)
                 if program.draws or (native and program.plan.slope is None):
                     program.native = NativePlan(program.plan)
-                self._programs[labelled] = program
+                self._programs[told] = program
             return program
+
+    @contextmanager
+    def _naming_condition(self, told: bool) -> Iterator[None]:
+        """Where a forward fails with labels that nobody said it takes, say how to say what it does take."""
+        try:
+            yield
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            if self._stated or not told or isinstance(error, UnsupportedModelError):
+                raise
+            raise TypeError(
+                f"condition: expected an example of what the forward of {type(self.model).__name__} takes beside the "
+                f"image, since it fails with labels ({error}), got None"
+            ) from error
 
     def _check_logits(self, program: Program) -> None:
         """Raise where a model's probabilities would be taken for logits: other images, and nothing that shows it."""
@@ -223,64 +245,61 @@ class CompiledSampler(Sampler):
                 f" the {what} out of the forward, or give a distribution of your own that reads probabilities"
             )
 
-    def _prepared(self, n: int, labels: Tensor | None) -> tuple[Program, list[Tensor]]:
-        """The program for labels or none, of the model's present weights, and what its plan is given."""
+    def _prepared(self, n: int, condition: Condition | None) -> tuple[Program, list[Tensor]]:
+        """The program for a condition or none, of the model's present weights, and what its plan is given."""
         try:
-            program = self._program(labels is not None)
+            program = self._program(condition is not None)
         except (ValueError, TypeError):
             dtype, device = dtype_and_device_of(self.model)
             x = torch.zeros((n, self.in_channels, *self.shape[1:]), dtype=dtype, device=device)
             with evaluated(self.model) as model:
-                model(x) if labels is None else model(x, labels)  # a model may know better what is wrong
+                model(x, *arguments(condition))  # a model may know better what is wrong
             raise
         with torch.no_grad(), uncast():
-            return program, [] if labels is None else evaluate_given(program, labels)
+            return program, [] if condition is None else evaluate_given(program, condition)
 
-    def _engine(self, n: int, labels: Tensor | None) -> Engine:
-        program, given = self._prepared(n, labels)
+    def _engine(self, n: int, condition: Condition | None) -> Engine:
+        program, given = self._prepared(n, condition)
         if program.native is not None:
             return program.native.walk(n, given)
         return ReferenceWalk(program.plan, n, given, *dtype_and_device_of(self.model))
 
     def _draw(
-        self, n: int, labels: Tensor | None, uniforms: Tensor, temperature: float, known: tuple[Tensor, Tensor] | None
+        self,
+        n: int,
+        condition: Condition | None,
+        uniforms: Tensor,
+        temperature: float,
+        known: tuple[Tensor, Tensor] | None,
     ) -> Iterator[Tensor]:
-        program, given = self._prepared(n, labels)
+        program, given = self._prepared(n, condition)
         if program.native is None or not program.draws:
-            return super()._draw(n, labels, uniforms, temperature, known)
+            return super()._draw(n, condition, uniforms, temperature, known)
         return program.native.rows(uniforms, self.to_input.table, given, temperature, known)
 
-    def _see(self, values: Tensor, labels: Tensor | None) -> Tensor:
-        program, given = self._prepared(len(values), labels)
+    def _see(self, values: Tensor, condition: Condition | None) -> Tensor:
+        program, given = self._prepared(len(values), condition)
         if program.native is None or not program.draws:
-            return super()._see(values, labels)
+            return super()._see(values, condition)
         return program.native.see(values, self.to_input.table, given)
 
 
-def needs_labels(model: nn.Module) -> bool:
-    """Whether the model cannot be called without labels."""
-    if getattr(model, "classes", None) is not None:
-        return True
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(model.forward).parameters.values()
-    return sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters) > 1
-
-
-def evaluate_given(program: Program, labels: Tensor) -> list[Tensor]:
-    """What the plan is given, (N, rows, columns, channels) each: the traced ops on the labels, on these labels.
+def evaluate_given(program: Program, condition: Condition) -> list[Tensor]:
+    """What the plan is given, (N, rows, columns, channels) each: the traced ops on the condition, on this condition.
 
     They run in batches of the traced size, so that sizes which were recorded with them fit.
     """
     if not program.given:
         return []
-    n = len(labels)
-    padded = torch.cat((labels, labels[:1].expand(-n % BATCH)))
-    batches = [_replay(program, part) for part in padded.split(BATCH)]
+    told = tensors_of(condition)
+    n = len(told[0])
+    padded = [torch.cat((part, part[:1].expand(-n % BATCH, *part.shape[1:]))) for part in told]
+    batches = [_replay(program, parts) for parts in zip(*(part.split(BATCH) for part in padded), strict=True)]
     return [torch.cat(parts)[:n] for parts in zip(*batches, strict=True)]
 
 
-def _replay(program: Program, labels: Tensor) -> list[Tensor]:
-    results: dict[int, list[Tensor]] = {id(program.labels): [labels]}
+def _replay(program: Program, told: Sequence[Tensor]) -> list[Tensor]:
+    results = {id(node): [tensor] for node, tensor in zip(program.told, told, strict=True)}
 
     def resolve(argument: Any) -> Any:
         if isinstance(argument, Output):
@@ -288,14 +307,20 @@ def _replay(program: Program, labels: Tensor) -> list[Tensor]:
         return argument.tensor if isinstance(argument, Constant) else argument
 
     for node in program.nodes:
-        if node.op == "aten._local_scalar_dense":
+        if not node.shapes:  # a number that was read
             continue
         args, kwargs = tree_map(resolve, node.args), tree_map(resolve, node.kwargs)
         schema = getattr(node.function, "_schema", None)
         if schema is not None and schema.is_mutable:
             args = (args[0].clone(), *args[1:])
         result = node.function(*args, **kwargs)
-        results[id(node)] = [result] if isinstance(result, Tensor) else list(result)
+        results[id(node)] = [each for each in tree_flatten(result)[0] if isinstance(each, Tensor)]
+        got = [tuple(each.shape) for each in results[id(node)]]
+        if got != node.shapes:
+            raise UnsupportedModelError(
+                f"{node.path}: {node.op} of this condition is {listed(got)}, and was {listed(node.shapes)} of another: "
+                "a plan is one for all"
+            )
     return [
         arrangement(results[id(arrangement.output.node)][arrangement.output.index]) for arrangement in program.given
     ]

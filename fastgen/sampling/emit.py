@@ -28,8 +28,8 @@ def emit(
 ) -> tuple[Plan, dict[int, np.ndarray]]:
     """The plan, with one instruction for each operation and time, not yet fused.
 
-    Also, in the order of the plan's given buffers: which of what comes with the labels each is, and in which order it
-    has its channels.
+    Also, in the order of the plan's given buffers: which of what comes with the condition each is, and in which order
+    it has its channels.
     """
     emitter = _Emitter(schedule, shape, dtype, device)
     return emitter.plan, emitter.given_orders

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from ..conditions import AnyCondition, Kinds
 from .compiled_sampler import CompiledSampler
 from .inputs import ToInput
 from .plan import Instruction, Plan, Ref
@@ -27,6 +28,8 @@ def explain(
     shape: tuple[int, int, int] | None = None,
     distribution: Any = None,
     to_input: ToInput | None = None,
+    *,
+    condition: AnyCondition | Kinds | None = None,
 ) -> str:
     """How a model would be sampled: every instruction with its clock, taps, weights and FLOPs; then the totals.
 
@@ -35,6 +38,7 @@ def explain(
         shape: (C, H, W) of one image; not needed with a sampler, as the others.
         distribution: see there.
         to_input: see there.
+        condition: see there.
 
     Raises:
         UnsupportedModelError: the model cannot be compiled; says why.
@@ -44,7 +48,7 @@ def explain(
     elif shape is None:
         raise TypeError("shape: expected (C, H, W), got None")
     else:
-        sampler = CompiledSampler(model, shape, distribution, to_input)
+        sampler = CompiledSampler(model, shape, distribution, to_input, condition=condition)
     return f"{table(sampler.plan)}\nthe model reads   {sampler.to_input}"
 
 

@@ -32,7 +32,7 @@ class Map:
         stride: pixels between positions, down and across; None where that has no meaning (constants).
         reach: int64 (channels,).
         data: (rows, columns, channels) of a constant.
-        given: of a map that comes with the labels: its index among them.
+        given: of a map that comes with the condition: its index among them.
         path: of the module that made it.
         ordered: whether its channels have to stay together, in their order.
     """

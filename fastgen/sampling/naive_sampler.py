@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .._shadow import evaluated, shadow
-from ..conditions import Labels
+from ..conditions import AnyCondition, Condition, Labels, arguments
 from .inputs import dtype_and_device_of
 from .sampler import Engine, Sampler
 
@@ -18,26 +18,26 @@ class NaiveSampler(Sampler):
     See ``Sampler`` for arguments and methods.
     """
 
-    def forward(self, values: Tensor, labels: Labels | None = None) -> Tensor:
-        """One full forward: parameters (N, P, H, W) for ``values``, int64 (N, C, H, W)."""
+    def forward(self, values: Tensor, labels: Labels | None = None, *, condition: AnyCondition | None = None) -> Tensor:
+        """One full forward: parameters (N, P, H, W) for ``values``, int64 (N, C, H, W); see ``forced``."""
         dtype, device = dtype_and_device_of(self.model)
         x = self.to_input(values.to(device)).to(dtype)
-        _, labels = self._batch(None, labels, values=values)
+        _, told = self._batch(None, labels, condition, values=values)
         with evaluated(self.model) as model:
-            return model(x) if labels is None else model(x, labels)
+            return model(x, *arguments(told))
 
-    def _engine(self, n: int, labels: Tensor | None) -> Engine:
+    def _engine(self, n: int, condition: Condition | None) -> Engine:
         dtype, device = dtype_and_device_of(self.model)
         x = torch.zeros((n, self.in_channels, *self.shape[1:]), dtype=dtype, device=device)
-        return _FullForward(shadow(self.model), x, 1 if self.couples_colors else self.shape[0], labels)
+        return _FullForward(shadow(self.model), x, 1 if self.couples_colors else self.shape[0], condition)
 
 
 class _FullForward:
-    def __init__(self, model: nn.Module, x: Tensor, parts: int, labels: Tensor | None) -> None:
+    def __init__(self, model: nn.Module, x: Tensor, parts: int, condition: Condition | None) -> None:
         self.model = model
         self.x = x
         self.parts = parts
-        self.labels = () if labels is None else (labels,)
+        self.condition = condition
         self.at = (0, 0)
 
     def pixels(self) -> Iterator[tuple[int, int]]:
@@ -47,7 +47,8 @@ class _FullForward:
 
     def params(self, k: int) -> Tensor:
         r, c = self.at
-        return self.model(self.x, *self.labels)[:, :, r, c].chunk(self.parts, dim=1)[k % self.parts]
+        params = self.model(self.x, *arguments(self.condition))[:, :, r, c]
+        return params.chunk(self.parts, dim=1)[k % self.parts]
 
     def reveal(self, x: Tensor) -> None:
         r, c = self.at

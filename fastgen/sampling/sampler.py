@@ -9,9 +9,22 @@ from torch import Tensor, nn
 from .._checks import check_floating, check_instance, check_integer, check_numbers, check_values, describe
 from .._philox import uniforms as philox_uniforms
 from .._shadow import uncast
-from ..conditions import Labels, as_labels
+from ..conditions import (
+    AnyCondition,
+    Classes,
+    Condition,
+    Kinds,
+    Labels,
+    apply,
+    as_condition,
+    batch_sizes,
+    described,
+    tensors_of,
+    told,
+)  # fmt: skip
 from ..distributions import check_temperature
 from .inputs import Inputs, ToInput, dtype_and_device_of, inputs_of
+from .told import kind_told, needs_condition
 
 Progress = Callable[[int, int], object]
 Choose = Callable[[Tensor, Tensor, int, int, int], Tensor]
@@ -34,13 +47,20 @@ class Sampler:
     """Draws images from an autoregressive model, and walks given images to show what it saw.
 
     Args:
-        model: maps inputs (N, C·k, H, W), and labels (N,) if it has classes, to parameters (N, P, H, W).
+        model: maps inputs (N, C·k, H, W), and a condition of N examples if it takes one, to parameters (N, P, H, W).
         shape: (C, H, W) of one image.
         distribution: of a pixel value, see ``fastgen.distributions``; by default ``model.distribution``.
         to_input: what the model reads for a value, as it was trained: "[-1, 1]", "[0, 1]", "[0, 255]", "integers" (as
             they are), "one-hot" (k = levels channels for each colour, those of a colour side by side), a pair
             (mean, std), or an elementwise function. It has to be given, but for a model that says it itself, as
             fastgen's do by ``model.distribution``.
+        condition: one example of what ``forward`` takes as its second argument: an integer for labels, floating point
+            (D,) for a vector, (C', H', W') for an image or a feature map, or a dict of these by name; or its kind, as
+            in ``fastgen.conditions``. Only its shape and dtype count. Not needed for labels, nor for a model that says
+            it itself by ``condition_kind``.
+
+    Attributes:
+        condition_kind: what a condition has to be; labels, where nobody says.
     """
 
     def __init__(
@@ -49,6 +69,8 @@ class Sampler:
         shape: tuple[int, int, int],
         distribution: Any = None,
         to_input: ToInput | None = None,
+        *,
+        condition: AnyCondition | Kinds | None = None,
     ) -> None:
         check_instance("model", model, nn.Module, "a torch.nn.Module")
         shape = _image_shape(shape)
@@ -56,6 +78,7 @@ class Sampler:
         self.shape: tuple[int, int, int] = shape
         self.distribution: Any = distribution if distribution is not None else getattr(model, "distribution", None)
         _check_distribution(self.distribution, model)
+        self.condition_kind: Kinds = kind_told(model, condition)
         channels = getattr(model, "in_channels", shape[0])
         widens = callable(to_input) or (isinstance(to_input, str) and to_input == "one-hot")
         if not widens and channels != shape[0]:
@@ -95,6 +118,7 @@ class Sampler:
         uniforms: Tensor | None = None,
         temperature: float = 1.0,
         labels: Labels | None = None,
+        condition: AnyCondition | None = None,
         known: Tensor | None = None,
         known_mask: Tensor | None = None,
         progress: Progress | None = None,
@@ -102,12 +126,14 @@ class Sampler:
         """Draw images.
 
         Args:
-            n: how many; by default as many as ``uniforms``, ``labels`` or ``known`` hold, else 1.
+            n: how many; by default as many as ``uniforms``, ``labels``, ``condition`` or ``known`` hold, else 1.
             seed: image i depends on (seed, i) alone. With neither seed nor uniforms, torch's generator is used.
             uniforms: (N, C, H, W) in [0, 1), or (N, C·m, H, W) for a distribution that wants m for each value: the same
                 uniforms give the same images.
             temperature: divides the logits.
             labels: integers (N,), a tensor, an array or a list, or one for all; for a model with classes.
+            condition: what the model is told: labels as above, floating point (N, D) or (N, C', H', W'), which is cast
+                to the model's dtype, or a dict of these; without N, one example for all. Image i depends on its own.
             known: integers (N, C, H, W) or (C, H, W): what to keep where ``known_mask`` is true.
             known_mask: bool, broadcastable to (N, C, H, W), such as (H, W).
             progress: called with (rows done, rows in all) after each row.
@@ -120,8 +146,9 @@ class Sampler:
             TypeError: a dtype does not fit.
         """
         rows = self.stream(
-            n, seed=seed, uniforms=uniforms, temperature=temperature, labels=labels, known=known, known_mask=known_mask
-        )
+            n, seed=seed, uniforms=uniforms, temperature=temperature, labels=labels, condition=condition,
+            known=known, known_mask=known_mask,
+        )  # fmt: skip
         for done in range(self.shape[1]):
             values = next(rows)
             if progress is not None:
@@ -136,6 +163,7 @@ class Sampler:
         uniforms: Tensor | None = None,
         temperature: float = 1.0,
         labels: Labels | None = None,
+        condition: AnyCondition | None = None,
         known: Tensor | None = None,
         known_mask: Tensor | None = None,
     ) -> Iterator[Tensor]:
@@ -151,11 +179,11 @@ class Sampler:
             self._check_shape("uniforms", uniforms, batched=True, shape=self._uniforms_shape)
             check_floating("uniforms", uniforms)
         each = known if known is None or known.dim() == 4 else None
-        n, labels = self._batch(n, labels, uniforms=uniforms, known=each)
+        n, told = self._batch(n, labels, condition, uniforms=uniforms, known=each)
         uniforms = self._uniforms(n, seed, uniforms)
-        return self._draw(n, labels, uniforms, temperature, self._known(n, known, known_mask))
+        return self._draw(n, told, uniforms, temperature, self._known(n, known, known_mask))
 
-    def forced(self, values: Tensor, labels: Labels | None = None) -> Tensor:
+    def forced(self, values: Tensor, labels: Labels | None = None, *, condition: AnyCondition | None = None) -> Tensor:
         """Walk given images along the sampling path, revealing them value by value.
 
         What a value's parameters are is recorded before the value is revealed. So agreement with one full forward
@@ -164,18 +192,24 @@ class Sampler:
         Args:
             values: integers (N, C, H, W) in [0, levels).
             labels: int64 (N,), for a model with classes.
+            condition: as ``sample`` takes it.
 
         Returns:
-            (N, P, H, W), as ``model(to_input(values), labels)`` would be.
+            (N, P, H, W), as ``model(to_input(values), condition)`` would be.
         """
         self._check_shape("values", values, batched=True)
         check_values(values, self.distribution.levels)
-        _, labels = self._batch(None, labels, values=values)
+        _, told = self._batch(None, labels, condition, values=values)
         device = self._device
-        return self._see(values.to(device, torch.int64), labels)
+        return self._see(values.to(device, torch.int64), told)
 
     def _draw(
-        self, n: int, labels: Tensor | None, uniforms: Tensor, temperature: float, known: tuple[Tensor, Tensor] | None
+        self,
+        n: int,
+        condition: Condition | None,
+        uniforms: Tensor,
+        temperature: float,
+        known: tuple[Tensor, Tensor] | None,
     ) -> Iterator[Tensor]:
         """``stream``, its arguments checked and on the model's device; ``known`` is (values, which of them)."""
         law, m = self.distribution, self._uniforms_shape[0] // self.shape[0]
@@ -191,9 +225,9 @@ class Sampler:
             value, keep = known
             return torch.where(keep[:, k, r, c], value[:, k, r, c], drawn)
 
-        return self._walk(n, labels, choose)
+        return self._walk(n, condition, choose)
 
-    def _see(self, values: Tensor, labels: Tensor | None) -> Tensor:
+    def _see(self, values: Tensor, condition: Condition | None) -> Tensor:
         """``forced``, its arguments checked and on the model's device."""
         dtype, device = dtype_and_device_of(self.model)
         C, H, W = self.shape
@@ -205,26 +239,36 @@ class Sampler:
                 of_color[:, k, :, r, c] = params
             return values[:, k, r, c]
 
-        for _ in self._walk(len(values), labels, choose):
+        for _ in self._walk(len(values), condition, choose):
             pass
         return seen
 
-    def _batch(self, n: int | None, labels: Labels | None, **images: Tensor | None) -> tuple[int, Tensor | None]:
-        """The batch size that all agree on, 1 if none says; and the labels, int64 (N,) on the model's device."""
+    def _batch(
+        self, n: int | None, labels: Labels | None, condition: AnyCondition | None, **images: Tensor | None
+    ) -> tuple[int, Condition | None]:
+        """The batch size that all agree on, 1 if none says; and N conditions on the model's device, in its dtype."""
         n = None if n is None else check_integer("n", n, 1)
-        if labels is None:
-            return _batch_size(n, **images), None
-        classes = getattr(self.model, "classes", None)
-        labels = check_numbers("labels", as_labels(labels, None))
-        one = labels.dim() == 0
-        n = _batch_size(n, **images, labels=None if one else labels)
-        check_values(labels, classes if isinstance(classes, int) else None, "labels")
-        return n, labels.expand(n).to(self._device)
+        sizes = {name: len(each) for name, each in images.items() if each is not None}
+        kind = self.condition_kind
+        name, given = told(labels, condition, kind)
+        if given is None:
+            if not isinstance(kind, Classes) and needs_condition(self.model):
+                raise ValueError(f"condition: expected {described(kind)}, which the model is told, got None")
+            return _batch_size(n, sizes), None
+        dtype, device = dtype_and_device_of(self.model)
+        given = as_condition(given, None, kind, name=name, dtype=dtype)
+        for part in tensors_of(given):
+            check_numbers(name, part)
+        each = batch_sizes(given, kind)
+        sizes |= {f"{name}[{part!r}]" if isinstance(kind, dict) else name: size for part, size in each.items()}
+        n = _batch_size(n, sizes)
+        given = as_condition(given, n, kind, name=name)
+        return n, apply(lambda part: part.to(device).contiguous(), given)
 
-    def _engine(self, n: int, labels: Tensor | None) -> Engine:
+    def _engine(self, n: int, condition: Condition | None) -> Engine:
         raise NotImplementedError
 
-    def _walk(self, n: int, labels: Tensor | None, choose: Choose) -> Iterator[Tensor]:
+    def _walk(self, n: int, condition: Condition | None, choose: Choose) -> Iterator[Tensor]:
         """Values (N, C, H, W), once for each row; each is what ``choose`` answers.
 
         It is asked with the value's parameters, its pixel (N, C, 1, 1) with the colours drawn already, and where it
@@ -233,7 +277,7 @@ class Sampler:
         C, H, W = self.shape
         values = torch.zeros((n, C, H, W), dtype=torch.int64, device=self._device)  # users train on it
         with torch.inference_mode(), uncast():
-            engine = self._engine(n, labels)
+            engine = self._engine(n, condition)
         pixels = engine.pixels()
         for _ in range(H):
             with torch.inference_mode(), uncast():
@@ -304,10 +348,9 @@ class Sampler:
             raise ValueError(f"{name}: expected shape {expected}, got {tuple(images.shape)}")
 
 
-def _batch_size(n: int | None, **tensors: Tensor | None) -> int:
-    """The batch size that ``n`` and all tensors agree on; 1 if none says."""
-    sizes = {"n": n} if n is not None else {}
-    sizes |= {name: tensor.shape[0] for name, tensor in tensors.items() if tensor is not None}
+def _batch_size(n: int | None, sizes: dict[str, int]) -> int:
+    """The batch size that ``n`` and all ``sizes``, by what has them, agree on; 1 if none says."""
+    sizes = sizes if n is None else {"n": n, **sizes}
     if len(set(sizes.values())) > 1:
         got = ", ".join(f"{size} from {name}" for name, size in sizes.items())
         raise ValueError(f"{', '.join(sizes)}: expected one batch size, got {got}")

@@ -2,7 +2,7 @@
 
 The forward runs with real tensors below autograd (a ``TorchDispatchMode``, as ``make_fx`` does it), so everything that
 does not depend on the image is simply computed: masks, weight norm, ``self.weight.data *= self.mask`` inside forward.
-What is recorded are the ops on what depends on the image or on the labels, out of place, each with the module that
+What is recorded are the ops on what depends on the image or on the condition, out of place, each with the module that
 called it. Tensors are told apart by where their elements lie in memory, which sees through views and detours.
 
 It is the forward of the model's shadow: what it leaves in attributes, as a cache of this batch's size, is the shadow's.
@@ -10,7 +10,7 @@ It is the forward of the model's shadow: what it leaves in attributes, as a cach
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from .._places import Place, assigned, cut, place_of, region_of, storage_of, window_of, written
 from .._shadow import shadow, uncast
+from ..conditions import Condition, arguments, tensors_of
 from .state import digest, holdings, left_over, set_before_read
 
 #: Images in a traced batch: more than one, so that an op that mixes images cannot hide.
@@ -40,20 +41,20 @@ class UnsupportedModelError(ValueError):
 
 @dataclass
 class Constant:
-    """A tensor that depends on neither image nor labels."""
+    """A tensor that depends on neither image nor condition."""
 
     tensor: Tensor
 
 
 @dataclass
 class Node:
-    """One op on what depends on the image or the labels.
+    """One op on what depends on the image or the condition.
 
     Attributes:
         op: name, such as "aten.convolution"; in-place ops have the name of their out-of-place twin.
         args, kwargs: as called; tensors are ``Output`` or ``Constant``.
         path: of the module whose forward called it.
-        on_image: whether it depends on the image, or on labels alone.
+        on_image: whether it depends on the image, or on the condition alone.
         shapes, dtypes: of the tensors that it answered with.
     """
 
@@ -86,7 +87,7 @@ class Trace:
     Attributes:
         nodes: in order, the image among them (op "image").
         image: its node.
-        labels: theirs (op "labels"), or None.
+        told: those of the condition's tensors (op "labels" or "numbers"), in order.
         result: what the forward answered.
         scratch: paths of attributes that the forward sets before it reads them: nothing that it depends on.
         elsewhere: tensors that it read and that the model does not hold, with the digests they had.
@@ -95,15 +96,15 @@ class Trace:
 
     nodes: list[Node]
     image: Node
-    labels: Node | None
+    told: list[Node]
     result: Output
     scratch: frozenset[str] = frozenset()
     elsewhere: list[tuple[Tensor, Any]] = field(default_factory=list)
     written: dict[Place, Any] = field(default_factory=dict)
 
 
-def trace(model: nn.Module, x: Tensor, labels: Tensor | None = None) -> Trace:
-    """Record ``model(x)`` or ``model(x, labels)``, in eval mode.
+def trace(model: nn.Module, x: Tensor, condition: Condition | None = None) -> Trace:
+    """Record ``model(x)`` or ``model(x, condition)``, in eval mode.
 
     Raises:
         UnsupportedModelError: the result does not depend on the image, or an op has no meaning for a plan.
@@ -112,10 +113,13 @@ def trace(model: nn.Module, x: Tensor, labels: Tensor | None = None) -> Trace:
     held = holdings(twin)
     recorder = _Recorder()
     image = recorder.add_input("image", x, on_image=True)
-    label_node = None if labels is None else recorder.add_input("labels", labels, on_image=False)
+    told = [
+        recorder.add_input("numbers" if part.is_floating_point() else "labels", part, on_image=False)
+        for part in tensors_of(condition)
+    ]
     with _module_paths(twin, recorder.modules), torch.no_grad(), uncast(), recorder:
         try:
-            result = twin(x) if labels is None else twin(x, labels)
+            result = twin(x, *arguments(condition))
         except (RuntimeError, ValueError) as error:
             kept = None if isinstance(error, UnsupportedModelError) else left_over(held, recorder.reading, BATCH)
             if kept is None:
@@ -135,7 +139,7 @@ def trace(model: nn.Module, x: Tensor, labels: Tensor | None = None) -> Trace:
     elsewhere = [
         (each, digest(each)) for storage, found in recorder.outside.items() if storage not in mine for each in found
     ]
-    return Trace(recorder.nodes, image, label_node, output, scratch, elsewhere, recorder.written)
+    return Trace(recorder.nodes, image, told, output, scratch, elsewhere, recorder.written)
 
 
 class _Recorder(TorchDispatchMode):
@@ -192,11 +196,8 @@ class _Recorder(TorchDispatchMode):
                     self._keep(tensor)
             return result
         on_image = any(output.node.on_image for output in found)
-        if on_image and name == "aten._local_scalar_dense":
-            raise UnsupportedModelError(
-                f"{self._path()}: reads a number that depends on the image (.item(), if, or F.one_hot, instead of "
-                'which there is to_input="one-hot", or ==)'
-            )
+        if torch.Tag.data_dependent_output in func.tags:
+            self._refuse_reading(found)
         node = Node(name, func, *self._arguments(args, kwargs), self._path(), on_image)
         self._refuse_memory(node, mutated)
         self._before_change(mutated)
@@ -258,6 +259,22 @@ class _Recorder(TorchDispatchMode):
         constant = Constant(tensor.detach())
         self._captured.setdefault(storage_of(tensor), []).append(constant)
         return constant
+
+    def _refuse_reading(self, read: list[Output]) -> None:
+        """Raise where a number is read that the image or real numbers decide: a plan is the same for all of them.
+
+        Labels may be looked at, as ``F.one_hot`` does.
+        """
+        if any(output.node.on_image for output in read):
+            raise UnsupportedModelError(
+                f"{self._path()}: reads a number that depends on the image (.item(), if, or F.one_hot, instead of "
+                'which there is to_input="one-hot", or ==)'
+            )
+        if any(node.op == "numbers" for node in behind(output.node for output in read)):
+            raise UnsupportedModelError(
+                f"{self._path()}: reads a number that depends on the condition's numbers (.item(), or if): the plan "
+                "would be that of one condition; choose by torch.where"
+            )
 
     # ---- changes in place
 
@@ -321,6 +338,18 @@ class _Recorder(TorchDispatchMode):
                 "fastgen.assign", assigned, (before, Output(node), region), {}, node.path, node.on_image
             )  # fmt: skip
             self._record(assign, [base])
+
+
+def behind(nodes: Iterable[Node]) -> list[Node]:
+    """``nodes``, and all that they depend on."""
+    found: dict[int, Node] = {}
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        if id(node) not in found:
+            found[id(node)] = node
+            pending += [each.node for each in tree_flatten((node.args, node.kwargs))[0] if isinstance(each, Output)]
+    return list(found.values())
 
 
 def _name(func: Any) -> str:

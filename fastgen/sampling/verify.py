@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from .._checks import check_instance, check_integer
+from ..conditions import AnyCondition, Classes, Labels
 from .naive_sampler import NaiveSampler
 from .sampler import Sampler
 
@@ -49,7 +50,14 @@ class Report:
         )
 
 
-def verify(sampler: Sampler, n: int = 4, *, seed: int | None = 0, labels: Tensor | None = None) -> Report:
+def verify(
+    sampler: Sampler,
+    n: int = 4,
+    *,
+    seed: int | None = 0,
+    labels: Labels | None = None,
+    condition: AnyCondition | None = None,
+) -> Report:
     """Draw ``n`` images with ``sampler`` and with ``NaiveSampler``, from the same uniforms, and compare.
 
     Slow: naive sampling is one full forward for every value.
@@ -59,17 +67,19 @@ def verify(sampler: Sampler, n: int = 4, *, seed: int | None = 0, labels: Tensor
         n: images.
         seed: of the uniforms; with None they come from torch's generator, once for both.
         labels: int64 (N,), for a model with classes; by default all of them in turn.
+        condition: as ``Sampler.sample`` takes it, of ``n`` images or one for all.
     """
     check_instance("sampler", sampler, Sampler, "a sampler")
     n = check_integer("n", n, 1)
-    classes = getattr(sampler.model, "classes", None)
-    if labels is None and classes is not None:
+    kind, classes = sampler.condition_kind, getattr(sampler.model, "classes", None)
+    if labels is None and condition is None and classes is not None and isinstance(kind, Classes):
         labels = torch.arange(n) % classes
-    naive = NaiveSampler(sampler.model, sampler.shape, sampler.distribution, sampler.to_input)
+    naive = NaiveSampler(sampler.model, sampler.shape, sampler.distribution, sampler.to_input, condition=kind)
+    told: dict[str, Any] = {"labels": labels, "condition": condition}
     uniforms = sampler._uniforms(n, seed, None)
-    drawn = sampler.sample(uniforms=uniforms, labels=labels)
-    expected = naive.sample(uniforms=uniforms, labels=labels)
-    seen, exact = sampler.forced(expected, labels), naive.forward(expected, labels)
+    drawn = sampler.sample(uniforms=uniforms, **told)
+    expected = naive.sample(uniforms=uniforms, **told)
+    seen, exact = sampler.forced(expected, **told), naive.forward(expected, **told)
     largest = exact.abs().max().item()
     return Report(
         images=n,

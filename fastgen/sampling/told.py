@@ -1,0 +1,59 @@
+"""What a sampler's model is told beside the image: of which kind, whether it has to be, and an example to trace."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..conditions import Classes, Condition, FeatureMap, Kind, Kinds, Vector, described, kind_of
+
+
+def kind_told(model: nn.Module, example: Any = None) -> Kinds:
+    """What ``model`` is told, by its own word (``condition_kind``, ``classes``) or by an example; else labels.
+
+    Raises:
+        TypeError: the example is none of a condition.
+        ValueError: its shape is of none, or the model says otherwise.
+    """
+    own: Kinds | None = getattr(model, "condition_kind", None)
+    classes = getattr(model, "classes", None)
+    kind = Classes() if example is None else kind_of(example)
+    if own is not None:
+        if example is not None and _of_any_number(kind) != _of_any_number(own):
+            says = f"what {type(model).__name__} says that it takes, {described(own)}"
+            raise ValueError(f"condition: expected an example of {says}, got one of {described(kind)}")
+        return own
+    return Classes(classes) if kind == Classes() and isinstance(classes, int) else kind
+
+
+def needs_condition(model: nn.Module) -> bool:
+    """Whether the model cannot be called with an image alone."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(model.forward).parameters.values()
+    required = [p for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty]
+    return says_condition(model) or len(required) > 1
+
+
+def says_condition(model: nn.Module) -> bool:
+    """Whether the model says itself what it is told."""
+    return getattr(model, "condition_kind", None) is not None or getattr(model, "classes", None) is not None
+
+
+def traced_condition(kind: Kinds, n: int, dtype: torch.dtype, device: torch.device) -> Condition:
+    """``n`` examples to trace a forward with: label 0, and real numbers none of which is special."""
+    generator = torch.Generator().manual_seed(0)
+
+    def of(part: Kind) -> torch.Tensor:
+        if isinstance(part, Vector | FeatureMap):
+            return torch.randn((n, *part.shape), generator=generator).to(device, dtype)
+        return torch.zeros(n, dtype=torch.int64, device=device)
+
+    return {name: of(part) for name, part in kind.items()} if isinstance(kind, dict) else of(kind)
+
+
+def _of_any_number(kind: Kinds) -> Kinds:
+    """A kind without the number of its classes, which no example shows."""
+    if isinstance(kind, dict):
+        return {name: Classes() if isinstance(part, Classes) else part for name, part in kind.items()}
+    return Classes() if isinstance(kind, Classes) else kind
