@@ -37,6 +37,11 @@ def duration(seconds: float) -> str:
     return f"{days} day{'s' * (days > 1)} {hours} h"
 
 
+def several(n: int, one: str, more: str = "") -> str:
+    """A number of things: 1 image, 2,000 images; ``more`` is what several are called, by default with an s."""
+    return f"{n:,} {one if n == 1 else more or one + 's'}"
+
+
 def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error

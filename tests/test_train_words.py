@@ -32,6 +32,16 @@ def test_a_dry_run_says_what_is_in_the_way(tmp_path: Path, capsys: pytest.Captur
     assert "time          about" in out
 
 
+def test_one_image_is_one(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    start = ["train", "vae", "--hidden", "4", "--limit", "1", "--held-out-limit", "1", "--epochs", "1"]
+    assert "1 epoch of 1 batch of 64: 1 step\n" in said(capsys, *start, "--dry-run")
+    out = said(capsys, *start, "--run", tmp_path / "run", "--samples", "1")
+    assert "digits: 1 image to train on, 1 held out, 17 levels" in out
+    assert "train: 1 image drawn from " in out
+    assert "own), 1 image: " in said(capsys, "evaluate", tmp_path / "run", "--limit", "1")
+    assert said(capsys, "sample", tmp_path / "run", "--n", "1", "--out", tmp_path / "x.png").startswith("1 image in ")
+
+
 def test_a_schedule_that_is_drawn_anew_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     said(capsys, *VAE, "--epochs", "2", "--schedule", "cosine", "--run", tmp_path / "run")
     resume = ["train", "vae", "--run", tmp_path / "run", "--resume", "--epochs"]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .._console import several
 from ..baselines import PCA
 from ..data import Dataset
 from ..models import Autoencoder
@@ -38,6 +39,6 @@ def pca_squared_error(model: Any, train: Dataset, images: Dataset) -> dict[str, 
 def pca_words(found: dict[str, Any]) -> str:
     """The same for people."""
     return (
-        f"PCA of {found['components']} dimensions, fitted to {found['fitted_on']:,} training images:"
-        f" squared_error {found['squared_error']:.4g}"
+        f"PCA of {several(found['components'], 'dimension')}, fitted to"
+        f" {several(found['fitted_on'], 'training image')}: squared_error {found['squared_error']:.4g}"
     )

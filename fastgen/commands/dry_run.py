@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._console import duration
+from .._console import duration, several
 from ..data import Dataset
 from ..training import Objective, Trainer, distributed
 from ..training.checks import check_batch, check_data, check_losses, check_parts
@@ -45,13 +45,13 @@ def describe_plan(name: str, options: Train, trainer: Trainer, train: Dataset, h
     files += ["tensorboard/"] if options.tensorboard else []
     lines = {
         "model": f"{name}, {weights:,} parameters" + (f", {moved:,} of them trained" if moved < weights else ""),
-        "data": f"{train.name}: {len(train):,} images to train on, {len(held_out):,} held out;"
+        "data": f"{train.name}: {several(len(train), 'image')} to train on, {len(held_out):,} held out;"
         f" {channels}x{height}x{width}, {train.levels} levels"
         + ("" if train.classes is None else f", {train.classes} classes"),
         "device": f"{device}, {options.precision}" + (", compiled" if options.compile else ""),
-        "steps": f"{options.epochs} epochs of {steps:,} batches of {options.batch_size}"
+        "steps": f"{several(options.epochs, 'epoch')} of {several(steps, 'batch', 'batches')} of {options.batch_size}"
         + (f", each in {options.accumulate} parts" if options.accumulate > 1 else "")
-        + f": {options.epochs * steps:,} steps",
+        + f": {several(options.epochs * steps, 'step')}",
         "optimiser": f"{options.optimizer}, lr {options.lr:g}, {options.schedule}, warm-up {options.warmup} steps,"
         f" clip {options.clip:g}{averaged}",
         "memory": f"about {_size(state + kept)}: {_size(state)} for weights, gradients, optimiser and average,"
@@ -79,7 +79,7 @@ def estimate(name: str, options: Train, trainer: Trainer, train: Dataset, held_o
     training, evaluating = measure(trainer.objective, options, trainer.device, train).epoch(len(train), len(held_out))
     total = left * (training + evaluating)
     said = f"about {duration(training + evaluating)} an epoch (training {duration(training)}, evaluating"
-    said += f" {duration(evaluating)}), {duration(total)} for {left} epoch{'s' * (left > 1)}; measured on a few"
+    said += f" {duration(evaluating)}), {duration(total)} for {several(left, 'epoch')}; measured on a few"
     said += " images, without pictures and checkpoints"
     recipe = options.model.recipes.get("small")
     if total < LONG or options.recipe == "small" or not recipe:

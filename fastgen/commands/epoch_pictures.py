@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from .. import conditions, pictures
+from .._console import several
 from ..conditions import Classes
 from ..data import Dataset
 from ..pictures import chart, columns_in_turn
@@ -38,9 +39,9 @@ def draw_epoch(model: Any, held_out: Dataset, n: int, seed: int, of: str) -> np.
     shown = len(images[0])
     if len(images) > 1:
         columns = pictures.columns_for(shown, len(images))
-        title = f"{shown} held-out images, {' and '.join(names)}: {of}"
+        title = f"{several(shown, 'held-out image')}, {' and '.join(names)}: {of}"
         return sheet(pictures.in_turn(images, columns), title, columns=columns, rows=names)
-    title = f"{shown} {'sample' if shown == 1 else 'samples'} of {of}"
+    title = f"{several(shown, 'sample')} of {of}"
     if classes is None:
         return sheet(images[0], title)
     words = class_words(held_out.class_names, classes)
@@ -65,7 +66,7 @@ def keep_held_out(run: Run, held_out: Dataset, n: int, classes: int | None) -> N
     if some is None:
         some, columns = held_out.subset(n), None
     below = of_classes(some.labels.tolist(), words) if some.labels is not None and words and not columns else ()
-    title = f"{len(some)} held-out {'image' if len(some) == 1 else 'images'} of {data_of(run.config())}"
+    title = f"{several(len(some), 'held-out image')} of {data_of(run.config())}"
     above = of_classes(_turns(columns, classes), words) if columns and classes else ()
     images = pictures.to_rgb(some.values, held_out.levels)
     pictures.save(sheet(images, title, columns=columns, above=above, below=below), path)
@@ -90,5 +91,5 @@ def draw_curves(run: Run) -> None:
     metrics, config = run.metrics(), run.config()
     drawn = chart.charts(metrics, config.get("about"))
     if drawn:
-        epochs = f"{len(metrics)} {'epoch' if len(metrics) == 1 else 'epochs'}"
+        epochs = several(len(metrics), "epoch")
         pictures.save(chart.pixels(drawn, title=f"{name_of(config)}, {epochs}"), run.folder / "curves.png")

@@ -9,6 +9,7 @@ import tyro
 from torch import Tensor
 
 from .._checks import check_integer
+from .._console import several
 from ..data import Dataset
 from ..measures import words
 from ..models import Autoencoder
@@ -70,7 +71,9 @@ def main(arguments: list[str]) -> str:
         foot |= {"measures": words(found.about), **({"pca": beside} if beside else {})}
         return as_json(head | found.numbers(all_errors=True) | foot)
     which = "" if images.description == images.name else f" ({images.description})"
-    said = f"{images.name}, {options.split} split{which}, {len(images):,} images: {found} (mean ± standard error)"
+    said = (
+        f"{images.name}, {options.split} split{which}, {several(len(images), 'image')}: {found} (mean ± standard error)"
+    )
     return said + (f"; {pca_words(beside)}" if beside else "")
 
 

@@ -10,6 +10,7 @@ import tyro
 from torch import Tensor
 
 from .. import exploring, pictures
+from .._console import several
 from .._extras import require
 from ..baselines import PCA
 from ..data import Dataset
@@ -103,7 +104,7 @@ def main(arguments: list[str]) -> str:
         for kind in bar:
             bar.set_postfix_str(kind)
             bar.write(_draw(kind, model, images, options, of, folder / f"{kind}.png"))
-    return f"{len(kinds)} {'picture' if len(kinds) == 1 else 'pictures'} in {folder}"
+    return f"{several(len(kinds), 'picture')} in {folder}"
 
 
 def _applies(kind: str, model: Any, images: Dataset, options: Explore) -> bool:
@@ -160,7 +161,7 @@ def _draw(kind: str, model: Any, images: Dataset, options: Explore, of: str, pat
         if pca is not None:
             error = pca.squared_error(seen.values.double() / (model.levels - 1)).mean().item()
             said += f", PCA's of {pca.components} dimensions {error:.4g}"
-        said += f", mean of {len(seen):,} held-out images"
+        said += f", mean of {several(len(seen), 'held-out image')}"
     else:
         picture = draw[kind]()
     pictures.save(picture, path)

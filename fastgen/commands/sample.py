@@ -14,6 +14,7 @@ import tyro
 from torch import Tensor
 
 from .. import pictures, sampling
+from .._console import several
 from .._extras import require
 from .._files import check_can_write, write_atomic
 from .._philox import uniforms
@@ -117,7 +118,7 @@ def main(arguments: list[str]) -> str:
     if options.npz is not None:
         _save_npz(options.npz, torch.cat(kept), model, labels, names)
     where = out if folder is None else f"{out}{os.sep}, a PNG each"
-    return f"{n} images in {seconds:.2f} s, {n / seconds:.1f} images/s, {how}: {where}"
+    return f"{several(n, 'image')} in {seconds:.2f} s, {n / seconds:.1f} images/s, {how}: {where}"
 
 
 def _picture(
@@ -125,13 +126,13 @@ def _picture(
 ) -> np.ndarray:
     """All images, and where some were given, these above them."""
     n, of = len(values), called(Run(options.run), options.checkpoint)
-    title = f"{n:,} {'sample' if n == 1 else 'samples'} of {of}"
+    title = f"{several(n, 'sample')} of {of}"
     rows, said, note = [pictures.to_rgb(values, model.levels)], ["drawn"], ""
     if given is not None:
         known = pictures.to_rgb(given.values, model.levels)
         rows = [*([known] if given.whole else []), pictures.hide(known, given.mask[:, 0]), *rows]
         said = [*(["held out"] if given.whole else []), "given", "drawn"]
-        title = f"{n:,} {'image' if n == 1 else 'images'} completed by {of}"
+        title = f"{several(n, 'image')} completed by {of}"
         part = options.complete if given.whole else Path(str(options.complete)).name
         note = f"given: {str(part).replace('-', ' ') if given.whole else f'known of {part}'}"
     if options.temperature != 1:

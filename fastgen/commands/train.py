@@ -12,7 +12,7 @@ import tyro
 
 from .. import pictures
 from .._checks import check_option, listed
-from .._console import did_you_mean
+from .._console import did_you_mean, several
 from .._extras import require
 from .._version import __version__
 from ..data import NAMES, Dataset
@@ -82,7 +82,8 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
         distributed.first_only(lambda: keep_held_out(run, held_out, options.samples, model.classes))
         say = require("tqdm").tqdm.write if distributed.rank() == 0 else lambda line: None
         say(f"{name}, {config['parameters']:,} parameters, on {config['device']}")
-        say(f"{train.name}: {len(train):,} images to train on, {len(held_out):,} held out, {train.levels} levels")
+        sizes = f"{several(len(train), 'image')} to train on, {len(held_out):,} held out"
+        say(f"{train.name}: {sizes}, {train.levels} levels")
         for note in dict.fromkeys((*train.notes, *held_out.notes, *notes, *untrained(train))):
             say(note)
         for what, words_of_it in said.items():
@@ -127,7 +128,7 @@ def about(model: Any, train: Dataset, held_out: Dataset) -> dict[str, str]:
     sets = {"train": train, "held_out": held_out}
     images = {name: data.description for name, data in sets.items()}
     for name, data in sets.items():
-        if not images[name].startswith(count := f"{len(data):,} images"):
+        if not images[name].startswith(count := several(len(data), "image")):
             images[name] = f"{count}, {images[name]}"
     declared = getattr(model, "measures", {}) or of(model)
     return images | words(declared)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import conditions
 from .._checks import check_finite, check_instance, check_integer, check_number, check_numbers
+from .._console import several
 from ..conditions import Classes, Condition, Kinds
 
 
@@ -158,7 +159,9 @@ class Dataset:
         return self._draw(order[held:]), self._draw(order[:held])
 
     def _draw(self, indices: np.ndarray) -> "Dataset":
-        return replace(self.pick(indices), description=f"{len(indices):,} images drawn from {self.description}")
+        return replace(
+            self.pick(indices), description=f"{several(len(indices), 'image')} drawn from {self.description}"
+        )
 
     def batches(
         self, size: int, device: torch.device | str = "cpu", order: np.ndarray | None = None

@@ -44,10 +44,6 @@ def called_by(of: str | None, model: Any) -> str:
     return type(model).__name__ if of is None else check_instance("of", of, str, "text")
 
 
-def several(n: int, what: str) -> str:
-    return f"{n:,} {what}" + ("" if n == 1 else "s")
-
-
 def signed(value: float) -> str:
     """Two digits, with a minus that is as wide as a plus; zero has no sign."""
     return f"{round(value, 2) + 0.0:.2f}".rstrip("0").rstrip(".").replace("-", "−")

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from .. import pictures
 from .._checks import check_instance, check_integer, check_numbers, check_values
+from .._console import several
 from ..baselines import PCA
 from ..metrics import nearest
 from ..pictures.sheet import Names, class_words, of_classes, sheet
-from ._shared import called_by, count, decode, drawn_in_turn, rgb, several
+from ._shared import called_by, count, decode, drawn_in_turn, rgb
 from .latent import BATCH, codes_of, image_shape
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from .. import pictures
 from .._checks import check_integer, check_number, check_numbers
+from .._console import several
 from ..pictures.sheet import Axis, class_words, sheet
-from ._shared import called_by, count, decode, repeat, rgb, several, signed
+from ._shared import called_by, count, decode, repeat, rgb, signed
 from .latent import (
     arithmetic,
     check_images_and_labels,

@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from .._console import several
 from .._extras import require
 from ..pictures import save_figure
 from ..pictures.sheet import class_words
-from ._shared import called_by, several
+from ._shared import called_by
 from .latent import codes_of, importance
 
 SIDE, DPI = 8.0, 110

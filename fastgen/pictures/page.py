@@ -39,10 +39,6 @@ class Page:
         turned = line.rotate(90, expand=True)
         self._image.paste(color, (x - tall // 2, y - turned.height), turned)
 
-    def line(self, x: int, y: int, width: int, color: tuple = FAINT) -> None:
-        """Draw a thin horizontal line."""
-        self._draw.line((x, y, x + width, y), color)
-
     def path(self, points: list[tuple[float, float]], color: tuple = INK, width: int = 2) -> None:
         """Draw a line through points."""
         self._draw.line(points, color, width, joint="curve")
