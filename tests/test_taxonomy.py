@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastgen.cli import main
+from fastgen.models.point_gan import PointGAN
 from parity import assert_parity
 
 for package in ("tyro", "sklearn", "matplotlib"):
@@ -47,6 +48,16 @@ def test_probabilities_of_all_points_add_up_to_one() -> None:
         if fit is taxonomy.fit_pixelcnn:
             assert_parity(total, one, one.double())
         assert 0.99 < total < 1.01
+
+
+def test_a_gan_finds_where_points_are() -> None:
+    """Untrained, it makes points around zero; its random numbers are torch's."""
+    centre = torch.tensor([1.5, -1.0])
+    points = centre + 0.3 * torch.randn(400, 2)
+    off = [(PointGAN(hidden=(32, 32)).fit(points, steps).sample(500).mean(0) - centre).norm() for steps in (0, 600)]
+    assert off[1] < 0.2 * off[0]
+    with pytest.raises(ValueError, match=r"x: expected shape \(N, 2\), got"):
+        PointGAN().fit(torch.zeros(3, 3), 1)
 
 
 def test_points_are_values() -> None:

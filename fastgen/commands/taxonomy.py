@@ -17,16 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
 
 from .._extras import require
 from .._files import check_can_write
 from ..baselines import GaussianMixture, KernelDensity
 from ..data import Dataset
 from ..models import VAE, PixelCNN
-from ..models.networks import mlp
+from ..models.point_gan import PointGAN
 from ..pictures import save_figure
 from ..training import Recipe, Trainer
 from . import check_seed, parse
@@ -160,21 +158,9 @@ def fit_vae(train: Tensor, held_out: Tensor, options: Taxonomy) -> Fitted:
 
 
 def fit_gan(train: Tensor, held_out: Tensor, options: Taxonomy) -> Fitted:
-    """A generator against a discriminator, with the non-saturating loss (Goodfellow et al. 2014, arXiv:1406.2661)."""
-    generator, judge = (mlp((2, 128, 128, outputs), nn.ReLU) for outputs in (2, 1))
-    average = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(0.995))
-    players = [torch.optim.Adam(net.parameters(), lr=1e-3, betas=(0.5, 0.9)) for net in (judge, generator)]
-    real, steps = (_within(train) + 0.5) / (LEVELS / 4) - 2, math.ceil(STEPS * options.effort)
-    for step in range(steps):
-        for player in players:
-            player.param_groups[0]["lr"] = 1e-3 * (1 - step / steps)
-        true = real[torch.randint(len(real), (256,))]
-        fake = generator(torch.randn(256, 2))
-        _step(players[0], F.softplus(-judge(true)).mean() + F.softplus(judge(fake.detach())).mean())
-        _step(players[1], F.softplus(-judge(fake)).mean())
-        average.update_parameters(generator)
-    with torch.no_grad():
-        drawn = (average(torch.randn(SHOWN, 2)) + 2) * (LEVELS / 4)
+    """Implicit: a network that makes points from noise, against one that tells them from the data."""
+    model = PointGAN().fit((_within(train) + 0.5) / (LEVELS / 4) - 2, math.ceil(STEPS * options.effort))
+    drawn = (model.sample(SHOWN) + 2) * (LEVELS / 4)
     return Fitted("GAN", "implicit", drawn.floor().clamp(0, LEVELS - 1).long())
 
 
@@ -252,9 +238,3 @@ def _image(points: Tensor) -> Tensor:
 
 def _epochs(epochs: int, options: Taxonomy) -> int:
     return max(1, round(epochs * options.effort))
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
