@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..conditions import Condition
 from ..data.formats import read_npz
 from ..training import Run
+from ..training.checks import kind_told
 from .images import load_images, say_notes
 
 DRAWN = 64
@@ -18,11 +20,13 @@ HALVES = ("top-half", "bottom-half", "left-half", "right-half")
 
 
 class Given(NamedTuple):
-    """Images to complete: values (N, C, H, W); mask, true where they are given; whole if the rest is known too."""
+    """Images to complete: values (N, C, H, W); mask, true where they are given; what the model is told beside them, if
+    that is known; whole if the rest is known too.
+    """
 
     values: Tensor
     mask: Tensor
-    labels: Tensor | None
+    told: Condition | None
     whole: bool
 
 
@@ -45,7 +49,9 @@ def images_to_complete(options: Any, model: Any, shape: tuple[int, int, int]) ->
         mask = torch.zeros(images.values.shape, dtype=torch.bool)
         rows, columns = parts[options.complete]
         mask[..., rows, columns] = True
-        return Given(images.values, mask, images.labels if model.classes is not None else None, whole=True)
+        kind = kind_told(model)
+        told = None if kind is None else images.told_to(kind).told
+        return Given(images.values, mask, told, whole=True)
     path = Path(str(options.complete))
     if path.suffix != ".npz":
         raise ValueError(f"complete: expected {', '.join(HALVES)} or an .npz, got {path}")

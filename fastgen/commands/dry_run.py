@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .._console import duration, several
+from ..conditions import described, kind_of_batch
 from ..data import Dataset
 from ..training import Objective, Trainer, distributed
 from ..training.checks import check_batch, check_data, check_losses, check_parts
@@ -47,7 +48,8 @@ def describe_plan(name: str, options: Train, trainer: Trainer, train: Dataset, h
         "model": f"{name}, {weights:,} parameters" + (f", {moved:,} of them trained" if moved < weights else ""),
         "data": f"{train.name}: {several(len(train), 'image')} to train on, {len(held_out):,} held out;"
         f" {channels}x{height}x{width}, {train.levels} levels"
-        + ("" if train.classes is None else f", {train.classes} classes"),
+        + ("" if train.classes is None else f", {train.classes} classes")
+        + ("" if train.condition is None else f", told {described(kind_of_batch(train.condition))}"),
         "device": f"{device}, {options.precision}" + (", compiled" if options.compile else ""),
         "steps": f"{several(options.epochs, 'epoch')} of {several(steps, 'batch', 'batches')} of {options.batch_size}"
         + (f", each in {options.accumulate} parts" if options.accumulate > 1 else "")

@@ -14,8 +14,10 @@ from ..data import Dataset
 from ..measures import words
 from ..models import Autoencoder
 from ..training import Measures, Run, as_json, evaluate, load_model
+from ..training.checks import check_data
 from . import check_seed, parse, pick_device
 from .beside import pca_squared_error, pca_words
+from .condition_file import is_told_more
 from .images import load_images, say_notes
 
 
@@ -59,6 +61,8 @@ def main(arguments: list[str]) -> str:
     say_notes(images)
     if options.limit is not None:
         images = images.subset(options.limit)
+    if is_told_more(model):
+        check_data(model, images, "data")
     k, about = options.importance_samples, None
     asked = measures(model, options)
     if k is not None:

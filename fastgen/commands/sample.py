@@ -14,10 +14,12 @@ import tyro
 from torch import Tensor
 
 from .. import pictures, sampling
+from .._checks import listed
 from .._console import several
 from .._extras import require
 from .._files import check_can_write, write_atomic
 from .._philox import uniforms
+from ..conditions import Condition, apply, select, tensors_of
 from ..data.identity import class_number
 from ..models import AutoregressiveModel
 from ..pictures import columns_for, columns_in_turn
@@ -26,6 +28,7 @@ from ..sampling import Sampler
 from ..training import Run, load_model
 from . import check_seed, parse, pick_device
 from .completion import DRAWN, HALVES, Given, images_to_complete
+from .condition_file import as_arrays, condition_for, in_turn, is_told_more
 from .image_folder import ImageFolder
 from .images import class_names
 from .run_words import called
@@ -47,10 +50,13 @@ class Sample:
     """Below 1 gives likelier images: divides the logits, or scales the prior of a model with latent variables."""
     labels: tuple[str, ...] = ()
     """Classes to draw, in turn, from a conditional model, by name or number; default: all of them."""
+    condition: Path | None = None
+    """Conditions of the images, in turn, for a model that is told something other than a class: an .npy of one for each
+    image; or an .npz of condition, or of condition_NAME for each part. Without --n there are as many images."""
     complete: str | None = None
-    """Complete images: given the top-half, bottom-half, left-half or right-half of held-out ones, and their labels
-    where the model has classes; or FILE.npz with known, values (N, C, H, W) or (H, W), and known_mask, bool, true where
-    they are given."""
+    """Complete images: given the top-half, bottom-half, left-half or right-half of held-out ones, and their labels or
+    condition where the model is told any; or FILE.npz with known, values (N, C, H, W) or (H, W), and known_mask, bool,
+    true where they are given."""
     out: str = "samples.png"
     """Picture of all images to write; or a folder, one that is there or a name that ends in /, for each image as a PNG
     of its own: 000000.png and so on, of true size, in subfolders by class where the model has classes."""
@@ -94,14 +100,14 @@ def main(arguments: list[str]) -> str:
         kind = type(model).__name__
         raise ValueError(f"complete: expected none, since {kind} draws whole images, got {options.complete}")
     given = None if options.complete is None else images_to_complete(options, model, shape)
-    n = options.n or DRAWN if given is None else len(given.values)
-    labels = given.labels if given is not None and not options.labels else None
     names = class_names(Run(options.run))
-    labels = _labels(options.labels, n, model.classes, names) if labels is None else labels
+    n, labels, condition = _told(options, model, names, given)
     if many:
         folder = ImageFolder(out, n, model.levels, labels, names, model.classes)
         folder.check(options.overwrite)
-    draw, how = _way(model, shape, options, labels, given)
+    draw, how = _way(
+        model, shape, options, {"labels": labels} if condition is None else {"condition": condition}, given
+    )
     kept, seconds = [], 0.0
     with require("tqdm").tqdm(total=n, desc="images", leave=False, disable=None if n > BATCH else True) as bar:
         for first in range(0, n, BATCH):
@@ -116,7 +122,7 @@ def main(arguments: list[str]) -> str:
     if folder is None:
         pictures.save(_picture(torch.cat(kept), model, options, labels, names, given), out)
     if options.npz is not None:
-        _save_npz(options.npz, torch.cat(kept), model, labels, names)
+        _save_npz(options.npz, torch.cat(kept), model, labels, names, {} if condition is None else as_arrays(condition))
     where = out if folder is None else f"{out}{os.sep}, a PNG each"
     return f"{several(n, 'image')} in {seconds:.2f} s, {n / seconds:.1f} images/s, {how}: {where}"
 
@@ -153,14 +159,35 @@ def _picture(
     )  # fmt: skip
 
 
-def _save_npz(path: Path, values: Tensor, model: Any, labels: Tensor | None, names: list[str] | None) -> None:
-    arrays: dict[str, Any] = {"x": values.numpy().astype(np.uint8), "levels": np.array(model.levels)}
+def _save_npz(
+    path: Path, values: Tensor, model: Any, labels: Tensor | None, names: list[str] | None, others: dict[str, Any]
+) -> None:
+    arrays: dict[str, Any] = {"x": values.numpy().astype(np.uint8), "levels": np.array(model.levels), **others}
     buffer = io.BytesIO()
     if labels is not None:
         arrays |= {"y": labels.numpy(), "classes": np.array(model.classes)}
         arrays |= {} if names is None else {"class_names": np.array(names)}
     np.savez_compressed(buffer, **arrays)
     write_atomic(path, buffer.getvalue())
+
+
+def _told(
+    options: Sample, model: Any, names: list[str] | None, given: Given | None
+) -> tuple[int, Tensor | None, Condition | None]:
+    """How many images, and the labels or the condition of each, if any: those asked for, else of the images given."""
+    own = None if given is None else given.told
+    if not is_told_more(model):
+        condition_for(model, options.condition)
+        n = options.n or DRAWN if given is None else len(given.values)
+        if own is not None and not options.labels:
+            return n, own, None  # type: ignore[return-value]
+        return n, _labels(options.labels, n, model.classes, names), None
+    if options.labels:
+        raise ValueError(f"labels: expected none, since the model is told a condition, got {listed(options.labels)}")
+    condition = own if own is not None and options.condition is None else condition_for(model, options.condition)
+    assert condition is not None  # one that is told more has one, or has raised
+    n = options.n or len(tensors_of(condition)[0]) if given is None else len(given.values)
+    return n, None, in_turn(condition, n)
 
 
 def _labels(wanted: tuple[str, ...], n: int, classes: int | None, names: list[str] | None) -> Tensor | None:
@@ -174,37 +201,41 @@ def _labels(wanted: tuple[str, ...], n: int, classes: int | None, names: list[st
 
 
 def _way(
-    model: Any, shape: tuple[int, int, int], options: Sample, labels: Tensor | None, given: Given | None
+    model: Any, shape: tuple[int, int, int], options: Sample, told: dict[str, Any], given: Given | None
 ) -> tuple[Callable[[int, int], Tensor], str]:
     """(first, n) → images ``first`` to ``first + BATCH`` of ``n``, and how they are drawn."""
     if isinstance(model, AutoregressiveModel):
         sampler = sampling.compile(model, shape)
-        return lambda first, n: _draw(sampler, options, first, n, labels, given), "with the compiled sampler"
+        return lambda first, n: _draw(sampler, options, first, n, told, given), "with the compiled sampler"
     kind = type(model).__name__
     if not hasattr(model, "sample"):
         way = "explore" if hasattr(model, "encode") else "evaluate"
         raise ValueError(f"run: expected a model that draws images, got {kind}; fastgen {way} says what it has learned")
     device = next(model.parameters()).device
-    labels = labels if labels is None else labels.to(device)
+    told = {name: apply(lambda part: part.to(device), each) for name, each in told.items()}
 
     def draw(first: int, n: int) -> Tensor:
         part = slice(first, min(first + BATCH, n))
         return model.sample(
-            part.stop - part.start, seed=options.seed, labels=labels if labels is None else labels[part],
-            temperature=options.temperature, first=first,
-        )  # fmt: skip
+            part.stop - part.start, seed=options.seed, temperature=options.temperature, first=first, **_of(part, told)
+        )
 
     return draw, "a forward of the decoder each"
 
 
-def _draw(sampler: Sampler, options: Sample, first: int, n: int, labels: Tensor | None, given: Given | None) -> Tensor:
+def _of(part: slice, told: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that tell of the images in ``part``."""
+    return {name: select(each, part) for name, each in told.items()}
+
+
+def _draw(sampler: Sampler, options: Sample, first: int, n: int, told: dict[str, Any], given: Given | None) -> Tensor:
     """Images ``first`` to ``first + BATCH`` of ``n``."""
     part = slice(first, min(first + BATCH, n))
     with require("tqdm").tqdm(total=sampler.shape[1], desc="rows", leave=False, disable=None) as bar:
         return sampler.sample(
             uniforms=uniforms(options.seed, part.stop - part.start, sampler.shape, first=first),
             temperature=options.temperature,
-            labels=labels if labels is None else labels[part],
+            **_of(part, told),
             known=given if given is None else given.values[part],
             known_mask=given if given is None else given.mask[part],
             progress=lambda rows, _: bar.update(rows - bar.n),

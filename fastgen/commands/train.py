@@ -19,6 +19,7 @@ from ..data import NAMES, Dataset
 from ..data.identity import check_content, content
 from ..measures import of, words
 from ..training import Record, Run, Trainer, checkpoint, describe, distributed
+from ..training.checks import check_data
 from ..training.run import build_model
 from ..training.stopping import TIME_IS_UP, Stopped, on_signals
 from . import parse, pick_device
@@ -60,6 +61,8 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
     model = (build_model(run) if goes_on else options.build(name, train)).to(device)
     if not goes_on:
         options.initialise(model)
+    for data, what in ((train, "train"), (held_out, "held_out")):
+        check_data(model, data, what)
     said = about(model, train, held_out)
     config = {
         "fastgen": __version__,

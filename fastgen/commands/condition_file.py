@@ -1,0 +1,50 @@
+"""Conditions that ``fastgen sample --condition`` reads, for a model that is told something other than a class."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import conditions
+from ..conditions import Classes, Condition
+from ..data.array_conditions import read_condition
+from ..training.checks import kind_told
+
+
+def is_told_more(model: Any) -> bool:
+    """Whether a model is told something, and not a class alone."""
+    kind = kind_told(model)
+    return kind is not None and not isinstance(kind, Classes)
+
+
+def condition_for(model: Any, path: Path | None) -> Condition | None:
+    """What a file holds for ``model``, of N images; None for a model that is not told more than a class.
+
+    Raises:
+        ValueError: the file holds what the model is not told; there is none, and the model is told something.
+    """
+    if not is_told_more(model):
+        if path is not None:
+            why = "is told nothing but the image" if kind_told(model) is None else "is told a class, which --labels say"
+            raise ValueError(f"condition: expected none, since the model {why}, got {path}")
+        return None
+    if path is None:
+        what = conditions.described(kind_told(model))  # type: ignore[arg-type]
+        raise ValueError(f"condition: expected an .npy or .npz of {what}, which the model is told, got none")
+    found = read_condition(path)
+    try:
+        return conditions.as_condition(found, len(conditions.tensors_of(found)[0]), kind_told(model))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def in_turn(condition: Condition, n: int) -> Condition:
+    """Those of ``n`` images: as they are, and again from the first where there are fewer."""
+    return conditions.select(condition, torch.arange(n) % len(conditions.tensors_of(condition)[0]))
+
+
+def as_arrays(condition: Condition) -> dict[str, Any]:
+    """As ``read_condition`` and data sets read it from an .npz."""
+    if not isinstance(condition, dict):
+        return {"condition": condition.numpy()}
+    return {f"condition_{name}": part.numpy() for name, part in condition.items()}
