@@ -4,18 +4,19 @@ import json
 import re
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from commands import said
 from fastgen import models
 from fastgen.cli import main
+from fastgen.commands import dry_run
 from fastgen.commands.command_line import command_line
 from fastgen.commands.constructor_options import options_of_model
 from fastgen.commands.model_options import MODELS, options_class
 from fastgen.commands.train_options import Train
-from fastgen.training import Run, load_model
+from fastgen.training import Objective, Run, load_model
 from pixel_means import PixelMeans
 
 for package in ("tyro", "tqdm", "safetensors", "sklearn", "PIL"):
@@ -104,6 +105,25 @@ def test_the_paper_of_runs_from_when_it_set_nothing(tmp_path: Path, capsys: pyte
     assert f"pixelcnn, {weights:,} parameters" in out
     assert "20 epochs of 22 batches of 64" in out
     assert "adamw, lr 0.001, constant" in out
+
+
+def test_how_long_the_small_recipe_takes_is_of_what_the_model_minimises(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Offering(PixelMeans):
+        """Offers its objective."""
+
+        made: ClassVar[list[int]] = []
+
+        def objective(self) -> Objective:
+            self.made.append(self.rank)
+            return Objective(self)
+
+    monkeypatch.setitem(models.NAMES, "pixel-means", Offering)
+    monkeypatch.setattr(dry_run, "LONG", 0)
+    out = said(capsys, "train", "pixel-means", "--limit", "60", "--rank", "3", "--dry-run")
+    assert "; --recipe small is another model, for " in out
+    assert Offering.made == [3, 5]
 
 
 def test_a_recipe_that_a_model_has_not(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,9 @@ from torch import Tensor
 from .._console import duration, several
 from ..conditions import described, kind_of_batch
 from ..data import Dataset
-from ..training import Objective, Trainer, distributed
+from ..training import Trainer, distributed
 from ..training.checks import check_batch, check_data, check_losses, check_parts
+from ..training.objective import objective_of
 from ..training.pace import measure
 from ..training.randomness import set_aside
 from .run_words import where
@@ -90,7 +91,7 @@ def estimate(name: str, options: Train, trainer: Trainer, train: Dataset, held_o
     with set_aside(options.seed, trainer.device):  # the run's own random numbers are left as they are
         try:
             check_parts(small)
-            trial = Objective(small.build(name, train).to(trainer.device))
+            trial = objective_of(small.build(name, train).to(trainer.device))
         except ValueError:  # other options that were given do not go with its sizes
             return said
         each = sum(measure(trial, small, trainer.device, train).epoch(len(train), len(held_out)))

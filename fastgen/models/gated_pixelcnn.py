@@ -33,7 +33,7 @@ class GatedPixelCNN(AutoregressiveModel):
         levels: values of a pixel; 2 gives a Bernoulli, more a Categorical distribution.
         channels: width p of each stack, a multiple of the colours; the gates read 2p.
         layers: gated layers after the first, 7-wide one.
-        kernel_size: of these layers, odd.
+        kernel_size: of the gated layers, odd.
         classes: number of classes, or None for an unconditional model.
         image_size: what ``sample`` draws by default: one size, (H, W) or None.
     """

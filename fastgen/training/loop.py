@@ -26,7 +26,7 @@ from .checks import check_batch, check_data, check_parts
 from .ema import EMA
 from .evaluation import Evaluation, evaluate, measure_set
 from .loss_monitor import LossMonitor
-from .objective import Objective
+from .objective import Objective, objective_of
 from .player_optimizer import PlayerOptimizer
 from .recipe import Recipe
 from .run import Record, Run
@@ -57,7 +57,7 @@ class Trainer:
         self.model = model.to(memory_format=torch.channels_last) if recipe.channels_last else model
         self.recipe = recipe
         self.run = run
-        self.objective = objective or (model.objective() if hasattr(model, "objective") else Objective(model))
+        self.objective = objective or objective_of(model)
         self.position = Position()
         self.average = EMA(model) if recipe.ema else None
         self.players = PlayerOptimizer.all(self.objective, recipe, self.device)

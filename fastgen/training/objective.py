@@ -116,3 +116,8 @@ class Objective:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what ``check_state`` took."""
+
+
+def objective_of(model: Any) -> Objective:
+    """What ``model`` offers by ``objective()``, or else its ``losses``."""
+    return model.objective() if hasattr(model, "objective") else Objective(model)
