@@ -114,22 +114,28 @@ class Evaluation:
         return ", ".join(said)
 
 
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """``model`` in eval mode; then every module in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 def measure_set(measure: Callable[[], dict[str, float]], model: Any, seed: int) -> dict[str, float]:
     """What ``measure()`` finds in the first process, in eval mode and with random numbers from ``seed``, for all.
 
     Raises:
         ValueError: that is no number by name.
     """
-    device, modes = next(model.parameters()).device, {module: module.training for module in model.modules()}
     found: dict[str, float] = {}
     if distributed.rank() == 0:
-        model.eval()
-        try:
-            with torch.no_grad(), set_aside(seed, device):
-                found = {name: check_number(f"measure_set: {name}", number) for name, number in measure().items()}
-        finally:
-            for module, training in modes.items():
-                module.training = training
+        with _evaluating(model), torch.no_grad(), set_aside(seed, next(model.parameters()).device):
+            found = {name: check_number(f"measure_set: {name}", number) for name, number in measure().items()}
     return distributed.gather(found)[0]
 
 
@@ -188,19 +194,13 @@ def evaluate(
         raise TypeError(f"measures: expected a function of values and condition, got {describe(measures)}")
     device = next(model.parameters()).device
     order = np.arange(len(dataset))[distributed.rank() :: distributed.size()]
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     parts: list[dict[str, Tensor]] = []
-    try:
-        with set_aside(distributed.seed_of(seed), device), _bar(title, len(order)) as advance:
-            for values, condition in dataset.told_to(kind_told(model)).batches(batch_size, device, order):
-                found = measures(values, condition)
-                check_measures(found, len(values))
-                parts.append({name: numbers.double().cpu() for name, numbers in found.items()})
-                advance(len(values))
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with _evaluating(model), set_aside(distributed.seed_of(seed), device), _bar(title, len(order)) as advance:
+        for values, condition in dataset.told_to(kind_told(model)).batches(batch_size, device, order):
+            found = measures(values, condition)
+            check_measures(found, len(values))
+            parts.append({name: numbers.double().cpu() for name, numbers in found.items()})
+            advance(len(values))
     every = [part for process in distributed.gather(parts) for part in process]
     numbers = {name: torch.cat([part[name] for part in every]) for name in every[0]}
     means = {name: column.mean().item() for name, column in numbers.items()}

@@ -24,7 +24,10 @@ def resume(trainer: Trainer, run: Run, name: str) -> None:
     distributed.first_only(lambda: checkpoint.mend(run.checkpoints))
     loaded = checkpoint.load(run.checkpoints, name, with_state=True)
     if loaded.state.get("version") != STATE:
-        raise CheckpointError(f"{loaded.path}: written by a version of fastgen that kept other state")
+        raise CheckpointError(
+            f"{loaded.path}: written by a version of fastgen that kept other state; its weights can be used as "
+            f"they are, and be trained on in another run: fastgen train MODEL --init-from {run.folder}"
+        )
     try:
         players = _checked(trainer, loaded)
         process = loaded.state["processes"][distributed.rank()]
