@@ -3,6 +3,7 @@
 import gzip
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,19 @@ def test_missing_files_say_where_and_how(tmp_path: Path, monkeypatch: pytest.Mon
         load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="split: expected train, test for digits, got 'valid'"):
         load("digits", split="valid")
+
+
+def test_balanced() -> None:
+    data = load("digits")
+    some = data.balanced(25, seed=0)
+    counts = torch.bincount(some.labels)
+    assert sorted(set(counts.tolist())) == [2, 3]
+    assert torch.equal(some.values, data.balanced(25, seed=0).values)
+    assert not torch.equal(some.values, data.balanced(25, seed=1).values)
+    with pytest.raises(ValueError, match=r"n: expected 10 to \d+, the classes and images there are, got 9"):
+        data.balanced(9)
+    with pytest.raises(ValueError, match="digits: expected images with labels, got some without"):
+        replace(data, labels=None, classes=None, class_names=None).balanced(25)
 
 
 def test_quantise_and_subset(rng: np.random.Generator) -> None:

@@ -172,16 +172,6 @@ def test_a_vae_is_resumed_with_its_sizes(vae: Path, tmp_path: Path) -> None:
     assert load_model(run, "last").hidden == (16, 8)
 
 
-def test_labels_are_of_all_classes_alike(tmp_path: Path) -> None:
-    options = pytest.importorskip("fastgen.commands.classifier_options")
-    data = load("digits")
-    some = options.balanced(data, 25, seed=0)
-    counts = torch.bincount(some.labels)
-    assert sorted(set(counts.tolist())) == [2, 3]
-    assert torch.equal(some.values, options.balanced(data, 25, seed=0).values)
-    assert not torch.equal(some.values, options.balanced(data, 25, seed=1).values)
-
-
 def test_mistakes(vae: Path, autoencoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "what: expected reconstructions, traversals, " in refused(capsys, "explore", autoencoder, "samples")
     assert "n: expected 1 or more, got 0" in refused(capsys, "explore", vae, "--n", 0)

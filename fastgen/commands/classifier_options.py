@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
 from .. import models
@@ -46,7 +45,12 @@ class TrainClassifier(Train):
         train, held_out = super().load_data()
         if train.labels is None or train.classes is None:
             raise ValueError(f"data: expected data with labels, got {train.name}, which has none")
-        return train if self.labels is None else balanced(train, self.labels, self.seed), held_out
+        if self.labels is None:
+            return train, held_out
+        try:
+            return train.balanced(self.labels, self.seed), held_out
+        except ValueError as error:  # of its n
+            raise ValueError(f"labels{str(error).removeprefix('n')}") from error
 
     def build(self, name: str, data: Dataset) -> Any:
         if self.source is None:
@@ -57,21 +61,3 @@ class TrainClassifier(Train):
         source = load_model(self.source)
         classifier = models.Classifier.from_encoder(source, data.classes or 0, self.model_config(data)["frozen"])
         return models.build(name, **classifier.config) if self.scratch else classifier
-
-
-def balanced(data: Dataset, n: int, seed: int) -> Dataset:
-    """``n`` images, as many of each class as can be, drawn without replacement; the same ones for the same seed.
-
-    Raises:
-        ValueError: there are fewer images, or fewer wanted than classes.
-    """
-    assert data.labels is not None
-    classes = data.labels.unique()
-    if not len(classes) <= n <= len(data):
-        raise ValueError(f"labels: expected {len(classes)} to {len(data)}, the classes and images there are, got {n}")
-    order = np.random.default_rng(seed).permutation(len(data))
-    labels = data.labels.numpy()[order]
-    turn = np.zeros(len(data), dtype=np.int64)  # how many of its class come before an image
-    for label in classes.tolist():
-        turn[labels == label] = np.arange((labels == label).sum())
-    return data.pick(order[np.argsort(turn, kind="stable")[:n]])

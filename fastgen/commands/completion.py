@@ -19,7 +19,7 @@ DRAWN = 64
 HALVES = ("top-half", "bottom-half", "left-half", "right-half")
 
 
-class Given(NamedTuple):
+class Partial(NamedTuple):
     """Images to complete: values (N, C, H, W); mask, true where they are given; what the model is told beside them, if
     that is known; whole if the rest is known too.
     """
@@ -30,7 +30,7 @@ class Given(NamedTuple):
     whole: bool
 
 
-def images_to_complete(options: Any, model: Any, shape: tuple[int, int, int]) -> Given:
+def images_to_complete(options: Any, model: Any, shape: tuple[int, int, int]) -> Partial:
     """What ``--complete`` says, of a model's images (C, H, W); ``options``: of ``fastgen sample``."""
     if options.complete in HALVES:
         images = load_images(Run(options.run), data=options.data, root=options.data_root, own=True)
@@ -51,7 +51,7 @@ def images_to_complete(options: Any, model: Any, shape: tuple[int, int, int]) ->
         mask[..., rows, columns] = True
         kind = kind_told(model)
         told = None if kind is None else images.told_to(kind).told
-        return Given(images.values, mask, told, whole=True)
+        return Partial(images.values, mask, told, whole=True)
     path = Path(str(options.complete))
     if path.suffix != ".npz":
         raise ValueError(f"complete: expected {', '.join(HALVES)} or an .npz, got {path}")
@@ -64,7 +64,7 @@ def images_to_complete(options: Any, model: Any, shape: tuple[int, int, int]) ->
     known, mask = torch.from_numpy(arrays["known"].astype(np.int64)), torch.from_numpy(arrays["known_mask"])
     size = (len(known) if known.dim() == 4 else options.n or DRAWN, *shape)
     try:
-        return Given(known.expand(size), mask.expand(size), None, whole=False)
+        return Partial(known.expand(size), mask.expand(size), None, whole=False)
     except RuntimeError as error:
         got = f"{tuple(known.shape)} and {tuple(mask.shape)}"
         raise ValueError(f"{path}: expected known and known_mask that fit images {size}, got {got}") from error

@@ -12,7 +12,7 @@ from .command_line import command_line
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class ReportOptions:
     """Write one page about a run: curves, samples, timings and options. It needs no server and fetches nothing."""
 
     run: tyro.conf.Positional[Path]
@@ -23,7 +23,7 @@ class Report:
 
 def main(arguments: list[str]) -> str:
     """Write the page as the arguments say."""
-    options = parse(Report, "report", arguments)
+    options = parse(ReportOptions, "report", arguments)
     page = report_page.write(Run(options.run), command_line(Run(options.run)))
     out = options.run / "report.html" if options.out is None else options.out
     check_can_write("out", out, (".html", ".htm"))

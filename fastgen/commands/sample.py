@@ -27,7 +27,7 @@ from ..pictures.sheet import Names, class_words, of_classes, sheet
 from ..sampling import Sampler
 from ..training import Run, load_model
 from . import check_seed, parse, pick_device
-from .completion import DRAWN, HALVES, Given, images_to_complete
+from .completion import DRAWN, HALVES, Partial, images_to_complete
 from .condition_file import as_arrays, condition_for, in_turn, is_told_more
 from .image_folder import ImageFolder
 from .images import class_names
@@ -128,7 +128,12 @@ def main(arguments: list[str]) -> str:
 
 
 def _picture(
-    values: Tensor, model: Any, options: Sample, labels: Tensor | None, names: list[str] | None, given: Given | None
+    values: Tensor,
+    model: Any,
+    options: Sample,
+    labels: Tensor | None,
+    names: list[str] | None,
+    given: Partial | None,
 ) -> np.ndarray:
     """All images, and where some were given, these above them."""
     n, of = len(values), called(Run(options.run), options.checkpoint)
@@ -172,7 +177,7 @@ def _save_npz(
 
 
 def _told(
-    options: Sample, model: Any, names: list[str] | None, given: Given | None
+    options: Sample, model: Any, names: list[str] | None, given: Partial | None
 ) -> tuple[int, Tensor | None, Condition | None]:
     """How many images, and the labels or the condition of each, if any: those asked for, else of the images given."""
     own = None if given is None else given.told
@@ -201,7 +206,7 @@ def _labels(wanted: tuple[str, ...], n: int, classes: int | None, names: list[st
 
 
 def _way(
-    model: Any, shape: tuple[int, int, int], options: Sample, told: dict[str, Any], given: Given | None
+    model: Any, shape: tuple[int, int, int], options: Sample, told: dict[str, Any], given: Partial | None
 ) -> tuple[Callable[[int, int], Tensor], str]:
     """(first, n) → images ``first`` to ``first + BATCH`` of ``n``, and how they are drawn."""
     if isinstance(model, AutoregressiveModel):
@@ -228,7 +233,7 @@ def _of(part: slice, told: dict[str, Any]) -> dict[str, Any]:
     return {name: select(each, part) for name, each in told.items()}
 
 
-def _draw(sampler: Sampler, options: Sample, first: int, n: int, told: dict[str, Any], given: Given | None) -> Tensor:
+def _draw(sampler: Sampler, options: Sample, first: int, n: int, told: dict[str, Any], given: Partial | None) -> Tensor:
     """Images ``first`` to ``first + BATCH`` of ``n``."""
     part = slice(first, min(first + BATCH, n))
     with require("tqdm").tqdm(total=sampler.shape[1], desc="rows", leave=False, disable=None) as bar:

@@ -144,6 +144,25 @@ class Dataset:
             raise ValueError(f"n: expected 1 or more images, got {n}")
         return self if n >= len(self) else self._draw(_permutation(len(self), seed)[:n])
 
+    def balanced(self, n: int, seed: int = 0) -> "Dataset":
+        """``n`` images, as many of each class as can be, drawn without replacement; the same ones for the same seed.
+
+        Raises:
+            ValueError: there are no labels, fewer images, or fewer wanted than classes.
+        """
+        n, seed = check_integer("n", n), check_integer("seed", seed, 0, 2**64 - 1)
+        if self.labels is None:
+            raise ValueError(f"{self.name}: expected images with labels, got some without")
+        classes = self.labels.unique()
+        if not len(classes) <= n <= len(self):
+            raise ValueError(f"n: expected {len(classes)} to {len(self)}, the classes and images there are, got {n}")
+        order = np.random.default_rng(seed).permutation(len(self))
+        labels = self.labels.numpy()[order]
+        turn = np.zeros(len(self), dtype=np.int64)  # how many of its class come before an image
+        for label in classes.tolist():
+            turn[labels == label] = np.arange((labels == label).sum())
+        return self.pick(order[np.argsort(turn, kind="stable")[:n]])
+
     def hold_out(self, fraction: float = 0.1, seed: int = 0) -> tuple["Dataset", "Dataset"]:
         """Split into (rest, held out), the same way each time; at least one image goes to each side.
 
