@@ -36,7 +36,7 @@ def test_defaults_fit_every_data_set(
     kind, data = MODELS[name], load_for_training(str(tmp_path / "colours.npz"))[0]
     command = ["train", name, "--data", tmp_path / "colours.npz", "--dry-run", "--batch-size", 1]
     command += [] if recipe is None else ["--recipe", recipe]
-    command += ["--layers", 1] if (name, recipe) == ("gated-pixelcnn", "paper") else []  # 177 million weights
+    command += ["--layers", 1] if (name, recipe) == ("gated-pixelcnn", "paper") else []  # 134 million weights
     out = said(capsys, *command)
     assert "nothing was written" in out
     if "pixelcnn" in name:
