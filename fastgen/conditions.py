@@ -89,6 +89,14 @@ Kind = Classes | Vector | FeatureMap
 Kinds = Kind | dict[str, Kind]
 
 
+def kind_said(model: Any) -> Kinds | None:
+    """What a model says that it is told: its ``condition_kind``, or one of its ``classes``; None if it says nothing."""
+    own, classes = getattr(model, "condition_kind", None), getattr(model, "classes", None)
+    if own is None and isinstance(classes, int | np.integer):
+        return Classes(int(classes))
+    return own
+
+
 def kind_of(example: Any, name: str = "condition") -> Kinds:
     """The kind of a condition, by one example of it, without the dimension of a batch.
 

@@ -1,7 +1,6 @@
 """Commands on a model that is told something other than a class: trained, resumed, evaluated, drawn from a file."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ from torch import Tensor, nn
 
 from commands import refused, said
 from fastgen import models
-from fastgen.commands.model_options import MODELS
-from fastgen.commands.train_options import Train
 from fastgen.conditions import FeatureMap, Kinds, Vector, tensors_of
 from fastgen.models import Model
 from fastgen.training import checkpoint
@@ -60,20 +57,10 @@ class Told(Model):
         return self.logits(code).view(n, self.levels, self.in_channels, *self.sides)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainTold(Train):
-    """Options of it."""
-
-    parts: int = 1
-    """Parts that it is told."""
-
-
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model is one of those that the command line has."""
     monkeypatch.setitem(models.NAMES, "told", Told)
-    if "told" not in MODELS:
-        monkeypatch.setitem(MODELS, "told", TrainTold)
 
 
 N, RNG = 40, np.random.default_rng(0)

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import tiny
-from fastgen.conditions import Classes, Vector
+from fastgen.conditions import Classes, Vector, kind_said
 from fastgen.data import Dataset
 from fastgen.training import NonFiniteError, Trainer, batch, evaluate, pace
-from fastgen.training.checks import check_batch, kind_told
+from fastgen.training.checks import check_batch
 from trainers import RECIPE, assert_same, lines, new_run, trainer
 
 pytest.importorskip("safetensors", reason="safetensors comes with fastgen[train]")
@@ -98,7 +98,7 @@ class Both(tiny.Tiny):
 
 def test_a_class_is_told_by_labels_beside_a_condition() -> None:
     data = dataclasses.replace(tiny.told("text"), labels=torch.arange(40) % 3, classes=3)
-    assert kind_told(Both()) == Classes(3)
+    assert kind_said(Both()) == Classes(3)
     trained = trainer(recipe=SHORT, kind=Both)
     trained.fit(data, data)
     assert evaluate(trained.model, data).images == 40
@@ -106,7 +106,7 @@ def test_a_class_is_told_by_labels_beside_a_condition() -> None:
 
 
 def test_a_model_that_is_told_nothing_does_not_look() -> None:
-    assert kind_told(tiny.Tiny()) is None
+    assert kind_said(tiny.Tiny()) is None
     trained = trainer(recipe=SHORT)
     trained.fit(tiny.told("text"), tiny.told(*EVERY))
     same = trainer(recipe=SHORT)

@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..conditions import Condition
+from ..conditions import Condition, kind_said
 from ..data.formats import read_npz
 from ..training import Run
-from ..training.checks import kind_told
 from .images import load_images, say_notes
 
 DRAWN = 64
@@ -49,7 +48,7 @@ def images_to_complete(options: Any, model: Any, shape: tuple[int, int, int]) ->
         mask = torch.zeros(images.values.shape, dtype=torch.bool)
         rows, columns = parts[options.complete]
         mask[..., rows, columns] = True
-        kind = kind_told(model)
+        kind = kind_said(model)
         told = None if kind is None else images.told_to(kind).told
         return Partial(images.values, mask, told, whole=True)
     path = Path(str(options.complete))

@@ -6,14 +6,13 @@ from typing import Any
 import torch
 
 from .. import conditions
-from ..conditions import Classes, Condition
+from ..conditions import Classes, Condition, kind_said
 from ..data.array_conditions import read_condition
-from ..training.checks import kind_told
 
 
 def is_told_more(model: Any) -> bool:
     """Whether a model is told something, and not a class alone."""
-    kind = kind_told(model)
+    kind = kind_said(model)
     return kind is not None and not isinstance(kind, Classes)
 
 
@@ -25,15 +24,15 @@ def condition_for(model: Any, path: Path | None) -> Condition | None:
     """
     if not is_told_more(model):
         if path is not None:
-            why = "is told nothing but the image" if kind_told(model) is None else "is told a class, which --labels say"
+            why = "is told nothing but the image" if kind_said(model) is None else "is told a class, which --labels say"
             raise ValueError(f"condition: expected none, since the model {why}, got {path}")
         return None
     if path is None:
-        what = conditions.described(kind_told(model))  # type: ignore[arg-type]
+        what = conditions.described(kind_said(model))  # type: ignore[arg-type]
         raise ValueError(f"condition: expected an .npy or .npz of {what}, which the model is told, got none")
     found = read_condition(path)
     try:
-        return conditions.as_condition(found, len(conditions.tensors_of(found)[0]), kind_told(model))
+        return conditions.as_condition(found, len(conditions.tensors_of(found)[0]), kind_said(model))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 

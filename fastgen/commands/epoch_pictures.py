@@ -7,12 +7,11 @@ import torch
 
 from .. import conditions, pictures
 from .._console import several
-from ..conditions import Classes
+from ..conditions import Classes, kind_said
 from ..data import Dataset
 from ..pictures import chart, columns_in_turn
 from ..pictures.sheet import class_words, of_classes, sheet
 from ..training import Run
-from ..training.checks import kind_told
 from .run_words import data_of, name_of
 
 
@@ -26,7 +25,7 @@ def draw_epoch(model: Any, held_out: Dataset, n: int, seed: int, of: str) -> np.
         seed: of the samples.
         of: the model, its data and the epoch, in words.
     """
-    kind, device = kind_told(model), next(model.parameters()).device
+    kind, device = kind_said(model), next(model.parameters()).device
     classes = kind.count if isinstance(kind, Classes) else None
     columns = columns_in_turn(n, classes) if classes is not None and classes <= 16 else None
     n = n if columns is None else -(-n // columns) * columns

@@ -6,16 +6,10 @@ import torch
 from torch import Tensor
 
 from .._checks import check_instance
-from ..conditions import Classes, Kinds, as_condition, described, kind_of_batch
+from ..conditions import Classes, as_condition, described, kind_of_batch, kind_said
 from ..data import Dataset
 from . import distributed
 from .recipe import Recipe
-
-
-def kind_told(model: Any) -> Kinds | None:
-    """What a model is told beside the image: its ``condition_kind``, or one of its ``classes``; None for neither."""
-    classes = getattr(model, "classes", None)
-    return getattr(model, "condition_kind", None if classes is None else Classes(classes))
 
 
 def check_data(model: Any, data: Dataset, name: str) -> Dataset:
@@ -37,7 +31,7 @@ def check_data(model: Any, data: Dataset, name: str) -> Dataset:
             f"{name}: expected images of {levels} levels, integers in [0, {levels}), which the model reads,"
             f" got {data.name}, of {data.levels} levels{hint}"
         )
-    data = data.told_to(kind_told(model))
+    data = data.told_to(kind_said(model))
     _check_images(model, data.values[:1], name)
     _check_told(model, data.told, len(data), name)
     return data
@@ -62,7 +56,7 @@ def _check_images(model: Any, values: Tensor, name: str) -> None:
 
 
 def _check_told(model: Any, condition: Any, n: int, name: str) -> None:
-    kind = kind_told(model)
+    kind = kind_said(model)
     if kind is None:
         return
     if isinstance(kind, Classes):

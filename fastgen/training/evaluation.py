@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from .. import measures as meanings
 from .._checks import check_instance, check_integer, check_number, describe
 from .._extras import require
+from ..conditions import kind_said
 from ..data import Dataset
 from ..measures import Measure, plus_minus
 from . import distributed
-from .checks import kind_told
 from .randomness import set_aside
 
 Measures = Callable[[Tensor, Any], dict[str, Tensor]]
@@ -196,7 +196,7 @@ def evaluate(
     order = np.arange(len(dataset))[distributed.rank() :: distributed.size()]
     parts: list[dict[str, Tensor]] = []
     with _evaluating(model), set_aside(distributed.seed_of(seed), device), _bar(title, len(order)) as advance:
-        for values, condition in dataset.told_to(kind_told(model)).batches(batch_size, device, order):
+        for values, condition in dataset.told_to(kind_said(model)).batches(batch_size, device, order):
             found = measures(values, condition)
             check_measures(found, len(values))
             parts.append({name: numbers.double().cpu() for name, numbers in found.items()})
