@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from commands import refused, said
 from fastgen import models
 from fastgen.conditions import FeatureMap, Kinds, Vector, tensors_of
-from fastgen.models import Model
-from fastgen.training import checkpoint
+from fastgen.data import load
+from fastgen.models import AutoregressiveModel, Model
+from fastgen.nn import MaskedConv2d
+from fastgen.sampling import NaiveSampler
+from fastgen.training import checkpoint, load_model
 
 for package in ("tyro", "tqdm", "safetensors", "PIL"):
     pytest.importorskip(package, reason=f"{package} comes with fastgen[train]")
@@ -29,8 +32,6 @@ class Told(Model):
         parts: 1 for a vector, 2 for a vector and a map, by name.
         image_size: one size or (H, W).
     """
-
-    recipes: dict[str, dict[str, Any]] = {"paper": {}, "small": {}}  # noqa: RUF012
 
     def __init__(
         self, in_channels: int = 1, levels: int = 2, parts: int = 1, image_size: int | tuple[int, int] = 4
@@ -57,10 +58,37 @@ class Told(Model):
         return self.logits(code).view(n, self.levels, self.in_channels, *self.sides)
 
 
+class Pixels(AutoregressiveModel):
+    """Pixels from those before them and from a vector.
+
+    Args:
+        in_channels: colours of an image.
+        levels: values of a pixel.
+        image_size: one size, (H, W) or None.
+    """
+
+    condition_kind = Vector(3)
+
+    def __init__(self, in_channels: int = 1, levels: int = 2, image_size: int | tuple[int, int] | None = 4) -> None:
+        super().__init__(in_channels, levels, None, image_size)
+        self.before = MaskedConv2d(in_channels, 2, 3, "A", activation="relu")
+        self.text = nn.Linear(3, 16)
+        self.output = MaskedConv2d(18, self.distribution.param_channels(in_channels), 1, "B")
+
+    def forward(self, x: Tensor, condition: Any = None) -> Tensor:
+        text = self.text(self.check_condition(x.shape[0], condition))
+        return self.output(torch.cat([self.before(x), text.view(-1, 1, 4, 4).expand(-1, 16, -1, -1)], dim=1))
+
+    def losses(self, values: Tensor, condition: Any = None, progress: float = 1.0) -> dict[str, Tensor]:
+        params = self(self.to_input(values), condition)
+        return {"nats": -self.distribution.log_prob(params, values).sum(dim=(1, 2, 3))}
+
+
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model is one of those that the command line has."""
+    """The models are two of those that the command line has."""
     monkeypatch.setitem(models.NAMES, "told", Told)
+    monkeypatch.setitem(models.NAMES, "told-pixels", Pixels)
 
 
 N, RNG = 40, np.random.default_rng(0)
@@ -109,6 +137,23 @@ def test_a_run_from_training_to_drawing(tmp_path: Path, capsys: pytest.CaptureFi
     assert len(list((tmp_path / "single").glob("*.png"))) == 7
 
 
+def test_a_compiled_sampler_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data, run, npz = saved(tmp_path, condition=TEXT), tmp_path / "run", tmp_path / "s.npz"
+    said(capsys, "train", "told-pixels", "--data", data, *SHORT, "--epochs", 3, "--run", run)
+    assert json.loads(said(capsys, "evaluate", run, "--json"))["nats"] < 8
+    np.save(tmp_path / "told.npy", TEXT[:3])
+    draw = ["sample", run, "--out", tmp_path / "s.png", "--npz", npz, "--seed", 5]
+    said(capsys, *draw, "--condition", tmp_path / "told.npy", "--n", 4)
+    wanted = torch.from_numpy(TEXT[[0, 1, 2, 0]])
+    naive = NaiveSampler(load_model(run), (1, 4, 4)).sample(seed=5, condition=wanted)
+    assert (drawn(npz)["x"] == naive.numpy()).all()
+    assert (drawn(npz)["condition"] == wanted.numpy()).all()
+    said(capsys, *draw, "--complete", "top-half", "--n", 2)
+    held_out = load(data, split="test").subset(2, 5)
+    assert (drawn(npz)["x"][:, :, :2] == held_out.values[:, :, :2].numpy()).all()
+    assert (drawn(npz)["condition"] == held_out.condition.numpy()).all(), "told what they were"
+
+
 def test_what_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run, command = tmp_path / "run", ["train", "told", *SHORT, "--epochs", 1, "--data"]
     message = refused(capsys, *command, saved(tmp_path, y=np.arange(N) % 2), "--run", run)
@@ -126,6 +171,7 @@ def test_what_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture) 
     message = refused(capsys, "train", "told", "--run", run, "--resume", "--epochs", 2)
     assert "data: expected the condition of each image that the run in " in message
 
+    assert "a model that is told nothing, or a class, got Told, which is told more" in refused(capsys, "explore", run)
     draw = ["sample", run, "--out", tmp_path / "s.png"]
     assert "expected an .npy or .npz of floating point (N, 3), which the model is told, got none" in refused(
         capsys, *draw

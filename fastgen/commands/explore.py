@@ -20,6 +20,7 @@ from ..pictures.sheet import class_words
 from ..training import Run, load_model
 from . import check_seed, parse, pick_device
 from .beside import fitted_pca
+from .condition_file import is_told_more
 from .images import class_names, load_images, say_notes
 from .run_words import called
 
@@ -86,6 +87,9 @@ def main(arguments: list[str]) -> str:
         if getattr(options, name) < 1:
             raise ValueError(f"{name}: expected 1 or more, got {getattr(options, name)}")
     model = load_model(options.run, options.checkpoint, pick_device(options.device))
+    if is_told_more(model):
+        got = f"{type(model).__name__}, which is told more: fastgen sample --condition draws from it"
+        raise ValueError(f"run: expected a model that is told nothing, or a class, got {got}")
     able = [kind for kind, needs in NEEDS.items() if all(hasattr(model, need) for need in needs)]
     for kind in options.what:
         if kind not in able:
