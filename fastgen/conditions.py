@@ -196,7 +196,7 @@ def described(kind: Kinds) -> str:
 
 
 def told(labels: Any, condition: Any, kind: Kinds | None) -> tuple[str, Any]:
-    """The one of both that was given, and its name; ``labels`` is what a condition of ``kind`` labels is called, too.
+    """What was given of ``labels``, the everyday form of a condition that is a class, and ``condition``; and its name.
 
     Raises:
         ValueError: both were given, or labels of what takes another kind.
@@ -273,7 +273,7 @@ def _part_of(example: Any, name: str) -> Kind:
         if tensor.dtype == torch.bool or shape:
             raise ValueError(f"{name}: expected an integer () as the example of a label, got {describe(example)}")
         return Classes()
-    if len(shape) not in (1, 3):
+    if len(shape) not in (1, 3) or 0 in shape:
         raise ValueError(f"{name}: expected one example, (D,) or (C', H', W') without a batch's dimension, got {shape}")
     return Vector(*shape) if len(shape) == 1 else FeatureMap(*shape)
 

@@ -35,9 +35,9 @@ def of(model: Any) -> dict[str, Measure]:
     return {"nats": UNDECLARED, **getattr(model, "measures", {})}
 
 
-def law(given: bool, of_what: str = "x") -> str:
-    """−log p(x), or −log p(x | y) of a model that is told the labels."""
-    return f"−log p({of_what} | y), labels given" if given else f"−log p({of_what})"
+def law(given: bool, of_what: str = "x", what: str = "labels") -> str:
+    """−log p(x), or −log p(x | y) of a model that is told the labels, and −log p(x | c) of one told other things."""
+    return f"−log p({of_what} | {'y' if what == 'labels' else 'c'}), {what} given" if given else f"−log p({of_what})"
 
 
 def words(measures: dict[str, Measure]) -> dict[str, str]:

@@ -99,6 +99,7 @@ def test_what_does_not_fit_is_named(given: object, kind: object, error: type[Exc
     [
         (LABELS, ValueError, r"condition: expected an integer \(\) as the example of a label, got a tensor \(3,\)"),
         (torch.tensor(True), ValueError, "condition: expected an integer"),
+        (VECTOR[0, :0], ValueError, r"condition: expected one example, .* without a batch's dimension, got \(0,\)"),
         (VECTOR, ValueError, r"condition: expected one example, \(D,\) or \(C', H', W'\) without a batch's dimension"),
         ({"text": VECTOR}, ValueError, r"condition\['text'\]: expected one example"),
         ({}, ValueError, "condition: expected parts that have names, got an empty dict"),

@@ -14,10 +14,12 @@ from fastgen.models import VAE, Autoencoder, Classifier, GatedPixelCNN, PixelCNN
 from fastgen.models.likelihoods import likelihood
 from fastgen.nn import MaskedConv2d
 from fastgen.training import Recipe, Trainer, evaluate
+from foreign_conditions import SHAPE, VectorModel
 from malformed import assert_clear, sweep
 
 VALUES = torch.arange(48).view(3, 1, 4, 4) % 3
 LABELS = torch.tensor([0, 1, 0])
+VECTOR = torch.randn(3, 5)
 SIZES = {"in_channels": 1, "levels": 3, "image_size": 4}
 LATENT = {"latent": 2, "hidden": (4,), "channels": (2,), "activation": "relu"}
 OTHER_NAMES = ("some", "likelihood")  # a data set's messages begin with its name
@@ -146,6 +148,11 @@ def of_sampling() -> list[tuple[Callable[..., Any], dict[str, Any]]]:
         (lambda **given: labelled.sample(**given), {"uniforms": torch.rand(3, 1, 4, 4), **how}),
         (labelled.forced, {"values": VALUES, "labels": LABELS}),
         (lambda **given: sampling.verify(labelled, **given), {"n": 2, "seed": 0, "labels": LABELS[:2]}),
+    ]
+    told = sampling.NaiveSampler(VectorModel(), SHAPE, distributions.Bernoulli(), "[0, 1]", condition=VECTOR[0])
+    found += [
+        (told.forward, {"values": torch.zeros(3, *SHAPE, dtype=torch.int64), "condition": VECTOR}),
+        (lambda condition: told.stream(3, condition=condition), {"condition": VECTOR}),
     ]
     for kind in (sampling.compile, sampling.NaiveSampler):
         found.append((lambda kind=kind, **given: kind(model, **given), named))

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from .._checks import check_dense, check_device, check_number, check_pair, check_values
-from ..conditions import Labels, as_labels
+from ..conditions import AnyCondition, Classes, Labels, arguments, told
 from ..distributions import Bernoulli, Categorical
 from ..measures import Measure, law
 from ..sampling import Sampler
@@ -23,7 +23,9 @@ from .model import Model
 class AutoregressiveModel(Model):
     """Base of models whose parameters for a value depend on earlier values only.
 
-    A model defines ``forward(x, labels=None)`` → parameters (N, P, H, W).
+    A model defines ``forward(x)`` → parameters (N, P, H, W). One that is told a class, or what it says by
+    ``condition_kind``, defines ``forward(x, condition)``: labels int64 (N,), floating point (N, D) or (N, C', H', W'),
+    or a dict of these. It is trained, evaluated and sampled on them.
 
     Attributes:
         distribution: of a value: Bernoulli for 2 levels, Categorical for more.
@@ -45,25 +47,29 @@ class AutoregressiveModel(Model):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({**state, "_samplers": {}, "_lock": threading.RLock()})
 
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, condition: Any = None) -> Tensor:
         raise NotImplementedError
 
     def to_input(self, values: Tensor) -> Tensor:
         """Values as ``forward`` reads them: ``distribution.to_input``, in the dtype of the parameters."""
         return self.distribution.to_input(values).to(next(self.parameters()).dtype)
 
-    def log_prob(self, values: Tensor, labels: Labels | None = None) -> Tensor:
+    def log_prob(
+        self, values: Tensor, labels: Labels | None = None, *, condition: AnyCondition | None = None
+    ) -> Tensor:
         """Exact log-likelihood of images, by one forward.
 
         Args:
             values: integers (N, C, H, W) in [0, levels).
             labels: int64 (N,), for a model with classes.
+            condition: for any model that is told one: labels, floating point (N, D) or (N, C', H', W'), or a dict of
+                these, as ``condition_kind`` says; without N, one example for all images.
 
         Returns:
             (N,) nats, differentiable in the model's parameters.
 
         Raises:
-            ValueError: a shape, value or label does not fit.
+            ValueError: a shape, value, label or condition does not fit.
             TypeError: a dtype does not fit.
         """
         check_device("values", check_dense("values", values), "the model", next(self.parameters()))
@@ -71,23 +77,40 @@ class AutoregressiveModel(Model):
             raise ValueError(f"values: expected shape (N, {self.in_channels}, H, W), got {tuple(values.shape)}")
         self._check_pixels("values", values)
         check_values(values, self.levels)
-        if labels is not None and self.classes is not None:
-            labels = as_labels(labels, len(values), self.classes)
-        x = self.to_input(values)
-        return self.distribution.log_prob(self(x, labels), values).sum(dim=(1, 2, 3))
+        _, given = told(labels, condition, self.condition_kind)
+        given = self.check_condition(len(values), given)
+        params = self(self.to_input(values), *arguments(given))
+        return self.distribution.log_prob(params, values).sum(dim=(1, 2, 3))
 
-    def losses(self, values: Tensor, labels: Labels | None = None, progress: float = 1.0) -> dict[str, Tensor]:
-        """What training minimises: {"nats": −log_prob}, (N,) nats per example; labels count where there are classes."""
+    def losses(  # type: ignore[override]  # the base names its second argument condition
+        self,
+        values: Tensor,
+        labels: Any = None,
+        progress: float = 1.0,
+        *,
+        condition: AnyCondition | None = None,
+    ) -> dict[str, Tensor]:
+        """What training minimises: {"nats": −log_prob}, (N,) nats per example.
+
+        ``labels`` is the condition of a batch, of whatever kind; a model that is told nothing does not read it.
+        """
         check_number("progress", progress, 0, 1)
-        return {"nats": -self.log_prob(values, None if self.classes is None else labels)}
+        if labels is not None:
+            told(labels, condition, None)  # not both
+            condition = labels
+        return {"nats": -self.log_prob(values, condition=None if self.condition_kind is None else condition)}
 
     @property
     def measures(self) -> dict[str, Measure]:
-        return {"nats": Measure(f"{law(self.classes is not None)}, exact", "nats", of_values=True)}
+        kind = self.condition_kind
+        of_what = law(kind is not None, what="labels" if isinstance(kind, Classes) else "condition")
+        return {"nats": Measure(f"{of_what}, exact", "nats", of_values=True)}
 
-    def bits_per_dim(self, values: Tensor, labels: Labels | None = None) -> Tensor:
+    def bits_per_dim(
+        self, values: Tensor, labels: Labels | None = None, *, condition: AnyCondition | None = None
+    ) -> Tensor:
         """Exact negative log-likelihood, (N,) bits per value: −log_prob / (C·H·W·ln 2)."""
-        return -self.log_prob(values, labels) / (math.prod(values.shape[1:]) * math.log(2))
+        return -self.log_prob(values, labels, condition=condition) / (math.prod(values.shape[1:]) * math.log(2))
 
     def sample(
         self,
@@ -95,6 +118,7 @@ class AutoregressiveModel(Model):
         *,
         size: int | tuple[int, int] | None = None,
         labels: Labels | None = None,
+        condition: AnyCondition | None = None,
         seed: int | None = None,
         uniforms: Tensor | None = None,
         temperature: float = 1.0,
@@ -115,7 +139,7 @@ class AutoregressiveModel(Model):
                 self._samplers[size] = compile_sampler(self, (self.in_channels, *size))
             sampler = self._samplers[size]
         return sampler.sample(
-            n, seed=seed, uniforms=uniforms, temperature=temperature, labels=labels,
+            n, seed=seed, uniforms=uniforms, temperature=temperature, labels=labels, condition=condition,
             known=known, known_mask=known_mask, progress=progress,
         )  # fmt: skip
 

@@ -20,11 +20,9 @@ class NaiveSampler(Sampler):
 
     def forward(self, values: Tensor, labels: Labels | None = None, *, condition: AnyCondition | None = None) -> Tensor:
         """One full forward: parameters (N, P, H, W) for ``values``, int64 (N, C, H, W); see ``forced``."""
-        dtype, device = dtype_and_device_of(self.model)
-        x = self.to_input(values.to(device)).to(dtype)
-        _, told = self._batch(None, labels, condition, values=values)
+        values, told = self._told_images(values, labels, condition)
         with evaluated(self.model) as model:
-            return model(x, *arguments(told))
+            return model(self.to_input(values).to(dtype_and_device_of(self.model)[0]), *arguments(told))
 
     def _engine(self, n: int, condition: Condition | None) -> Engine:
         dtype, device = dtype_and_device_of(self.model)

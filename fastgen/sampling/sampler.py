@@ -197,11 +197,7 @@ class Sampler:
         Returns:
             (N, P, H, W), as ``model(to_input(values), condition)`` would be.
         """
-        self._check_shape("values", values, batched=True)
-        check_values(values, self.distribution.levels)
-        _, told = self._batch(None, labels, condition, values=values)
-        device = self._device
-        return self._see(values.to(device, torch.int64), told)
+        return self._see(*self._told_images(values, labels, condition))
 
     def _draw(
         self,
@@ -242,6 +238,15 @@ class Sampler:
         for _ in self._walk(len(values), condition, choose):
             pass
         return seen
+
+    def _told_images(
+        self, values: Tensor, labels: Labels | None, condition: AnyCondition | None
+    ) -> tuple[Tensor, Condition | None]:
+        """Given images, int64, and what the model is told of them, on its device."""
+        self._check_shape("values", values, batched=True)
+        check_values(values, self.distribution.levels)
+        _, given = self._batch(None, labels, condition, values=values)
+        return values.to(self._device, torch.int64), given
 
     def _batch(
         self, n: int | None, labels: Labels | None, condition: AnyCondition | None, **images: Tensor | None
