@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..conditions import Classes, Condition, FeatureMap, Kind, Kinds, Vector, described, kind_of
+from ..conditions import Classes, Condition, FeatureMap, Kind, Kinds, Vector, described, kind_of, kind_said
 
 
 def kind_told(model: nn.Module, example: Any = None) -> Kinds:
@@ -16,15 +16,14 @@ def kind_told(model: nn.Module, example: Any = None) -> Kinds:
         TypeError: the example is none of a condition.
         ValueError: its shape is of none, or the model says otherwise.
     """
-    own: Kinds | None = getattr(model, "condition_kind", None)
-    classes = getattr(model, "classes", None)
-    kind = Classes() if example is None else kind_of(example)
-    if own is not None:
-        if example is not None and _of_any_number(kind) != _of_any_number(own):
-            says = f"what {type(model).__name__} says that it takes, {described(own)}"
-            raise ValueError(f"condition: expected an example of {says}, got one of {described(kind)}")
-        return own
-    return Classes(classes) if kind == Classes() and isinstance(classes, int) else kind
+    said = kind_said(model)
+    kind = (said or Classes()) if example is None else kind_of(example)
+    if said is not None and _of_any_number(kind) == _of_any_number(said):
+        return said
+    if getattr(model, "condition_kind", None) is not None:
+        says = f"what {type(model).__name__} says that it takes, {described(said or kind)}"
+        raise ValueError(f"condition: expected an example of {says}, got one of {described(kind)}")
+    return kind
 
 
 def needs_condition(model: nn.Module) -> bool:
