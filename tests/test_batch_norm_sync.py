@@ -35,7 +35,8 @@ def chain(synchronised: bool) -> ConvTranspose2dChain:
     for I, O, geometry in ((5, 6, (4, 1, 0)), (6, 6, (4, 2, 1))):
         bn = (nn.SyncBatchNorm if synchronised else nn.BatchNorm2d)(O)
         layers.append(ConvTranspose2dBatchNorm.from_modules(nn.ConvTranspose2d(I, O, *geometry), bn, "tanh"))
-    return ConvTranspose2dChain(*layers, nn.ConvTranspose2d(6, 3, 4, 2, 1), nn.Tanh())
+    alone = nn.Identity()  # nothing normalises the second layer's result on its load
+    return ConvTranspose2dChain(*layers, alone, nn.ConvTranspose2d(6, 3, 4, 2, 1), nn.Tanh())
 
 
 def run(state: dict[str, Tensor], x: Tensor, upstream: Tensor, first: int, rank: int) -> list[Tensor]:

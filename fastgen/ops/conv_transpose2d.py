@@ -23,10 +23,8 @@ def check_convolution(x: Tensor, convolution: Convolution) -> Convolution:
         TypeError: ``x``, weight or bias is no dense tensor, or x or the weight not of a floating dtype.
     """
     weight, bias = convolution[:2]
-    stride, padding, output_padding, dilation = (
-        _pair(name, value, least)
-        for name, value, least in zip(Convolution._fields[2:6], convolution[2:6], (1, 0, 0, 1), strict=True)
-    )
+    stride, padding = _pair("stride", convolution.stride, 1), _pair("padding", convolution.padding, 0)
+    output_padding, dilation = _pair("output_padding", convolution[4], 0), _pair("dilation", convolution.dilation, 1)
     groups = convolution.groups
     check_floating("x", x)
     check_floating("weight", weight)
@@ -49,6 +47,9 @@ def check_convolution(x: Tensor, convolution: Convolution) -> Convolution:
 
 def _pair(name: str, value: Any, least: int) -> list[int]:
     """``value`` or (value, value), as a list."""
+    first, second = value if type(value) is tuple and len(value) == 2 else (value, value)
+    if type(first) is int and type(second) is int and least <= min(first, second) and max(first, second) < 2**31:
+        return [first, second]  # as modules have them: nothing more to ask, at each call
     try:
         both = check_pair(name, value, least)
         return [check_integer(name, one, least, 2**31 - 1) for one in both]
