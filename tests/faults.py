@@ -10,7 +10,8 @@ TESTS = {
     "batch_norm": ("test_batch_norm.py", "test_batch_norm_sync.py"),
     "conv_transpose2d": ("test_conv_transpose2d.py",),
     "conv_transpose2d_bn": (
-        "test_conv_transpose2d_bn_layers.py", "test_conv_transpose2d_bn.py", "test_batch_norm_sync.py",
+        "test_sequence.py", "test_conv_transpose2d_bn_layers.py", "test_conv_transpose2d_bn.py",
+        "test_batch_norm_sync.py",
     ),
 }  # fmt: skip
 
@@ -205,7 +206,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
     "conv_transpose2d": {
         "fastgen/ops/conv_transpose2d.py": [
             ("a wrong tap", "weight.flip(2, 3).view(I, O", "weight.flip(3, 2).flip(3).view(I, O"),
-            ("phases exchanged", "y[:, :, :, p, :, q] = phases[:, p, q,", "y[:, :, :, p, :, q] = phases[:, q, p,"),
+            ("phases exchanged", "q] = phases[:, p, q,", "q] = phases[:, q, p,"),
             ("no gradient of the bias", "grad_bias = grad.sum((0, 2, 3)) if", "grad_bias = 0 * grad.sum((0, 2, 3)) if"),
             ("no bias of a product", "None if bias is None else bias.repeat_interleave(KH * KW)", "None"),
             ("output_padding forgotten in the shape", "        + output_padding[i]\n", ""),
@@ -221,6 +222,8 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("statistics of the layer before pass no gradient", "vectors = (grad_center, grad_scale,",
              "vectors = (None, grad_scale,"),
             ("no gradient of the bias", "grad_bias if mask[2] else None", "None"),
+            ("a result is kept that others write over", 'output[0] if inputs[13] != "none" or inputs[15] else None',
+             "output[0]"),
             ("two arguments of the schema exchanged", "Convolution(args[11], None, *args[12:17])",
              "Convolution(args[11], None, args[13], args[12], *args[14:17])"),
         ],
@@ -256,6 +259,14 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("output_padding forgotten", "conv.output_padding,", "0,"),
             ("slope forgotten", 'Activation("leaky_relu", module.negative_slope)', 'Activation("leaky_relu", 0.01)'),
             ("statistics are not shared", "        _process_group(bn),\n", ""),
+        ],
+        "fastgen/nn/sequence.py": [
+            ("a LeakyReLU's result is kept where others write", "if _may_write(modules[i]):", "if False:"),
+            ("only the next module may write", "            break\n        if _may_write(modules[i]):",
+             "            break\n        if i == step.end and _may_write(modules[i]):"),
+            ("a norm of another size", "bool(module.num_features == conv.out_channels)", "True"),
+            ("a Sigmoid forgotten", "torch.sigmoid(x) if step.activation == SIGMOID else x", "x"),
+            ("layout inside a chain for its end", "channels_last=inside or last,", "channels_last=inside,"),
         ],
         "fastgen/nn/conv_transpose2d_bn.py": [
             ("slope of a layer forgotten", "kind = Activation(self.activation, self.negative_slope)",

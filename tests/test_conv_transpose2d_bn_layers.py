@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.nn import ConvTranspose2dBatchNorm, ConvTranspose2dChain
-from fastgen.nn.conv_transpose2d_bn import fused_steps
 from fastgen.ops.conv_transpose2d_bn import Deferred, conv_transpose2d_bn
 from ops import assert_raises, assert_runs, ops_run
 from parity import assert_parity
@@ -196,23 +195,6 @@ def test_from_modules_shares_them() -> None:
             (lambda: ConvTranspose2dBatchNorm(4, 4, 4, activation="elu"), ValueError, "activation: expected one of"),
         ]
     )
-
-
-def test_what_a_chain_does_not_know_runs_by_itself() -> None:
-    plain = nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.ConvTranspose2d(4, 5, 4, 2, 1), nn.BatchNorm2d(5), nn.ELU(),
-        nn.ConvTranspose2d(5, 6, 3, 2, 1, 1), nn.ReLU(), nn.Dropout(0.0), nn.ConvTranspose2d(6, 2, 2),
-        nn.LeakyReLU(-0.5),
-    )  # fmt: skip
-    fused = chain_of(plain)
-    assert [type(step).__name__ for step in fused_steps(fused)] == [
-        "Conv2d", "tuple", "ELU", "tuple", "Dropout", "tuple", "LeakyReLU",
-    ]  # fmt: skip
-    assert_same_training(plain, fused, torch.randn(7, 3, 5, 5), ops=[OP])
-    seen = []
-    fused[1].register_forward_hook(lambda *_: seen.append(1))
-    assert_same_training(plain, fused, torch.randn(7, 3, 5, 5), ops=[OP])
-    assert len(seen) == 2
 
 
 @pytest.mark.parametrize("training", [True, False])

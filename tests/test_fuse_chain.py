@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastgen
-from fastgen.fusing import chain
-from fastgen.nn import GatedActivation
+from fastgen.nn import GatedActivation, sequence
 from fusable import ByProduct, DirectGenerator, Generator, assert_same_results, twins
 
 
@@ -25,8 +24,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, str, bool]]:
         calls.append((bn is not None, activation.name, options["deferred"]))
         return run(conv, bn, activation, x, **options)
 
-    run = chain.run_conv_transpose2d_bn
-    monkeypatch.setattr(chain, "run_conv_transpose2d_bn", spy)
+    run = sequence.run_conv_transpose2d_bn
+    monkeypatch.setattr(sequence, "run_conv_transpose2d_bn", spy)
     return calls
 
 

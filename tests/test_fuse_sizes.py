@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import fastgen
-from fastgen.fusing import chain, masked_conv, reparameterize, worth
+from fastgen.fusing import masked_conv, reparameterize, worth
+from fastgen.nn import sequence
 from fusable import ByData, ByProduct, Generator, Reparameterize, SampleAndKL
 
 
@@ -22,7 +23,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         monkeypatch.setattr(module, name, lambda *args, **options: names.append(name) or own(*args, **options))
 
     spy(masked_conv, "masked_conv2d")
-    spy(chain, "run_conv_transpose2d_bn")
+    spy(sequence, "run_conv_transpose2d_bn")
     spy(reparameterize, "draw")
     return names
 

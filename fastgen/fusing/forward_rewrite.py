@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .chain import flatten, run_sequence, transposed
+from ..nn.sequence import step_at
+from .chain import flatten, run_sequence
 from .code import ASKS, is_torchs
 from .op_recorder import NotProvenError
 from .swap import Fused, make_class, own_class
@@ -81,7 +82,7 @@ def rewritten_class(module: nn.Module) -> tuple[type[nn.Module], list[list[nn.Mo
     for run in list(_runs(graph, module)):
         layers = [module.get_submodule(str(n.target)) if n.op == "call_module" else _function(n) for n in run]
         flat = flatten(layers)  # type: ignore[arg-type]
-        if any(transposed(flat, i)[2] > i for i in range(len(flat))):
+        if any(step_at(flat, i) for i in range(len(flat))):
             _replace(graph, run, layers)  # type: ignore[arg-type]
             runs.append(flat)
     if not runs:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..nn.sequence import observed
 from ..ops.masked_conv2d import masked_conv2d, masked_conv2d_mask
 from . import worth
 from .attribute_reads import Reads, unchanged
-from .swap import Fused, observed, own_class
+from .swap import Fused, own_class
 
 #: Per module: the mask that was last compared with the op's, its version then, and on a CPU a copy of it: versions miss
 #: what is written through NumPy or ``.data``. On a GPU to compare would wait for it.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..nn.sequence import observed
 from ..ops._dtypes import FLOATING
 from ..ops._masked_conv2d_checks import GROUPS_ORDERS, MASKS
 from ..ops.masked_conv2d import masked_conv2d_mask
@@ -22,7 +23,6 @@ from .attribute_reads import Seen, frozen_reads, watching
 from .cropped_conv import CropSpec
 from .masked_conv import MaskSpec, get, run
 from .op_recorder import NotProvenError, Recorded, Recorder, held_tensors, integers, probe_copy
-from .swap import observed
 
 _SAME_VALUES = {"aten._to_copy", "aten.view", "aten._unsafe_view", "aten.unsqueeze", "aten.expand", "aten.clone"}
 

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..nn.sequence import observed, step_at
 from . import forward_rewrite, masked_proof, methods, reparameterize, worth
-from .chain import FusedSequential, flatten, is_sequential, masked_epilogue, transposed
+from .chain import FusedSequential, flatten, is_sequential, masked_epilogue
 from .cropped_conv import CroppedConv, CropSpec
 from .masked_conv import MaskedConv, MaskSpec, get
 from .op_recorder import NotProvenError
 from .report import Left, Swapped
-from .swap import fused_class, is_fused, observed, own_class
+from .swap import fused_class, is_fused, own_class
 
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 _KINDS = {MaskSpec: MaskedConv, CropSpec: CroppedConv, reparameterize.SampleSpec: reparameterize.FusedRSample}
@@ -163,15 +164,15 @@ def _steps(flat: Sequence[nn.Module], matches: Matches) -> Iterator[tuple[Sequen
     """What ``run_sequence`` will run in one op, and as what."""
     i, after = 0, False
     while i < len(flat):
-        bn, (activation, _), end = transposed(flat, i, after)
+        step = step_at(flat, i, after)
         epilogue = masked_epilogue(flat, i, matches.specs)
-        if end > i:
-            now = "conv_transpose2d" + "_bn" * (bn is not None) + f" + {activation}" * (activation != "none")
-            after = bn is not None
-            if after and transposed(flat, end, after)[2] > end:
-                now += f", normalised in the load of {matches.path(flat[end])}"
-            yield flat[i:end], now
-            i = end
+        if step is not None:
+            after, activation = step.bn is not None, step.activation.name
+            now = "conv_transpose2d" + "_bn" * after + f" + {activation}" * (activation != "none")
+            if after and step_at(flat, step.end, after):
+                now += f", normalised in the load of {matches.path(flat[step.end])}"
+            yield flat[i : step.end], now
+            i = step.end
             continue
         after = False
         if epilogue is not None:

@@ -13,9 +13,7 @@ from collections.abc import Hashable
 from typing import Any
 from weakref import WeakValueDictionary
 
-import torch
 from torch import nn
-from torch.nn.modules import module as _module
 
 #: Made classes; one goes when no module has it any more.
 _CLASSES: WeakValueDictionary[tuple[type, type, Hashable], type[nn.Module]] = WeakValueDictionary()
@@ -101,29 +99,3 @@ def restore(modules: list[tuple[str, nn.Module]]) -> list[str]:
     for _, module in fused:
         module.__class__ = module._fastgen_base  # type: ignore[assignment]
     return [path for path, _ in fused]
-
-
-def observed(module: nn.Module) -> str:
-    """What makes calling the module more than running its class's forward; "" if nothing does."""
-    if module._forward_hooks or module._forward_pre_hooks:
-        return "has a forward hook"
-    if module._backward_hooks or module._backward_pre_hooks:
-        return "has a backward hook"
-    if "forward" in module.__dict__ or "__call__" in module.__dict__:
-        return "has a forward of its own"
-    if type(module).__call__ is not nn.Module.__call__:
-        return "has a __call__ of its own"
-    if module._compiled_call_impl is not None:
-        return "is compiled on its own"
-    return ""
-
-
-def globally_observed() -> bool:
-    """Whether hooks are registered for all modules, or a trace by ``torch.jit`` wants to see each of them."""
-    return bool(
-        _module._global_forward_hooks
-        or _module._global_forward_pre_hooks
-        or _module._global_backward_hooks
-        or _module._global_backward_pre_hooks
-        or torch._C._get_tracing_state()
-    )

@@ -1,6 +1,7 @@
 """Drop-in modules, state_dict-compatible with the torch module they replace."""
 
-from .conv_transpose2d_bn import ConvTranspose2dBatchNorm, ConvTranspose2dChain
+from .conv_transpose2d_bn import ConvTranspose2dBatchNorm
+from .conv_transpose2d_chain import ConvTranspose2dChain
 from .discretized_logistic_mixture import DiscretizedLogisticMixture
 from .gated_activation import GatedActivation
 from .gated_residual_block import GatedResidualBlock

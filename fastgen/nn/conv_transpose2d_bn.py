@@ -1,16 +1,13 @@
-"""ConvTranspose2dBatchNorm and chains of it: DCGAN's generator without normalised activations in memory."""
+"""ConvTranspose2dBatchNorm: a layer of DCGAN's generator, as one module and one op."""
 
-from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_flag, check_instance, check_number, check_tensor
+from .._checks import check_flag, check_instance, check_number
 from ..ops._activations import check_activation
-from ..ops._layouts import is_channels_last
-from ..ops._records import NONE, Activation
+from ..ops._records import Activation
 from ..ops.batch_norm import Deferred
 from ..ops.conv_transpose2d_bn import run_layer
 from ._checks import check_placed, check_size, check_sizes
@@ -133,64 +130,3 @@ class ConvTranspose2dBatchNorm(nn.Sequential):
 
     def extra_repr(self) -> str:
         return f"activation={self.activation!r}" * (self.activation != "none")
-
-
-class ConvTranspose2dChain(nn.Sequential):
-    """``nn.Sequential`` that runs its transposed convolutions fused, and normalises in the next layer's load.
-
-    It takes any modules and computes what ``nn.Sequential(*layers)`` computes, with its state_dict. Fused are
-    ``ConvTranspose2dBatchNorm``, and runs of ``nn.ConvTranspose2d``[, ``nn.BatchNorm2d`` or ``nn.SyncBatchNorm``]
-    [, ``nn.ReLU``, ``nn.LeakyReLU`` or ``nn.Tanh``] without hooks. Inside, images are channels_last; the result is
-    channels_last if the input is, else contiguous.
-    """
-
-    def __init__(self, *layers: Any) -> None:
-        named = len(layers) == 1 and isinstance(layers[0], OrderedDict)
-        for layer in layers[0].values() if named else layers:
-            check_instance("layers", layer, nn.Module, "modules, or an OrderedDict of them")
-        super().__init__(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        channels_last = is_channels_last(check_tensor("x", x))
-        steps = list(fused_steps(self))
-        value: Any = x
-        for i, step in enumerate(steps):
-            if isinstance(step, nn.Module):
-                value = step(value)
-                continue
-            conv, bn, activation = step
-            inside = i + 1 < len(steps) and not isinstance(steps[i + 1], nn.Module)
-            value = run_conv_transpose2d_bn(
-                conv, bn, activation, value, deferred=inside, channels_last=inside or channels_last
-            )
-        return value
-
-
-def fused_steps(layers: nn.Sequential) -> Iterator[Any]:
-    """What runs one after the other: (conv, bn or None, activation) as one step, or a module by itself."""
-    modules = list(layers)
-    i = 0
-    while i < len(modules):
-        module = modules[i]
-        i += 1
-        if type(module) is ConvTranspose2dBatchNorm and not _has_hooks(module) and not any(map(_has_hooks, module)):
-            yield module[0], module[1], Activation(module.activation, module.negative_slope)
-            continue
-        if type(module) is not nn.ConvTranspose2d or _has_hooks(module) or module.padding_mode != "zeros":
-            yield module
-            continue
-        bn = None
-        if i < len(modules) and type(modules[i]) in (nn.BatchNorm2d, nn.SyncBatchNorm) and not _has_hooks(modules[i]):
-            bn = modules[i]
-            i += 1
-        activation = None
-        if i < len(modules) and not _has_hooks(modules[i]):
-            activation = activation_of(modules[i])
-            i += activation is not None
-        yield module, bn, activation or NONE
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )

@@ -134,13 +134,17 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     x, center, scale, shift, *ctx.prologue, weight, _bias = inputs[:8]
     ctx.options = inputs[8:15]
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, center, scale, shift, weight, *output[:2])
+    y = output[0] if inputs[13] != "none" or inputs[15] else None  # else whoever comes next may write over it
+    ctx.save_for_backward(x, center, scale, shift, weight, y, output[1])
 
 
 def _backward(
     ctx: Any, grad_y: Tensor | None, grad_mean: Tensor | None, grad_m2: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     x, center, scale, shift, weight, y, mean = ctx.saved_tensors
+    if y is None:  # the only result with a gradient, of which the backward asks for the shape alone
+        assert grad_y is not None
+        y = grad_y
     if grad_y is None:
         grad_y = torch.zeros_like(y)
     if grad_mean is not None or grad_m2 is not None:

@@ -100,12 +100,13 @@ def _is_doubling(convolution: Convolution) -> bool:
 
 
 def conv_transpose2d(x: Tensor, convolution: Convolution) -> Tensor:
-    """``F.conv_transpose2d``; its result may be laid out in any way."""
+    """``F.conv_transpose2d``; its result may be laid out in any way, but is no view: one may write over it."""
     weight, bias, stride, padding, output_padding, dilation, groups = convolution
     O, KH, KW = weight.shape[1:]
     if is_product(x, convolution):
         offset = None if bias is None else bias.repeat_interleave(KH * KW)
-        return F.linear(x.flatten(1), weight.flatten(1).t(), offset).view(-1, O, KH, KW)
+        y = F.linear(x.flatten(1), weight.flatten(1).t(), offset)
+        return torch.ops.aten._unsafe_view.default(y, [x.shape[0], O, KH, KW])
     if O <= FEW and _is_doubling(convolution):
         return _doubled(x, weight, bias)
     x = x.contiguous(memory_format=_cheaper_layout(x, convolution))
@@ -131,11 +132,12 @@ def _doubled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     (N, _, H, W), (I, O) = x.shape, weight.shape[:2]
     taps = weight.flip(2, 3).view(I, O, 2, 2, 2, 2).permute(3, 5, 1, 0, 2, 4).reshape(4 * O, I, 2, 2)
     phases = F.conv2d(x, taps, None if bias is None else bias.repeat(4), padding=1).view(N, 2, 2, O, H + 1, W + 1)
-    y = x.new_empty(N, O, H, 2, W, 2)
+    y = x.new_empty(N, O, 2 * H, 2 * W)
+    by_phase = y.view(N, O, H, 2, W, 2)
     for p in range(2):
         for q in range(2):
-            y[:, :, :, p, :, q] = phases[:, p, q, :, p : p + H, q : q + W]
-    return y.view(N, O, 2 * H, 2 * W)
+            by_phase[:, :, :, p, :, q] = phases[:, p, q, :, p : p + H, q : q + W]
+    return y
 
 
 def conv_transpose2d_backward(

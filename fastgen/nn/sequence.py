@@ -1,0 +1,161 @@
+"""Modules one after the other, as ``nn.Sequential`` calls them, with as few passes over memory as the ops allow.
+
+What runs in one op is decided from the modules as they are at each call, so that whatever was done to them since (a
+hook, a conversion to SyncBatchNorm, a replacement, a slice) is respected:
+
+    ConvTranspose2d [→ BatchNorm2d or SyncBatchNorm] [→ ReLU, LeakyReLU or Tanh]   the next step normalises on its load
+    ConvTranspose2d → Sigmoid, after such a step                                   it is that next step
+
+Everything else is called as it is, and may write over what it is given, wherever ``nn.Sequential`` lets it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as _module
+
+from ..ops._layouts import is_channels_last
+from ..ops._records import NONE, Activation
+from ._records import activation_of
+from .conv_transpose2d_bn import ConvTranspose2dBatchNorm, run_conv_transpose2d_bn
+
+SIGMOID = Activation("sigmoid")
+
+
+class Step(NamedTuple):
+    """What runs in one op, and where in the sequence it ends; a ``SIGMOID`` is computed of the op's result."""
+
+    conv: nn.ConvTranspose2d
+    bn: nn.BatchNorm2d | nn.SyncBatchNorm | None
+    activation: Activation
+    end: int
+
+
+def step_at(modules: Sequence[nn.Module], i: int, after: bool = False, everything: bool = False) -> Step | None:
+    """The step that begins with the module at ``i``; None if there is none.
+
+    Args:
+        modules: that are called one after the other.
+        i: up to their number.
+        after: a step with a batch norm comes before, which this one normalises: then a Sigmoid is an activation, too.
+        everything: also a transposed convolution with nothing behind it, and fastgen's own layers.
+    """
+    conv: Any = modules[i] if i < len(modules) else None
+    if everything and type(conv) is ConvTranspose2dBatchNorm and not any(map(observed, (conv, *conv))):
+        first, norm = cast("tuple[nn.ConvTranspose2d, nn.BatchNorm2d]", tuple(conv))
+        return Step(first, norm, Activation(conv.activation, conv.negative_slope), i + 1)
+    if type(conv) is not nn.ConvTranspose2d or observed(conv):
+        return None
+    end, bn, activation = i + 1, None, None
+    if end < len(modules) and _normalises(modules[end], conv) and not observed(modules[end]):
+        bn = modules[end]
+        end += 1
+    if end < len(modules) and not observed(modules[end]):
+        follower = modules[end]
+        activation = SIGMOID if after and bn is None and type(follower) is nn.Sigmoid else activation_of(follower)
+        end += activation is not None
+    if bn is None and activation in (None, NONE) and not everything:
+        return None
+    return Step(conv, bn, activation or NONE, end)  # type: ignore[arg-type]
+
+
+def _normalises(module: nn.Module, conv: nn.ConvTranspose2d) -> bool:
+    known: Any = type(module)
+    return known in (nn.BatchNorm2d, nn.SyncBatchNorm) and bool(module.num_features == conv.out_channels)
+
+
+def run_sequence(
+    modules: Sequence[nn.Module],
+    x: Any,
+    *,
+    everything: bool = False,
+    channels_last: bool | None = None,
+    pays: Callable[[Any, nn.ConvTranspose2d], bool] | None = None,
+    other: Callable[[Sequence[nn.Module], int, Any], tuple[Any, int] | None] | None = None,
+) -> Any:
+    """``modules`` one after the other.
+
+    Args:
+        modules: as they are called.
+        x: what the first one takes.
+        everything: as ``step_at`` has it.
+        channels_last: layout of what a step gives to a module that is none; None: that of what the step was given.
+        pays: whether to run a step on this input at all, from its convolution; None: always.
+        other: runs something else at once and says where it ends; None where there is nothing.
+    """
+    if globally_observed():
+        for module in modules:
+            x = module(x)
+        return x
+    i, deferred, last = 0, False, False
+    while i < len(modules):
+        step = step_at(modules, i, deferred, everything)
+        if step is not None and (deferred or pays is None or pays(x, step.conv)):
+            if not deferred:
+                last = is_channels_last(x) if channels_last is None else channels_last
+            step = _without_what_may_be_overwritten(modules, step, everything)
+            following = step_at(modules, step.end, step.bn is not None, everything)
+            activation = NONE if step.activation == SIGMOID else step.activation
+            inside = following is not None
+            x = run_conv_transpose2d_bn(
+                step.conv, step.bn, activation, x, deferred=inside and step.activation != SIGMOID,
+                channels_last=inside or last,
+            )  # fmt: skip
+            x = torch.sigmoid(x) if step.activation == SIGMOID else x
+            deferred, i = not isinstance(x, Tensor), step.end
+            continue
+        done = other(modules, i, x) if other is not None else None
+        x, i = (modules[i](x), i + 1) if done is None else done
+    return x
+
+
+def _without_what_may_be_overwritten(modules: Sequence[nn.Module], step: Step, everything: bool) -> Step:
+    """A LeakyReLU keeps what it is given for its gradient, where an op keeps the result, which others may write over.
+
+    ReLU and Tanh keep their result in torch, too, and writing over it fails in both.
+    """
+    leaky: Any = modules[step.end - 1]
+    if type(leaky) is not nn.LeakyReLU or leaky.inplace or not torch.is_grad_enabled():
+        return step
+    for i in range(step.end, len(modules)):  # what comes next may hand on what it was given, or a view of it
+        if step_at(modules, i, everything=everything) is not None:
+            break
+        if _may_write(modules[i]):
+            return step._replace(activation=NONE, end=step.end - 1)
+    return step
+
+
+def _may_write(module: nn.Module) -> bool:
+    """Whether calling it may write into its argument: of torch's own layers only those do that are told to."""
+    return any(
+        getattr(each, "inplace", False) or not type(each).__module__.startswith("torch.nn.modules.") or observed(each)
+        for each in module.modules()
+    )
+
+
+def observed(module: nn.Module) -> str:
+    """What makes calling the module more than running its class's forward; "" if nothing does."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "has a forward hook"
+    if module._backward_hooks or module._backward_pre_hooks:
+        return "has a backward hook"
+    if "forward" in module.__dict__ or "__call__" in module.__dict__:
+        return "has a forward of its own"
+    if type(module).__call__ is not nn.Module.__call__:
+        return "has a __call__ of its own"
+    if module._compiled_call_impl is not None:
+        return "is compiled on its own"
+    return ""
+
+
+def globally_observed() -> bool:
+    """Whether hooks are registered for all modules, or a trace by ``torch.jit`` wants to see each of them."""
+    return bool(
+        _module._global_forward_hooks
+        or _module._global_forward_pre_hooks
+        or _module._global_backward_hooks
+        or _module._global_backward_pre_hooks
+        or torch._C._get_tracing_state()
+    )
