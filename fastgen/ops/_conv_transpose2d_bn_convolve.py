@@ -142,8 +142,9 @@ def _backward(
     ctx: Any, grad_y: Tensor | None, grad_mean: Tensor | None, grad_m2: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     x, center, scale, shift, weight, y, mean = ctx.saved_tensors
-    if y is None:  # the only result with a gradient, of which the backward asks for the shape alone
-        assert grad_y is not None
+    if grad_y is None and (y is None or (grad_mean is None and grad_m2 is None)):
+        return (None,) * 17
+    if y is None:  # its gradient is the only one, and the backward asks for its shape alone
         y = grad_y
     if grad_y is None:
         grad_y = torch.zeros_like(y)
