@@ -29,14 +29,11 @@ def modules(root: Path) -> dict[str, Path]:
     return {name.removesuffix(".__init__"): path for name, path in found.items() if name != "__init__"}
 
 
-def imports(name: str, path: Path, known: dict[str, Path], annotations: bool) -> Iterator[str]:
-    """The modules that one imports, wherever in it; ``annotations``: those for type checkers, too."""
+def imports(name: str, path: Path, known: dict[str, Path]) -> Iterator[str]:
+    """The modules that one imports, wherever in it, and for whatever: for type checkers, too."""
     inside = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
-    nodes = list(ast.walk(ast.parse(path.read_text())))
-    checkers = [node for node in nodes if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
-    left_out = [] if annotations else [each for node in checkers for each in node.body]
-    for node in nodes:
-        if not isinstance(node, ast.ImportFrom) or not node.level or node in left_out:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
             continue
         base = inside[: len(inside) - node.level + 1] + (node.module.split(".") if node.module else [])
         for alias in node.names:
@@ -49,7 +46,7 @@ def imports(name: str, path: Path, known: dict[str, Path], annotations: bool) ->
 def upward(root: Path, floors: list[str]) -> list[str]:
     """The imports that do not lead to a room further down."""
     known = modules(root)
-    pairs = [(name, to) for name, path in known.items() for to in imports(name, path, known, annotations=True)]
+    pairs = [(name, to) for name, path in known.items() for to in imports(name, path, known)]
     height = {room: index for index, room in enumerate(floors)}
     rooms = [(name, to, name.split(".")[0], to.split(".")[0]) for name, to in pairs]
     return [f"{name} → {to}" for name, to, here, there in rooms if here != there and height[here] <= height[there]]
@@ -58,7 +55,7 @@ def upward(root: Path, floors: list[str]) -> list[str]:
 def in_order(root: Path) -> list[str]:
     """The modules, each after those that it imports; CycleError where there is a circle."""
     known = modules(root)
-    graph = {name: set(imports(name, path, known, annotations=False)) for name, path in known.items()}
+    graph = {name: set(imports(name, path, known)) for name, path in known.items()}
     for name in known:  # whoever imports a room's module runs the room's __init__ before it; that imports the module
         graph[name].discard(name.rpartition(".")[0])
     return list(TopologicalSorter(graph).static_order())

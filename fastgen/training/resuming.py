@@ -1,21 +1,34 @@
 """From a checkpoint back to a trainer: everything is compared first, then loaded."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from .._checks import check_instance, check_integer
 from . import checkpoint, distributed, randomness
 from .checkpoint import Checkpoint, CheckpointError
-from .loss_monitor import Sums
+from .ema import EMA
+from .loss_monitor import LossMonitor, Sums
+from .objective import Objective
+from .player_optimizer import PlayerOptimizer
 from .run import Run
 from .state import STATE, Position, check_keys, check_position, check_random, check_sums
 
-if TYPE_CHECKING:
-    from .loop import Trainer
+
+class Resumable(Protocol):
+    """What of a trainer a checkpoint brings back."""
+
+    model: Any
+    average: EMA | None
+    players: list[PlayerOptimizer]
+    position: Position
+    monitor: LossMonitor
+    objective: Objective
+
+    @property
+    def ema(self) -> Any:
+        """The model with averaged weights."""
 
 
-def resume(trainer: Trainer, run: Run, name: str) -> None:
+def resume(trainer: Resumable, run: Run, name: str) -> None:
     """Continue from the checkpoint ``name`` of a run, and make good what a kill left undone.
 
     Raises:
@@ -49,7 +62,7 @@ def resume(trainer: Trainer, run: Run, name: str) -> None:
     distributed.first_only(lambda: run.rewind(epoch))
 
 
-def _checked(trainer: Trainer, loaded: Checkpoint) -> dict[str, Any]:
+def _checked(trainer: Resumable, loaded: Checkpoint) -> dict[str, Any]:
     """The players' states, once nothing in a checkpoint is other than what ``trainer`` would write."""
     state = loaded.state
     check_keys("state", state, ("version", "position", "averaged", "players", "processes"))
