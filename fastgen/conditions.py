@@ -12,6 +12,7 @@ and a model reads it as the second argument of its ``forward``, as it is. What o
 are never rounded to labels, nor labels taken for numbers.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,8 +43,13 @@ class Classes:
         if self.count is not None:
             object.__setattr__(self, "count", check_integer("count", self.count, 1))
 
+    @property
+    def range(self) -> str:
+        """Behind a word for labels: " in [0, count)"; nothing where the number is not known."""
+        return "" if self.count is None else f" in [0, {self.count})"
+
     def __str__(self) -> str:
-        return "integers (N,)" if self.count is None else f"integers (N,) in [0, {self.count})"
+        return f"integers (N,){self.range}"
 
 
 @dataclass(frozen=True)
@@ -90,11 +96,33 @@ Kinds = Kind | dict[str, Kind]
 
 
 def kind_said(model: Any) -> Kinds | None:
-    """What a model says that it is told: its ``condition_kind``, or one of its ``classes``; None if it says nothing."""
-    own, classes = getattr(model, "condition_kind", None), getattr(model, "classes", None)
+    """What a model says that it is told: its ``condition_kind``, or one of its ``classes``; None if it says nothing.
+
+    Raises:
+        TypeError: its ``condition_kind`` is no kind.
+    """
+    said = inspect.getattr_static(type(model), "condition_kind", None)
+    if isinstance(said, property) and said.fget is not None:  # whose own AttributeError is none of a missing attribute
+        own = said.fget(model)
+    else:
+        own = getattr(model, "condition_kind", None)
+    classes = getattr(model, "classes", None)
     if own is None and isinstance(classes, int | np.integer):
         return Classes(int(classes))
-    return own
+    return None if own is None else check_kind(own)
+
+
+def check_kind(kind: Any) -> Kinds:
+    """``kind``, which is what a model may say that it is told.
+
+    Raises:
+        TypeError: it is no kind, nor a dict of kinds by name.
+    """
+    named = isinstance(kind, dict) and kind and all(isinstance(name, str) for name in kind)
+    if not all(isinstance(part, Kind) for part in (kind.values() if named else [kind])):
+        expected = "Classes(…), Vector(…), FeatureMap(…) of fastgen.conditions, or a dict of these by name"
+        raise TypeError(f"condition_kind: expected {expected}, got {describe(kind)}")
+    return kind
 
 
 def kind_of(example: Any, name: str = "condition") -> Kinds:
@@ -238,10 +266,17 @@ def tensors_of(condition: Condition | None) -> list[Tensor]:
     return list(condition.values()) if isinstance(condition, dict) else [condition]
 
 
+def named(condition: Condition | None, name: str = "condition") -> dict[str, Tensor]:
+    """The tensors of a condition, each by what a message calls it."""
+    if isinstance(condition, dict):
+        return {f"{name}[{part!r}]": tensor for part, tensor in condition.items()}
+    return {} if condition is None else {name: condition}
+
+
 def check_same_device(condition: Condition | None, other_name: str, other: Tensor, name: str = "condition") -> None:
     """Raise ValueError unless every tensor of ``condition`` is on the device of ``other``."""
-    for part in tensors_of(condition):
-        check_device(name, part, other_name, other)
+    for part, tensor in named(condition, name).items():
+        check_device(part, tensor, other_name, other)
 
 
 def _parts(name: str, given: Mapping[Any, Any]) -> dict[str, Any]:

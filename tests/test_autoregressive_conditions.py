@@ -107,6 +107,7 @@ def test_training_on_what_was_told() -> None:
         ("vector", {}, ValueError, "condition: expected floating point (N, 4)"),
         ("vector", {"condition": torch.zeros(3, 5)}, ValueError, "condition: expected floating point (N, 4), got a"),
         ("vector", {"condition": torch.zeros(3, 4).long()}, TypeError, "condition: expected floating point (N, 4)"),
+        ("vector", {"condition": torch.zeros(3, 4) / 0}, ValueError, "condition: expected finite numbers, got inf or"),
         ("map", {"condition": torch.zeros(3, 4)}, ValueError, "condition: expected floating point (N, 2, 2, 3), got"),
         ("dict", {"condition": torch.zeros(3, 4)}, TypeError, "condition: expected a dict of 'class', 'small', 'text'"),
         ("vector", {"labels": 1, "condition": torch.zeros(4)}, ValueError, "labels: expected None together with cond"),

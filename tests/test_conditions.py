@@ -129,7 +129,7 @@ def test_every_tensor_of_a_condition() -> None:
     assert alone is LABELS
     assert [each.shape[0] for each in tensors_of(WHOLE)] == [3, 3, 3]
     check_same_device(WHOLE, "the model", LABELS)
-    with pytest.raises(ValueError, match="condition: expected the device of the model, meta, got cpu"):
+    with pytest.raises(ValueError, match=r"condition\['class'\]: expected the device of the model, meta, got cpu"):
         check_same_device(WHOLE, "the model", torch.empty(1, device="meta"))
 
 

@@ -72,6 +72,7 @@ def test_what_a_data_set_tells() -> None:
         (MAP.to(torch.uint8), TypeError, r"condition: expected integers \(N,\), or numbers, floating point, got a"),
         (VECTOR.log() - np.inf, ValueError, "condition: expected finite numbers, got inf or nan"),
         ({"text": VECTOR, "small": MAP[1:]}, ValueError, r"condition\['small'\]: expected 20 of them"),
+        ({"text": VECTOR, "small": MAP / 0}, ValueError, r"condition\['small'\]: expected finite numbers, got inf or"),
         (VECTOR.to("meta"), ValueError, "condition: expected a tensor with values, got one on the meta device"),
         ({}, ValueError, "condition: expected parts that have names"),
     ],

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastgen.conditions import Classes, FeatureMap, Kinds, Vector
+from fastgen.conditions import Classes, FeatureMap, Kinds, Vector, kind_said
 from fastgen.models import VAE, GatedPixelCNN, Model, PixelCNN
 
 
@@ -91,3 +91,53 @@ def test_previews_are_of_what_held_out_images_were_told() -> None:
     ((n, _, condition),) = Told(Vector(2)).preview(1, 7, torch.zeros(2, 1, 4, 4), told["text"])  # type: ignore[misc]
     assert n == 1
     assert torch.equal(condition, told["text"][:1])
+
+
+class Sized(Model):
+    """Told a vector whose size is an argument."""
+
+    def __init__(self, size: int, kind: Any = None) -> None:
+        super().__init__(1, 3, None, 4)
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.condition_kind = Vector(size) if kind is None else kind
+
+
+def test_a_constructor_may_say_what_is_told() -> None:
+    model = Sized(4)
+    assert kind_said(model) == model.condition_kind == Vector(4)
+    assert torch.equal(model.check_condition(2, torch.ones(4)), torch.ones(2, 4))  # type: ignore[arg-type]
+    model.condition_kind = None
+    assert kind_said(model) is None
+    assert Model(1, 3, 5, 4).condition_kind == Classes(5)
+
+
+@pytest.mark.parametrize("kind", [5, (4,), "vector", Vector, {}, {"text": 4}, {1: Vector(4)}, torch.zeros(4)])
+def test_what_is_no_kind_is_named(kind: Any) -> None:
+    with pytest.raises(TypeError, match=r"condition_kind: expected Classes\(…\), Vector\(…\), FeatureMap\(…\) of"):
+        Sized(4, kind)
+    with pytest.raises(TypeError, match=r"condition_kind: expected Classes\(…\), Vector\(…\), FeatureMap\(…\) of"):
+        kind_said(Told(kind))
+
+
+def test_a_kind_that_cannot_be_read_is_not_none() -> None:
+    model = Told(Vector(4))
+    del model.kind
+    with pytest.raises(AttributeError, match="'Told' object has no attribute 'kind'"):
+        kind_said(model)
+
+
+class Drawn(Told):
+    """Told a class, by its own word alone."""
+
+    def sample(self, n: int, *, seed: int, labels: Any) -> Any:  # type: ignore[override]
+        return n, labels
+
+
+def test_a_class_without_classes_is_previewed() -> None:
+    values, labels = torch.zeros(4, 1, 4, 4), torch.tensor([7, 5, 7, 5])
+    ((n, drawn),) = Drawn(Classes(3)).preview(5, 0, values, labels)  # type: ignore[misc]
+    assert (n, drawn.tolist()) == (5, [0, 1, 2, 0, 1]), "all of them in turn"
+    ((n, drawn),) = Drawn(Classes()).preview(5, 0, values, labels)  # type: ignore[misc]
+    assert (n, drawn.tolist()) == (4, [7, 5, 7, 5]), "nobody knows how many there are"
+    with pytest.raises(ValueError, match="labels: expected 2 integers, one for each image, got None"):
+        Drawn(Classes()).check_condition(2, None)

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from architectures import randomise
 from autoregressive import build
 from fastgen import sampling
-from fastgen.conditions import Vector, apply
+from fastgen.conditions import Classes, Vector, apply
 from fastgen.distributions import Bernoulli
 from fastgen.nn import MaskedConv2d
 from fastgen.sampling import CompiledSampler, NaiveSampler, UnsupportedModelError
+from foreign import CausalConv2d
 from foreign_conditions import MODELS, SHAPE, MixedModel, UpsampledModel, VectorModel, conditions
 from samplers import assert_same_as_naive
 
@@ -142,6 +144,25 @@ def test_a_model_says_itself_what_it_is_told() -> None:
         sampling.compile(*given, condition=torch.zeros(4))
 
 
+def test_all_classes_are_verified_however_the_model_says_them() -> None:
+    class Saying(nn.Module):
+        condition_kind = Classes(3)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.input, self.of_class = CausalConv2d(True, 1, 1, 3, padding=1), nn.Embedding(3, 1)
+
+        def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+            return self.input(x) + self.of_class(labels)[:, :, None, None]
+
+    sampler = NaiveSampler(randomise(Saying()).eval(), SHAPE, Bernoulli(), "[-1, 1]")
+    seen: list[Any] = []
+    sampler.model.register_forward_pre_hook(lambda _, given: seen.append(given[1].tolist()))
+    assert sampling.verify(sampler, 4).same
+    assert seen
+    assert all(labels == [0, 1, 2, 0] for labels in seen)
+
+
 # ---- what does not fit
 
 VECTOR, MAP = conditions(VectorModel, 3), conditions(UpsampledModel, 3)
@@ -158,6 +179,9 @@ MIXED = conditions(MixedModel, 3)
         (VectorModel, {"condition": VECTOR.round().long()}, TypeError, "condition: expected floating point (N, 5)"),
         (VectorModel, {"condition": VECTOR[:2]}, ValueError, "condition: expected one batch size, got 3 from"),
         (VectorModel, {"condition": VECTOR.to("meta")}, ValueError, "condition: expected a tensor with values, got"),
+        (VectorModel, {"condition": VECTOR / 0}, ValueError, "condition: expected finite numbers, got inf or nan"),
+        (VectorModel, {"condition": VECTOR.double() + 1e99}, ValueError, "condition: expected finite numbers, got inf"),
+        (MixedModel, {"condition": {**MIXED, "text": VECTOR / 0}}, ValueError, "condition['text']: expected finite"),
         (VectorModel, {"labels": [0, 1, 2]}, ValueError, "labels: expected None, since a condition is floating point"),
         (VectorModel, {"labels": 1, "condition": VECTOR}, ValueError, "labels: expected None together with condition"),
         (UpsampledModel, {"condition": MAP[:, :1]}, ValueError, "condition: expected floating point (N, 2, 3, 4), got"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tiny
-from fastgen.conditions import Classes, Vector, kind_said
+from fastgen.conditions import Classes, Vector, apply, kind_said
 from fastgen.data import Dataset
 from fastgen.training import NonFiniteError, Trainer, batch, evaluate, pace
 from fastgen.training.checks import check_batch
@@ -136,6 +136,9 @@ def test_data_that_the_model_does_not_read(names: tuple[str, ...], data: Dataset
     with pytest.raises(ValueError, match=f"train: {message}"):
         trained.fit(data, tiny.told(*names))
     assert trained.position.step == 0
+    if names != ("class",):
+        with pytest.raises(ValueError, match=f"dataset: {message}"):
+            evaluate(trained.model, data)
     values, condition = next(iter(data.batches(9)))
     with pytest.raises(ValueError, match=r"first batch: .*expected"):
         check_batch(trained.model, values, condition)
@@ -146,3 +149,19 @@ def test_integers_in_a_class_alone_are_labels() -> None:
     trained.fit(tiny.told("class"), tiny.told("class"))
     assert trained.model.condition_kind == Classes(3) != Vector(3)
     assert trained.position.epoch == 2
+
+
+def test_numbers_come_in_the_dtype_of_the_model() -> None:
+    """NumPy's are float64, and a layer takes its weights' dtype only."""
+    data = tiny.told(*EVERY)
+    wide = dataclasses.replace(data, condition=apply(lambda p: p.double() if p.is_floating_point() else p, data.told))
+    trained = told(EVERY)
+    trained.fit(wide, wide)
+    same = told(EVERY)
+    same.fit(data, data)
+    assert_same(trained, same)
+    assert evaluate(trained.model, wide).means == evaluate(trained.model, data).means
+    assert evaluate(trained.model.double(), data).images == 40
+    huge = dataclasses.replace(wide, condition={**wide.told, "text": wide.told["text"] + 1e99})
+    with pytest.raises(ValueError, match=r"condition\['text'\]: expected finite numbers, got inf or nan"):
+        told(EVERY).fit(huge, wide)

@@ -25,13 +25,13 @@ def draw_epoch(model: Any, held_out: Dataset, n: int, seed: int, of: str) -> np.
         seed: of the samples.
         of: the model, its data and the epoch, in words.
     """
-    kind, device = kind_said(model), next(model.parameters()).device
+    kind, parameter = kind_said(model), next(model.parameters())
     classes = kind.count if isinstance(kind, Classes) else None
     columns = columns_in_turn(n, classes) if classes is not None and classes <= 16 else None
     n = n if columns is None else -(-n // columns) * columns
-    some = held_out.told_to(kind).subset(n)
-    condition = conditions.apply(lambda part: part.to(device), some.told)
-    rows = model.preview(n, seed, some.values.to(device, torch.int64), condition)
+    some = held_out.told_to(kind, parameter.dtype).subset(n)
+    condition = conditions.apply(lambda part: part.to(parameter.device), some.told)
+    rows = model.preview(n, seed, some.values.to(parameter.device, torch.int64), condition)
     if not rows:
         return None
     images, names = [pictures.to_rgb(row, held_out.levels) for row in rows], getattr(model, "preview_rows", ())

@@ -109,11 +109,20 @@ class Dataset:
             return None if self.labels is None else Classes(self.classes)
         return conditions.kind_of_batch(self.condition)
 
-    def told_to(self, kind: Kinds | None) -> "Dataset":
-        """The same images for a model that is told ``kind``: a class is told by the labels, where there are any."""
+    def told_to(self, kind: Kinds | None, dtype: torch.dtype | None = None) -> "Dataset":
+        """The same images for a model that is told ``kind``: a class is told by the labels, where there are any.
+
+        Args:
+            kind: what the model says that it is told.
+            dtype: of vectors and maps, as the model reads them; None leaves what they have.
+        """
         if isinstance(kind, Classes) and self.labels is not None and self.condition is not None:
             return replace(self, condition=None)
-        return self
+        read = [part.dtype for part in conditions.tensors_of(self.condition) if part.is_floating_point()]
+        if dtype is None or set(read) <= {dtype}:
+            return self
+        cast = conditions.apply(lambda part: part.to(dtype) if part.is_floating_point() else part, self.condition)
+        return replace(self, condition=cast)
 
     def quantise(self, levels: int) -> "Dataset":
         """The same images with ``levels`` levels: value v of L becomes floor(v * levels / L).
@@ -213,8 +222,8 @@ def _checked(condition: Condition, n: int) -> Condition:
             is empty or has names that are no text.
     """
     found = conditions.as_condition(condition, n)
-    for part in conditions.tensors_of(found):
-        check_finite("condition", check_numbers("condition", part))
+    for name, part in conditions.named(found).items():
+        check_finite(name, check_numbers(name, part))
     return found
 
 

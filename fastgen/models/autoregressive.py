@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .._checks import check_dense, check_device, check_number, check_pair, check_values
-from ..conditions import AnyCondition, Classes, Labels, arguments, told
+from .._checks import check_dense, check_device, check_finite, check_number, check_pair, check_values
+from ..conditions import AnyCondition, Classes, Labels, arguments, named, told
 from ..distributions import Bernoulli, Categorical
 from ..measures import Measure, law
 from ..sampling import Sampler
@@ -79,6 +79,8 @@ class AutoregressiveModel(Model):
         check_values(values, self.levels)
         _, given = told(labels, condition, self.condition_kind)
         given = self.check_condition(len(values), given)
+        for name, part in named(given).items():
+            check_finite(name, part)
         params = self(self.to_input(values), *arguments(given))
         return self.distribution.log_prob(params, values).sum(dim=(1, 2, 3))
 

@@ -89,9 +89,14 @@ class Model(nn.Module):
     def condition_kind(self) -> Kinds | None:
         """What the model is told beside the image, ``fastgen.conditions``: a class where it has classes, else nothing.
 
-        A model that reads a vector, a map or several things by name overrides it.
+        A model that reads a vector, a map or several things by name overrides it, or sets it in its constructor.
         """
-        return None if self.classes is None else Classes(self.classes)
+        own = self.__dict__.get("_condition_kind")
+        return own if own is not None or self.classes is None else Classes(self.classes)
+
+    @condition_kind.setter
+    def condition_kind(self, kind: Kinds | None) -> None:
+        self._condition_kind = None if kind is None else conditions.check_kind(kind)
 
     def losses(self, values: Tensor, condition: Any = None, progress: float = 1.0) -> dict[str, Tensor]:
         """What training minimises, and the terms to watch.
@@ -119,8 +124,8 @@ class Model(nn.Module):
     def preview(self, n: int, seed: int, values: Tensor, condition: Any) -> list[Tensor]:
         """Images to look at while training: rows that belong together by their index, or none.
 
-        By default ``n`` samples, of all classes in turn, from a model that draws any; with another condition than a
-        class, those of the held-out images, as many as there are.
+        By default ``n`` samples, of all classes in turn, from a model that draws any; with another condition than one
+        of so many classes, those of the held-out images, as many as there are.
 
         Args:
             n: how many.
@@ -131,11 +136,13 @@ class Model(nn.Module):
         sample = getattr(self, "sample", None)
         if sample is None:
             return []
-        if self.condition_kind is not None and not isinstance(self.condition_kind, Classes):
-            n = min(n, len(values))
-            return [sample(n, seed=seed, condition=conditions.select(condition, slice(n)))]
-        turns = None if self.classes is None else torch.arange(n, device=values.device) % self.classes
-        return [sample(n, seed=seed, labels=turns)]
+        kind = self.condition_kind
+        if kind is None:
+            return [sample(n, seed=seed, labels=None)]
+        if isinstance(kind, Classes) and kind.count is not None:
+            return [sample(n, seed=seed, labels=torch.arange(n, device=values.device) % kind.count)]
+        n, name = min(n, len(values)), "labels" if isinstance(kind, Classes) else "condition"
+        return [sample(n, seed=seed, **{name: conditions.select(condition, slice(n))})]
 
     def to_input(self, values: Tensor) -> Tensor:
         """Values as encoders read them: v / (levels − 1), in [0, 1], in the dtype of the parameters."""
@@ -181,7 +188,7 @@ class Model(nn.Module):
             return None
         if isinstance(kind, Classes):
             if condition is None:
-                raise ValueError(f"labels: expected {n} integers in [0, {kind.count}), one for each image, got None")
+                raise ValueError(f"labels: expected {n} integers{kind.range}, one for each image, got None")
             labels = as_labels(condition, n, _looked_at(kind, condition).count)  # type: ignore[arg-type]
             if labels.is_meta:
                 check_device("labels", labels, "the model", parameter)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_floating, check_instance, check_integer, check_numbers, check_values, describe
+from .._checks import check_finite, check_floating, check_instance, check_integer, check_numbers, check_values, describe
 from .._philox import uniforms as philox_uniforms
 from .._shadow import uncast
 from ..conditions import (
@@ -19,7 +19,7 @@ from ..conditions import (
     as_condition,
     batch_sizes,
     described,
-    tensors_of,
+    named,
     told,
 )  # fmt: skip
 from ..distributions import check_temperature
@@ -101,8 +101,8 @@ class Sampler:
         return bool(getattr(self.distribution, "couples_colors", False))
 
     @property
-    def _uniforms_shape(self) -> tuple[int, int, int]:
-        """(C·m, H, W): m uniforms for each value."""
+    def uniforms_shape(self) -> tuple[int, int, int]:
+        """(C·m, H, W) of the uniforms of one image: m for each value."""
         C, H, W = self.shape
         return C * getattr(self.distribution, "uniforms_per_value", 1), H, W
 
@@ -176,7 +176,7 @@ class Sampler:
         if known is not None:
             self._check_shape("known", known)
         if uniforms is not None:
-            self._check_shape("uniforms", uniforms, batched=True, shape=self._uniforms_shape)
+            self._check_shape("uniforms", uniforms, batched=True, shape=self.uniforms_shape)
             check_floating("uniforms", uniforms)
         each = known if known is None or known.dim() == 4 else None
         n, told = self._batch(n, labels, condition, uniforms=uniforms, known=each)
@@ -208,7 +208,7 @@ class Sampler:
         known: tuple[Tensor, Tensor] | None,
     ) -> Iterator[Tensor]:
         """``stream``, its arguments checked and on the model's device; ``known`` is (values, which of them)."""
-        law, m = self.distribution, self._uniforms_shape[0] // self.shape[0]
+        law, m = self.distribution, self.uniforms_shape[0] // self.shape[0]
 
         def choose(params: Tensor, pixel: Tensor, k: int, r: int, c: int) -> Tensor:
             params, u = params[:, :, None, None], uniforms[:, :, r : r + 1, c : c + 1]
@@ -262,8 +262,8 @@ class Sampler:
             return _batch_size(n, sizes), None
         dtype, device = dtype_and_device_of(self.model)
         given = as_condition(given, None, kind, name=name, dtype=dtype)
-        for part in tensors_of(given):
-            check_numbers(name, part)
+        for part, tensor in named(given, name).items():
+            check_finite(part, check_numbers(part, tensor))
         each = batch_sizes(given, kind)
         sizes |= {f"{name}[{part!r}]" if isinstance(kind, dict) else name: size for part, size in each.items()}
         n = _batch_size(n, sizes)
@@ -315,8 +315,8 @@ class Sampler:
         device = self._device
         if uniforms is None:
             if seed is None:
-                return torch.rand((n, *self._uniforms_shape), device=device)
-            return philox_uniforms(seed, n, self._uniforms_shape, device=device)
+                return torch.rand((n, *self.uniforms_shape), device=device)
+            return philox_uniforms(seed, n, self.uniforms_shape, device=device)
         if seed is not None:
             raise ValueError("seed: expected None together with uniforms, which it would replace, got both")
         if not ((uniforms >= 0) & (uniforms < 1)).all():

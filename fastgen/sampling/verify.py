@@ -71,9 +71,9 @@ def verify(
     """
     check_instance("sampler", sampler, Sampler, "a sampler")
     n = check_integer("n", n, 1)
-    kind, classes = sampler.condition_kind, getattr(sampler.model, "classes", None)
-    if labels is None and condition is None and classes is not None and isinstance(kind, Classes):
-        labels = torch.arange(n) % classes
+    kind = sampler.condition_kind
+    if labels is None and condition is None and isinstance(kind, Classes) and kind.count is not None:
+        labels = torch.arange(n) % kind.count
     naive = NaiveSampler(sampler.model, sampler.shape, sampler.distribution, sampler.to_input, condition=kind)
     told: dict[str, Any] = {"labels": labels, "condition": condition}
     uniforms = sampler._uniforms(n, seed, None)

@@ -3,11 +3,12 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._checks import check_instance
 from ..conditions import Classes, as_condition, described, kind_of_batch, kind_said
 from ..data import Dataset
+from ..sampling.inputs import dtype_and_device_of
 from . import distributed
 from .recipe import Recipe
 
@@ -18,7 +19,7 @@ def check_data(model: Any, data: Dataset, name: str) -> Dataset:
     A model without one of these attributes is not checked against it; ``classes`` are a kind of condition.
 
     Returns:
-        The data as the model is told them: see ``Dataset.told_to``.
+        The data as the model is told them: see ``told_to``.
 
     Raises:
         ValueError: says what was expected, and what the data has.
@@ -31,10 +32,25 @@ def check_data(model: Any, data: Dataset, name: str) -> Dataset:
             f"{name}: expected images of {levels} levels, integers in [0, {levels}), which the model reads,"
             f" got {data.name}, of {data.levels} levels{hint}"
         )
-    data = data.told_to(kind_said(model))
+    data = told_to(model, data)
     _check_images(model, data.values[:1], name)
     _check_told(model, data.told, len(data), name)
     return data
+
+
+def told_to(model: Any, data: Dataset) -> Dataset:
+    """The data as the model is told them, ``Dataset.told_to``: numbers in the dtype of its parameters."""
+    return data.told_to(kind_said(model), dtype_and_device_of(model)[0] if isinstance(model, nn.Module) else None)
+
+
+def check_told(model: Any, data: Dataset, name: str) -> None:
+    """Check what is told of all images, as ``check_data`` does, where the model is told more than a class.
+
+    Raises:
+        ValueError: says what was expected, and what the data has.
+    """
+    if not isinstance(kind_said(model), Classes):
+        _check_told(model, data.told, len(data), name)
 
 
 def check_batch(model: Any, values: Tensor, condition: Any, name: str = "first batch") -> None:
@@ -61,7 +77,7 @@ def _check_told(model: Any, condition: Any, n: int, name: str) -> None:
         return
     if isinstance(kind, Classes):
         if condition is None:
-            raise ValueError(f"{name}: expected labels in [0, {kind.count}), since the model has classes, got none")
+            raise ValueError(f"{name}: expected labels{kind.range}, since the model has classes, got none")
         if not isinstance(condition, Tensor):
             raise ValueError(f"{name}: labels: expected integers, got {described(kind_of_batch(condition))}")
         _check_range(f"{name}: labels", condition, kind.count)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from .. import measures as meanings
 from .._checks import check_instance, check_integer, check_number, describe
 from .._extras import require
-from ..conditions import kind_said
 from ..data import Dataset
 from ..measures import Measure, plus_minus
 from . import distributed
+from .checks import check_told, told_to
 from .randomness import set_aside
 
 Measures = Callable[[Tensor, Any], dict[str, Tensor]]
@@ -182,6 +182,9 @@ def evaluate(
         seed: of random numbers that ``measures`` draws; those outside are left as they were.
         about: what the measures are; what the model says of its losses by default.
         title: of a progress bar on a terminal; none by default.
+
+    Raises:
+        ValueError: the data do not tell what the model says that it is told.
     """
     check_instance("model", model, nn.Module, "a module")
     check_instance("dataset", dataset, Dataset, "a Dataset")
@@ -192,11 +195,13 @@ def evaluate(
     measures = measures or model.losses
     if not callable(measures):
         raise TypeError(f"measures: expected a function of values and condition, got {describe(measures)}")
+    dataset = told_to(model, dataset)
+    check_told(model, dataset, "dataset")
     device = next(model.parameters()).device
     order = np.arange(len(dataset))[distributed.rank() :: distributed.size()]
     parts: list[dict[str, Tensor]] = []
     with _evaluating(model), set_aside(distributed.seed_of(seed), device), _bar(title, len(order)) as advance:
-        for values, condition in dataset.told_to(kind_said(model)).batches(batch_size, device, order):
+        for values, condition in dataset.batches(batch_size, device, order):
             found = measures(values, condition)
             check_measures(found, len(values))
             parts.append({name: numbers.double().cpu() for name, numbers in found.items()})
