@@ -14,6 +14,7 @@ from commands import refused, said
 from fastgen import models
 from fastgen.conditions import FeatureMap, Kinds, Vector, tensors_of
 from fastgen.data import load
+from fastgen.distributions import Bernoulli
 from fastgen.models import AutoregressiveModel, Model
 from fastgen.nn import MaskedConv2d
 from fastgen.sampling import NaiveSampler
@@ -58,6 +59,15 @@ class Told(Model):
         return self.logits(code).view(n, self.levels, self.in_channels, *self.sides)
 
 
+class Mean(Bernoulli):
+    """Draws from the mean of two uniforms."""
+
+    uniforms_per_value = 2
+
+    def _draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
+        return super()._draw(logits, uniforms.unflatten(1, (-1, 2)).mean(2))
+
+
 class Pixels(AutoregressiveModel):
     """Pixels from those before them and from a vector.
 
@@ -68,9 +78,11 @@ class Pixels(AutoregressiveModel):
     """
 
     condition_kind = Vector(3)
+    law = Bernoulli
 
     def __init__(self, in_channels: int = 1, levels: int = 2, image_size: int | tuple[int, int] | None = 4) -> None:
         super().__init__(in_channels, levels, None, image_size)
+        self.distribution = self.law()
         self.before = MaskedConv2d(in_channels, 2, 3, "A", activation="relu")
         self.text = nn.Linear(3, 16)
         self.output = MaskedConv2d(18, self.distribution.param_channels(in_channels), 1, "B")
@@ -137,17 +149,21 @@ def test_a_run_from_training_to_drawing(tmp_path: Path, capsys: pytest.CaptureFi
     assert len(list((tmp_path / "single").glob("*.png"))) == 7
 
 
-def test_a_compiled_sampler_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_compiled_sampler_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data, run, npz = saved(tmp_path, condition=TEXT), tmp_path / "run", tmp_path / "s.npz"
     said(capsys, "train", "told-pixels", "--data", data, *SHORT, "--epochs", 3, "--run", run)
     assert json.loads(said(capsys, "evaluate", run, "--json"))["nats"] < 8
     np.save(tmp_path / "told.npy", TEXT[:3])
     draw = ["sample", run, "--out", tmp_path / "s.png", "--npz", npz, "--seed", 5]
-    said(capsys, *draw, "--condition", tmp_path / "told.npy", "--n", 4)
     wanted = torch.from_numpy(TEXT[[0, 1, 2, 0]])
-    naive = NaiveSampler(load_model(run), (1, 4, 4)).sample(seed=5, condition=wanted)
-    assert (drawn(npz)["x"] == naive.numpy()).all()
-    assert (drawn(npz)["condition"] == wanted.numpy()).all()
+    for law in (Mean, Bernoulli):
+        monkeypatch.setattr(Pixels, "law", law)
+        said(capsys, *draw, "--condition", tmp_path / "told.npy", "--n", 4)
+        naive = NaiveSampler(load_model(run), (1, 4, 4)).sample(seed=5, condition=wanted)
+        assert (drawn(npz)["x"] == naive.numpy()).all(), f"{law.uniforms_per_value} uniforms for each value"
+        assert (drawn(npz)["condition"] == wanted.numpy()).all()
     said(capsys, *draw, "--complete", "top-half", "--n", 2)
     held_out = load(data, split="test").subset(2, 5)
     assert (drawn(npz)["x"][:, :, :2] == held_out.values[:, :, :2].numpy()).all()

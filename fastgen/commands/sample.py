@@ -238,7 +238,7 @@ def _draw(sampler: Sampler, options: Sample, first: int, n: int, told: dict[str,
     part = slice(first, min(first + BATCH, n))
     with require("tqdm").tqdm(total=sampler.shape[1], desc="rows", leave=False, disable=None) as bar:
         return sampler.sample(
-            uniforms=uniforms(options.seed, part.stop - part.start, sampler.shape, first=first),
+            uniforms=uniforms(options.seed, part.stop - part.start, sampler.uniforms_shape, first=first),
             temperature=options.temperature,
             **_of(part, told),
             known=given if given is None else given.values[part],
