@@ -1,12 +1,12 @@
 """The walk that every sampler takes: pixel by pixel in raster order, colour by colour."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_finite, check_floating, check_instance, check_integer, check_numbers, check_values, describe
+from .._checks import check_finite, check_floating, check_instance, check_integer, check_numbers, check_values
 from .._philox import uniforms as philox_uniforms
 from .._shadow import uncast
 from ..conditions import (
@@ -23,6 +23,7 @@ from ..conditions import (
     told,
 )  # fmt: skip
 from ..distributions import check_temperature
+from .arguments import batch_size, check_distribution, check_shape, image_shape, known_values
 from .inputs import Inputs, ToInput, dtype_and_device_of, inputs_of
 from .told import kind_told, needs_condition
 
@@ -73,11 +74,11 @@ class Sampler:
         condition: AnyCondition | Kinds | None = None,
     ) -> None:
         check_instance("model", model, nn.Module, "a torch.nn.Module")
-        shape = _image_shape(shape)
+        shape = image_shape(shape)
         self.model = model
         self.shape: tuple[int, int, int] = shape
         self.distribution: Any = distribution if distribution is not None else getattr(model, "distribution", None)
-        _check_distribution(self.distribution, model)
+        check_distribution(self.distribution, model)
         self.condition_kind: Kinds = kind_told(model, condition)
         channels = getattr(model, "in_channels", shape[0])
         widens = callable(to_input) or (isinstance(to_input, str) and to_input == "one-hot")
@@ -174,14 +175,15 @@ class Sampler:
         """
         temperature = check_temperature(temperature)
         if known is not None:
-            self._check_shape("known", known)
+            check_shape("known", known, self.shape)
         if uniforms is not None:
-            self._check_shape("uniforms", uniforms, batched=True, shape=self.uniforms_shape)
+            check_shape("uniforms", uniforms, self.uniforms_shape, batched=True)
             check_floating("uniforms", uniforms)
         each = known if known is None or known.dim() == 4 else None
         n, told = self._batch(n, labels, condition, uniforms=uniforms, known=each)
         uniforms = self._uniforms(n, seed, uniforms)
-        return self._draw(n, told, uniforms, temperature, self._known(n, known, known_mask))
+        kept = known_values(n, known, known_mask, self.shape, self.distribution.levels, self._device)
+        return self._draw(n, told, uniforms, temperature, kept)
 
     def forced(self, values: Tensor, labels: Labels | None = None, *, condition: AnyCondition | None = None) -> Tensor:
         """Walk given images along the sampling path, revealing them value by value.
@@ -243,7 +245,7 @@ class Sampler:
         self, values: Tensor, labels: Labels | None, condition: AnyCondition | None
     ) -> tuple[Tensor, Condition | None]:
         """Given images, int64, and what the model is told of them, on its device."""
-        self._check_shape("values", values, batched=True)
+        check_shape("values", values, self.shape, batched=True)
         check_values(values, self.distribution.levels)
         _, given = self._batch(None, labels, condition, values=values)
         return values.to(self._device, torch.int64), given
@@ -259,14 +261,14 @@ class Sampler:
         if given is None:
             if not isinstance(kind, Classes) and needs_condition(self.model):
                 raise ValueError(f"condition: expected {described(kind)}, which the model is told, got None")
-            return _batch_size(n, sizes), None
+            return batch_size(n, sizes), None
         dtype, device = dtype_and_device_of(self.model)
         given = as_condition(given, None, kind, name=name, dtype=dtype)
         for part, tensor in named(given, name).items():
             check_finite(part, check_numbers(part, tensor))
         each = batch_sizes(given, kind)
         sizes |= {f"{name}[{part!r}]" if isinstance(kind, dict) else name: size for part, size in each.items()}
-        n = _batch_size(n, sizes)
+        n = batch_size(n, sizes)
         given = as_condition(given, n, kind, name=name)
         return n, apply(lambda part: part.to(device).contiguous(), given)
 
@@ -322,73 +324,3 @@ class Sampler:
         if not ((uniforms >= 0) & (uniforms < 1)).all():
             raise ValueError("uniforms: expected numbers in [0, 1), got others")
         return uniforms.to(device)
-
-    def _known(self, n: int, known: Tensor | None, known_mask: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        if known is None and known_mask is None:
-            return None
-        if known is None or known_mask is None:
-            missing, other = ("known", "known_mask") if known is None else ("known_mask", "known")
-            raise ValueError(f"{missing}: expected a tensor together with {other}, got None")
-        if check_numbers("known_mask", known_mask).dtype != torch.bool:
-            raise TypeError(f"known_mask: expected a bool tensor, got {known_mask.dtype}")
-        size = (n, *self.shape)
-        if known_mask.dim() > 4 or any(
-            have not in (1, want) for have, want in zip(reversed(known_mask.shape), reversed(size), strict=False)
-        ):
-            raise ValueError(f"known_mask: expected a shape that broadcasts to {size}, got {tuple(known_mask.shape)}")
-        device = self._device
-        keep = known_mask.to(device).expand(size)
-        check_values(known, None, "known")
-        value = known.to(device, torch.int64).expand(size)
-        check_values(value[keep], self.distribution.levels, "known")
-        return value, keep
-
-    def _check_shape(
-        self, name: str, images: Tensor, batched: bool = False, shape: tuple[int, int, int] | None = None
-    ) -> None:
-        check_numbers(name, images)
-        shape = self.shape if shape is None else shape
-        if images.dim() not in ((4,) if batched else (3, 4)) or images.shape[-3:] != shape:
-            expected = f"(N, {', '.join(map(str, shape))})"
-            raise ValueError(f"{name}: expected shape {expected}, got {tuple(images.shape)}")
-
-
-def _batch_size(n: int | None, sizes: dict[str, int]) -> int:
-    """The batch size that ``n`` and all ``sizes``, by what has them, agree on; 1 if none says."""
-    sizes = sizes if n is None else {"n": n, **sizes}
-    if len(set(sizes.values())) > 1:
-        got = ", ".join(f"{size} from {name}" for name, size in sizes.items())
-        raise ValueError(f"{', '.join(sizes)}: expected one batch size, got {got}")
-    if 0 in sizes.values():
-        raise ValueError(f"{next(iter(sizes))}: expected at least one image, got none")
-    return next(iter(sizes.values()), 1)
-
-
-def _check_distribution(distribution: Any, model: nn.Module) -> None:
-    """Raise unless it offers what sampling asks of a distribution."""
-    if distribution is None:
-        raise TypeError(f"distribution: expected one, since {type(model).__name__} names none itself, got None")
-    if isinstance(distribution, type):
-        kind = distribution.__name__
-        raise TypeError(f"distribution: expected an instance, got the class {kind} itself: call it, {kind}(…)")
-    missing = [name for name in ("levels", "param_channels", "draw") if not hasattr(distribution, name)]
-    if missing:
-        raise TypeError(
-            "distribution: expected one of fastgen.distributions or an object like them, got "
-            f"{describe(distribution)} without {', '.join(missing)}"
-        )
-    check_integer("distribution: levels", distribution.levels, 2)
-    check_integer("distribution: uniforms_per_value", getattr(distribution, "uniforms_per_value", 1), 1)
-    if getattr(distribution, "couples_colors", False) and not hasattr(distribution, "draw_color"):
-        raise TypeError(
-            f"distribution: expected draw_color of one that couples colours, got {describe(distribution)} without it"
-        )
-
-
-def _image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
-    try:
-        C, H, W = (check_integer("shape", size, 1, 2**31 - 1) for size in shape)
-    except (TypeError, ValueError):
-        got = tuple(shape) if isinstance(shape, list) else shape
-        raise ValueError(f"shape: expected three positive integers (C, H, W) below 2^31, got {describe(got)}") from None
-    return C, H, W
