@@ -7,7 +7,10 @@ TESTS = {
     "gated_residual_block": ("test_gated_residual_block.py",),
     "rsample_kl": ("test_rsample_kl.py", "test_math.py"),
     "discretized_logistic_mixture": ("test_discretized_logistic_mixture.py",),
-    "batch_norm": ("test_batch_norm.py", "test_batch_norm_sync.py"),
+    "batch_norm": ("test_batch_norm.py", "test_batch_norm_sync.py", "test_batch_norm_activation.py"),
+    "batch_norm_activation": (
+        "test_batch_norm_activation.py", "test_conv_transpose2d_bn_layers.py", "test_batch_norm_sync.py",
+    ),
     "conv_transpose2d": ("test_conv_transpose2d.py",),
     "conv_transpose2d_bn": (
         "test_sequence.py", "test_conv_transpose2d_bn_layers.py", "test_conv_transpose2d_bn.py",
@@ -192,7 +195,11 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
              "*buffers, count, 0.1, batch_norm.eps)"),
             ("eps forgotten in training", "*buffers, count, batch_norm.momentum, batch_norm.eps)",
              "*buffers, count, batch_norm.momentum, 1e-5)"),
+        ],
+        "fastgen/ops/_batch_norm_statistics.py": [
             ("parts are not weighted", "(weights * (means - mean).square()).sum(0)", "(means - mean).square().sum(0)"),
+            ("sign of M2's gradient", "apply(y, mean, 2 * grad_m2,", "apply(y, mean, -2 * grad_m2,"),
+            ("the mean's gradient is not shared out", "grad_mean / count,", "grad_mean,"),
         ],
         "fastgen/ops/_activations.py": [
             ("leaky_relu's slope", "leaky_relu_(pre, activation.slope)", "leaky_relu_(pre)"),
@@ -201,6 +208,20 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         "fastgen/ops/_batch_norm_sync.py": [
             ("sign of the mean's gradient", "(mean - whole_mean)), grad_m2", "(whole_mean - mean)), grad_m2"),
             ("the part's count forgotten", "return ctx.count * (grad_mean", "return total * (grad_mean"),
+        ],
+    },
+    "batch_norm_activation": {
+        "fastgen/ops/batch_norm_activation.py": [
+            ("running statistics swapped", "F.batch_norm(y, running_mean, running_var, weight,",
+             "F.batch_norm(y, running_var, running_mean, weight,"),
+            ("momentum forgotten", "momentum, eps = batch_norm.momentum, batch_norm.eps",
+             "momentum, eps = 0.1, batch_norm.eps"),
+            ("eps forgotten", "momentum, eps = batch_norm.momentum, batch_norm.eps",
+             "momentum, eps = batch_norm.momentum, 1e-5"),
+            ("batches are not counted", "num_batches_tracked.add_(1)", "num_batches_tracked.add_(0)"),
+            ("no bias of what is normalised", "Deferred(x, center, scale, bias,", "Deferred(x, center, scale, None,"),
+            ("layout", "materialize(is_channels_last(x))", "materialize()"),
+            ("torch's own for the part of one process", "        and not is_shared(batch_norm.process_group)\n", ""),
         ],
     },
     "conv_transpose2d": {
@@ -236,14 +257,6 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("eps forgotten where it is folded", "convolution.groups, batch_norm.eps)", "convolution.groups, 1e-5)"),
         ],
         "fastgen/ops/conv_transpose2d_bn.py": [
-            ("running statistics swapped", "running_mean, running_var, bn_weight, bn_bias, True,",
-             "running_var, running_mean, bn_weight, bn_bias, True,"),
-            ("momentum forgotten", "momentum, eps = batch_norm.momentum, batch_norm.eps",
-             "momentum, eps = 0.1, batch_norm.eps"),
-            ("eps forgotten", "momentum, eps = batch_norm.momentum, batch_norm.eps",
-             "momentum, eps = batch_norm.momentum, 1e-5"),
-            ("batches are not counted", "num_batches_tracked.add_(1)", "num_batches_tracked.add_(0)"),
-            ("torch's own for the part of one process", "        and not is_shared(batch_norm.process_group)\n", ""),
             ("layout of what is deferred", "result.materialize(channels_last)", "result.materialize()"),
             ("no bias of what is deferred", "Deferred(y, mean, scale, batch_norm.bias,",
              "Deferred(y, mean, scale, None,"),

@@ -137,6 +137,10 @@ def _fold(dtype: torch.dtype, groups: int) -> tuple[Any, ...]:
     return weight, bias, bn_weight, bn_bias, mean, var.abs() + 0.5, groups, 1e-5
 
 
+def _statistics(dtype: torch.dtype, layout: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
+    return (layout(*_randn(dtype, (3, 13, 7, 5))),)
+
+
 def _apply(dtype: torch.dtype, activation: str, layout: bool) -> tuple[Any, ...]:
     return channels_last(*_randn(dtype, (3, 13, 7, 5))), *_vectors(dtype, 13), activation, 0.2, layout
 
@@ -174,6 +178,7 @@ ARGUMENTS: dict[str, list[Make]] = {
     "batch_norm_apply_backward": _for_each(_apply_backward, ("relu",), ("tanh",)),
     "batch_norm_finalize": _for_each(_finalize, ()),
     "batch_norm_finalize_backward": _for_each(_finalize_backward, ()),
+    "batch_norm_statistics": _for_each(_statistics, (Tensor.contiguous,), (channels_last,)),
     "conv_transpose2d_bn": _for_each(_conv_transpose, *_TRANSPOSED),
     "conv_transpose2d_bn_backward": _for_each(_conv_transpose_backward, *_TRANSPOSED),
     "conv_transpose2d_bn_fold": _for_each(_fold, (1,), (2,)),

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastgen.ops._activations import ACTIVATIONS
 from fastgen.ops._batch_norm_checks import check_batch_norm, check_count
+from fastgen.ops._batch_norm_statistics import batch_norm_statistics_reference, combine
 from fastgen.ops._records import BatchNorm
 from fastgen.ops.batch_norm import (
     Deferred,
@@ -14,10 +15,8 @@ from fastgen.ops.batch_norm import (
     batch_norm_apply_reference,
     batch_norm_finalize_backward_reference,
     batch_norm_finalize_reference,
-    combine,
     finalize,
     finalize_running,
-    statistics,
 )
 from ops import (
     assert_compiles,
@@ -33,6 +32,7 @@ from parity import DTYPES, channels_last
 from transposed import APPLY, FINALIZE, NAMES, running
 
 APPLY_BACKWARD = NAMES.batch_norm_apply_backward.default
+STATISTICS = NAMES.batch_norm_statistics.default
 FINALIZE_BACKWARD = NAMES.batch_norm_finalize_backward.default
 SIZES = [(0, 3, 2, 2), (1, 1, 1, 1), (5, 7, 3, 11), (16, 16, 16, 16)]
 EPS = 0.01
@@ -56,6 +56,8 @@ def test_parity(size: tuple[int, ...], dtype: torch.dtype, device: str) -> None:
             for last in (True, False):
                 assert_op_parity(APPLY, batch_norm_apply_reference, *args, last)
             assert_op_parity(APPLY_BACKWARD, batch_norm_apply_backward_reference, torch.randn_like(y), *args)
+    for layout in (channels_last, Tensor.contiguous):
+        assert_op_parity(STATISTICS, batch_norm_statistics_reference, layout(y))
     for weight in (shift.to(dtype), None):
         none = (None, None, None)
         assert_op_parity(FINALIZE, batch_norm_finalize_reference, center, scale, weight, *none, 30, 0.1, EPS)
@@ -96,6 +98,7 @@ def test_opcheck(device: str) -> None:
     for layout in (Tensor.contiguous, channels_last):
         leaves = [t.detach().requires_grad_() for t in (layout(y), center, weight, shift)]
         assert_opcheck(APPLY, (*leaves, "relu", 0.0, True), (*leaves, "relu", 0.0, False))
+        assert_opcheck(STATISTICS, (leaves[0],))
         assert_opcheck(APPLY_BACKWARD, (torch.randn_like(y), layout(y), center, weight, shift, "relu", 0.0))
     buffers = (*running(7, device=device), torch.tensor(3, device=device))
     leaves = [t.detach().requires_grad_() for t in (m2, weight)]
@@ -127,7 +130,7 @@ def test_running_statistics_are_those_of_torch(momentum: float | None, dtype: to
     for _ in range(3):
         y = channels_last(3 + 2 * torch.randn(5, 7, 3, 11, device=device))
         expected = bn(y)
-        mean, m2 = statistics(y)
+        mean, m2 = STATISTICS(y)
         z = Deferred(y, mean, finalize(mean, m2, 5 * 3 * 11, record), bn.bias).materialize()
         torch.testing.assert_close(z, expected)
     for buffer, one in zip(buffers, bn.buffers(), strict=True):
@@ -140,10 +143,10 @@ def test_running_statistics_are_those_of_torch(momentum: float | None, dtype: to
 def test_statistics_of_parts_are_combined(device: str) -> None:
     """Also of a part that holds nothing; with mean 1000 and deviation 0.01, E[y²] − E[y]² has not one correct digit."""
     y = 1000 + 0.01 * torch.randn(12, 7, 3, 11, device=device)
-    parts = [statistics(part) for part in y.split([5, 0, 7])]
+    parts = [STATISTICS(part) for part in y.split([5, 0, 7])]
     counts = torch.tensor([5, 0, 7], device=device) * 3.0 * 11
     count, mean, m2 = combine(counts, *(torch.stack(each) for each in zip(*parts, strict=True)))
-    truth = statistics(y.double())
+    truth = STATISTICS(y.double())
     assert count == 12 * 3 * 11
     naive = y.square().mean((0, 2, 3)) - y.mean((0, 2, 3)).square()
     assert (mean - truth[0]).abs().max() < 1e-3

@@ -10,6 +10,7 @@ from fastgen.ops.batch_norm_triton import (
     batch_norm_apply_triton,
     batch_norm_finalize_backward_triton,
     batch_norm_finalize_triton,
+    batch_norm_statistics_triton,
 )
 
 HALF = torch.bfloat16
@@ -23,6 +24,7 @@ def meta(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def test_vectors_and_images(capability: tuple[int, int]) -> None:
     C = 128
     y, vector = meta(128, C, 16, 16, dtype=HALF), meta(C)
+    assert_gates(capability, batch_norm_statistics_triton, y)
     tracked = torch.empty((), dtype=torch.int64, device="meta")
     for channels_last in (True, False):
         args = (y, vector, vector, vector, "tanh", 0.0, channels_last)

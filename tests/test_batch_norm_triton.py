@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from fastgen.ops import batch_norm_triton as kernels
+from fastgen.ops._batch_norm_statistics import batch_norm_statistics_reference
 from fastgen.ops.batch_norm import (
     batch_norm_apply_backward_reference,
     batch_norm_apply_reference,
@@ -22,6 +23,15 @@ HALVES = (torch.float16, torch.bfloat16)
 def vectors(C: int, device: str) -> list[Tensor]:
     """Center, scale and shift."""
     return [torch.randn(C, device=device), torch.rand(C, device=device) + 0.5, torch.randn(C, device=device)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("size", [(0, 3, 2, 2), (1, 1, 1, 1), (3, 37, 5, 7), (2, 19, 16, 16)])
+def test_statistics(size: tuple[int, ...], dtype: torch.dtype, triton_device: str) -> None:
+    y = torch.randn(size, device=triton_device).to(dtype)
+    for layout in (channels_last, contiguous):
+        op, kernel = NAMES.batch_norm_statistics.default, kernels.batch_norm_statistics_triton
+        assert_op_parity(op, batch_norm_statistics_reference, layout(y), kernel=kernel)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])

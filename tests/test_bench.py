@@ -186,7 +186,7 @@ def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
 
 
 def test_what_bench_refuses(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    assert "only: expected a part of one of the names conv_transpose2d_bn;" in refused(capsys, "--only", "nothing")
+    assert "only: expected a part of one of the names batch_norm_activation;" in refused(capsys, "--only", "nothing")
     assert "json: expected a file in a folder that exists" in refused(capsys, "--json", tmp_path / "no/f.json")
     assert "plot: expected a suite with floors" in refused(capsys, "--suite", "sampling", "--plot", tmp_path / "f.png")
     assert "threads: expected 1 or more, got 0" in refused(capsys, "--threads", 0)

@@ -89,6 +89,15 @@ OPS: dict[str, tuple[Callable[..., Any], dict[str, Any], set[str]]] = {
         },
         {"bias", "bias_out"},
     ),
+    "batch_norm_activation": (
+        ops.batch_norm_activation,
+        {
+            "x": torch.ones(2, 4, 5, 6), "weight": VECTOR, "bias": VECTOR, "running_mean": VECTOR,
+            "running_var": VECTOR, "training": False, "momentum": 0.1, "eps": 1e-5, "activation": "leaky_relu",
+            "negative_slope": 0.1,
+        },
+        {"weight", "bias", "momentum"},
+    ),
     "conv_transpose2d_bn": (
         ops.conv_transpose2d_bn,
         {

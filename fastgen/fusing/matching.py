@@ -196,6 +196,9 @@ def _describe(flat: Sequence[nn.Module], matches: Matches) -> bool:
         if isinstance(conv, nn.Upsample) and isinstance(after, nn.Conv2d) and conv not in matches.named:
             matches.named.add(conv)
             matches.leave(conv, "it upsamples before a convolution, and the op is that of ConvTranspose2d")
+        if type(conv) is nn.Conv2d and isinstance(after, _NORMS) and after not in matches.named:
+            matches.named.add(after)
+            matches.leave(after, worth.NORMALIZED)
         if not isinstance(conv, nn.ConvTranspose2d):
             continue
         if type(conv) is not nn.ConvTranspose2d:

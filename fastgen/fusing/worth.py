@@ -30,6 +30,10 @@ CROPPED_ON_CPU = (
     "its mask is not one of fastgen.ops.masked_conv2d_mask's, and a convolution of its live taps alone was only "
     "measured on a CPU"
 )
+NORMALIZED = (
+    "it follows a Conv2d: on a CPU torch's own batch norm is the faster one, and on a GPU "
+    "fastgen.ops.batch_norm_activation was not measured"
+)
 
 
 def small(weight: Tensor, least: int) -> bool:

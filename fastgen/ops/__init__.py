@@ -2,6 +2,7 @@
 
 from .._extension import load_kernels
 from . import sample
+from .batch_norm_activation import batch_norm_activation
 from .conv_transpose2d_bn import conv_transpose2d_bn
 from .discretized_logistic_mixture import discretized_logistic_mixture
 from .gated_activation import gated_activation
@@ -10,6 +11,7 @@ from .masked_conv2d import masked_conv2d, masked_conv2d_mask
 from .rsample_kl import rsample_kl
 
 __all__ = [
+    "batch_norm_activation",
     "conv_transpose2d_bn",
     "discretized_logistic_mixture",
     "gated_activation",

@@ -7,11 +7,11 @@ from ._dtypes import check_floating
 from ._records import BatchNorm
 
 
-def check_batch_norm(x: Tensor, channels: int, batch_norm: BatchNorm) -> None:
-    """Of a result of ``x`` with so many ``channels``."""
+def check_batch_norm(x: Tensor, channels: int, batch_norm: BatchNorm, prefix: str = "bn_") -> None:
+    """Of a result of ``x`` with so many ``channels``; ``prefix``: of the arguments that are weight and bias."""
     if batch_norm.momentum is not None:
         check_number("momentum", batch_norm.momentum)
-    names = ("bn_weight", "bn_bias", "running_mean", "running_var")
+    names = (f"{prefix}weight", f"{prefix}bias", "running_mean", "running_var")
     for name, vector in zip(names, batch_norm[:4], strict=True):
         if vector is None:
             continue

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .batch_norm import combine
+from ._batch_norm_statistics import combine
 
 
 class Synchronize(torch.autograd.Function):

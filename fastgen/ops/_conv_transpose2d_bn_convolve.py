@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._activations import activate_, activate_backward
+from ._batch_norm_statistics import batch_norm_statistics_reference
 from ._layouts import layout, layout_of
 from ._records import Activation, Convolution
 from ._registry import define_op
@@ -15,7 +16,6 @@ from .batch_norm import (
     apply_backward,
     batch_norm_apply_reference,
     per_channel,
-    statistics,
 )
 from .conv_transpose2d import check_weight, conv_transpose2d, conv_transpose2d_backward, result_shape
 
@@ -73,7 +73,7 @@ def conv_transpose2d_bn_reference(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     x, convolution, activation, take_statistics, channels_last = Forward.of(args)
     y = activate_(conv_transpose2d(_loaded(x), convolution), activation)
     y = y.contiguous(memory_format=layout(channels_last))
-    mean, m2 = statistics(y) if take_statistics else (y.new_empty(0), y.new_empty(0))
+    mean, m2 = batch_norm_statistics_reference(y) if take_statistics else (y.new_empty(0), y.new_empty(0))
     return y, mean, m2
 
 

@@ -25,7 +25,7 @@ PIXELS = (0, 2, 3)
 class Deferred(NamedTuple):
     """A batch-normalised activation that has not been computed: whoever loads ``raw`` computes it.
 
-    It stands for activation((raw − center) · scale + shift). ``raw`` (N, C, H, W) is channels_last; ``center`` and
+    It stands for activation((raw − center) · scale + shift). ``raw`` (N, C, H, W) is as it was stored; ``center`` and
     ``scale`` (C,) are float32 (float64 for float64); ``shift`` is the bias of the batch norm, or None. Without them it
     stands for ``raw`` as it is: what an op takes where no batch norm came before. In the order of every schema.
     """
@@ -47,28 +47,8 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def combine(counts: Tensor, means: Tensor, m2s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Count, mean and M2 of a whole from those of its parts, (P,), (P, C), (P, C), as Chan et al. 1979 combine them."""
-    count = counts.sum()
-    weights = counts[:, None]
-    mean = (weights * means).sum(0) / count
-    return count, mean, m2s.sum(0) + (weights * (means - mean).square()).sum(0)
-
-
 def per_channel(vector: Tensor) -> Tensor:
     return vector.view(1, -1, 1, 1)
-
-
-def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and M2 = Σ(y − mean)² of every channel, each (C,), of the values as they are stored; corrected two passes.
-
-    ``sum`` adds in cascades; the accumulation inside torch's own batch norm loses a digit per thousand pixels.
-    """
-    count = max(y.shape[0] * y.shape[2] * y.shape[3], 1)
-    mean = y.sum(PIXELS, dtype=accumulator(y.dtype)) / count
-    difference = y - per_channel(mean)
-    error = difference.sum(PIXELS) / count
-    return mean + error, difference.mul_(difference).sum(PIXELS) - count * error.square()
 
 
 def finalize(mean: Tensor, m2: Tensor, count: int | Tensor, batch_norm: BatchNorm) -> Tensor:

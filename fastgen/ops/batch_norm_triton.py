@@ -341,9 +341,8 @@ def batch_norm_finalize_backward_triton(
     return grad_m2, grad_weight
 
 
-def statistics(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and M2 of every channel of ``y``, channels_last, as it is stored."""
-    N, C, H, W = y.shape
+def batch_norm_statistics_triton(y: Tensor) -> tuple[Tensor, Tensor]:
+    (N, C, H, W), y = y.shape, pixels_last(y)
     slots = triton.cdiv(N * H * W, 64)
     parts = statistics_parts(C, slots, y)
     launch(statistics_kernel, (slots, triton.cdiv(C, 32)), y, *parts, N * H * W, C, slots, BLOCK_M=64, BLOCK_C=32)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._checks import check_flag
-from ._activations import activate_, check_activation
+from ._activations import check_activation
 from ._batch_norm_checks import check_batch_norm, check_count
 from ._batch_norm_sync import is_shared, synchronize
 from ._conv_transpose2d_bn_convolve import KERNELS
@@ -29,6 +29,7 @@ from ._dtypes import autocast_dtype, check_dense
 from ._layouts import is_channels_last, layout
 from ._records import NONE, Activation, BatchNorm, Convolution
 from .batch_norm import Deferred, finalize, finalize_running
+from .batch_norm_activation import in_torch, is_torchs_own
 from .conv_transpose2d import check_convolution, check_dtypes, result_shape
 
 __all__ = ["KERNELS", "conv_transpose2d_bn", "run_layer"]
@@ -147,7 +148,7 @@ def run_layer(
         count = size[0] * size[2] * size[3]
         if not is_shared(batch_norm.process_group):
             check_count(size, count)
-        if not deferred and _is_torchs_own(x, batch_norm):
+        if not deferred and is_torchs_own(x, batch_norm):
             return _in_torch(image, convolution, batch_norm, activation).contiguous(memory_format=layout(channels_last))
         y, mean, m2 = convolve(x, convolution, NONE, True, True)
         mean, m2, shared = synchronize(mean, m2, count, batch_norm.process_group)
@@ -178,31 +179,9 @@ def convolve(
     return op(*x, *convolution, *activation, take_statistics, channels_last)
 
 
-def _is_torchs_own(x: Tensor | Deferred, batch_norm: BatchNorm) -> bool:
-    """Whether torch's batch norm runs a layer that trains alone, on a CPU, where it takes fewer passes over memory.
-
-    It takes float32 or float64 throughout, a fixed momentum, no autocast, and the batch of one process. An op that
-    takes statistics and another that applies them pay where the next layer normalises on its load.
-    """
-    return (
-        isinstance(x, Tensor)
-        and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.float64)
-        and all(vector is None or vector.dtype == x.dtype for vector in batch_norm[:4])
-        and batch_norm.momentum is not None
-        and autocast_dtype(x) is None
-        and not is_shared(batch_norm.process_group)
-    )
-
-
 def _in_torch(x: Tensor, convolution: Convolution, batch_norm: BatchNorm, activation: Activation) -> Tensor:
     """The formula as ``conv_transpose2d_bn`` states it; the result may be laid out in any way."""
     weight, bias, stride, padding, output_padding, dilation, groups = convolution
     check_dtypes(x, weight, bias)
     y = F.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
-    bn_weight, bn_bias, running_mean, running_var, num_batches_tracked = batch_norm[:5]
-    if num_batches_tracked is not None:
-        num_batches_tracked.add_(1)
-    momentum, eps = batch_norm.momentum, batch_norm.eps
-    y = F.batch_norm(y, running_mean, running_var, bn_weight, bn_bias, True, momentum, eps)  # type: ignore[arg-type]
-    return activate_(y, activation)
+    return in_torch(y, batch_norm, activation)

@@ -16,10 +16,10 @@ from .batch_norm_triton import (
     BLOCK,
     batch_norm_apply_backward_triton,
     batch_norm_apply_triton,
+    batch_norm_statistics_triton,
     combined,
     pixels_last,
     rounded,
-    statistics,
 )
 from .conv_transpose2d import conv_transpose2d, conv_transpose2d_backward
 from .conv_transpose2d_triton import covered
@@ -34,7 +34,7 @@ def conv_transpose2d_bn_triton(*args) -> tuple[Tensor, Tensor, Tensor]:
     else:
         y = pixels_last(activate_(conv_transpose2d(_loaded(x), convolution), activation))
         if take_statistics:
-            mean, m2 = statistics(y)
+            mean, m2 = batch_norm_statistics_triton(y)
     y = y.contiguous(memory_format=layout(channels_last))
     return (y, mean, m2) if take_statistics else (y, y.new_empty(0), y.new_empty(0))
 
