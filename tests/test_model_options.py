@@ -88,6 +88,11 @@ def test_a_recipe_begins_and_the_line_counts(tmp_path: Path, capsys: pytest.Capt
     line = command_line(paper)
     assert line is not None
     assert line.startswith("fastgen train pixel-means --recipe paper --limit 60")
+    again = ["train", "pixel-means", "--config", paper.folder / "config.json", "--recipe", "small", "--lr", "0.25"]
+    said(capsys, *again, "--run", tmp_path / "again")
+    options = Run(tmp_path / "again").config()["options"]
+    assert (options["rank"], options["first"], options["limit"]) == (5, "ones", 60), "the line's counts before a file"
+    assert (options["lr"], options["epochs"]) == (0.25, 1)
 
 
 def test_the_paper_of_runs_from_when_it_set_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

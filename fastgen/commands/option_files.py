@@ -5,6 +5,7 @@
     hidden = [400, 200]
 
 What a file says comes before what the command line says, in the command line's words: so it is checked as these are.
+A recipe that the command line names comes between the two, and one that the file names before both.
 """
 
 import json
@@ -70,15 +71,22 @@ def with_files(arguments: list[str]) -> list[str]:
     if name is None:
         raise ValueError(f"model: expected one of {', '.join(MODELS)} before --config, since {path} names none")
     check_option("model", name, list(MODELS))
-    return [name, *_as_arguments(name, options, path), *given]
+    recipes = MODELS[name].model.recipes
+    recipe = [recipes[each] for each in _values(given, "--recipe") if each in recipes]
+    return [name, *_as_arguments(name, options, path), *(option_words(recipe[-1]) if recipe else []), *given]
 
 
 def _path(arguments: list[str]) -> Path | None:
-    named = [after for word, after in pairwise(arguments) if word == "--config"]
-    named += [word.partition("=")[2] for word in arguments if word.startswith("--config=")]
+    named = _values(arguments, "--config")
     if len(named) > 1:
         raise ValueError(f"config: expected one file of options, got {listed(named)}")
     return Path(named[0]) if named else None
+
+
+def _values(arguments: list[str], option: str) -> list[str]:
+    """What follows an option each time that it is given."""
+    named = [after for word, after in pairwise(arguments) if word == option]
+    return named + [word.partition("=")[2] for word in arguments if word.startswith(f"{option}=")]
 
 
 def _read(path: Path) -> tuple[str | None, dict[str, Any]]:
