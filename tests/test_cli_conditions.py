@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from commands import refused, said
 from fastgen import models
-from fastgen.conditions import FeatureMap, Kinds, Vector, tensors_of
+from fastgen.conditions import Classes, FeatureMap, Kinds, Vector, tensors_of
 from fastgen.data import load
 from fastgen.distributions import Bernoulli
 from fastgen.models import AutoregressiveModel, Model
@@ -88,12 +88,24 @@ class Pixels(AutoregressiveModel):
         self.output = MaskedConv2d(18, self.distribution.param_channels(in_channels), 1, "B")
 
     def forward(self, x: Tensor, condition: Any = None) -> Tensor:
-        text = self.text(self.check_condition(x.shape[0], condition))
+        text = self.text(self.told(x.shape[0], condition))
         return self.output(torch.cat([self.before(x), text.view(-1, 1, 4, 4).expand(-1, 16, -1, -1)], dim=1))
+
+    def told(self, n: int, condition: Any) -> Any:
+        return self.check_condition(n, condition)
 
     def losses(self, values: Tensor, condition: Any = None, progress: float = 1.0) -> dict[str, Tensor]:
         params = self(self.to_input(values), condition)
         return {"nats": -self.distribution.log_prob(params, values).sum(dim=(1, 2, 3))}
+
+
+class Numbered(Pixels):
+    """Told a class, and says so itself."""
+
+    condition_kind: Any = Classes(2)
+
+    def told(self, n: int, condition: Any) -> Any:
+        return self.check_labels(n, condition)[:, None].to(torch.float32).expand(-1, 3)  # type: ignore[index]
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +113,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """The models are two of those that the command line has."""
     monkeypatch.setitem(models.NAMES, "told", Told)
     monkeypatch.setitem(models.NAMES, "told-pixels", Pixels)
+    monkeypatch.setitem(models.NAMES, "numbered", Numbered)
 
 
 N, RNG = 40, np.random.default_rng(0)
@@ -168,6 +181,22 @@ def test_a_compiled_sampler_is_told(
     held_out = load(data, split="test").subset(2, 5)
     assert (drawn(npz)["x"][:, :, :2] == held_out.values[:, :, :2].numpy()).all()
     assert (drawn(npz)["condition"] == held_out.condition.numpy()).all(), "told what they were"
+
+
+def test_a_class_that_the_model_says_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, npz = tmp_path / "run", tmp_path / "s.npz"
+    said(
+        capsys, "train", "numbered", "--data", saved(tmp_path, y=np.arange(N) % 2), *SHORT, "--epochs", 1, "--run", run
+    )
+    draw = ["sample", run, "--out", tmp_path / "s.png", "--npz", npz, "--n", 3]
+    said(capsys, *draw)
+    assert (drawn(npz)["y"].tolist(), int(drawn(npz)["classes"])) == ([0, 1, 0], 2)
+    said(capsys, *draw, "--labels", 1)
+    assert drawn(npz)["y"].tolist() == [1, 1, 1]
+    monkeypatch.setattr(Numbered, "condition_kind", Classes())
+    assert "condition_kind: expected the number of classes of Numbered, got integers (N,)" in refused(capsys, *draw)
 
 
 def test_what_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

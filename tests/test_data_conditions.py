@@ -93,6 +93,11 @@ def test_a_run_knows_its_condition_again() -> None:
             ValueError, match=f"expected the condition of each image that the run began with, got {got}"
         ):
             check_content(*changed, config, "the run")
+    renamed = dataset({"class": WHOLE["class"], "small": MAP, "words": VECTOR}).hold_out()
+    held_out = dataclasses.replace(second, condition={**second.told, "text": -second.told["text"]})  # type: ignore[dict-item]
+    for pair in (renamed, (first, held_out)):
+        with pytest.raises(ValueError, match="the condition of each image that the run began with, got another"):
+            check_content(*pair, config, "the run")
     kept = content(*dataset().hold_out())
     assert content(*dataset(VECTOR).hold_out())["sha256"] == kept["sha256"], "of the images, as it ever was"
     assert kept.keys() == {"sha256", "classes", "class_names"}

@@ -16,6 +16,18 @@ def is_told_more(model: Any) -> bool:
     return kind is not None and not isinstance(kind, Classes)
 
 
+def classes_of(model: Any) -> Any:  # an integer wherever there are labels
+    """How many classes a model is told; None for one that is not told a class.
+
+    Raises:
+        ValueError: it is, and does not say how many there are.
+    """
+    kind = kind_said(model)
+    if isinstance(kind, Classes) and kind.count is None:
+        raise ValueError(f"condition_kind: expected the number of classes of {type(model).__name__}, got {kind}")
+    return kind.count if isinstance(kind, Classes) else None
+
+
 def condition_for(model: Any, path: Path | None) -> Condition | None:
     """What a file holds for ``model``, of N images; None for a model that is not told more than a class.
 

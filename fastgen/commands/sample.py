@@ -28,7 +28,7 @@ from ..sampling import Sampler
 from ..training import Run, load_model
 from . import check_seed, parse, pick_device
 from .completion import DRAWN, HALVES, Partial, images_to_complete
-from .condition_file import as_arrays, condition_for, in_turn, is_told_more
+from .condition_file import as_arrays, classes_of, condition_for, in_turn, is_told_more
 from .image_folder import ImageFolder
 from .images import class_names
 from .run_words import called
@@ -103,7 +103,7 @@ def main(arguments: list[str]) -> str:
     names = class_names(Run(options.run))
     n, labels, condition = _told(options, model, names, given)
     if many:
-        folder = ImageFolder(out, n, model.levels, labels, names, model.classes)
+        folder = ImageFolder(out, n, model.levels, labels, names, classes_of(model))
         folder.check(options.overwrite)
     draw, how = _way(
         model, shape, options, {"labels": labels} if condition is None else {"condition": condition}, given
@@ -148,12 +148,12 @@ def _picture(
         note = f"given: {str(part).replace('-', ' ') if given.whole else f'known of {part}'}"
     if options.temperature != 1:
         note = f"temperature {options.temperature:g}" + (f"; {note}" if note else "")
-    turn = 0 if labels is None or given is not None else len(options.labels) or model.classes
+    turn = 0 if labels is None or given is not None else len(options.labels) or classes_of(model)
     columns = min(options.columns or (columns_in_turn(n, turn) if 1 < turn <= 16 else columns_for(n, len(rows))), n)
     above: Names | tuple[str, ...] = ()
     below: Names | tuple[str, ...] = ()
     if labels is not None and given is None:
-        words = class_words(names, model.classes)
+        words = class_words(names, classes_of(model))
         if torch.equal(labels, labels[:columns].repeat(n)[:n]):
             above = of_classes(labels[:columns].tolist(), words)
         else:
@@ -170,7 +170,7 @@ def _save_npz(
     arrays: dict[str, Any] = {"x": values.numpy().astype(np.uint8), "levels": np.array(model.levels), **others}
     buffer = io.BytesIO()
     if labels is not None:
-        arrays |= {"y": labels.numpy(), "classes": np.array(model.classes)}
+        arrays |= {"y": labels.numpy(), "classes": np.array(classes_of(model))}
         arrays |= {} if names is None else {"class_names": np.array(names)}
     np.savez_compressed(buffer, **arrays)
     write_atomic(path, buffer.getvalue())
@@ -186,7 +186,7 @@ def _told(
         n = options.n or DRAWN if given is None else len(given.values)
         if own is not None and not options.labels:
             return n, own, None  # type: ignore[return-value]
-        return n, _labels(options.labels, n, model.classes, names), None
+        return n, _labels(options.labels, n, classes_of(model), names), None
     if options.labels:
         raise ValueError(f"labels: expected none, since the model is told a condition, got {listed(options.labels)}")
     condition = own if own is not None and options.condition is None else condition_for(model, options.condition)
