@@ -121,6 +121,17 @@ def test_draws_follow_the_likelihood(colors: int) -> None:
     assert torch.equal(values.flatten(1), drawn)
 
 
+def test_temperature_is_that_of_every_colour() -> None:
+    model, law = mixture(3)
+    uniforms, values = torch.rand(64, 6, 1, 1), torch.zeros(64, 3, 1, 1, dtype=torch.int64)
+    params = model(torch.zeros(64, 3, 1, 1)).detach()  # the first pixel's, which no value decides
+    for k in range(3):
+        values[:, k : k + 1] = law.draw_color(params, uniforms, values, k, 0.3)
+    sampler = sampling.NaiveSampler(model, (3, 1, 1), law, "[-1, 1]")
+    assert torch.equal(sampler.sample(uniforms=uniforms, temperature=0.3), values)
+    assert not torch.equal(sampler.sample(uniforms=uniforms), values)
+
+
 def test_two_uniforms_for_each_value_of_colours_that_are_not_coupled() -> None:
     law = Twice(3)
     model = randomise(Net(3, 9, groups=3)).eval()

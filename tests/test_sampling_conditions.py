@@ -144,6 +144,38 @@ def test_a_model_says_itself_what_it_is_told() -> None:
         sampling.compile(*given, condition=torch.zeros(4))
 
 
+class Doubling(nn.Module):
+    """Writes over what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input, self.text = CausalConv2d(True, 1, 1, 3, padding=1), nn.Linear(3, 1)
+
+    def forward(self, x: Tensor, text: Tensor) -> Tensor:
+        return self.input(x.mul_(2)) + self.text(text.mul_(2))[:, :, None, None]
+
+
+def test_a_forward_may_write_over_what_it_is_told() -> None:
+    text = torch.randn(3, 3)
+    before, sampler = (
+        text.clone(),
+        sampling.compile(randomise(Doubling()).eval(), (1, 3, 3), Bernoulli(), "[-1, 1]", condition=torch.zeros(3)),
+    )
+    report = sampling.verify(sampler, 3, condition=text)
+    assert report.same, str(report)
+    assert torch.equal(text, before)
+
+
+def test_a_forward_of_the_image_alone_takes_no_example() -> None:
+    class Named(nn.Module):
+        def forward(self, x: Tensor, *, text: Tensor) -> Tensor:
+            return x
+
+    for model in (CausalConv2d(True, 1, 1, 3, padding=1), Named()):
+        with pytest.raises(TypeError, match=r"condition: expected None, since the forward of \w+ takes no second arg"):
+            NaiveSampler(model, SHAPE, Bernoulli(), "[-1, 1]", condition=torch.zeros(3))
+
+
 def test_all_classes_are_verified_however_the_model_says_them() -> None:
     class Saying(nn.Module):
         condition_kind = Classes(3)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .._shadow import evaluated, shadow
-from ..conditions import AnyCondition, Condition, Labels, arguments
+from ..conditions import AnyCondition, Condition, Labels, apply, arguments
 from .inputs import dtype_and_device_of
 from .sampler import Engine, Sampler
 
@@ -22,7 +22,7 @@ class NaiveSampler(Sampler):
         """One full forward: parameters (N, P, H, W) for ``values``, int64 (N, C, H, W); see ``forced``."""
         values, told = self._told_images(values, labels, condition)
         with evaluated(self.model) as model:
-            return model(self.to_input(values).to(dtype_and_device_of(self.model)[0]), *arguments(told))
+            return model(self.to_input(values).to(dtype_and_device_of(self.model)[0]), *_fresh(told))
 
     def _engine(self, n: int, condition: Condition | None) -> Engine:
         dtype, device = dtype_and_device_of(self.model)
@@ -45,9 +45,14 @@ class _FullForward:
 
     def params(self, k: int) -> Tensor:
         r, c = self.at
-        params = self.model(self.x, *arguments(self.condition))[:, :, r, c]
+        params = self.model(self.x.clone(), *_fresh(self.condition))[:, :, r, c]
         return params.chunk(self.parts, dim=1)[k % self.parts]
 
     def reveal(self, x: Tensor) -> None:
         r, c = self.at
         self.x[:, :, r, c] = x
+
+
+def _fresh(condition: Condition | None) -> tuple[Condition, ...]:
+    """What a forward is given after the image, of its own: what it writes over is there again for the next."""
+    return arguments(apply(torch.clone, condition))

@@ -13,11 +13,14 @@ def kind_told(model: nn.Module, example: Any = None) -> Kinds:
     """What ``model`` is told, by its own word (``condition_kind``, ``classes``) or by an example; else labels.
 
     Raises:
-        TypeError: the example is none of a condition.
+        TypeError: the example is none of a condition, or the model's forward takes an image alone.
         ValueError: its shape is of none, or the model says otherwise.
     """
     said = kind_said(model)
     kind = (said or Classes()) if example is None else kind_of(example)
+    if not isinstance(kind, Classes) and len(_positional(model)) < 2:  # labels may be left out, and nobody says them
+        name = type(model).__name__
+        raise TypeError(f"condition: expected None, since the forward of {name} takes no second argument, got {kind}")
     if said is not None and _of_any_number(kind) == _of_any_number(said):
         return said
     if getattr(model, "condition_kind", None) is not None:
@@ -29,8 +32,7 @@ def kind_told(model: nn.Module, example: Any = None) -> Kinds:
 def needs_condition(model: nn.Module) -> bool:
     """Whether the model cannot be called with an image alone."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(model.forward).parameters.values()
-    required = [p for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty]
+    required = [p for p in _positional(model) if p.kind in kinds and p.default is inspect.Parameter.empty]
     return says_condition(model) or len(required) > 1
 
 
@@ -56,3 +58,10 @@ def _of_any_number(kind: Kinds) -> Kinds:
     if isinstance(kind, dict):
         return {name: Classes() if isinstance(part, Classes) else part for name, part in kind.items()}
     return Classes() if isinstance(kind, Classes) else kind
+
+
+def _positional(model: nn.Module) -> list[inspect.Parameter]:
+    """What the forward takes by place; a ``*args`` stands for as many as one likes."""
+    every = list(inspect.signature(model.forward).parameters.values())
+    some = [p for p in every if p.kind not in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)]
+    return some + [p for p in some if p.kind is inspect.Parameter.VAR_POSITIONAL]
