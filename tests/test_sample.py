@@ -34,11 +34,10 @@ def reference(plan: Plan, inputs: Tensor, given: tuple[Tensor, ...]) -> Tensor:
     seen = torch.empty(len(inputs), sum(p.channels for p in plan.params), *plan.shape[1:])
     of_color = seen.unflatten(1, (plan.shape[0], -1))
     image = torch.zeros_like(inputs)
-    for r, c in walk.pixels():
-        for k in range(plan.shape[0]):
-            of_color[:, k, :, r, c] = walk.params(k)
-            image[:, k, r, c] = inputs[:, k, r, c]
-            walk.reveal(image[:, :, r, c])
+    for r, c, k in walk.draws():
+        of_color[:, k, :, r, c] = walk.params()
+        image[:, k, r, c] = inputs[:, k, r, c]
+        walk.reveal(image[:, :, r, c])
     return seen
 
 

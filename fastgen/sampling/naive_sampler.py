@@ -27,29 +27,31 @@ class NaiveSampler(Sampler):
     def _engine(self, n: int, condition: Condition | None) -> Engine:
         dtype, device = dtype_and_device_of(self.model)
         x = torch.zeros((n, self.in_channels, *self.shape[1:]), dtype=dtype, device=device)
-        return _FullForward(shadow(self.model), x, 1 if self.couples_colors else self.shape[0], condition)
+        colors = self.shape[0]
+        return _FullForward(shadow(self.model), x, colors, 1 if self.couples_colors else colors, condition)
 
 
 class _FullForward:
-    def __init__(self, model: nn.Module, x: Tensor, parts: int, condition: Condition | None) -> None:
+    def __init__(self, model: nn.Module, x: Tensor, colors: int, parts: int, condition: Condition | None) -> None:
         self.model = model
         self.x = x
         self.parts = parts
         self.condition = condition
-        self.at = (0, 0)
+        self.colors = colors
+        self.at = (0, 0, 0)
 
-    def pixels(self) -> Iterator[tuple[int, int]]:
-        for at in itertools.product(range(self.x.shape[2]), range(self.x.shape[3])):
+    def draws(self) -> Iterator[tuple[int, int, int]]:
+        for at in itertools.product(range(self.x.shape[2]), range(self.x.shape[3]), range(self.colors)):
             self.at = at
             yield at
 
-    def params(self, k: int) -> Tensor:
-        r, c = self.at
+    def params(self) -> Tensor:
+        r, c, k = self.at
         params = self.model(self.x.clone(), *_fresh(self.condition))[:, :, r, c]
         return params.chunk(self.parts, dim=1)[k % self.parts]
 
     def reveal(self, x: Tensor) -> None:
-        r, c = self.at
+        r, c, _ = self.at
         self.x[:, :, r, c] = x
 
 

@@ -102,13 +102,15 @@ class NativeWalk:
         self.plan = plan
         self._walk = walk
         self._input = torch.zeros(n, plan.buffers[0].channels)
+        self._color = 0
 
-    def pixels(self) -> Iterator[tuple[int, int]]:
-        _, H, W = self.plan.shape
-        return itertools.product(range(H), range(W))
+    def draws(self) -> Iterator[tuple[int, int, int]]:
+        C, H, W = self.plan.shape
+        for r, c, self._color in itertools.product(range(H), range(W), range(C)):
+            yield r, c, self._color
 
-    def params(self, k: int) -> Tensor:
-        return self._walk.params(self._input, self.plan.params[k].channels)
+    def params(self) -> Tensor:
+        return self._walk.params(self._input, self.plan.params[self._color].channels)
 
     def reveal(self, x: Tensor) -> None:
         self._input = x.to(torch.float32)

@@ -169,7 +169,8 @@ class Plan:
         instructions: in the order in which those that are due run.
         params: for each colour, where the parameters that it reads are found when it is drawn (u = r, v = c).
         slope: None for the raster walk. Otherwise the wavefront: all pixels with one c + slope·r are drawn together,
-            t = 0, 1, …; then every instruction is on the pixel clock.
+            t = 0, 1, …, each instruction that is due run for all of them before the next; then every instruction is
+            on the pixel clock.
     """
 
     shape: tuple[int, int, int]
@@ -194,12 +195,18 @@ class Plan:
         """Rows above the image's first, likewise."""
         return -min([0, *(i.rows.at for i in self.instructions)])
 
-    def walk(self) -> Iterator[tuple[int, int]]:
-        """All (r, c) in their order, those before and beyond the image too."""
+    def fronts(self) -> Iterator[list[tuple[int, int]]]:
+        """All (r, c) in their order, those before and beyond the image too; together those that are drawn together."""
         _, H, W = self.shape
         pixels = itertools.product(range(-self.top, H), range(-self.left, W + self.tail))
+        if self.slope is None:
+            return ([at] for at in pixels)
         slope = self.slope
-        return pixels if slope is None else iter(sorted(pixels, key=lambda at: at[1] + slope * at[0]))
+
+        def step(at: tuple[int, int]) -> int:
+            return at[1] + slope * at[0]
+
+        return (list(front) for _, front in itertools.groupby(sorted(pixels, key=step), key=step))
 
     @property
     def sequential_draws(self) -> int:

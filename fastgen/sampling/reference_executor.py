@@ -40,7 +40,7 @@ class ReferenceWalk:
 
     def __init__(self, plan: Plan, n: int, given: list[Tensor], dtype: torch.dtype, device: torch.device) -> None:
         self.plan = plan
-        self.at = (0, 0)
+        self.at = (0, 0, 0)
         self._ticks = _Ticks(plan)
         self._margins = _margins(plan)
         supplied = iter(given)
@@ -54,30 +54,27 @@ class ReferenceWalk:
                 self._rows.append(list(F.pad(data, (0, 0, left, right)).expand(n, -1, -1, -1).unbind(1)))
         self._zeros = [torch.zeros_like(rows[0]) for rows in self._rows]
 
-    def pixels(self) -> Iterator[tuple[int, int]]:
+    def draws(self) -> Iterator[tuple[int, int, int]]:
         C, _, W = self.plan.shape
-        for r, c in self.plan.walk():
-            self.at = r, c
-            if self.plan.slope is None and c == -self.plan.left:
-                for instruction, u in self._ticks.row(r):
+        for front in self.plan.fronts():
+            if self.plan.slope is None and front[0][1] == -self.plan.left:
+                for instruction, u in self._ticks.row(front[0][0]):
                     self._store(instruction.out, u, None, self._compute(instruction, u, None))
-            if r >= 0 and 0 <= c < W:
-                yield r, c
-            else:
-                for color in range(C):
-                    self._tick(color)
+            for color in range(C):
+                for instruction, u, v in self._ticks.pixels(front, color):
+                    self._store(instruction.out, u, v, self._compute(instruction, u, v))
+                for r, c in front:
+                    if r >= 0 and 0 <= c < W:
+                        self.at = r, c, color
+                        yield self.at
 
-    def params(self, k: int) -> Tensor:
-        self._tick(k)
-        return self._read(self.plan.params[k], *self.at)
+    def params(self) -> Tensor:
+        r, c, color = self.at
+        return self._read(self.plan.params[color], r, c)
 
     def reveal(self, x: Tensor) -> None:
-        r, c = self.at
+        r, c, _ = self.at
         self._slot(0, r)[:, self._margins[0][0] + c] = x
-
-    def _tick(self, color: int) -> None:
-        for instruction, u, v in self._ticks.pixel(*self.at, color):
-            self._store(instruction.out, u, v, self._compute(instruction, u, v))
 
     # ---- one instruction at row u and column v, or at all columns (None)
 
@@ -150,11 +147,13 @@ class _Ticks:
             if u is not None:
                 yield instruction, u
 
-    def pixel(self, r: int, c: int, color: int) -> Iterator[tuple[Instruction, int, int]]:
+    def pixels(self, front: list[tuple[int, int]], color: int) -> Iterator[tuple[Instruction, int, int]]:
+        """One instruction at all pixels, then the next: on a front, a pixel may need what another has just made."""
         for instruction in self._pixels[color]:
-            u, v = _due(instruction.rows, r), _due(instruction.columns, c)
-            if u is not None and v is not None:
-                yield instruction, u, v
+            for r, c in front:
+                u, v = _due(instruction.rows, r), _due(instruction.columns, c)
+                if u is not None and v is not None:
+                    yield instruction, u, v
 
 
 def _due(axis: Axis, t: int) -> int | None:

@@ -34,11 +34,11 @@ Choose = Callable[[Tensor, Tensor, int, int, int], Tensor]
 class Engine(Protocol):
     """Evaluates a model along the walk, from what was revealed to it and nothing else."""
 
-    def pixels(self) -> Iterator[tuple[int, int]]:
-        """The walk: every pixel (r, c), in an order in which rows are finished from the top."""
+    def draws(self) -> Iterator[tuple[int, int, int]]:
+        """The walk: every value (r, c, k), row, column and colour, so that rows are finished from the top."""
 
-    def params(self, k: int) -> Tensor:
-        """Parameters of colour ``k`` of the pixel that the walk is at: (N, P / C), or all (N, P) where it reads all."""
+    def params(self) -> Tensor:
+        """Parameters of the value that the walk is at: (N, P / C), or all (N, P) where a colour reads all."""
 
     def reveal(self, x: Tensor) -> None:
         """The pixel's input (N, C·k). Colours not chosen yet hold a placeholder, which no parameter may depend on."""
@@ -285,24 +285,24 @@ class Sampler:
         values = torch.zeros((n, C, H, W), dtype=torch.int64, device=self._device)  # users train on it
         with torch.inference_mode(), uncast():
             engine = self._engine(n, condition)
-        pixels = engine.pixels()
+        draws = engine.draws()
         for _ in range(H):
             with torch.inference_mode(), uncast():
-                self._finish_row(engine, pixels, values, choose)
+                self._finish_row(engine, draws, values, choose)
             yield values
 
-    def _finish_row(self, engine: Engine, pixels: Iterator[tuple[int, int]], values: Tensor, choose: Choose) -> None:
+    def _finish_row(
+        self, engine: Engine, draws: Iterator[tuple[int, int, int]], values: Tensor, choose: Choose
+    ) -> None:
         """Walk on until one more row is finished."""
         rows, finite = [], []
-        for r, c in pixels:
-            pixel = values[:, :, r : r + 1, c : c + 1]
-            for k in range(values.shape[1]):
-                params = engine.params(k)
-                rows.append(r)
-                finite.append(params.isfinite().all())
-                pixel[:, k, 0, 0] = choose(params, pixel, k, r, c)
-                engine.reveal(self.to_input(pixel)[:, :, 0, 0])
-            if c == values.shape[3] - 1:
+        for r, c, k in draws:
+            pixel, params = values[:, :, r : r + 1, c : c + 1], engine.params()
+            rows.append(r)
+            finite.append(params.isfinite().all())
+            pixel[:, k, 0, 0] = choose(params, pixel, k, r, c)
+            engine.reveal(self.to_input(pixel)[:, :, 0, 0])
+            if (c, k) == (values.shape[3] - 1, values.shape[1] - 1):
                 break
         if not torch.stack(finite).all():
             row = min(r for r, fine in zip(rows, finite, strict=True) if not fine)

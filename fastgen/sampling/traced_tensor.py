@@ -219,10 +219,12 @@ class Value:
             part = np.where(inside.reshape([-1 if a == axis else 1 for a in range(part.ndim)]), part, -1)
             dims[dim] = (("c", count),)
             return replace(value, dims=dims, part=part, channel=channel)
+        along = dims[dim] if len(dims[dim]) == 1 else _long(dims[dim])  # with a row's atom of size 1, only columns lie
+        kind = along[0][0] if len(along) == 1 else kind
         if kind not in ("r", "s"):
             what = {"n": "images of the batch", "": "a dimension of size 1"}.get(kind, "rows and columns flattened")
             raise UnsupportedModelError(f"a slice of {what}")
-        dims[dim] = ((kind, count),)
+        dims[dim] = tuple((kind, count) if atom == along[0] else atom for atom in dims[dim])
         parts = [part.spatial(kind, start, step, count) for part in value.parts]
         rows, columns = (count, value.columns) if kind == "r" else (value.rows, count)
         return replace(value, dims=dims, parts=parts, rows=rows, columns=columns)

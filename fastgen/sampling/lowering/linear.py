@@ -26,14 +26,27 @@ def _convolution(
 ) -> Value:  # fmt: skip
     if not isinstance(weight, Tensor) or not isinstance(bias, Tensor | None):
         raise UnsupportedModelError("a convolution with weights that depend on the image or the labels")
-    x = x.settled()
-    if [x.kind(d) for d in range(len(x.dims))] != ["n", "c", "r", "s"]:
+    size: Sequence[int] = b.shape[2:]
+    lacking = next((d for d in (2, 3) if len(x.dims) == 3 and _is_map(x.unsqueeze(d))), None)
+    if lacking is not None:  # of one row or one column
+        x, weight = x.unsqueeze(lacking), weight.unsqueeze(lacking)
+        size, stride, padding, dilation = (
+            (*each, fill) if lacking == 3 else (fill, *each)
+            for each, fill in ((size, 1), (stride, 1), (padding, 0), (dilation, 1))
+        )
+    if not _is_map(x):
         raise UnsupportedModelError("a convolution over something other than rows and columns of (N, C, H, W)")
-    size = (b.shape[2], b.shape[3])
-    geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+    geometry: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
     weight = dense(weight.transpose(0, 1) if transposed and groups == 1 else weight, groups, transposed)
     make = b.transposed if transposed else b.linear
-    return Value.of(make(x.merged(), weight, bias, size=size, **geometry), b.n)
+    y = Value.of(make(x.settled().merged(), weight, bias, size=(size[0], size[1]), **geometry), b.n)
+    return y if lacking is None else y.squeeze(lacking)
+
+
+def _is_map(x: Value) -> bool:
+    """Whether rows and columns lie along the last two of (N, C, H, W)."""
+    x = x.settled()
+    return [x.kind(d) for d in range(len(x.dims))] == ["n", "c", "r", "s"]
 
 
 def dense(weight: Tensor, groups: int, transposed: bool) -> Tensor:
