@@ -112,6 +112,8 @@ def test_nearest_is_exploring_s() -> None:
     among = torch.arange(6.0).view(6, 1, 1, 1)
     indices, _ = metrics.nearest(torch.tensor([0.1, 4.6]).view(2, 1, 1, 1), among, 2)
     assert among[indices].flatten(1).tolist() == [[0, 1], [5, 4]]
+    far = torch.rand(3, 1, 2, 2) + 1e6
+    assert metrics.nearest(far, far)[1].max() < 1e-6, "far from zero, too"
 
 
 FINE = torch.rand(6, 2)

@@ -29,11 +29,12 @@ def nearest(images: Tensor, among: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
     k = check_integer("k", k)
     if not 1 <= k <= len(among):
         raise ValueError(f"k: expected 1 to {len(among)}, the number of images to choose from, got {k}")
-    best, indices = torch.full((len(images), k), math.inf, dtype=torch.float64), torch.zeros(len(images), k).long()
+    best = images.new_full((len(images), k), math.inf, dtype=torch.float64)
+    indices = torch.zeros_like(best, dtype=torch.int64)
     for first, squares in _squares(images.flatten(1), among.flatten(1)):
         both = torch.cat([best, squares], dim=1)
         best, order = (found[:, :k] for found in both.sort(dim=1, stable=True))
-        there = torch.arange(first, first + squares.shape[1]).expand(len(images), -1)
+        there = torch.arange(first, first + squares.shape[1], device=best.device).expand(len(images), -1)
         indices = torch.cat([indices, there], dim=1).gather(1, order)
     return indices, best.clamp(min=0).sqrt()
 
@@ -86,7 +87,7 @@ def density_coverage(real: Tensor, drawn: Tensor, k: int = 5) -> tuple[float, fl
     Source: Naeem et al. 2020, arXiv:2002.09797, eq. 3-4.
     """
     _check_sets(real, drawn, k)
-    radii, density, covered = _radii(real, k), 0.0, torch.zeros(len(real), dtype=torch.bool)
+    radii, density, covered = _radii(real, k), 0.0, real.new_zeros(len(real), dtype=torch.bool)
     for first, squares in _squares(drawn, real):  # [M, block of real]
         inside = squares <= radii[first : first + squares.shape[1]]
         density += float(inside.sum())
@@ -96,17 +97,18 @@ def density_coverage(real: Tensor, drawn: Tensor, k: int = 5) -> tuple[float, fl
 
 def _squares(a: Tensor, b: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Squared distances float64 (N, ·) of all of ``a`` to blocks of ``b``, with the first index of each."""
-    a = a.double()
+    origin = b[:1].double()  # near it nothing cancels
+    a = a.double() - origin
     for first in range(0, len(b), BLOCK):
-        part = b[first : first + BLOCK].double()
+        part = b[first : first + BLOCK].double() - origin
         yield first, (a**2).sum(1, keepdim=True) - 2 * a @ part.T + (part**2).sum(1)
 
 
 def _radii(features: Tensor, k: int) -> Tensor:
     """Squared distance of each example to its ``k``-th nearest neighbour, itself not counted."""
-    best = torch.full((len(features), k), math.inf, dtype=torch.float64)
+    best = features.new_full((len(features), k), math.inf, dtype=torch.float64)
     for first, squares in _squares(features, features):
-        own = torch.arange(squares.shape[1])
+        own = torch.arange(squares.shape[1], device=squares.device)
         squares[first + own, own] = math.inf
         best = torch.cat([best, squares], dim=1).topk(k, largest=False).values
     return best.amax(dim=1)
@@ -114,7 +116,7 @@ def _radii(features: Tensor, k: int) -> Tensor:
 
 def _in_balls(points: Tensor, centers: Tensor, radii: Tensor) -> Tensor:
     """In how many balls each of ``points`` lies."""
-    found = torch.zeros(len(points), dtype=torch.int64)
+    found = points.new_zeros(len(points), dtype=torch.int64)
     for first, squares in _squares(points, centers):
         found += (squares <= radii[first : first + squares.shape[1]]).sum(dim=1)
     return found
