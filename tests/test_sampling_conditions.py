@@ -279,3 +279,20 @@ def test_a_shape_that_depends_on_numbers_is_refused_where_it_differs() -> None:
     sampler = sampling.compile(Told(chooses), *HOW, condition=torch.zeros(2))
     with pytest.raises(ValueError, match=r"model: aten\.index of this condition is \(0,\), and was \(\d,\) of another"):
         sampler.sample(seed=0, condition=torch.full((3, 2), -1.0))
+
+
+def test_a_forward_that_mixes_the_conditions_of_images_is_refused() -> None:
+    def mixes(self: nn.Module, h: Tensor, z: Tensor) -> Tensor:
+        return h + self.linear(z - z.mean(0))[:, :, None, None]
+
+    def mixes_labels(self: nn.Module, h: Tensor, y: Tensor) -> Tensor:
+        hot = F.one_hot(y, 4).float()
+        return h + (hot - hot.mean(0))[:, :, None, None]
+
+    message = "condition: expected a forward that reads for each image its own example, got one that mixes them"
+    with pytest.raises(UnsupportedModelError, match=message):
+        sampling.compile(Told(mixes), *HOW, condition=torch.zeros(2))
+    labelled = Told(mixes_labels)
+    labelled.classes = 4
+    with pytest.raises(UnsupportedModelError, match=message):
+        sampling.compile(labelled, *HOW).sample(2, labels=[1, 2])

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from .._checks import listed
 from .._places import Place, place_of
 from .._shadow import evaluated, uncast
-from ..conditions import AnyCondition, Condition, Kinds, arguments, tensors_of
+from ..conditions import AnyCondition, Condition, Kinds, apply, arguments, tensors_of
 from ..ops.sample import available
 from .analyse import analyse
 from .buffer_rows import finish
@@ -139,7 +139,28 @@ def _build(
     plan, orders = emit(front or schedule(analysis.graph), shape, dtype, device)
     given = [replace(analysis.given[index], order=tuple(order.tolist())) for index, order in orders.items()]
     del analysis, front
-    return program(plan=finish(fuse(plan)), given=given), written
+    made_of = program(plan=finish(fuse(plan)), given=given)
+    if kind is not None:
+        _check_apart(made_of, kind, dtype, device)
+    return made_of, written
+
+
+def _check_apart(program: Program, kind: Kinds, dtype: torch.dtype, device: torch.device) -> None:
+    """Raise where what an image is given depends on the conditions of those beside it.
+
+    Classes are told apart where their number is known.
+    """
+    several = traced_condition(kind, BATCH, dtype, device, distinct=True)
+    alike = apply(lambda part: part[:1].expand(part.shape).contiguous(), several)
+    try:
+        both = [evaluate_given(program, told) for told in (several, alike)]
+    except UnsupportedModelError:  # whose shapes depend on numbers: a sampler says so where they differ
+        return
+    for first, second in zip(*both, strict=True):
+        if not torch.equal(first[0], second[0]):
+            raise UnsupportedModelError(
+                "condition: expected a forward that reads for each image its own example, got one that mixes them"
+            )
 
 
 def eager(model: nn.Module) -> nn.Module:

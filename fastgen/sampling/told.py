@@ -41,14 +41,19 @@ def says_condition(model: nn.Module) -> bool:
     return getattr(model, "condition_kind", None) is not None or getattr(model, "classes", None) is not None
 
 
-def traced_condition(kind: Kinds, n: int, dtype: torch.dtype, device: torch.device) -> Condition:
-    """``n`` examples to trace a forward with: label 0, and real numbers none of which is special."""
+def traced_condition(
+    kind: Kinds, n: int, dtype: torch.dtype, device: torch.device, distinct: bool = False
+) -> Condition:
+    """``n`` examples to trace a forward with: real numbers none of which is special, and label 0; or, where they shall
+    be ``distinct`` and their number is known, labels in turn.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def of(part: Kind) -> torch.Tensor:
         if isinstance(part, Vector | FeatureMap):
             return torch.randn((n, *part.shape), generator=generator).to(device, dtype)
-        return torch.zeros(n, dtype=torch.int64, device=device)
+        labels = torch.zeros(n, dtype=torch.int64, device=device)
+        return torch.arange(n, device=device) % part.count if distinct and part.count else labels
 
     return {name: of(part) for name, part in kind.items()} if isinstance(kind, dict) else of(kind)
 
