@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures import randomise
@@ -14,8 +13,7 @@ from autoregressive import build
 from fastgen import sampling
 from fastgen.conditions import Classes, Vector, apply
 from fastgen.distributions import Bernoulli
-from fastgen.nn import MaskedConv2d
-from fastgen.sampling import CompiledSampler, NaiveSampler, UnsupportedModelError
+from fastgen.sampling import CompiledSampler, NaiveSampler
 from foreign import CausalConv2d
 from foreign_conditions import MODELS, SHAPE, MixedModel, UpsampledModel, VectorModel, conditions
 from samplers import assert_same_as_naive
@@ -26,30 +24,6 @@ EXECUTORS = ("native", "reference")
 def made(model: type[nn.Module], kind: type = CompiledSampler, **options: object) -> sampling.Sampler:
     torch.manual_seed(0)
     return kind(randomise(model()).eval(), SHAPE, Bernoulli(), "[-1, 1]", condition=model.example, **options)
-
-
-def two() -> sampling.Sampler:
-    """Of a model in torch's plainest style that is told two numbers."""
-    torch.manual_seed(0)
-    return sampling.compile(
-        Told(lambda self, h, z: h + self.linear(z)[:, :, None, None]), *HOW, condition=torch.zeros(2)
-    )
-
-
-class Told(nn.Module):
-    """A masked convolution, and what ``meets`` makes of it and the condition."""
-
-    def __init__(self, meets: object) -> None:
-        super().__init__()
-        self.meets = meets
-        self.conv, self.output = MaskedConv2d(1, 4, 3, "A"), nn.Conv2d(4, 1, 1)
-        self.linear = nn.Linear(2, 4)
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        return self.output(torch.tanh(self.meets(self, self.conv(x), condition)))  # type: ignore[operator]
-
-
-HOW = ((1, 4, 5), Bernoulli(), "[-1, 1]")
 
 
 # ---- draws
@@ -104,7 +78,7 @@ def test_a_condition_of_one_example_counts_for_all(kind: type) -> None:
 
 
 def test_numbers_are_cast_to_the_models_dtype() -> None:
-    sampler, z = two(), torch.randn(4, 2, dtype=torch.float64)
+    sampler, z = made(VectorModel), torch.randn(4, 5, dtype=torch.float64)
     drawn = sampler.sample(seed=1, condition=z)
     assert torch.equal(drawn, sampler.sample(seed=1, condition=z.float()))
     assert torch.equal(drawn, sampler.sample(seed=1, condition=z.numpy()))
@@ -251,48 +225,3 @@ def test_what_is_no_example_is_named_and_so_is_a_missing_one() -> None:
         TypeError, match="condition: expected an example of what the forward of VectorModel takes beside"
     ):
         sampling.compile(model, SHAPE, Bernoulli(), "[-1, 1]")
-
-
-# ---- what a forward does with it
-
-
-def test_a_number_read_from_real_numbers_is_refused() -> None:
-    def reads(self: nn.Module, h: Tensor, z: Tensor) -> Tensor:
-        return h if z.sum().item() > 0 else -h
-
-    def compares(self: nn.Module, h: Tensor, z: Tensor) -> Tensor:
-        return h if torch.equal(z, torch.zeros_like(z)) else -h
-
-    for meets in (reads, compares):
-        with pytest.raises(
-            UnsupportedModelError, match="model: reads a number that depends on the condition's numbers"
-        ):
-            sampling.compile(Told(meets), *HOW, condition=torch.zeros(2))
-    with pytest.raises(UnsupportedModelError, match="model: reads a number that depends on the image"):
-        sampling.compile(Told(lambda self, h, z: h if torch.equal(h, h) else z), *HOW, condition=torch.zeros(2))
-
-
-def test_a_shape_that_depends_on_numbers_is_refused_where_it_differs() -> None:
-    def chooses(self: nn.Module, h: Tensor, z: Tensor) -> Tensor:
-        return h + F.pad(z[z > 0], (0, 9))[:4].view(1, 4, 1, 1).expand(len(h), -1, -1, -1)
-
-    sampler = sampling.compile(Told(chooses), *HOW, condition=torch.zeros(2))
-    with pytest.raises(ValueError, match=r"model: aten\.index of this condition is \(0,\), and was \(\d,\) of another"):
-        sampler.sample(seed=0, condition=torch.full((3, 2), -1.0))
-
-
-def test_a_forward_that_mixes_the_conditions_of_images_is_refused() -> None:
-    def mixes(self: nn.Module, h: Tensor, z: Tensor) -> Tensor:
-        return h + self.linear(z - z.mean(0))[:, :, None, None]
-
-    def mixes_labels(self: nn.Module, h: Tensor, y: Tensor) -> Tensor:
-        hot = F.one_hot(y, 4).float()
-        return h + (hot - hot.mean(0))[:, :, None, None]
-
-    message = "condition: expected a forward that reads for each image its own example, got one that mixes them"
-    with pytest.raises(UnsupportedModelError, match=message):
-        sampling.compile(Told(mixes), *HOW, condition=torch.zeros(2))
-    labelled = Told(mixes_labels)
-    labelled.classes = 4
-    with pytest.raises(UnsupportedModelError, match=message):
-        sampling.compile(labelled, *HOW).sample(2, labels=[1, 2])

@@ -25,6 +25,7 @@ class Analysis:
 
     graph: Graph
     given: list[Arrangement]
+    told: list[Node]
 
 
 def analyse(
@@ -81,7 +82,7 @@ def analyse(
     graph.params = copied.parts[0].read.map
     graph.params.ordered = True
     check_causal(graph)
-    return Analysis(graph, builder.given)
+    return Analysis(graph, builder.given, builder.told_nodes)
 
 
 def _apply(builder: Builder, node: Node, resolve: Any) -> list[Argument]:

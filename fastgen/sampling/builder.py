@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .graph import Graph, Linear, Map, Operand, Pointwise, Read, Tap, constant_map, empty_map, is_uniform
-from .trace import Output, UnsupportedModelError
+from .trace import Node, Output, UnsupportedModelError
 from .traced_tensor import Part, Value, cat_channels
 
 
@@ -67,6 +67,7 @@ class Builder:
         self.op = ""
         self.shape: tuple[int, ...] = ()
         self.given: list[Arrangement] = []
+        self.told_nodes: list[Node] = []
         self._copies: dict[tuple[Part, int], Part] = {}
 
     # ---- pointwise
@@ -116,6 +117,20 @@ class Builder:
         return Operand([part.read for part in value.parts], value.part.reshape(-1), value.channel.reshape(-1))
 
     # ---- what does not depend on the image
+
+    def told(self, function: Callable[..., Tensor], *args: Any) -> Given:
+        """``function`` of what depends on the condition alone, and of constants: one more op before the walk."""
+        outputs = [each.output if isinstance(each, Given) else each for each in args]
+
+        def empty(each: Any) -> Any:
+            if isinstance(each, Output):
+                return torch.empty(each.shape, dtype=each.node.dtypes[each.index], device="meta")
+            return each.to("meta") if isinstance(each, Tensor) else each
+
+        made = function(*map(empty, outputs))
+        node = Node("fastgen.told", function, tuple(outputs), {}, self.path, False, [tuple(made.shape)], [made.dtype])
+        self.told_nodes.append(node)
+        return Given(Output(node))
 
     def scalar(self, number: float) -> Tensor:
         return torch.tensor(float(number), dtype=self.dtype, device=self.device)

@@ -123,7 +123,7 @@ def _build(
     traced = trace(model, x, None if kind is None else traced_condition(kind, BATCH, dtype, device))
     analysis = analyse(traced, shape, params, dtype, device, inputs, coupled)
     inputs_told = {id(node) for node in traced.told}
-    nodes = [node for node in traced.nodes if not node.on_image and id(node) not in inputs_told]
+    nodes = [node for node in traced.nodes if not node.on_image and id(node) not in inputs_told] + analysis.told
     made = probabilities(traced.result)
     program = partial(
         Program,

@@ -1,7 +1,7 @@
 """What every ATen and fastgen op means to a plan. An op that is not here is refused by name.
 
 A handler takes the builder and all of the op's arguments, in the order of its schema and with the schema's defaults:
-values (what depends on the image), ``Given`` (on the labels), constant tensors, and
+values (what depends on the image), ``Given`` (on the condition), constant tensors, and
 numbers.
 """
 

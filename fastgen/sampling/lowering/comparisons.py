@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..builder import Builder
+from ..builder import Argument, Builder, Given
 from ..trace import UnsupportedModelError
 from ..traced_tensor import Value
 from .pointwise import add, binary, multiply
@@ -47,8 +47,8 @@ def where(b: Builder, condition: Any, yes: Any, no: Any) -> Value:
     yes, no = (b.scalar(x) if isinstance(x, int | float) else x for x in (yes, no))
     if isinstance(condition, Tensor):
         return _where_known(b, condition, yes, no)
-    if not isinstance(condition, Value):
-        raise UnsupportedModelError("a choice by what depends on the labels")
+    if isinstance(condition, Given):
+        return _where_told(b, condition, yes, no)
     if any(isinstance(x, Tensor) and not x.isfinite().all() for x in (yes, no)):
         raise UnsupportedModelError("a choice by the image between numbers one of which is infinite")
     return add(b, multiply(b, condition, yes), multiply(b, negated(b, condition), no))
@@ -75,10 +75,25 @@ def _where_known(b: Builder, condition: Tensor, yes: Any, no: Any) -> Value:
     return result
 
 
-def _masked(b: Builder, x: Any, mask: Tensor) -> Value:
+def _masked(b: Builder, x: Any, mask: Tensor) -> Argument:
     if not isinstance(x, Value):
-        raise UnsupportedModelError("a choice between the image and the labels")
+        return b.told(torch.where, mask != 0, x, b.scalar(0))
     return multiply(b, x, mask)
+
+
+def _where_told(b: Builder, condition: Given, yes: Any, no: Any) -> Value:
+    """What is fixed, or told, is put together beforehand; what depends on the image is multiplied by 0 or 1."""
+    zero, both = b.scalar(0), ((yes, True), (no, False))
+    chosen = [multiply(b, x, b.told(_picked, condition, mine, zero)) for x, mine in both if isinstance(x, Value)]
+    if len(chosen) == 2:
+        return add(b, *chosen)
+    fixed = [zero if isinstance(x, Value) else x for x, _ in both]
+    return add(b, *chosen, b.told(torch.where, condition, *fixed))
+
+
+def _picked(condition: Tensor, wanted: bool, like: Tensor) -> Tensor:
+    """1 where the condition is as wanted, else 0."""
+    return (condition == wanted).to(like.dtype)
 
 
 @handles("masked_fill")
@@ -88,10 +103,14 @@ def _masked_fill(b: Builder, x: Any, mask: Any, value: Any) -> Value:
 
 def negated(b: Builder, x: Any) -> Any:
     """1 − x."""
+    if isinstance(x, Given):
+        return b.told(torch.rsub, x, 1)
     return b.pointwise("rsub", x, b.scalar(1)) if isinstance(x, Value) else 1 - x
 
 
 def _truth(b: Builder, x: Any) -> Any:
     if isinstance(x, int | float):
         return float(bool(x))
+    if isinstance(x, Given):
+        return b.told(_picked, b.told(torch.ne, x, 0), True, b.scalar(0))
     return x.ne(0).to(b.dtype) if isinstance(x, Tensor) else negated(b, equal(b, x, 0))

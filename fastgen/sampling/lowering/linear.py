@@ -25,7 +25,7 @@ def _convolution(
     dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
 ) -> Value:  # fmt: skip
     if not isinstance(weight, Tensor) or not isinstance(bias, Tensor | None):
-        raise UnsupportedModelError("a convolution with weights that depend on the image or the labels")
+        raise UnsupportedModelError("a convolution with weights that depend on the image or the condition")
     size: Sequence[int] = b.shape[2:]
     lacking = next((d for d in (2, 3) if len(x.dims) == 3 and _is_map(x.unsqueeze(d))), None)
     if lacking is not None:  # of one row or one column

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..builder import Argument, Builder, Given
@@ -122,7 +123,7 @@ def binary(op: str, swapped: str) -> Callable[[Builder, Any, Any], Value]:
     def handler(b: Builder, first: Any, second: Any) -> Value:
         first, second = (b.scalar(x) if isinstance(x, int | float) else x for x in (first, second))
         if not isinstance(first, Value) and not isinstance(second, Value):
-            raise UnsupportedModelError("a part of it that depends on the labels, or on nothing, alone")
+            raise UnsupportedModelError("a part of it that depends on the condition, or on nothing, alone")
         if isinstance(first, Value):
             return b.pointwise(op, first, second)
         return b.pointwise(swapped, second, first)
@@ -138,7 +139,7 @@ _plus, _minus, _divide = binary("add", "add"), binary("sub", "rsub"), binary("di
 
 def scaled(b: Builder, operand: Any, factor: float) -> Any:
     if isinstance(operand, Given):
-        raise UnsupportedModelError("a multiple of what depends on the labels, inside of a sum")
+        return b.told(torch.mul, operand, factor)
     return multiply(b, operand, factor) if isinstance(operand, Value) else operand * factor
 
 
@@ -166,8 +167,13 @@ def _div(b: Builder, first: Any, second: Any, *, rounding_mode: str | None = Non
 
 @handles("addcmul")
 def _addcmul(b: Builder, x: Any, first: Any, second: Any, *, value: float) -> Value:
-    both = isinstance(first, Tensor) and isinstance(second, Tensor)
-    return _plus(b, x, scaled(b, first * second if both else multiply(b, first, second), value))
+    if isinstance(first, Value) or isinstance(second, Value):
+        product: Argument = multiply(b, first, second)
+    elif isinstance(first, Given) or isinstance(second, Given):
+        product = b.told(torch.mul, first, second)
+    else:
+        product = first * second
+    return _plus(b, x, scaled(b, product, value))
 
 
 @handles("fastgen.gated_activation")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..._places import Region
+from ..._places import Region, assigned
 from ..builder import Argument, Builder, Given
 from ..trace import UnsupportedModelError
 from ..traced_tensor import Value
@@ -182,10 +182,8 @@ def _cat(b: Builder, tensors: Sequence[Argument], dim: int) -> Value:
 
 @handles("stack", boolean=True)
 def _stack(b: Builder, tensors: Sequence[Argument], dim: int) -> Value:
-    if any(isinstance(t, Given) for t in tensors):
-        raise UnsupportedModelError("a stack of the image and what depends on the labels")
     dim %= len(tensors[0].shape) + 1
-    return b.cat([t.unsqueeze(dim) for t in tensors], dim)  # type: ignore[union-attr]
+    return b.cat([b.told(torch.unsqueeze, t, dim) if isinstance(t, Given) else t.unsqueeze(dim) for t in tensors], dim)
 
 
 @handles("constant_pad_nd")
@@ -204,12 +202,14 @@ def _assign(b: Builder, base: Argument, part: Argument, region: Region) -> Value
     slices, missing = region
     if any(step != 1 for _, step, _ in slices):
         raise UnsupportedModelError("an assignment to every second element")
-    if not isinstance(part, Value):
-        raise UnsupportedModelError("an assignment of something constant into what depends on the image")
-    for dim in missing:
-        part = part.unsqueeze(dim)
     mask = torch.ones(base.shape, dtype=b.dtype, device=b.device)
     mask[tuple(slice(start, start + count) for start, _, count in slices)] = 0
+    if not isinstance(part, Value):
+        around = torch.zeros_like(mask)
+        over = assigned(around, part, region) if isinstance(part, Tensor) else b.told(assigned, around, part, region)
+        return b.pointwise("add", b.pointwise("mul", base, mask), over)
+    for dim in missing:
+        part = part.unsqueeze(dim)
     placed = part
     for dim, (start, _, _) in enumerate(slices):
         if start or part.shape[dim] != base.shape[dim]:
@@ -219,6 +219,8 @@ def _assign(b: Builder, base: Argument, part: Argument, region: Region) -> Value
     if isinstance(base, Tensor):
         rest = torch.where(mask == 1, base, torch.zeros_like(base))  # what is overwritten may have been never set
         return b.pointwise("add", placed, rest) if rest.any() else placed
+    if isinstance(base, Given):
+        return b.pointwise("add", placed, b.told(torch.where, mask == 1, base, b.scalar(0)))
     return b.pointwise("add", b.pointwise("mul", base, mask), placed)
 
 
