@@ -159,13 +159,16 @@ def test_methods_that_mean_something_else_are_not_spoken_of() -> None:
 
 
 def test_what_is_alike_is_told_in_one_line() -> None:
-    """Weight-normed plain convolutions were never masked; upsampling layers are named together."""
+    """Weight-normed plain convolutions were never masked; upsampling layers are named together, and so are batch norms."""
     layers = [nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 2, 3)) for _ in range(6)]
     model = nn.Sequential(*layers)
     model(torch.randn(1, 2, 20, 20))  # leaves tensors in them that cannot be copied
     assert fastgen.fuse(model).left == []
     block = (nn.Upsample(scale_factor=2), nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2))
     report = fastgen.fuse(nn.Sequential(*(copy.deepcopy(each) for _ in range(6) for each in block)))
-    assert len(report.left) == 6
-    (line,) = [line for line in str(report).splitlines() if "upsamples" in line]
-    assert line.startswith("0, 3, 6 and 3 more")
+    assert [each.what for each in report.left].count("Upsample") == 6
+    assert [each.what for each in report.left].count("BatchNorm2d") == 6
+    assert len(report.left) == 12
+    for word, paths in (("upsamples", "0, 3, 6 and 3 more"), ("batch norm is", "2, 5, 8 and 3 more")):
+        (line,) = [line for line in str(report).splitlines() if word in line]
+        assert line.startswith(paths)
