@@ -159,7 +159,7 @@ def test_methods_that_mean_something_else_are_not_spoken_of() -> None:
 
 
 def test_what_is_alike_is_told_in_one_line() -> None:
-    """Weight-normed plain convolutions were never masked; upsampling layers are named together, and so are batch norms."""
+    """Weight-normed plain convolutions were never masked; layers that upsample, and batch norms, are told together."""
     layers = [nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 2, 3)) for _ in range(6)]
     model = nn.Sequential(*layers)
     model(torch.randn(1, 2, 20, 20))  # leaves tensors in them that cannot be copied
