@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor
 
 PAPER = (255, 255, 255)
+"""Colour of the paper."""
 HIDDEN = (250, 214, 196)
 """Colour of pixels that were not given."""
 EMPTY = (242, 243, 245)

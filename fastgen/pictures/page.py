@@ -13,7 +13,9 @@ from .._files import check_suffix, write_atomic
 from .grids import PAPER
 
 INK = (28, 30, 34)
+"""Colour of text."""
 FAINT = (120, 125, 133)
+"""Colour of small print and thin lines."""
 
 
 class Page:
