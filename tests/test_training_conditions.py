@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import tiny
-from fastgen.conditions import Classes, Vector, apply, kind_said
+from fastgen.conditions import Classes, Vector, apply, kind_said, tensors_of
 from fastgen.data import Dataset
-from fastgen.training import NonFiniteError, Trainer, batch, evaluate, pace
+from fastgen.training import NonFiniteError, Objective, Trainer, batch, evaluate, pace
 from fastgen.training.checks import check_batch
 from trainers import RECIPE, assert_same, lines, new_run, trainer
 
@@ -151,6 +152,14 @@ def test_integers_in_a_class_alone_are_labels() -> None:
     assert trained.position.epoch == 2
 
 
+class Strict(tiny.Told):
+    """Reads numbers as a layer does: in the dtype of its weights."""
+
+    def losses(self, values: Tensor, condition: Any = None, progress: float = 1.0) -> dict[str, Tensor]:
+        assert {part.dtype for part in tensors_of(condition)} == {torch.int64, self.logits.weight.dtype}
+        return super().losses(values, condition, progress)
+
+
 def test_numbers_come_in_the_dtype_of_the_model() -> None:
     """NumPy's are float64, and a layer takes its weights' dtype only."""
     data = tiny.told(*EVERY)
@@ -161,6 +170,7 @@ def test_numbers_come_in_the_dtype_of_the_model() -> None:
     same.fit(data, data)
     assert_same(trained, same)
     assert evaluate(trained.model, wide).means == evaluate(trained.model, data).means
+    assert pace.measure(Objective(Strict(*EVERY)), SHORT, torch.device("cpu"), wide).training > 0
     assert evaluate(trained.model.double(), data).images == 40
     huge = dataclasses.replace(wide, condition={**wide.told, "text": wide.told["text"] + 1e99})
     with pytest.raises(ValueError, match=r"condition\['text'\]: expected finite numbers, got inf or nan"):

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..conditions import kind_said
 from ..data import Dataset
 from . import distributed
+from .checks import told_to
 from .objective import Objective
 from .randomness import set_aside
 from .recipe import Recipe
@@ -41,7 +41,7 @@ def measure(objective: Objective, recipe: Recipe, device: torch.device, train: D
     A copy of the model works, on so many images that the time means something, a batch at most. Pictures are left out.
     Of several processes each can do it, or one alone: nobody is waited for.
     """
-    train = train.told_to(kind_said(objective.model))
+    train = told_to(objective.model, train)
     objective = copy.deepcopy(objective)
     players = objective.players()
     most = max(1, recipe.batch_size // distributed.size() // recipe.accumulate)
