@@ -9,7 +9,7 @@ from architectures import randomise
 from fastgen import sampling
 from fastgen.distributions import Bernoulli
 from fastgen.nn import MaskedConv2d
-from fastgen.sampling import UnsupportedModelError
+from fastgen.sampling import UnsupportedModelError, compiled_sampler
 from samplers import assert_same_as_naive
 
 
@@ -109,3 +109,30 @@ def test_a_forward_that_mixes_the_conditions_of_images_is_refused() -> None:
     labelled.classes = 4
     with pytest.raises(UnsupportedModelError, match=message):
         sampling.compile(labelled, *HOW).sample(2, labels=[1, 2])
+
+
+def test_a_function_without_a_value_at_what_was_traced() -> None:
+    """Conditions that are always positive may be read by their logarithm: traced numbers have none."""
+    told = randomise(Told(lambda self, h, z: h + self.linear(z.log())[:, :, None, None])).eval()
+    condition, uniforms = torch.rand(5, 2) + 0.1, torch.rand(5, 1, 4, 5)
+    compiled, naive = (make(told, *HOW, condition=torch.ones(2)) for make in (sampling.compile, sampling.NaiveSampler))
+    drawn = compiled.sample(uniforms=uniforms, condition=condition)
+    assert torch.equal(drawn, naive.sample(uniforms=uniforms, condition=condition))
+
+
+class Own(Bernoulli):
+    """Draws as Bernoulli does; no compiled code knows it."""
+
+
+@pytest.mark.parametrize(("executor", "law"), [("native", Bernoulli()), ("native", Own()), ("reference", Bernoulli())])
+def test_what_depends_on_the_condition_is_computed_once_for_a_batch(
+    monkeypatch: pytest.MonkeyPatch, executor: str, law: Bernoulli
+) -> None:
+    told = randomise(Told(lambda self, h, z: h + self.linear(z)[:, :, None, None])).eval()
+    sampler = sampling.CompiledSampler(told, HOW[0], law, HOW[2], executor=executor, condition=torch.ones(2))
+    compute, batches = compiled_sampler.evaluate_given, []
+    monkeypatch.setattr(compiled_sampler, "evaluate_given", lambda *args: batches.append(args) or compute(*args))
+    sampler.sample(5, seed=0, condition=torch.rand(5, 2))
+    assert len(batches) == 1
+    sampler.forced(torch.zeros(5, *HOW[0], dtype=torch.int64), condition=torch.rand(5, 2))
+    assert len(batches) == 2

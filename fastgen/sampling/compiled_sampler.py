@@ -156,8 +156,9 @@ def _check_apart(program: Program, kind: Kinds, dtype: torch.dtype, device: torc
         both = [evaluate_given(program, told) for told in (several, alike)]
     except UnsupportedModelError:  # whose shapes depend on numbers: a sampler says so where they differ
         return
-    for first, second in zip(*both, strict=True):
-        if not torch.equal(first[0], second[0]):
+    for mine, alone in ((first[0], second[0]) for first, second in zip(*both, strict=True)):
+        same = (mine == alone) | (mine.isnan() & alone.isnan())  # some functions have no value at what was traced
+        if not same.all():
             raise UnsupportedModelError(
                 "condition: expected a forward that reads for each image its own example, got one that mixes them"
             )
@@ -266,21 +267,24 @@ class CompiledSampler(Sampler):
                 f" the {what} out of the forward, or give a distribution of your own that reads probabilities"
             )
 
-    def _prepared(self, n: int, condition: Condition | None) -> tuple[Program, list[Tensor]]:
-        """The program for a condition or none, of the model's present weights, and what its plan is given."""
+    def _program_for(self, n: int, condition: Condition | None) -> Program:
+        """The program for a condition of ``n`` images or none, of the model's present weights."""
         try:
-            program = self._program(condition is not None)
+            return self._program(condition is not None)
         except (ValueError, TypeError):
             dtype, device = dtype_and_device_of(self.model)
             x = torch.zeros((n, self.in_channels, *self.shape[1:]), dtype=dtype, device=device)
             with evaluated(self.model) as model:
                 model(x, *arguments(condition))  # a model may know better what is wrong
             raise
+
+    def _given(self, program: Program, condition: Condition | None) -> list[Tensor]:
         with torch.no_grad(), uncast():
-            return program, [] if condition is None else evaluate_given(program, condition)
+            return [] if condition is None else evaluate_given(program, condition)
 
     def _engine(self, n: int, condition: Condition | None) -> Engine:
-        program, given = self._prepared(n, condition)
+        program = self._program_for(n, condition)
+        given = self._given(program, condition)
         if program.native is not None:
             return program.native.walk(n, given)
         return ReferenceWalk(program.plan, n, given, *dtype_and_device_of(self.model))
@@ -293,16 +297,17 @@ class CompiledSampler(Sampler):
         temperature: float,
         known: tuple[Tensor, Tensor] | None,
     ) -> Iterator[Tensor]:
-        program, given = self._prepared(n, condition)
+        program = self._program_for(n, condition)
         if program.native is None or not program.draws:
             return super()._draw(n, condition, uniforms, temperature, known)
+        given = self._given(program, condition)
         return program.native.rows(uniforms, self.to_input.table, given, temperature, known)
 
     def _see(self, values: Tensor, condition: Condition | None) -> Tensor:
-        program, given = self._prepared(len(values), condition)
+        program = self._program_for(len(values), condition)
         if program.native is None or not program.draws:
             return super()._see(values, condition)
-        return program.native.see(values, self.to_input.table, given)
+        return program.native.see(values, self.to_input.table, self._given(program, condition))
 
 
 def evaluate_given(program: Program, condition: Condition) -> list[Tensor]:
