@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from commands import refused, said
 from fastgen import models
+from fastgen.commands import completion
+from fastgen.commands.epoch_pictures import draw_epoch
+from fastgen.commands.sample import Sample
 from fastgen.conditions import Classes, FeatureMap, Kinds, Vector, tensors_of
-from fastgen.data import load
+from fastgen.data import Dataset, load
 from fastgen.distributions import Bernoulli
 from fastgen.models import AutoregressiveModel, Model
 from fastgen.nn import MaskedConv2d
@@ -244,3 +247,22 @@ def test_other_models_take_no_condition(tmp_path: Path, capsys: pytest.CaptureFi
         said(capsys, "sample", run, "--n", 3, "--out", tmp_path / "s.png")
         message = refused(capsys, "sample", run, "--condition", tmp_path / "told.npy", "--out", tmp_path / "s.png")
         assert f"condition: expected none, since the model {why}" in message
+
+
+class Previewed(models.VAE):
+    """Keeps what its preview is told."""
+
+    def preview(self, n: int, seed: int, values: Tensor, condition: Any) -> list[Tensor]:
+        self.seen = condition
+        return super().preview(n, seed, values, condition)
+
+
+def test_a_class_is_told_by_the_labels_of_data_that_have_a_condition_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, labels = torch.randint(2, (6, 1, 4, 4), dtype=torch.uint8), torch.arange(6) % 3
+    data = Dataset(values, labels, 2, 3, "both", condition=torch.rand(6, 3))
+    model = Previewed(latent=2, hidden=(4,), image_size=4, classes=3)
+    draw_epoch(model, data, 6, 0, "previewed")
+    assert torch.equal(model.seen, labels)
+    monkeypatch.setattr(completion, "load_images", lambda *_, **__: data)
+    options = Sample(run=Path("none"), complete="top-half", n=6)
+    assert torch.equal(completion.images_to_complete(options, model, (1, 4, 4)).told, labels)

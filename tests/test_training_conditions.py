@@ -153,9 +153,10 @@ def test_integers_in_a_class_alone_are_labels() -> None:
 
 
 class Strict(tiny.Told):
-    """Reads numbers as a layer does: in the dtype of its weights."""
+    """Reads numbers as a layer does: in the dtype of its weights; and keeps them."""
 
     def losses(self, values: Tensor, condition: Any = None, progress: float = 1.0) -> dict[str, Tensor]:
+        self.read = condition
         assert {part.dtype for part in tensors_of(condition)} == {torch.int64, self.logits.weight.dtype}
         return super().losses(values, condition, progress)
 
@@ -172,6 +173,10 @@ def test_numbers_come_in_the_dtype_of_the_model() -> None:
     assert evaluate(trained.model, wide).means == evaluate(trained.model, data).means
     assert pace.measure(Objective(Strict(*EVERY)), SHORT, torch.device("cpu"), wide).training > 0
     assert evaluate(trained.model.double(), data).images == 40
+    strict = Trainer(Strict(*EVERY), SHORT)
+    strict.fit(wide, wide)
+    strict._step(*next(data.batches(8)), 8, 8, 100)
+    assert strict.model.read["small"].is_contiguous(memory_format=torch.channels_last), "as the recipe says"
     huge = dataclasses.replace(wide, condition={**wide.told, "text": wide.told["text"] + 1e99})
     with pytest.raises(ValueError, match=r"condition\['text'\]: expected finite numbers, got inf or nan"):
         told(EVERY).fit(huge, wide)

@@ -12,6 +12,7 @@ from ..data import Dataset
 from ..pictures import chart, columns_in_turn
 from ..pictures.sheet import class_words, of_classes, sheet
 from ..training import Run
+from ..training.checks import told_to
 from .run_words import data_of, name_of
 
 
@@ -29,7 +30,7 @@ def draw_epoch(model: Any, held_out: Dataset, n: int, seed: int, of: str) -> np.
     classes = kind.count if isinstance(kind, Classes) else None
     columns = columns_in_turn(n, classes) if classes is not None and classes <= 16 else None
     n = n if columns is None else -(-n // columns) * columns
-    some = held_out.told_to(kind, parameter.dtype).subset(n)
+    some = told_to(model, held_out).subset(n)
     condition = conditions.apply(lambda part: part.to(parameter.device), some.told)
     rows = model.preview(n, seed, some.values.to(parameter.device, torch.int64), condition)
     if not rows:
