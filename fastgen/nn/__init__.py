@@ -3,6 +3,7 @@
 from .conv_transpose2d_bn import ConvTranspose2dBatchNorm
 from .conv_transpose2d_chain import ConvTranspose2dChain
 from .discretized_logistic_mixture import DiscretizedLogisticMixture
+from .double_backward import check_double_backward
 from .gated_activation import GatedActivation
 from .gated_residual_block import GatedResidualBlock
 from .masked_conv2d import MaskedConv2d
@@ -16,4 +17,5 @@ __all__ = [
     "GatedResidualBlock",
     "GaussianRSample",
     "MaskedConv2d",
+    "check_double_backward",
 ]

@@ -22,11 +22,11 @@ def batch_norm_of(bn: nn.BatchNorm2d | nn.SyncBatchNorm) -> BatchNorm:
     return BatchNorm(
         bn.weight, bn.bias, bn.running_mean if used else None, bn.running_var if used else None,
         bn.num_batches_tracked if used and bn.training else None, bn.training or not tracked, bn.momentum, bn.eps,
-        _process_group(bn),
+        process_group_of(bn),
     )  # fmt: skip
 
 
-def _process_group(bn: nn.Module) -> Any:
+def process_group_of(bn: nn.Module) -> Any:
     """The processes that share the batch of a ``SyncBatchNorm``; None otherwise."""
     if not isinstance(bn, nn.SyncBatchNorm) or not (dist.is_available() and dist.is_initialized()):
         return None
