@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field, fields, make_dataclass
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
@@ -38,6 +38,9 @@ def options_class(name: str, model: type[models.Model]) -> type[Train]:
     for recipe, values in model.recipes.items():
         if unknown := set(values) - {*known, *(each.name for each in own)}:
             raise ValueError(f"recipes: expected options of {name} in {recipe}, got {', '.join(sorted(unknown))}")
+    if unknown := set(model.defaults) - {*known, *(each.name for each in own)}:
+        raise ValueError(f"defaults: expected options of {name}, got {', '.join(sorted(unknown))}")
+    types = get_type_hints(base, include_extras=True)
     placed = {"recipe", *(each for names in Train.boxes.values() for each in names)}
     others = [each for each in known if each not in placed] + [each.name for each in own]
     recipes = {recipe: " ".join(option_words(values)) for recipe, values in model.recipes.items()}
@@ -48,9 +51,14 @@ def options_class(name: str, model: type[models.Model]) -> type[Train]:
         [
             ("recipe", Annotated[Train.__annotations__["recipe"], tyro.conf.arg(help=recipe)], field(default=None)),
             *(
-                (each.name, Annotated[each.type, tyro.conf.arg(help=each.text)], field(default=each.default))
+                (
+                    each.name,
+                    Annotated[each.type, tyro.conf.arg(help=each.text)],
+                    field(default=model.defaults.get(each.name, each.default)),
+                )
                 for each in own
             ),
+            *((each, types[each], field(default=model.defaults[each])) for each in known if each in model.defaults),
         ],
         bases=(base,),
         namespace={

@@ -181,8 +181,11 @@ class _Reporter:
         now = time.perf_counter()
         rest, self.since = now - self.since - record["seconds"] - record["held_out_seconds"], now
         more = f", and {rest:.1f} s to save and draw" if rest > max(0.5, 0.1 * record["seconds"]) else ""
+        of_it = self.trainer.objective.remarks(record)
         where = "" if picture is None else f"   {self.run.picture(record['epoch'])}"
         require("tqdm").tqdm.write(describe(record, self.options.epochs) + more + where)
+        for remark in of_it:
+            require("tqdm").tqdm.write(f"  {remark}")
         if self.options.tensorboard:
             self._log(record, picture)
 

@@ -7,5 +7,15 @@ numbers by ``measure_set``, and may let one choose the best epoch.
 
 from .distances import frechet_distance, kernel_distance
 from .neighbours import density_coverage, nearest, precision_recall
+from .pixels import diversity, pixel_distance, pixel_features
 
-__all__ = ["density_coverage", "frechet_distance", "kernel_distance", "nearest", "precision_recall"]
+__all__ = [
+    "density_coverage",
+    "diversity",
+    "frechet_distance",
+    "kernel_distance",
+    "nearest",
+    "pixel_distance",
+    "pixel_features",
+    "precision_recall",
+]

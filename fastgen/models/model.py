@@ -32,6 +32,10 @@ class Model(nn.Module):
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """By name, options of ``fastgen train`` with other values to begin with: "paper", the settings of the paper, and
     "small", for an hour or less on a CPU."""
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Options of ``fastgen train`` that begin with other values than for other models, where nothing sets them."""
+    unaveraged: ClassVar[tuple[str, ...]] = ()
+    """Names of submodules that no average of weights is kept of, as of what only training needs."""
     by_color: ClassVar[tuple[str, ...]] = ()
     """Arguments that are multiples of the colours; ``fastgen train`` makes those so that nobody gave."""
 
@@ -208,8 +212,8 @@ class Model(nn.Module):
         return None
 
 
-class LatentModel(Model):
-    """Base of models with a latent space: every image has a code, and every code an image.
+class DecodingModel(Model):
+    """Base of models with a latent space every code of which is an image.
 
     Attributes:
         latent: dimensions of the latent space.
@@ -217,22 +221,26 @@ class LatentModel(Model):
 
     latent: int
 
-    def encode(self, values: Tensor, labels: Any = None) -> Tensor:
-        """The code of each image, (N, latent); for a distribution over codes, its mean."""
-        raise NotImplementedError
-
     def decode(self, z: Tensor, labels: Any = None) -> Tensor:
         """Codes (N, latent) → expected images, floating point (N, C, H, W) in [0, levels − 1]."""
         raise NotImplementedError
-
-    def reconstruct(self, values: Tensor, labels: Any = None) -> Tensor:
-        """``decode`` of ``encode``."""
-        return self.decode(self.encode(values, labels), labels)
 
     def check_codes(self, z: Tensor) -> None:
         """Raise unless ``z`` is floating point, (N, latent)."""
         check_floating("z", z, ("N", self.latent))
         self.check_dtype("z", z)
+
+
+class LatentModel(DecodingModel):
+    """Base of models whose images have codes, too: what is decoded is encoded."""
+
+    def encode(self, values: Tensor, labels: Any = None) -> Tensor:
+        """The code of each image, (N, latent); for a distribution over codes, its mean."""
+        raise NotImplementedError
+
+    def reconstruct(self, values: Tensor, labels: Any = None) -> Tensor:
+        """``decode`` of ``encode``."""
+        return self.decode(self.encode(values, labels), labels)
 
 
 def check_positive(**sizes: Any) -> None:

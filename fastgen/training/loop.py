@@ -157,6 +157,7 @@ class Trainer:
 
     def _evaluate(self, held_out: Dataset) -> Evaluation:
         distributed.share_buffers(self.model, self.ema)
+        self._settle()
         measures = partial(self.objective.evaluate, self.ema)
         held = evaluate(self.ema, held_out, self.recipe.batch_size, measures, self.recipe.seed, title="held out")
         of_set = partial(self.objective.measure_set, self.ema, held_out)
@@ -164,6 +165,10 @@ class Trainer:
         if not math.isfinite(held.loss):
             self.monitor.stop(self.position.step, f"held-out {held.first} is {held.loss}")
         return held
+
+    def _settle(self) -> None:
+        if self.average is not None:
+            self.objective.settle(self.ema)
 
     def _end_epoch(self, held_out: Dataset) -> tuple[Record, bool]:
         here, started = self.position, time.perf_counter()
@@ -253,6 +258,8 @@ class Trainer:
     def _save(self, run: Run, names: tuple[str, ...]) -> None:
         self.monitor.check_weights(self.position.step)
         distributed.first_only(run.check_there)
+        if self.position.batch:  # in an epoch: after one the average was evaluated, and so is settled
+            self._settle()
         state = {
             "version": STATE,
             "position": asdict(self.position),

@@ -74,7 +74,10 @@ class LossMonitor:
                 raise NonFiniteError(self._diagnose(epoch, one, means, norm, player, values, condition))
             self.last = Last(one.names[0], means[one.names[0]], one.step, norm)
             if one.images:
-                for name, total in zip(one.names, sums, strict=True):
+                found = dict(zip(one.names, sums, strict=True))
+                if self.several and norm is not None and math.isfinite(norm):
+                    found["gradient_norm"] = norm * one.images
+                for name, total in found.items():
                     key = f"{one.player.name}_{name}" if self.several else name
                     self.sums.losses[key] = self.sums.losses.get(key, 0.0) + total
                     self.sums.images[key] = self.sums.images.get(key, 0) + one.images

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .._alike import check_keys
 from . import batch, distributed
 from .checks import check_losses
 from .objective import Losses, Objective, Player
 from .recipe import Recipe
-from .state import check_keys, check_scaler, optimizer_state
+from .state import check_scaler, optimizer_state
 
 
 class Terms(nn.Module):
@@ -125,7 +126,8 @@ class PlayerOptimizer:
             sums = found if sums is None else sums + found
         assert sums is not None
         self.scaler.unscale_(self.optimizer)
-        norm = self._clip() if recipe.clip or distributed.size() > 1 else None  # all see what is not finite in any
+        watched = recipe.clip or self.others or distributed.size() > 1  # all see what is not finite in any
+        norm = self._clip() if watched else None
         return StepLosses(self, list(losses), sums, norm, mine)
 
     def _clip(self) -> Tensor:

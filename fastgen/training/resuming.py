@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+from .._alike import check_keys
 from .._checks import check_instance, check_integer
 from . import checkpoint, distributed, randomness
 from .checkpoint import Checkpoint, CheckpointError
@@ -10,7 +11,7 @@ from .loss_monitor import LossMonitor, Sums
 from .objective import Objective
 from .player_optimizer import PlayerOptimizer
 from .run import Run
-from .state import STATE, Position, check_keys, check_position, check_random, check_sums
+from .state import STATE, Position, check_position, check_random, check_sums
 
 
 class Resumable(Protocol):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._alike import check_alike, check_keys, is_odd
 from .._checks import check_integer, check_number, describe
 from .recipe import Recipe
 
@@ -31,40 +32,6 @@ class Position:
     loss: str = "loss"  # its name
     seconds: float = 0.0  # of the epoch under way
     stale: int = 0  # epochs since the best one
-
-
-def check_keys(name: str, value: Any, expected: Any) -> dict[Any, Any]:
-    """``value``, a dict with the keys ``expected`` and no others.
-
-    Raises:
-        ValueError: it is none, or the keys differ.
-    """
-    if not isinstance(value, dict) or set(value) != set(expected):
-        got = ", ".join(map(str, value)) or "none" if isinstance(value, dict) else describe(value)
-        raise ValueError(f"{name}: expected {', '.join(map(str, expected)) or 'nothing'}, got {got}")
-    return value
-
-
-def check_alike(name: str, value: Any, like: Any) -> None:
-    """``value`` is built as ``like`` is: the same containers, types, shapes, dtypes and layouts; numbers may differ.
-
-    Raises:
-        ValueError: the first part that differs, by its place in ``value``.
-    """
-    if isinstance(like, Tensor):
-        if not isinstance(value, Tensor) or _form(value) != _form(like):
-            raise ValueError(f"{name}: expected {describe(like)}, got {describe(value)}")
-    elif isinstance(like, dict):
-        for key in check_keys(name, value, like):
-            check_alike(f"{name}.{key}", value[key], like[key])
-    elif isinstance(like, (list, tuple)):
-        if type(value) is not type(like) or len(value) != len(like):
-            got = f"{len(value)}" if isinstance(value, (list, tuple)) else describe(value)
-            raise ValueError(f"{name}: expected a {type(like).__name__} of {len(like)}, got {got}")
-        for index, (one, other) in enumerate(zip(value, like, strict=True)):
-            check_alike(f"{name}.{index}", one, other)
-    elif type(value) is not type(like):
-        raise ValueError(f"{name}: expected {type(like).__name__}, got {describe(value)}")
 
 
 def optimizer_state(
@@ -122,7 +89,7 @@ def _slots(name: str, given: Any, parameter: nn.Parameter, recipe: Recipe, most_
             check_integer(where, int(count) if count.is_integer() else count, 0, most_steps)
             slots[key] = value
             continue
-        if not isinstance(value, Tensor) or (value.shape, value.dtype) != (parameter.shape, one.dtype) or _odd(value):
+        if not isinstance(value, Tensor) or (value.shape, value.dtype) != (parameter.shape, one.dtype) or is_odd(value):
             expected = f"a tensor {tuple(parameter.shape)} of {one.dtype}, as its parameter is"
             raise ValueError(f"{where}: expected {expected}, got {describe(value)}")
         slots[key] = torch.empty_like(parameter, dtype=one.dtype, requires_grad=False).copy_(value.detach())
@@ -189,7 +156,7 @@ def check_random(state: Any, own: Mapping[str, Any]) -> None:
     if not isinstance(state["cuda"], list):
         raise ValueError(f"random.cuda: expected states of GPUs, got {describe(state['cuda'])}")
     for device, one in enumerate(state["cuda"]):
-        if not isinstance(one, Tensor) or one.dtype != torch.uint8 or one.dim() != 1 or _odd(one):
+        if not isinstance(one, Tensor) or one.dtype != torch.uint8 or one.dim() != 1 or is_odd(one):
             raise ValueError(f"random.cuda.{device}: expected bytes, got {describe(one)}")
     check_alike("random.numpy", state["numpy"], own["numpy"])
     kind, key, position, has_gauss, _ = state["numpy"]
@@ -199,12 +166,3 @@ def check_random(state: Any, own: Mapping[str, Any]) -> None:
         check_integer(f"random.numpy.1.{index}", number, 0, 2**32 - 1)
     check_integer("random.numpy.2", position, 0, len(key))
     check_integer("random.numpy.3", has_gauss, 0, 1)
-
-
-def _form(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.shape, tensor.dtype, _odd(tensor)
-
-
-def _odd(tensor: Tensor) -> bool:
-    """Whether something other than numbers, each in its own place of this machine's memory, is behind a tensor."""
-    return tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized

@@ -1,0 +1,39 @@
+"""Losses of games between networks: pure functions of scores, one number for each example, each with its equation.
+
+A score is what a discriminator says of an image: a logit, the log-odds that it is of the data; or, of a critic, any
+real number. The first player is the discriminator, which makes its loss small; the second is the generator.
+"""
+
+from .adversarial import (
+    EQUILIBRIUM,
+    LOSSES,
+    AdversarialLoss,
+    hinge_discriminator,
+    hinge_generator,
+    least_squares_discriminator,
+    least_squares_generator,
+    log_loss_discriminator,
+    minimax_generator,
+    non_saturating_generator,
+    wasserstein_critic,
+    wasserstein_generator,
+)
+from .penalties import clip_weights, gradient_penalty, r1_penalty
+
+__all__ = [
+    "EQUILIBRIUM",
+    "LOSSES",
+    "AdversarialLoss",
+    "clip_weights",
+    "gradient_penalty",
+    "hinge_discriminator",
+    "hinge_generator",
+    "least_squares_discriminator",
+    "least_squares_generator",
+    "log_loss_discriminator",
+    "minimax_generator",
+    "non_saturating_generator",
+    "r1_penalty",
+    "wasserstein_critic",
+    "wasserstein_generator",
+]

@@ -1,0 +1,236 @@
+"""What adversarial models share: a generator of images from noise, a discriminator that tells them from the data's.
+
+    z ~ prior ── generator ── image in [−1, 1]          image ── discriminator ── score: is it of the data?
+
+They draw, and know no p(x). Both play by ``Game``; how they are trained is ``AdversarialObjective``.
+"""
+
+import math
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .._checks import check_finite, check_instance, check_integer, check_number, check_option
+from .._philox import uniforms
+from .._shadow import evaluated
+from ..conditions import Labels
+from ..measures import Measure
+from .adversarial_objective import AdversarialObjective
+from .game import GAME_FIELDS, Game, as_game
+from .likelihoods import normals_from
+from .model import DecodingModel, check_positive
+
+Prior = Literal["normal", "uniform"]
+PRIORS = ("normal", "uniform")
+STEP = 256
+"""Images that are drawn at once."""
+
+
+class AdversarialModel(DecodingModel):
+    """Base of adversarial models: a subclass sets ``generator`` and ``discriminator``, and ``defaults``.
+
+    Attributes:
+        generator: (z (N, latent), labels int64 (N,) or None) → images (N, C, H, W) in [−1, 1].
+        discriminator: (images, labels or None) → scores (N,).
+        latent: dimensions of z.
+        prior: of z: normal, N(0, I); uniform, of unit variance, each in ±√3.
+        game: settings of the game, JSON-ready.
+    """
+
+    defaults: ClassVar = {
+        "optimizer": "adam", "lr": 2e-4, "betas": (0.5, 0.999), "clip": 0.0, "drop_last": True, "ema": 0.99,
+    }  # fmt: skip
+    """Adam as DCGAN has it; no clipping; batches of one size, since their statistics count; a short average."""
+    unaveraged: ClassVar[tuple[str, ...]] = ("discriminator",)
+    per_dimension = False
+    """Losses are of an image as a whole."""
+
+    generator: Any
+    discriminator: Any
+
+    def __init__(
+        self,
+        in_channels: int,
+        levels: int,
+        classes: int | None,
+        image_size: int | tuple[int, int] | None,
+        latent: int,
+        game: Game | dict[str, Any] | None = None,
+        prior: str = "normal",
+    ) -> None:
+        super().__init__(in_channels, levels, classes, image_size)
+        check_positive(latent=latent)
+        self.latent = int(latent)
+        self.settings = as_game(game, dict(self.defaults))
+        self.prior = check_option("prior", prior, PRIORS)
+
+    @property
+    def game(self) -> dict[str, Any]:
+        """The settings of the game, by name."""
+        return self.settings.config
+
+    @classmethod
+    def default_game(cls) -> Game:
+        """The game that the model's paper plays."""
+        return as_game(None, dict(cls.defaults))
+
+    def objective(self) -> AdversarialObjective:
+        """Two players, who moves when, and by what the outcome is measured.
+
+        Raises:
+            ValueError: the settings and the networks are known not to go together; the message says why.
+        """
+        return AdversarialObjective(self)
+
+    def losses(self, values: Tensor, labels: Tensor | None = None, progress: float = 1.0) -> dict[str, Tensor]:
+        """What the discriminator minimises, beside images drawn anew, and what else its player watches, (N,) each."""
+        return self.objective().discriminated(values, labels, progress)
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        kind = self.settings.loss
+        told = {
+            "pixel_distance": Measure("kernel distance of averaged pixels and their contrast, drawn to held-out images"),
+            "diversity": Measure("mean distance of two drawn images, that of two held-out ones being 1"),
+            "loss": Measure(f"what the discriminator minimises, {kind}: no likelihood"),
+        }
+        if self.settings.pair.threshold is None:
+            return told | {"wasserstein": Measure("score of an image less that of a drawn one, by the critic")}
+        right = "share of {} images that the discriminator tells right"
+        told["accuracy_on_real"] = Measure(right.format("held-out"))
+        return told | {"accuracy_on_fake": Measure(right.format("drawn"))}
+
+    def to_images(self, values: Tensor) -> Tensor:
+        """Integers (N, C, H, W) in [0, levels) → images as generator and discriminator know them, in [−1, 1]."""
+        if self.settings.dequantize:
+            x = values.to(next(self.parameters()).dtype)
+            return (x + torch.rand_like(x)) * (2 / self.levels) - 1
+        return 2 * self.to_input(values) - 1
+
+    def to_values(self, images: Tensor) -> Tensor:
+        """Images in [−1, 1] → floating point in [0, levels − 1]; what is beyond is cut."""
+        return ((images + 1) * ((self.levels - 1) / 2)).clamp(0, self.levels - 1)
+
+    def noise(self, n: int) -> Tensor:
+        """z for training, (n, latent), from torch's generator."""
+        like = next(self.generator.parameters())
+        z = torch.randn(n, self.latent, device=like.device, dtype=like.dtype)
+        return z if self.prior == "normal" else (2 * torch.rand_like(z) - 1) * math.sqrt(3)
+
+    def draw_codes(self, n: int, seed: int, *, first: int = 0, temperature: float = 1.0) -> Tensor:
+        """z of ``n`` images, (n, latent): that of image i depends on (seed, first + i) alone."""
+        like = next(self.generator.parameters())
+        u = uniforms(seed, n, (self.latent,), first=first, device=like.device).to(like.dtype)
+        z = normals_from(u) if self.prior == "normal" else (2 * u - 1) * math.sqrt(3)
+        return check_finite("temperature", temperature * z, f"one that leaves codes finite, not {temperature}")
+
+    def decode(self, z: Tensor, labels: Labels | None = None) -> Tensor:
+        """The images of codes (N, latent), floating point (N, C, H, W) in [0, levels − 1]; as the modules' mode is."""
+        self.check_codes(z)
+        return self.to_values(self.generator(z, self.check_labels(z.shape[0], labels)))
+
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        seed: int | None = None,
+        labels: Labels | None = None,
+        temperature: float = 1.0,
+        first: int = 0,
+    ) -> Tensor:
+        """Draw images, in eval mode: image i depends on (seed, first + i) and its label alone, on no other of its batch.
+
+        Args:
+            n: how many.
+            seed: any 64-bit integer; by default one from torch's generator.
+            labels: integers (n,), a tensor, an array or a list, or one for all; for a model with classes.
+            temperature: scales the codes; below 1 gives less varied images, nearer to that of the code 0.
+            first: index of the first image.
+
+        Returns:
+            int64 (n, C, H, W) in [0, levels).
+
+        Raises:
+            ValueError: an argument does not fit, or an image is not finite.
+        """
+        n, first = check_integer("n", n, 1), check_integer("first", first, 0)
+        temperature = check_number("temperature", temperature, 0)
+        seed = int(torch.randint(2**63 - 1, (), dtype=torch.int64)) if seed is None else seed
+        found = self.check_labels(n, labels)
+        parts = []
+        with evaluated(self) as model:
+            for done in range(0, n, STEP):
+                count = min(STEP, n - done)
+                z = model.draw_codes(count, seed, first=first + done, temperature=temperature)
+                images = model.generator(z, None if found is None else found[done : done + count])
+                check_finite("model", images, "finite images")
+                parts.append(model.to_values(images).round().to(torch.int64))
+        return torch.cat(parts)
+
+
+class AdversarialPair(AdversarialModel):
+    """Any generator and any discriminator: ``fastgen.training.Trainer`` trains them, and they are sampled from.
+
+    Equivalent to:
+        the loop of the DCGAN example of PyTorch, with every loss and penalty of ``fastgen.losses``.
+
+    Args:
+        generator: (z (N, latent)) → images (N, C, H, W) in [−1, 1]; with ``classes``, (z, labels).
+        discriminator: images → scores (N,), or (N, 1) or (N, 1, 1, 1); with ``classes``, (images, labels). It ends in
+            a score, and in no sigmoid.
+        latent: dimensions of z.
+        in_channels: C, colours.
+        image_size: one size or (H, W).
+        levels: values of a pixel.
+        classes: number of classes, or None for networks that are told none.
+        game: settings of the game.
+        code_shape: of one z as the generator reads it; (latent, 1, 1) for most generators of convolutions.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        latent: int = 100,
+        in_channels: int = 3,
+        image_size: int | tuple[int, int] = 64,
+        levels: int = 256,
+        classes: int | None = None,
+        game: Game | dict[str, Any] | None = None,
+        code_shape: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__(in_channels, levels, classes, image_size, latent, game)
+        for name, network in (("generator", generator), ("discriminator", discriminator)):
+            check_instance(name, network, nn.Module, "a module")
+        self.code_shape = (self.latent,) if code_shape is None else tuple(code_shape)
+        if math.prod(self.code_shape) != self.latent:
+            raise ValueError(f"code_shape: expected {self.latent} numbers, latent, got {self.code_shape}")
+        self.settings.check_discriminator(discriminator)
+        self.generator = _Generator(generator, self.code_shape)
+        self.discriminator = _Discriminator(discriminator)
+
+
+class _Generator(nn.Module):
+    def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.network, self.shape = network, shape
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        z = z.view(-1, *self.shape)
+        return self.network(z) if labels is None else self.network(z, labels)
+
+
+class _Discriminator(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        scores = self.network(x) if labels is None else self.network(x, labels)
+        if scores.numel() != len(x):
+            raise ValueError(f"discriminator: expected one score for each of {len(x)} images, got {tuple(scores.shape)}")
+        return scores.view(-1)
+
+
+__all__ = ["GAME_FIELDS", "AdversarialModel", "AdversarialObjective", "AdversarialPair", "Game", "Prior"]
