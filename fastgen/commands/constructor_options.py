@@ -6,6 +6,7 @@ may be None, ``--conditional`` asks for them. The model's page says the rest: ``
 
 import inspect
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from ..models import Model
@@ -27,7 +28,8 @@ class Option(NamedTuple):
 def options_of_model(model: type[Model]) -> list[Option]:
     """Options in the constructor's order.
 
-    An argument that ``model.arguments`` returns is no option unless it takes one of this name, which then counts. An
+    An argument that is a dataclass stands for its fields.
+    One that ``model.arguments`` returns is no option unless it takes one of this name, which then counts. An
     option that it alone has stands behind the one it takes before that, or else first.
 
     Raises:
@@ -51,9 +53,17 @@ def options_of_model(model: type[Model]) -> list[Option]:
         elif name in model.by_color:
             text = f"{text.rstrip('.')}; default: {default}, or a little above."
             options.append(Option(name, kind | None, None, text))
+        elif (record := record_of(kind)) is not None:
+            said = help_texts(record)
+            options += [Option(n, k, d, _sentence(said.get(n, ""))) for n, (k, d) in arguments_of(record).items()]
         elif name not in OF_THE_DATA:
             options.append(Option(name, kind, default, text))
     return options
+
+
+def record_of(kind: Any) -> Any:
+    """The dataclass that an argument's type is, or may be: its fields are options, and it is made of these."""
+    return next((each for each in (kind, *get_args(kind)) if inspect.isclass(each) and is_dataclass(each)), None)
 
 
 def arguments_of(call: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:

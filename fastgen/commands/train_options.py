@@ -11,7 +11,7 @@ from .._checks import check_integer
 from ..data import Dataset, load_for_training
 from ..data.prepare import Preparation
 from ..training import Recipe, load_weights
-from .constructor_options import arguments_of
+from .constructor_options import arguments_of, record_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,8 @@ class Train(Recipe):
                 object.__setattr__(self, name, str(Path(getattr(self, name)).resolve()))
         if self.overwrite and self.resume:
             raise ValueError("overwrite: expected it without --resume, which continues the run")
-        self._hook({name: getattr(self, name) for name in self.own})  # which checks them
+        self._hook({name: getattr(self, name) for name in self.own})  # which checks them, as records do
+        self._records()
         if self.crop != "auto":  # of a classifier, which asks its source
             self._prepare(self.image_size, self.crop, self.grey)
 
@@ -156,7 +157,16 @@ class Train(Recipe):
         for name in self.model.by_color:
             own[name] = self._by_color(name, own[name], channels)
         taken, hook = arguments_of(self.model), self._hook(known | own)
-        return {name: value for name, value in {**known, **own, **hook}.items() if name in taken}
+        arguments = {**known, **own, **self._records(), **hook}
+        return {name: value for name, value in arguments.items() if name in taken}
+
+    def _records(self) -> dict[str, Any]:
+        """Arguments that are dataclasses, made of the options that are their fields."""
+        found = {}
+        for name, (kind, _) in arguments_of(self.model).items():
+            if (record := record_of(kind)) is not None:
+                found[name] = record(**{each.name: getattr(self, each.name) for each in fields(record)})
+        return found
 
     def _hook(self, known: dict[str, Any]) -> dict[str, Any]:
         """What the model makes of the options, and of what the data say."""

@@ -21,17 +21,18 @@ ZERO_ONE = (0.0, 1.0, 1.0)
 """(a, b, c) of least squares: drawn images are 0 and real ones 1, and the generator wants 1."""
 
 PEARSON = (-1.0, 1.0, 0.0)
-"""(a, b, c) of least squares by which the generator minimises Pearson's χ² between p + q and 2q: b − c = 1, b − a = 2."""
+"""(a, b, c) of least squares: the generator minimises Pearson's χ² of p + q and 2q, since b − c = 1 and b − a = 2."""
 
 
 def log_loss_discriminator(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of a discriminator, −(1 − α)·log σ(r) − α·log(1 − σ(r)) − log(1 − σ(f)): minimax and non-saturating.
+    """−(1 − α)·log σ(r) − α·log(1 − σ(r)) − log(1 − σ(f)): cross-entropy, of minimax and of non-saturating.
 
     Args:
         real: logits (N,) of real images.
         fake: logits (N,) of drawn ones.
         smoothing: α in [0, 0.5), one-sided: real images are told to be so with probability 1 − α, drawn ones never
-            (Salimans 2016, arXiv:1606.03498, section 3.4: of both sides the best D would no longer be about p / (p + q)).
+            (Salimans 2016, arXiv:1606.03498, section 3.4: smoothed on both sides, the best D depends on more than
+            p / (p + q)).
 
     Returns:
         (N,) nats; where D cannot tell, and says ½, 2·log 2 = 1.386.
@@ -80,7 +81,7 @@ def least_squares_generator(fake: Tensor, coding: tuple[float, float, float] = Z
 
 
 def wasserstein_critic(real: Tensor, fake: Tensor) -> Tensor:
-    """f − r: −(its mean) is a lower bound on the Wasserstein distance, of a critic that is 1-Lipschitz. (N,) → (N,)"""
+    """F − r: −(its mean) is a lower bound on the Wasserstein distance, of a critic that is 1-Lipschitz. (N,) → (N,)"""
     _check(real, fake)
     return fake - real
 
@@ -143,8 +144,8 @@ LOSSES: dict[str, AdversarialLoss] = {
 """The pairs by their names on the command line."""
 
 EQUILIBRIUM: dict[str, tuple[float, float]] = {name: loss.equilibrium for name, loss in LOSSES.items()}
-"""Losses of discriminator and generator at the equilibrium, by the pair's name; of wasserstein and hinge the generator's
-is up to a constant that the discriminator may add to every score."""
+"""Losses of discriminator and generator at the equilibrium, by name; the generator's of wasserstein and hinge
+is up to a constant, which the discriminator may add to every score."""
 
 
 def _coding(coding: tuple[float, float, float]) -> tuple[float, float, float]:

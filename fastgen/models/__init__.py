@@ -3,20 +3,30 @@
 from typing import Any
 
 from .._checks import check_option
+from .adversarial import AdversarialModel, AdversarialPair
 from .autoencoder import Autoencoder
 from .autoregressive import AutoregressiveModel
 from .classifier import Classifier
+from .dcgan import DCGAN
+from .game import Game
+from .gan import GAN
 from .gated_pixelcnn import GatedPixelCNN
-from .model import LatentModel, Model
+from .model import DecodingModel, LatentModel, Model
 from .pixelcnn import PixelCNN
 from .vae import VAE
 
 __all__ = [
+    "DCGAN",
+    "GAN",
     "NAMES",
     "VAE",
+    "AdversarialModel",
+    "AdversarialPair",
     "Autoencoder",
     "AutoregressiveModel",
     "Classifier",
+    "DecodingModel",
+    "Game",
     "GatedPixelCNN",
     "LatentModel",
     "Model",
@@ -30,6 +40,8 @@ NAMES: dict[str, type[Model]] = {
     "autoencoder": Autoencoder,
     "vae": VAE,
     "classifier": Classifier,
+    "gan": GAN,
+    "dcgan": DCGAN,
 }
 """The name of every model, as the command line has it."""
 

@@ -91,7 +91,9 @@ class AdversarialModel(DecodingModel):
     def measures(self) -> dict[str, Measure]:
         kind = self.settings.loss
         told = {
-            "pixel_distance": Measure("kernel distance of averaged pixels and their contrast, drawn to held-out images"),
+            "pixel_distance": Measure(
+                "kernel distance of averaged pixels and their contrast, drawn to held-out images"
+            ),
             "diversity": Measure("mean distance of two drawn images, that of two held-out ones being 1"),
             "loss": Measure(f"what the discriminator minimises, {kind}: no likelihood"),
         }
@@ -113,13 +115,13 @@ class AdversarialModel(DecodingModel):
         return ((images + 1) * ((self.levels - 1) / 2)).clamp(0, self.levels - 1)
 
     def noise(self, n: int) -> Tensor:
-        """z for training, (n, latent), from torch's generator."""
+        """Z for training, (n, latent), from torch's generator."""
         like = next(self.generator.parameters())
         z = torch.randn(n, self.latent, device=like.device, dtype=like.dtype)
         return z if self.prior == "normal" else (2 * torch.rand_like(z) - 1) * math.sqrt(3)
 
     def draw_codes(self, n: int, seed: int, *, first: int = 0, temperature: float = 1.0) -> Tensor:
-        """z of ``n`` images, (n, latent): that of image i depends on (seed, first + i) alone."""
+        """Z of ``n`` images, (n, latent): that of image i depends on (seed, first + i) alone."""
         like = next(self.generator.parameters())
         u = uniforms(seed, n, (self.latent,), first=first, device=like.device).to(like.dtype)
         z = normals_from(u) if self.prior == "normal" else (2 * u - 1) * math.sqrt(3)
@@ -139,7 +141,7 @@ class AdversarialModel(DecodingModel):
         temperature: float = 1.0,
         first: int = 0,
     ) -> Tensor:
-        """Draw images, in eval mode: image i depends on (seed, first + i) and its label alone, on no other of its batch.
+        """Draw images, in eval mode: image i depends on (seed, first + i) and its label, and on no other image.
 
         Args:
             n: how many.
@@ -229,7 +231,9 @@ class _Discriminator(nn.Module):
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         scores = self.network(x) if labels is None else self.network(x, labels)
         if scores.numel() != len(x):
-            raise ValueError(f"discriminator: expected one score for each of {len(x)} images, got {tuple(scores.shape)}")
+            raise ValueError(
+                f"discriminator: expected one score for each of {len(x)} images, got {tuple(scores.shape)}"
+            )
         return scores.view(-1)
 
 

@@ -1,11 +1,10 @@
 """How a discriminator and a generator are trained: who minimises what, how it is measured, and how it stands.
 
-    discriminator, k times    real images and drawn ones, each batch by itself: batch norm of both together would tell
-                              them apart by the share of each; drawn ones anew, without a gradient of the generator
-    generator, once           noise drawn anew, scored by the discriminator as it is after its moves
+discriminator, k times    real images and drawn ones, each batch by itself: batch norm of both together would tell
+them apart by the share of each; drawn ones anew, without a gradient of the generator
+generator, once           noise drawn anew, scored by the discriminator as it is after its moves
 """
 
-import copy
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -95,10 +94,10 @@ class AdversarialObjective(Objective):
         return self.model.check_labels(len(values), condition if self.model.condition_kind is not None else None)
 
     @staticmethod
-    def judge(discriminator: nn.Module, images: Tensor, labels: Tensor | None) -> Judged:
+    def judge(discriminator: Any, images: Tensor, labels: Tensor | None) -> Judged:
         """Scores, and logits of classes where the discriminator has any: float32 at least."""
         if hasattr(discriminator, "judge"):
-            return discriminator.judge(images, labels)  # type: ignore[operator]
+            return discriminator.judge(images, labels)
         scores = discriminator(images, labels)
         return Judged(scores if scores.dtype == torch.float64 else scores.float(), None)
 
@@ -125,7 +124,9 @@ class AdversarialObjective(Objective):
 
     def settle(self, model: Any) -> None:
         """Give the averaged generator's batch norms the statistics of what its own layers make of noise."""
-        layers = [each for each in model.generator.modules() if isinstance(each, BATCH_NORMS) and each.track_running_stats]
+        layers = [
+            each for each in model.generator.modules() if isinstance(each, BATCH_NORMS) and each.track_running_stats
+        ]
         if not layers:
             return
         kept, modes = [each.momentum for each in layers], {each: each.training for each in model.generator.modules()}
@@ -188,7 +189,7 @@ def by_batch(discriminator: nn.Module) -> Any:
     for layer in judge.modules():
         if isinstance(layer, BATCH_NORMS):
             layer.track_running_stats = False
-            layer.running_mean = layer.running_var = layer.num_batches_tracked = None  # type: ignore[assignment]
+            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
     return judge
 
 

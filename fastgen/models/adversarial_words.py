@@ -27,7 +27,9 @@ def words(record: Mapping[str, Any], loss: str) -> list[str]:
     said = [f"D loss {d:.3g} (at equilibrium {at_d:.3g}), G loss {g:.3g} ({at_g:.3g})"]
     if pair.threshold is None:
         estimate = record.get("train_discriminator_wasserstein")
-        said = [f"critic's estimate of the distance {estimate:.3g}" if estimate is not None else f"critic's loss {d:.3g}"]
+        said = [
+            f"critic's estimate of the distance {estimate:.3g}" if estimate is not None else f"critic's loss {d:.3g}"
+        ]
         said += [f"G loss {g:.3g}"]
     elif real is not None and fake is not None:
         said.append(f"D is right about {real:.0%} of real and {fake:.0%} of drawn images")
@@ -50,7 +52,9 @@ def _troubles(
             " smaller discriminator_lr, label_smoothing, a penalty (r1) or another loss may help"
         )
     if real is not None and fake is not None and real < 0.55 and fake < 0.55 and real + fake < 0.95:
-        found.append("the discriminator is wrong more often than right: it does not keep up; more discriminator_steps may help")
+        found.append(
+            "the discriminator is wrong more often than right: it does not keep up; more discriminator_steps may help"
+        )
     if diversity is not None and diversity < ALIKE:
         found.append(
             f"the generator has collapsed: drawn images differ from each other by {diversity:.2f} of what real ones do;"

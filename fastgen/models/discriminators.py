@@ -1,11 +1,12 @@
 """What discriminators have in common: features of an image, and what is said of them, with classes and without.
 
-    score     s(x) = l(φ(x)), or with classes
-    concat        the class enters the network beside the image                  Mirza and Osindero 2014, arXiv:1411.1784
-    auxiliary     s(x), and p(y|x) = softmax(c(φ(x)))                            Odena 2017, arXiv:1610.09585
-    projection    s(x, y) = l(φ(x)) + ⟨V_y, φ(x)⟩                                Miyato and Koyama 2018, arXiv:1802.05637
+score     s(x) = l(φ(x)), or with classes
+concat        the class enters the network beside the image                  Mirza and Osindero 2014, arXiv:1411.1784
+auxiliary     s(x), and p(y|x) = softmax(c(φ(x)))                            Odena 2017, arXiv:1610.09585
+projection    s(x, y) = l(φ(x)) + ⟨V_y, φ(x)⟩                                Miyato and Koyama 2018, arXiv:1802.05637
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -46,12 +47,12 @@ class Discriminator(nn.Module):
             self.classifier = nn.Linear(width, classes)
 
     @property
-    def planes(self) -> int:
-        """Channels that classes add to what it reads."""
+    def beside(self) -> int:
+        """Classes that enter beside the image: all or none."""
         return self.classes or 0 if self.conditioning == "concat" else 0
 
-    def features(self, x: Tensor) -> Tensor:
-        """φ: (N, C + planes, H, W) → (N, F)"""
+    def features(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """φ: (N, C, H, W), with labels int64 (N,) where classes enter ``beside`` it → (N, F)"""
         raise NotImplementedError
 
     def score(self, features: Tensor) -> Tensor:
@@ -59,8 +60,8 @@ class Discriminator(nn.Module):
         raise NotImplementedError
 
     def judge(self, x: Tensor, labels: Tensor | None = None) -> Judged:
-        """Scores, and with an auxiliary classifier the logits of classes; ``labels``: int64 (N,), where it is told any."""
-        features = self.features(with_planes(x, labels, self.planes))
+        """Scores, and with an auxiliary classifier logits of classes; ``labels``: int64 (N,), where it is told any."""
+        features = self.features(x, labels if self.beside else None)
         scores = self.score(features)
         if self.conditioning == "projection" and labels is not None:
             scores = scores + (self.embedding(labels) * features).sum(1)
@@ -72,8 +73,8 @@ class Discriminator(nn.Module):
         return self.judge(x, labels).scores
 
 
-def with_planes(x: Tensor, labels: Tensor | None, classes: int) -> Tensor:
-    """``x`` (N, C, H, W) above a plane for each class, of ones for the image's own and of zeros: (N, C + classes, H, W)."""
+def with_planes(x: Tensor, labels: Tensor | None, classes: int | None) -> Tensor:
+    """``x`` (N, C, H, W) and a plane for each class, ones for the image's own, else zeros: (N, C + classes, H, W)."""
     if not classes or labels is None:
         return x
     planes = torch.nn.functional.one_hot(labels, classes).to(x.dtype)
@@ -82,7 +83,7 @@ def with_planes(x: Tensor, labels: Tensor | None, classes: int) -> Tensor:
 
 def normalization_named(name: str, channels: int) -> nn.Module:
     """A layer that normalises ``channels`` channels: batch, instance, layer; none and spectral have no layer."""
-    kinds = {
+    kinds: dict[str, Callable[[int], nn.Module]] = {
         "batch": nn.BatchNorm2d,
         "instance": lambda n: nn.InstanceNorm2d(n, affine=True),
         "layer": lambda n: nn.GroupNorm(1, n),

@@ -17,15 +17,15 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 class Game:
     """Settings of a game between a discriminator and a generator."""
 
-    loss: Literal[
-        "minimax", "non-saturating", "least-squares", "least-squares-pearson", "wasserstein", "hinge"
-    ] = "non-saturating"
-    """What both minimise, fastgen.losses: minimax and non-saturating of Goodfellow 2014, least-squares with the coding 0
-    and 1, or -1, 1 and 0 (pearson), wasserstein, hinge."""
+    loss: Literal["minimax", "non-saturating", "least-squares", "least-squares-pearson", "wasserstein", "hinge"] = (
+        "non-saturating"
+    )
+    """What both minimise: minimax and non-saturating of Goodfellow 2014, least-squares with the coding 0 and 1, or
+    -1, 1 and 0 (pearson), wasserstein, hinge; see fastgen.losses."""
     discriminator_steps: int = 1
     """Moves of the discriminator, each on new images, for every move of the generator."""
     gradient_penalty: float = 0.0
-    """Weight of the squared distance of the discriminator's slope from 1, between real and drawn images; 10 in WGAN-GP."""
+    """Weight of (slope - 1)^2 of the discriminator, between real and drawn images; 10 in WGAN-GP."""
     r1: float = 0.0
     """Weight of half the discriminator's squared slope at real images (Mescheder 2018)."""
     weight_clip: float = 0.0
@@ -47,7 +47,9 @@ class Game:
 
     def __post_init__(self) -> None:
         check_option("loss", self.loss, list(LOSSES))
-        object.__setattr__(self, "discriminator_steps", check_integer("discriminator_steps", self.discriminator_steps, 1))
+        object.__setattr__(
+            self, "discriminator_steps", check_integer("discriminator_steps", self.discriminator_steps, 1)
+        )
         for name in ("gradient_penalty", "r1", "weight_clip", "class_weight"):
             object.__setattr__(self, name, float(check_number(name, getattr(self, name), 0)))
         smoothing = float(check_number("label_smoothing", self.label_smoothing, 0, 0.5))
