@@ -6,6 +6,7 @@
     fastgen evaluate RUN       likelihood, or other losses, of images that were not trained on
     fastgen report RUN         one HTML page: curves, samples, timings, options
     fastgen explore RUN        reconstructions, manifold, traversals, arithmetic: what a latent space holds
+    fastgen export RUN         a generator, decoder, encoder or classifier as a file that runs without fastgen
     fastgen download NAME      the files of a named data set, where there is a network
     fastgen taxonomy           densities that are explicit, approximate and implicit, side by side: one picture
     fastgen bench              measure the kernels, sampling and the models against what else there is, here
@@ -31,6 +32,7 @@ COMMANDS = {
     "evaluate": "fastgen.commands.evaluate",
     "report": "fastgen.commands.report",
     "explore": "fastgen.commands.explore",
+    "export": "fastgen.commands.export",
     "download": "fastgen.commands.download",
     "taxonomy": "fastgen.commands.taxonomy",
     "bench": "fastgen.commands.bench",

@@ -36,6 +36,7 @@ SMALL = {
     "taxonomy": ["--effort", "0.02"],
     "report": [],
     "download": [],
+    "export": [],
 }
 """What is added to a command that a reader is shown; of an option that is given twice, the second counts."""
 
@@ -48,6 +49,7 @@ SMALL_PYTHON = {
     "sample(64": "sample(2",
     "n=4": "n=1",
     "PCA(32": "PCA(4",
+    "randn(64, 50)": "randn(2, 3)",
 }
 
 

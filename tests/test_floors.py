@@ -19,6 +19,7 @@ FLOORS = [
     "baselines",
     "fusing", "sampling", "exploring",
     "models",
+    "exporting",
     "training",
     "commands",
     "cli", "__main__",
