@@ -30,7 +30,7 @@ def test_a_decoder_of_averaged_weights(run: Path, tmp_path: Path, capsys: pytest
     lines = said(capsys, "export", run, "--to", path).splitlines()
     assert lines[0] == f"{path}: decoder of vae on digits, epoch 1; batch norms folded: 1"
     assert [line.split() for line in lines[1:4]] == [
-        ["reads", "z", "(N,", "2)", "float32:", "a", "code"],
+        ["reads", "z", "(N,", "2)", "float32:", "a", "code;", "its", "prior", "is", "normal"],
         ["reads", "labels", "(N,)", "int64:", "in", "[0,", "9]"],
         ["gives", "image", "(N,", "1,", "8,", "8)", "float32:", "in", "[0,", "16]"],
     ]

@@ -24,10 +24,12 @@ MODELS: dict[str, Callable[[], models.Model]] = {
     "vae": lambda: models.VAE(1, 17, 3, (8,), classes=3, image_size=8),
     "convolutional": lambda: models.VAE(3, 256, 3, (), (4, 6, 8), likelihood="gaussian", image_size=(9, 16)),
     "autoencoder": lambda: models.Autoencoder(1, 4, 3, (), (4, 6), image_size=8),
+    "gan": lambda: models.GAN(1, 17, 3, (8,), (4,), classes=3, image_size=8),
+    "dcgan": lambda: models.DCGAN(1, 256, 5, 4, "spectral", classes=3, image_size=16),
     "classifier": lambda: models.Classifier(1, 5, 4, 8, {"code": 3, "hidden": (6,), "channels": (2,)}),
 }
 PARTS = [("vae", "decoder"), ("vae", "encoder"), ("convolutional", "decoder"), ("autoencoder", "encoder")]
-PARTS += [("classifier", "classifier")]
+PARTS += [("classifier", "classifier"), ("gan", "generator"), ("dcgan", "generator")]
 
 ALONE = """
 import json, sys, torch
@@ -86,7 +88,7 @@ def test_a_program_computes_what_the_model_does(name: str, part: str, tmp_path: 
     program = torch.export.load(path, extra_files=extra)
     targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert not any("batch_norm" in target or "fastgen" in target for target in targets), "batch norms are folded"
-    assert done.folded == {("convolutional", "decoder"): 2}.get((name, part), 0)
+    assert done.folded == {"convolutional": 2, "autoencoder": 0, "dcgan": 2}.get(name, 0)
     assert_agrees(program.module(), model, done)
     weights = {name.split(".")[1] for name in program.state_dict}
     assert weights == {"encoder_network", "head"} if part == "classifier" else {part}, "and of no other part"
@@ -101,7 +103,7 @@ def test_a_program_computes_what_the_model_does(name: str, part: str, tmp_path: 
 
 def test_an_onnx_computes_what_the_model_does(tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime comes with fastgen[onnx]")
-    for name, part in (("convolutional", "decoder"), ("vae", "encoder")):
+    for name, part in (("dcgan", "generator"), ("vae", "encoder")):
         model, path = trained(name), tmp_path / "part.onnx"
         done = export(model, path, part)
         session = runtime.InferenceSession(path.read_bytes())
@@ -215,11 +217,13 @@ def test_layers_of_torchs_own_compute_the_same() -> None:
 def test_parts_of_models() -> None:
     assert {name: list(parts_of(make())) for name, make in MODELS.items()} == {
         "vae": ["decoder", "encoder"], "convolutional": ["decoder", "encoder"], "autoencoder": ["decoder", "encoder"],
-        "classifier": ["classifier"],
+        "gan": ["generator"], "dcgan": ["generator"], "classifier": ["classifier"],
     }  # fmt: skip
     part = parts_of(MODELS["vae"]())["encoder"]
     assert {name: str(each) for name, each in part.inputs.items()} == {
         "values": "(N, 1, 8, 8) uint8: integers in [0, 16]",
         "labels": "(N,) int64: in [0, 2]",
     }
-    assert str(part.output[1]) == "(N, 3) float32: a code"
+    assert str(part.output[1]) == "(N, 3) float32: a code; its prior is normal"
+    assert str(parts_of(MODELS["gan"]())["generator"].inputs["z"]) == "(N, 3) float32: a code; its prior is uniform"
+    assert str(parts_of(MODELS["autoencoder"]())["encoder"].output[1]) == "(N, 3) float32: a code"

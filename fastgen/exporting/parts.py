@@ -1,6 +1,5 @@
 """What of a model can be exported: its parts, their inputs and their output, by name."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from ..conditions import Classes, kind_said
 from ..models import AutoregressiveModel, LatentModel, Model
+from ..models.model import DecodingModel
 
 PARTS = ("generator", "decoder", "encoder", "classifier")
 """Their names; of a model that has several, the first is exported where nobody says which."""
@@ -48,8 +48,7 @@ class Part(NamedTuple):
             elif name == "values":
                 given.append(torch.randint(model.levels, size, generator=generator).to(dtype))  # type: ignore[arg-type]
             elif hasattr(model, "draw_codes"):
-                labels = torch.arange(n) % model.classes if "labels" in self.inputs else None
-                given.append(model.draw_codes(n, seed, labels=labels).to(dtype))
+                given.append(model.draw_codes(n, seed).to(dtype))
             else:
                 given.append(torch.randn(size, generator=generator, dtype=dtype))  # type: ignore[arg-type]
         return tuple(given)
@@ -77,13 +76,13 @@ def parts_of(model: Any) -> dict[str, Part]:
     values = {"values": Named(image, pixels, f"integers in [0, {model.levels - 1}]")}
     labels = {} if model.classes is None else {"labels": Named(("N",), torch.int64, f"in [0, {model.classes - 1}]")}
     found = {}
-    if isinstance(model, LatentModel):
-        z = Named(("N", model.latent), dtype, "a code")
+    if isinstance(model, DecodingModel):
+        prior = getattr(model, "prior", "normal" if hasattr(model, "sample") else None)
+        z = Named(("N", model.latent), dtype, "a code" if prior is None else f"a code; its prior is {prior}")
         drawn = Named(image, dtype, f"in [0, {model.levels - 1}]")
         way = "generator" if hasattr(model, "generator") else "decoder"
-        if _has(model, "decode"):
-            found[way] = Part(way, "decode", {"z": z, **labels}, ("image", drawn))
-        if _has(model, "encode"):
+        found[way] = Part(way, "decode", {"z": z, **labels}, ("image", drawn))
+        if isinstance(model, LatentModel):
             found["encoder"] = Part("encoder", "encode", {**values, **labels}, ("code", z))
     if hasattr(model, "logits"):
         logits = Named(("N", model.classes or 1), dtype, "of a softmax over the classes")
@@ -100,11 +99,6 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def _any_of(words: Sequence[str]) -> str:
     return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-
-
-def _has(model: LatentModel, method: str) -> bool:
-    """Whether a model defines the method that ``LatentModel`` leaves to it."""
-    return inspect.getattr_static(type(model), method) is not inspect.getattr_static(LatentModel, method)
 
 
 class _Forward(nn.Module):
