@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         nn,
         ops,
         pictures,
+        quality,
         sampling,
         training,
     )
@@ -49,6 +50,7 @@ __all__ = [
     "nn",
     "ops",
     "pictures",
+    "quality",
     "sampling",
     "training",
     "unfuse",

@@ -33,9 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _repeatable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Seed every test, fill memory that torch hands out uninitialised with NaN, and print for 80 columns anywhere."""
+def _repeatable(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Seed every test, fill memory that torch hands out uninitialised with NaN, and print for 80 columns anywhere.
+
+    What can be made again is kept where the test's process keeps its files, and made by few steps.
+    """
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FASTGEN_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     torch.manual_seed(0)
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
@@ -47,6 +51,12 @@ def _fused_at_every_size(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     """Fused modules run the ops on small tensors, too, so that tests test them; unless it is sizes that are tested."""
     if request.path.name.startswith("test_fuse") and request.path.name != "test_fuse_sizes.py":
         fuse_at_every_size(monkeypatch.setattr)
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Feature classifiers of small data that are trained in a moment."""
+    monkeypatch.setattr("fastgen.quality.training.STEPS", 30)
 
 
 @pytest.fixture

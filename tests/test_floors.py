@@ -21,6 +21,7 @@ FLOORS = [
     "models",
     "exporting",
     "training",
+    "quality",
     "commands",
     "cli", "__main__",
 ]  # fmt: skip

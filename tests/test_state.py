@@ -203,7 +203,7 @@ def test_state_files_that_hold_something_else(saved: checkpoints.Checkpoint, tmp
     name = checkpoints._state_name(data)
     (run.checkpoints / name).write_bytes(data)
     path, tensors = run.checkpoints / "last.safetensors", load_file(run.checkpoints / "last.safetensors")
-    digest = checkpoints._digest(tensors)
+    digest = checkpoints.digest(tensors)
     for state, said in [
         (name, f"{name}: corrupted: "),
         ("../x", r"last\.safetensors: corrupted: expected the name of a state file, got '../x'"),

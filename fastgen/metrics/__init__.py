@@ -5,14 +5,19 @@ what its features mean, so both belong beside the number, and the sizes of the s
 numbers by ``measure_set``, and may let one choose the best epoch.
 """
 
+from .classes import class_histogram, histogram_divergence, inception_score
 from .distances import frechet_distance, kernel_distance
-from .neighbours import density_coverage, nearest, precision_recall
+from .neighbours import copy_rate, density_coverage, nearest, precision_recall
 from .pixels import diversity, pixel_distance, pixel_features
 
 __all__ = [
+    "class_histogram",
+    "copy_rate",
     "density_coverage",
     "diversity",
     "frechet_distance",
+    "histogram_divergence",
+    "inception_score",
     "kernel_distance",
     "nearest",
     "pixel_distance",

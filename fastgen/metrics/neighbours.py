@@ -6,10 +6,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .._checks import check_device, check_finite, check_integer, check_numbers
+from .._checks import check_device, check_finite, check_integer, check_number, check_numbers
 
 BLOCK = 8192
-"""Examples whose distances are in memory at once."""
+"""Examples to which distances are in memory at once, at most."""
+DISTANCES = 2**25
+"""Distances that are in memory at once, at most."""
 
 
 def nearest(images: Tensor, among: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
@@ -95,12 +97,53 @@ def density_coverage(real: Tensor, drawn: Tensor, k: int = 5) -> tuple[float, fl
     return density / (k * len(drawn)), float(covered.double().mean())
 
 
+def copy_rate(drawn: Tensor, test: Tensor, train: Tensor, quantile: float = 0.01) -> float:
+    """How much of what is drawn is nearer to the training set than real examples are that were not trained on.
+
+    Nearer than the nearest ``quantile`` of them, by the distance to the nearest training example: of a model that
+    copies nothing about ``quantile`` is, and of one that knows its training set by heart everything.
+
+    Args:
+        drawn: features (N, D).
+        test: features (M, D) of real examples that were not trained on.
+        train: features (K, D) of those that were.
+        quantile: of the distances of ``test``, in [0, 1]; with M of them it is known to about √(quantile / M).
+
+    Returns:
+        The share, in [0, 1].
+
+    Raises:
+        ValueError: shapes do not fit, a number is not finite, or a set is empty.
+        TypeError: no tensors of real numbers.
+
+    Source: Meehan et al. 2020, arXiv:2004.05675, which compares the same two laws of distances.
+    """
+    check_finite("train", check_numbers("train", train, ("K", "D")))
+    for name, features in (("drawn", drawn), ("test", test)):
+        check_finite(name, check_numbers(name, features, ("N", train.shape[1])))
+        check_device(name, features, "train", train)
+    if not (len(drawn) and len(test) and len(train)):
+        got = ", ".join(map(str, (len(drawn), len(test), len(train))))
+        raise ValueError(f"drawn, test, train: expected one example or more of each, got {got}")
+    near = _to_nearest(test, train).quantile(check_number("quantile", quantile, 0, 1))
+    return float((_to_nearest(drawn, train) < near).double().mean())
+
+
+def _to_nearest(points: Tensor, among: Tensor) -> Tensor:
+    """Distance of each of ``points`` to the nearest ``among`` others, float64 (N,)."""
+    best = points.new_full((len(points),), math.inf, dtype=torch.float64)
+    for _, squares in _squares(points, among):
+        best = torch.minimum(best, squares.amin(dim=1))
+    return best.clamp(min=0).sqrt()
+
+
 def _squares(a: Tensor, b: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Squared distances float64 (N, ·) of all of ``a`` to blocks of ``b``, with the first index of each."""
     origin = b[:1].double()  # near it nothing cancels
     a = a.double() - origin
-    for first in range(0, len(b), BLOCK):
-        part = b[first : first + BLOCK].double() - origin
+    step = max(1, min(BLOCK, DISTANCES // max(1, len(a))))
+    for first in range(0, len(b), step):
+        part = b[first : first + step].double() - origin
         yield first, (a**2).sum(1, keepdim=True) - 2 * a @ part.T + (part**2).sum(1)
 
 

@@ -87,7 +87,7 @@ def save(
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     state_name = _state_name(buffer.getvalue())
-    metadata = {"format": FORMAT, "state": state_name, "sha256": _digest(tensors), "also": " ".join(names[1:])}
+    metadata = {"format": FORMAT, "state": state_name, "sha256": digest(tensors), "also": " ".join(names[1:])}
     data = require("safetensors.torch").save(tensors, metadata)
     path = folder / state_name
     try:
@@ -172,7 +172,7 @@ def _also(path: Path) -> list[str]:
 
 def _read(path: Path, with_state: bool) -> Checkpoint:
     metadata, tensors = _read_safetensors(path, with_tensors=True)
-    if metadata["sha256"] != _digest(tensors):
+    if metadata["sha256"] != digest(tensors):
         raise CheckpointError(f"{path}: corrupted: its weights are not those that were saved")
     weights: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -247,12 +247,13 @@ def _state_name(data: bytes) -> str:
     return f"state-{hashlib.sha256(data).hexdigest()}.pt"
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of weights on the CPU, by name."""
+    found = hashlib.sha256()
     for key, tensor in sorted(tensors.items()):
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        found.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _reason(error: OSError) -> str:
