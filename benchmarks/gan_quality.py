@@ -1,6 +1,6 @@
 """DCGAN on images of clothes: fastgen's trainer against the public loop, in turns, by what they draw.
 
-    FASTGEN_DATA=... python benchmarks/gan_quality.py [--game wgan-gp] [--epochs 2] [--seeds 3] [--json FILE]
+    FASTGEN_DATA=... python benchmarks/gan_quality.py [--game wgan-gp] [--epochs 2] [--seeds 0 1 2] [--json FILE]
 
 Both begin with the same weights and see the same images: 28×28, 32 filters, z 100, batches of 64. The public loop is
 that of PyTorch's DCGAN example (two losses of D on batches of their own, a fake of which both players learn, sigmoid
@@ -25,8 +25,10 @@ from torch import Tensor, nn
 
 from environment import environment
 from fastgen import quality
+from fastgen._extras import require
 from fastgen.data import load
 from fastgen.models import DCGAN
+from fastgen.pictures import save_figure
 from fastgen.training import Recipe, Trainer
 
 GAMES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
@@ -164,15 +166,35 @@ def contest(name: str, seed: int, epochs: int, reference: quality.Reference, tra
     return found
 
 
+def draw(rows: list[dict], floors: dict[str, dict], path: Path) -> None:
+    """``feature_fid`` over steps, a line for each seed of each way, and the floors beside them."""
+    figure = require("matplotlib.figure").Figure(figsize=(6.4, 4), dpi=110, layout="constrained")
+    axis = figure.subplots()
+    for way, color in (("fastgen", "C0"), ("public", "C1")):
+        for seed in sorted({row["seed"] for row in rows}):
+            mine = [row for row in rows if row["seed"] == seed]
+            steps = [row["steps"] for row in mine]
+            label = way if seed == rows[0]["seed"] else None
+            axis.plot(steps, [row[way]["feature_fid"] for row in mine], "o-", color=color, label=label, markersize=3)
+    for name, floor in floors.items():
+        axis.axhline(floor["feature_fid"], color="0.6", linewidth=0.8, linestyle=":")
+        axis.text(1, floor["feature_fid"], f" {name}", transform=axis.get_yaxis_transform(), va="center", fontsize=8)
+    axis.set(xlabel="steps of 64 images", ylabel="feature_fid, 10,000 images", yscale="log")
+    axis.set_title(f"{rows[0]['game']}, 28×28, 32 filters, Fashion-MNIST", fontsize=10)
+    axis.legend(frameon=False)
+    save_figure(figure, path)
+
+
 def main() -> None:
     """Train and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--game", choices=list(GAMES), default="dcgan")
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--limit", type=int)
     parser.add_argument("--n", type=int, default=10_000, help="images that are compared, a multiple of 250")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, help="picture of the learning curves")
     options = parser.parse_args()
     if options.n % 250:
         parser.error(f"--n: expected a multiple of 250, got {options.n}")
@@ -181,9 +203,7 @@ def main() -> None:
     reference = quality.Reference(test, train, classifier, options.n, 0)
     some = train if options.limit is None else train.subset(options.limit)
     rows = [
-        row
-        for seed in range(options.seeds)
-        for row in contest(options.game, seed, options.epochs, reference, some, options.n)
+        row for seed in options.seeds for row in contest(options.game, seed, options.epochs, reference, some, options.n)
     ]
     last = [row for row in rows if row["epoch"] == options.epochs]
     for way in ("fastgen", "fastgen, not averaged", "public"):
@@ -191,8 +211,11 @@ def main() -> None:
         print(f"{way:22} feature_fid {statistics.mean(scores):.1f}: {', '.join(f'{one:.1f}' for one in scores)}")
     ratio = statistics.median(row["public"]["ms"] / row["fastgen"]["ms"] for row in rows)
     print(f"a step is {ratio:.2f} times as fast as the public one, CPU time, median of {len(rows)} epochs")
+    if options.plot:
+        draw(rows, reference.floors, options.plot)
     if options.json:
         found = {"environment": environment("cpu"), "options": {"game": options.game, "epochs": options.epochs}}
+        found |= {"classifier": classifier.identity.as_dict(), "floors": reference.floors}
         options.json.write_text(json.dumps(found | {"rows": rows}, indent=1) + "\n")
 
 
