@@ -1,6 +1,9 @@
-"""What each of several processes does in ``test_distributed.py``: torchrun processes.py begin|resume FOLDER."""
+"""What each of several processes does: torchrun processes.py begin|resume FOLDER in ``test_distributed.py``,
+and torchrun processes.py draw COMMANDS in ``test_drawing.py``.
+"""
 
 import dataclasses
+import json
 import signal
 import sys
 from pathlib import Path
@@ -98,6 +101,17 @@ def failures() -> str:
     return "\n".join(said)
 
 
+def draw(commands: list[list[str]]) -> None:
+    """Run several commands in these processes, with batches of a few images."""
+    from fastgen import cli
+    from fastgen.commands import sample
+
+    sample.BATCH = 8
+    with distributed.processes(torch.device("cpu")):
+        for words in commands:
+            assert cli.main(words) == 0, words
+
+
 def main(what: str, folder: Path) -> None:
     with distributed.processes(torch.device("cpu")):
         if what == "begin":
@@ -113,5 +127,8 @@ def main(what: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    if sys.argv[1] == "draw":
+        draw(json.loads(sys.argv[2]))
+    else:
+        main(sys.argv[1], Path(sys.argv[2]))
     distributed.leave(0)

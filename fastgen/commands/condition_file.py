@@ -49,9 +49,12 @@ def condition_for(model: Any, path: Path | None) -> Condition | None:
         raise ValueError(f"{path}: {error}") from error
 
 
-def in_turn(condition: Condition, n: int) -> Condition:
-    """Those of ``n`` images: as they are, and again from the first where there are fewer."""
-    return conditions.select(condition, torch.arange(n) % len(conditions.tensors_of(condition)[0]))
+def in_turn(condition: Any, part: slice) -> Any:
+    """Those of the images in ``part``: as they are, and again from the first where there are fewer; None of none."""
+    if condition is None:
+        return None
+    index = torch.arange(part.start, part.stop) % len(conditions.tensors_of(condition)[0])
+    return conditions.select(condition, index)
 
 
 def as_arrays(condition: Condition) -> dict[str, Any]:

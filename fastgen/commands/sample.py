@@ -1,14 +1,11 @@
 """``fastgen sample``: draw images from a run, or complete half-hidden ones."""
 
-import io
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import tyro
 from torch import Tensor
@@ -17,21 +14,23 @@ from .. import pictures, sampling
 from .._checks import listed
 from .._console import several
 from .._extras import require
-from .._files import check_can_write, write_atomic
+from .._files import check_can_write
 from .._philox import uniforms
-from ..conditions import Condition, apply, select, tensors_of
+from .._version import __version__
+from ..conditions import Condition, apply, tensors_of
 from ..data.identity import class_number
 from ..models import AutoregressiveModel
-from ..pictures import columns_for, columns_in_turn
-from ..pictures.sheet import Names, class_words, of_classes, sheet
 from ..sampling import Sampler
-from ..training import Run, load_model
+from ..training import Run, distributed, load_model
+from ..training.checkpoint import digest
 from . import check_seed, parse, pick_device
+from .array_file import ArrayFile
 from .completion import DRAWN, HALVES, Partial, images_to_complete
-from .condition_file import as_arrays, classes_of, condition_for, in_turn, is_told_more
+from .condition_file import classes_of, condition_for, in_turn, is_told_more
+from .drawing import PATIENCE, draw_all
 from .image_folder import ImageFolder
 from .images import class_names
-from .run_words import called
+from .sample_picture import check_fits, picture_of, save_npz
 
 BATCH = 256
 
@@ -59,9 +58,13 @@ class Sample:
     true where they are given."""
     out: str = "samples.png"
     """Picture of all images to write; or a folder, one that is there or a name that ends in /, for each image as a PNG
-    of its own: 000000.png and so on, of true size, in subfolders by class where the model has classes."""
+    of its own: 000000.png and so on, of true size, in subfolders by class where the model has classes; or FILE.npy for
+    one array (N, C, H, W), and FILE-labels.npy where the model has classes. Folder and array take any number of images,
+    and the same command goes on where it was killed."""
+    shard: int | None = None
+    """Images in a folder, at most: 000000/, 000001/ and so on in that folder, each as it would be without."""
     overwrite: bool = False
-    """Replace images in that folder that were drawn before."""
+    """Replace images in that folder that were drawn before, and begin anew where a start was killed."""
     npz: Path | None = None
     """Also write the values, and the labels if any, as an .npz."""
     columns: int | None = None
@@ -86,123 +89,98 @@ def main(arguments: list[str]) -> str:
     if options.data is not None and options.complete not in HALVES:
         raise ValueError(f"data: expected it with --complete {', '.join(HALVES)}, which show the run's images")
     check_seed(options.seed)
-    out, folder = Path(options.out), None
-    many = options.out.endswith(("/", os.sep)) or out.is_dir()
+    many = options.out.endswith(("/", os.sep)) or Path(options.out).is_dir()
+    what = "a folder of single images" if many else "an array" if options.out.endswith(".npy") else ""
     if not many:
-        check_can_write("out", out, (".png",))
-    if many and options.columns is not None:
-        raise ValueError(f"columns: expected none, since {out} is a folder of single images, got {options.columns}")
+        check_can_write("out", Path(options.out), (".png", ".npy"))
+    if what and options.columns is not None:
+        raise ValueError(f"columns: expected none, since {Path(options.out)} is {what}, got {options.columns}")
+    if options.shard is not None and not (many and options.shard > 0):
+        raise ValueError(f"shard: expected 1 or more, with a folder of single images, got {options.shard}")
     if options.npz is not None:
         check_can_write("npz", options.npz, (".npz",))
-    model = load_model(options.run, options.checkpoint, pick_device(options.device))
-    shape: tuple[int, int, int] = tuple(Run(options.run).config()["data"]["shape"])
+    device = distributed.local_device(pick_device(options.device))
+    with distributed.processes(device, PATIENCE):
+        said = _sample(options, device, what)
+        return said if distributed.rank() == 0 else ""
+
+
+def _sample(options: Sample, device: torch.device, what: str) -> str:
+    """``what``: is written, if no picture."""
+    run, path = Run(options.run), Path(options.out)
+    model = load_model(options.run, options.checkpoint, device)
+    shape: tuple[int, int, int] = tuple(run.config()["data"]["shape"])
     if options.complete is not None and not isinstance(model, AutoregressiveModel):
         kind = type(model).__name__
         raise ValueError(f"complete: expected none, since {kind} draws whole images, got {options.complete}")
     given = None if options.complete is None else images_to_complete(options, model, shape)
-    names = class_names(Run(options.run))
+    names = class_names(run)
     n, labels, condition = _told(options, model, names, given)
-    if many:
-        folder = ImageFolder(out, n, model.levels, labels, names, classes_of(model))
-        folder.check(options.overwrite)
-    draw, how = _way(
-        model, shape, options, {"labels": labels} if condition is None else {"condition": condition}, given
-    )
-    kept, seconds = [], 0.0
-    with require("tqdm").tqdm(total=n, desc="images", leave=False, disable=None if n > BATCH else True) as bar:
-        for first in range(0, n, BATCH):
-            started = time.perf_counter()
-            values = draw(first, n).cpu()
-            seconds += time.perf_counter() - started
-            if folder is not None:
-                folder.write(first, values)
-            if folder is None or options.npz is not None:
-                kept.append(values.to(torch.uint8))
-            bar.update(len(values))
-    if folder is None:
-        pictures.save(_picture(torch.cat(kept), model, options, labels, names, given), out)
-    if options.npz is not None:
-        _save_npz(options.npz, torch.cat(kept), model, labels, names, {} if condition is None else as_arrays(condition))
-    where = out if folder is None else f"{out}{os.sep}, a PNG each"
-    return f"{several(n, 'image')} in {seconds:.2f} s, {n / seconds:.1f} images/s, {how}: {where}"
+    check_fits(n, shape, picture=not what, npz=options.npz is not None)
+    told = {"labels": labels} if condition is None else {"condition": condition}
+    draw, how = _way(model, shape, options, told, given)
+    out: ImageFolder | ArrayFile | None = None
+    if what == "an array":
+        out = ArrayFile(path, n, shape, model.levels, labels)
+    elif what:
+        out = ImageFolder(path, n, model.levels, labels, names, classes_of(model), options.shard)
+    parts = tensors_of(labels if condition is None else condition)
+    parts += [] if given is None else [given.values, given.mask]
+    weights = {name: each.cpu() for name, each in model.state_dict().items()}
+    request = {
+        "n": n, "seed": options.seed, "temperature": options.temperature, "shard": options.shard, "batch": BATCH,
+        "weights": digest(weights), "told": digest({str(i): each for i, each in enumerate(parts)}),
+        "device": device.type, "fastgen": __version__,
+    }  # fmt: skip
+    keep = out is None or options.npz is not None
+    drawn = draw_all(draw, n, BATCH, out, keep, request, options.overwrite)
 
+    def save() -> None:
+        assert drawn.values is not None
+        if out is None:
+            pictures.save(picture_of(drawn.values, model, options, in_turn(labels, slice(0, n)), names, given), path)
+        if options.npz is not None:
+            save_npz(
+                options.npz, drawn.values, model, in_turn(labels, slice(0, n)), names, in_turn(condition, slice(0, n))
+            )
 
-def _picture(
-    values: Tensor,
-    model: Any,
-    options: Sample,
-    labels: Tensor | None,
-    names: list[str] | None,
-    given: Partial | None,
-) -> np.ndarray:
-    """All images, and where some were given, these above them."""
-    n, of = len(values), called(Run(options.run), options.checkpoint)
-    title = f"{several(n, 'sample')} of {of}"
-    rows, said, note = [pictures.to_rgb(values, model.levels)], ["drawn"], ""
-    if given is not None:
-        known = pictures.to_rgb(given.values, model.levels)
-        rows = [*([known] if given.whole else []), pictures.hide(known, given.mask[:, 0]), *rows]
-        said = [*(["held out"] if given.whole else []), "given", "drawn"]
-        title = f"{several(n, 'image')} completed by {of}"
-        part = options.complete if given.whole else Path(str(options.complete)).name
-        note = f"given: {str(part).replace('-', ' ') if given.whole else f'known of {part}'}"
-    if options.temperature != 1:
-        note = f"temperature {options.temperature:g}" + (f"; {note}" if note else "")
-    turn = 0 if labels is None or given is not None else len(options.labels) or classes_of(model)
-    columns = min(options.columns or (columns_in_turn(n, turn) if 1 < turn <= 16 else columns_for(n, len(rows))), n)
-    above: Names | tuple[str, ...] = ()
-    below: Names | tuple[str, ...] = ()
-    if labels is not None and given is None:
-        words = class_words(names, classes_of(model))
-        if torch.equal(labels, labels[:columns].repeat(n)[:n]):
-            above = of_classes(labels[:columns].tolist(), words)
-        else:
-            below = of_classes(labels.tolist(), words)
-    return sheet(
-        pictures.in_turn(rows, columns), title, columns=columns, note=note, above=above, below=below,
-        rows=said if given is not None else (),
-    )  # fmt: skip
-
-
-def _save_npz(
-    path: Path, values: Tensor, model: Any, labels: Tensor | None, names: list[str] | None, others: dict[str, Any]
-) -> None:
-    arrays: dict[str, Any] = {"x": values.numpy().astype(np.uint8), "levels": np.array(model.levels), **others}
-    buffer = io.BytesIO()
-    if labels is not None:
-        arrays |= {"y": labels.numpy(), "classes": np.array(classes_of(model))}
-        arrays |= {} if names is None else {"class_names": np.array(names)}
-    np.savez_compressed(buffer, **arrays)
-    write_atomic(path, buffer.getvalue())
+    if keep:
+        distributed.first_only(save)
+    pace = f" in {drawn.seconds:.2f} s, {drawn.new / drawn.seconds:.1f} images/s" if drawn.new else ""
+    before = "" if drawn.new == n else f", {n - drawn.new:,} of them before"
+    by = f", by {distributed.size()} processes" if distributed.size() > 1 else ""
+    return f"{several(n, 'image')}{before}{pace}, {how}{by}: {out or path}"
 
 
 def _told(
     options: Sample, model: Any, names: list[str] | None, given: Partial | None
 ) -> tuple[int, Tensor | None, Condition | None]:
-    """How many images, and the labels or the condition of each, if any: those asked for, else of the images given."""
+    """How many images, and the labels or the condition that they have in turn, if any: those asked for, else of the
+    images given.
+    """
     own = None if given is None else given.told
     if not is_told_more(model):
         condition_for(model, options.condition)
         n = options.n or DRAWN if given is None else len(given.values)
         if own is not None and not options.labels:
             return n, own, None  # type: ignore[return-value]
-        return n, _labels(options.labels, n, classes_of(model), names), None
+        return n, _labels(options.labels, classes_of(model), names), None
     if options.labels:
         raise ValueError(f"labels: expected none, since the model is told a condition, got {listed(options.labels)}")
     condition = own if own is not None and options.condition is None else condition_for(model, options.condition)
     assert condition is not None  # one that is told more has one, or has raised
     n = options.n or len(tensors_of(condition)[0]) if given is None else len(given.values)
-    return n, None, in_turn(condition, n)
+    return n, None, condition
 
 
-def _labels(wanted: tuple[str, ...], n: int, classes: int | None, names: list[str] | None) -> Tensor | None:
-    """``n`` labels: those wanted, or else all classes, in turn."""
+def _labels(wanted: tuple[str, ...], classes: int | None, names: list[str] | None) -> Tensor | None:
+    """The labels that images have in turn: those wanted, or else all classes."""
     if classes is None:
         if wanted:
             raise ValueError("labels: expected none, since the model has no classes, got some")
         return None
     numbers = [class_number("labels", text, names, classes) for text in wanted] or range(classes)
-    return torch.tensor(numbers).repeat(n)[:n]
+    return torch.tensor(numbers)
 
 
 def _way(
@@ -230,7 +208,7 @@ def _way(
 
 def _of(part: slice, told: dict[str, Any]) -> dict[str, Any]:
     """The arguments that tell of the images in ``part``."""
-    return {name: select(each, part) for name, each in told.items()}
+    return {name: in_turn(each, part) for name, each in told.items()}
 
 
 def _draw(sampler: Sampler, options: Sample, first: int, n: int, told: dict[str, Any], given: Partial | None) -> Tensor:

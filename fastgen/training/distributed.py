@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -47,14 +48,19 @@ def speaks() -> bool:
 
 
 @contextmanager
-def processes(device: torch.device) -> Iterator[None]:
-    """Join the other processes that torchrun started, if any: gloo between CPUs, NCCL between GPUs."""
+def processes(device: torch.device, patience: timedelta | None = None) -> Iterator[None]:
+    """Join the other processes that torchrun started, if any: gloo between CPUs, NCCL between GPUs.
+
+    Args:
+        device: of this process.
+        patience: how long one waits for another before it gives up; by default torch's, some minutes.
+    """
     if not started() or dist.is_initialized():
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
     try:
         yield
     finally:

@@ -24,15 +24,17 @@ class Lock:
 
     Args:
         folder: created where it is missing.
+        name: of the file.
+        what: is locked, in words.
 
     Raises:
         BlockingIOError: another process holds it; the message says which, on which machine, and since when.
         OSError: the file cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.path = folder / NAME
+    def __init__(self, folder: Path, name: str = NAME, what: str = "a run") -> None:
+        self.folder, self.what = folder, what
+        self.path = folder / name
         folder.mkdir(parents=True, exist_ok=True)
         self._handle = self._open()
         now = datetime.now(timezone.utc)
@@ -60,13 +62,13 @@ class Lock:
                 return
             except BlockingIOError as error:
                 holder = os.read(handle, 200).decode(errors="replace").strip() or "another process"
-                said = f"{self.folder}: expected a run that no other process writes; {holder} holds it"
+                said = f"{self.folder}: expected {self.what} that no other process writes; {holder} holds it"
                 raise LockedError(said) from error
             except OSError as error:
                 if error.errno not in NOT_SUPPORTED | {errno.ENOLCK}:
                     raise
         sys.stderr.write(
-            f"fastgen: {self.folder}: its file system has no locks; see to it that no other process trains there\n"
+            f"fastgen: {self.folder}: its file system has no locks; see to it that no other process writes there\n"
         )
 
     def check(self) -> None:
