@@ -68,6 +68,11 @@ def test_neighbours_in_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = (*metrics.precision_recall(real, drawn), *metrics.density_coverage(real, drawn))
     monkeypatch.setattr(neighbours, "DISTANCES", 1)
     assert (*metrics.precision_recall(real, drawn), *metrics.density_coverage(real, drawn)) == whole
+    assert metrics.Neighbourhoods(real).of(drawn) == whole, "all four at once, each with its own k"
+    with pytest.raises(ValueError, match="drawn: expected more than k = 3 examples, got 3"):
+        metrics.Neighbourhoods(real).of(drawn[:3])
+    with pytest.raises(ValueError, match="real: expected more than k = 5 examples, got 5"):
+        metrics.Neighbourhoods(real[:5])
 
 
 NONE, ONES = torch.zeros(0, dtype=torch.int64), torch.ones(4, 2)

@@ -7,10 +7,11 @@ numbers by ``measure_set``, and may let one choose the best epoch.
 
 from .classes import class_histogram, histogram_divergence, inception_score
 from .distances import frechet_distance, kernel_distance
-from .neighbours import copy_rate, density_coverage, nearest, precision_recall
+from .neighbours import Neighbourhoods, copy_rate, density_coverage, nearest, precision_recall
 from .pixels import diversity, pixel_distance, pixel_features
 
 __all__ = [
+    "Neighbourhoods",
     "class_histogram",
     "copy_rate",
     "density_coverage",

@@ -62,9 +62,7 @@ def precision_recall(real: Tensor, drawn: Tensor, k: int = 3) -> tuple[float, fl
     Source: Kynkäänniemi et al. 2019, arXiv:1904.06991, eq. 1-3.
     """
     _check_sets(real, drawn, k)
-    precision = _in_balls(drawn, real, _radii(real, k)) > 0
-    recall = _in_balls(real, drawn, _radii(drawn, k)) > 0
-    return float(precision.double().mean()), float(recall.double().mean())
+    return Neighbourhoods(real, k, k).of(drawn)[:2]
 
 
 def density_coverage(real: Tensor, drawn: Tensor, k: int = 5) -> tuple[float, float]:
@@ -89,12 +87,56 @@ def density_coverage(real: Tensor, drawn: Tensor, k: int = 5) -> tuple[float, fl
     Source: Naeem et al. 2020, arXiv:2002.09797, eq. 3-4.
     """
     _check_sets(real, drawn, k)
-    radii, density, covered = _radii(real, k), 0.0, real.new_zeros(len(real), dtype=torch.bool)
-    for first, squares in _squares(drawn, real):  # [M, block of real]
-        inside = squares <= radii[first : first + squares.shape[1]]
-        density += float(inside.sum())
-        covered[first : first + squares.shape[1]] = inside.any(dim=0)
-    return density / (k * len(drawn)), float(covered.double().mean())
+    return Neighbourhoods(real, k, k).of(drawn)[2:]
+
+
+class Neighbourhoods:
+    """The balls around real examples, which any number of drawn sets are held against.
+
+    Equivalent to:
+        ``precision_recall(real, drawn, k)`` and ``density_coverage(real, drawn, coverage_k)``, but no distance is
+        computed twice.
+
+    Args:
+        real: features (N, D).
+        k: neighbours of precision and recall.
+        coverage_k: neighbours of density and coverage.
+
+    Raises:
+        ValueError: a number is not finite, or there are not so many neighbours.
+        TypeError: no tensor of real numbers.
+    """
+
+    def __init__(self, real: Tensor, k: int = 3, coverage_k: int = 5) -> None:
+        self.k, self.coverage_k = check_integer("k", k, 1), check_integer("coverage_k", coverage_k, 1)
+        _check_sets(real, real, max(self.k, self.coverage_k))
+        self.real = real
+        self._radii, self._coverage_radii = _radii_of(real, self.k, self.coverage_k)
+
+    def of(self, drawn: Tensor) -> tuple[float, float, float, float]:
+        """(precision, recall, density, coverage) of what is drawn.
+
+        Args:
+            drawn: features (M, D).
+
+        Raises:
+            ValueError: the shape does not fit, a number is not finite, or there are no k neighbours.
+            TypeError: no tensor of real numbers.
+        """
+        _check_sets(self.real, drawn, self.k)
+        (drawn_radii,) = _radii_of(drawn, self.k)
+        precise = drawn.new_zeros(len(drawn), dtype=torch.bool)
+        recalled, covered = (drawn.new_zeros(len(self.real), dtype=torch.bool) for _ in range(2))
+        inside = 0
+        for first, squares in _squares(drawn, self.real):  # [M, block of real]
+            part = slice(first, first + squares.shape[1])
+            precise |= (squares <= self._radii[part]).any(dim=1)
+            recalled[part] = (squares <= drawn_radii[:, None]).any(dim=0)
+            there = squares <= self._coverage_radii[part]
+            inside += int(there.sum())
+            covered[part] = there.any(dim=0)
+        shares = [float(each.double().mean()) for each in (precise, recalled, covered)]
+        return shares[0], shares[1], inside / (self.coverage_k * len(drawn)), shares[2]
 
 
 def copy_rate(drawn: Tensor, test: Tensor, train: Tensor, quantile: float = 0.01) -> float:
@@ -147,22 +189,14 @@ def _squares(a: Tensor, b: Tensor) -> Iterator[tuple[int, Tensor]]:
         yield first, (a**2).sum(1, keepdim=True) - 2 * a @ part.T + (part**2).sum(1)
 
 
-def _radii(features: Tensor, k: int) -> Tensor:
-    """Squared distance of each example to its ``k``-th nearest neighbour, itself not counted."""
-    best = features.new_full((len(features), k), math.inf, dtype=torch.float64)
+def _radii_of(features: Tensor, *ks: int) -> Iterator[Tensor]:
+    """Squared distance of each example to its k-th nearest neighbour, itself not counted, for each k."""
+    best = features.new_full((len(features), max(ks)), math.inf, dtype=torch.float64)
     for first, squares in _squares(features, features):
         own = torch.arange(squares.shape[1], device=squares.device)
         squares[first + own, own] = math.inf
-        best = torch.cat([best, squares], dim=1).topk(k, largest=False).values
-    return best.amax(dim=1)
-
-
-def _in_balls(points: Tensor, centers: Tensor, radii: Tensor) -> Tensor:
-    """In how many balls each of ``points`` lies."""
-    found = points.new_zeros(len(points), dtype=torch.int64)
-    for first, squares in _squares(points, centers):
-        found += (squares <= radii[first : first + squares.shape[1]]).sum(dim=1)
-    return found
+        best = torch.cat([best, squares], dim=1).topk(max(ks), largest=False).values  # nearest first
+    return (best[:, k - 1] for k in ks)
 
 
 def _check_sets(real: Tensor, drawn: Tensor, k: int) -> None:

@@ -11,13 +11,12 @@ from torch import Tensor
 from .._checks import check_instance, check_integer, check_values, describe
 from ..data import Dataset
 from ..metrics import (
+    Neighbourhoods,
     class_histogram,
     copy_rate,
-    density_coverage,
     frechet_distance,
     histogram_divergence,
     kernel_distance,
-    precision_recall,
 )
 from .classifier import FEATURES, FeatureClassifier
 from .numbers import ClassCounts, Copies, Quality
@@ -139,12 +138,11 @@ class Reference:
         names = ("precision", "recall", "density", "coverage")
         if self.n <= COVERAGE_NEIGHBOURS:
             return dict.fromkeys(names)
-        real = self._real[0]
-        found = (
-            *precision_recall(real, features, PRECISION_NEIGHBOURS),
-            *density_coverage(real, features, COVERAGE_NEIGHBOURS),
-        )
-        return dict(zip(names, found, strict=True))
+        return dict(zip(names, self._neighbourhoods.of(features), strict=True))
+
+    @cached_property
+    def _neighbourhoods(self) -> Neighbourhoods:
+        return Neighbourhoods(self._real[0], PRECISION_NEIGHBOURS, COVERAGE_NEIGHBOURS)
 
     def _classes(self, drawn: Tensor) -> ClassCounts:
         K = self.classifier.classes or 0
