@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-_DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
+_DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "torch_fidelity": "torch-fidelity"}
 
 
 class MissingExtraError(ImportError):

@@ -120,6 +120,7 @@ def test_every_block_says_what_it_is(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if {language for language, _ in blocks(page)} - {"text"}])
+@pytest.mark.usefixtures("few_steps")
 def test_blocks_run(
     page: str, files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +16,11 @@ from ..measures import words
 from ..models import Autoencoder
 from ..training import Measures, Run, as_json, evaluate, load_model
 from ..training.checks import check_data
+from ..training.objective import objective_of
 from . import check_seed, parse, pick_device
 from .beside import pca_squared_error, pca_words
 from .condition_file import is_told_more
+from .drawn import check_draws, measure_drawn, wants_drawn
 from .images import load_images, say_notes
 
 
@@ -43,6 +46,15 @@ class Evaluate:
     """Of what a model draws to be evaluated; an exact likelihood draws nothing."""
     importance_samples: int | None = None
     """Estimate the likelihood of a model with latent variables by so many importance samples for each image."""
+    quality: bool = False
+    """Also draw images and hold them against as many test images: feature_fid, precision, recall, copies and others,
+    beside their floors; a model without a likelihood does so unasked. The classifier that this needs is trained once,
+    on the data's training split, and kept."""
+    samples: int | None = None
+    """Draw so many images for that; default: 1,000 of an autoregressive model, 10,000 of others, or all that there are
+    real ones; 0 draws none."""
+    inception: Path | None = None
+    """Also FID, KID and inception score, by the weights of torch-fidelity's extractor in this file."""
     json: bool = False
     """Print JSON."""
     device: str = "auto"
@@ -65,20 +77,26 @@ def main(arguments: list[str]) -> str:
         check_data(model, images, "data")
     k, about = options.importance_samples, None
     asked = measures(model, options)
+    if options.quality or options.samples or options.inception:
+        check_draws(model, options)
     if k is not None:
         about = model.measures_by(k)
     found = evaluate(model, images, options.batch_size, asked, options.seed, about, title=f"{options.split} images")
     beside = _beside(model, images, options) if k is None else None
+    draws = wants_drawn(model, options, "nats" in found.means)
+    drawn = measure_drawn(model, options, "nats" in found.means) if draws else None
     if options.json:
         head = {"run": str(options.run), "checkpoint": options.checkpoint, "data": images.name, "split": options.split}
         foot = {"images": found.images, "dims": found.dims, "images_are": images.description}
         foot |= {"measures": words(found.about), **({"pca": beside} if beside else {})}
+        foot |= {} if drawn is None else drawn.as_dict()
         return as_json(head | found.numbers(all_errors=True) | foot)
     which = "" if images.description == images.name else f" ({images.description})"
     said = (
         f"{images.name}, {options.split} split{which}, {several(len(images), 'image')}: {found} (mean ± standard error)"
     )
-    return said + (f"; {pca_words(beside)}" if beside else "")
+    said += f"; {pca_words(beside)}" if beside else ""
+    return said if drawn is None else f"{said}\n{drawn}"
 
 
 def _beside(model: Any, images: Dataset, options: Evaluate) -> dict[str, Any] | None:
@@ -97,7 +115,8 @@ def measures(model: Any, options: Evaluate) -> Measures:
     """What the options ask of the model: its losses, or its likelihood by importance sampling."""
     k = options.importance_samples
     if k is None:
-        return model.losses
+        objective = objective_of(model)  # of a game, what is measured is not what a player minimises
+        return partial(objective.evaluate, model)
     if not hasattr(model, "importance_log_prob"):
         raise ValueError(
             f"importance_samples: expected none, since {type(model).__name__} has no latent variables, got {k}"

@@ -7,6 +7,7 @@ from torch import Tensor
 from ..data import Dataset
 from .classifier import FeatureClassifier, Identity
 from .drawing import default_samples, draw
+from .inception import Inception, InceptionNumbers
 from .numbers import ClassCounts, Copies, Quality
 from .reference import MOST, Reference
 from .training import feature_classifier
@@ -16,6 +17,8 @@ __all__ = [
     "Copies",
     "FeatureClassifier",
     "Identity",
+    "Inception",
+    "InceptionNumbers",
     "Quality",
     "Reference",
     "draw",

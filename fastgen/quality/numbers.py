@@ -114,7 +114,11 @@ class Quality:
     def as_dict(self) -> dict[str, Any]:
         """Everything, for JSON; null where there is no number, and ``left_out`` says why."""
         plain = {name: getattr(self, name) for name in ("samples", "seed", *OF_SETS)}
-        parts = {name: vars(part) if (part := getattr(self, name)) else None for name in ("classes", "copies")}
+        parts: dict[str, Any] = {}
+        for name in ("classes", "copies"):
+            part = {} if getattr(self, name) is None else vars(getattr(self, name))
+            lists = {key: list(value) if isinstance(value, tuple) else value for key, value in part.items()}
+            parts[name] = lists or None
         found = plain | parts | {"floors": {name: dict(floor) for name, floor in self.floors.items()}}
         found |= {"features": dict(self.identity), "real": self.real}
         return found | ({"left_out": dict(self.left_out)} if self.left_out else {})

@@ -1,6 +1,7 @@
 """Real images as what drawn ones are held against: their features are computed once, for any number of sets."""
 
 import math
+from copy import copy
 from functools import cached_property
 from typing import Any
 
@@ -75,6 +76,16 @@ class Reference:
         self.trained_on = train if trained_on is None else trained_on
         self.about = test.description
         self.names = [str(name) for name in test.class_names or range(classifier.classes or 0)]
+
+    def of_model(self, trained_on: Dataset) -> "Reference":
+        """The same for a model that was trained on these images; what is known of the real ones is shared."""
+        if torch.equal(trained_on.values, self.trained_on.values):
+            return self
+        _, _ = self.floors, self._real
+        other = copy(self)
+        other.trained_on = trained_on
+        other.__dict__.pop("_trained_on", None)
+        return other
 
     @cached_property
     def _real(self) -> tuple[Tensor, Tensor]:

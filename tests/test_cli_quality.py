@@ -1,0 +1,168 @@
+"""``fastgen evaluate`` of models that draw, and ``fastgen compare``: numbers of drawn images from the command line."""
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from commands import VAE, refused, said
+from fastgen import metrics, quality
+from fastgen.cli import main
+from fastgen.data import Dataset, load, load_for_training
+from fastgen.training import load_model
+
+for package in ("tyro", "tqdm", "safetensors", "sklearn"):
+    pytest.importorskip(package, reason=f"{package} comes with fastgen[train]")
+
+pytestmark = pytest.mark.usefixtures("few_steps")
+
+SMALL = ["--limit", "60", "--batch-size", "30", "--samples", "0", "--epochs", "1"]
+RUNS = {
+    "vae": [*VAE, "--epochs", "1"],
+    "gan": ["train", "gan", "--hidden", "8", "--discriminator-hidden", "8", *SMALL],
+    "pixels": ["train", "gated-pixelcnn", "--channels", "4", "--layers", "1", "--conditional", *SMALL],
+    "codes": ["train", "autoencoder", "--hidden", "8", "--latent", "2", *SMALL],
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of each family."""
+    folder = tmp_path_factory.mktemp("drawn")
+    for name, words in RUNS.items():
+        assert main([*words, "--run", str(folder / name)]) == 0
+    return folder
+
+
+def test_a_model_without_a_likelihood_is_known_by_what_it_draws(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    found = json.loads(said(capsys, "evaluate", runs / "gan", "--json", "--seed", "2", "--samples", "150"))
+    train, test = load("digits"), load("digits", split="test")
+    trained_on = load_for_training("digits")[0].subset(60)
+    expected = quality.score(load_model(runs / "gan"), test, train, n=150, seed=2, trained_on=trained_on)
+    assert {name: found[name] for name in expected.as_dict()} == expected.as_dict()
+    assert found["copies"]["among"] == 60
+    assert found["seconds_per_image"] > 0
+    assert "nats" not in found
+    assert found["loss"] > 0
+    text = said(capsys, "evaluate", runs / "gan")
+    assert "no nats and no bits/dim: GAN draws images and knows no likelihood" in text
+    assert "\n297 drawn images, seed 0, against as many of " in text
+    assert "\nfeature_fid " in text
+    assert "an image to draw\n" in text
+    assert "feature_" not in said(capsys, "evaluate", runs / "gan", "--samples", "0")
+    assert "feature_" not in said(capsys, "evaluate", runs / "gan", "--split", "valid"), "which nobody asked for"
+
+
+def test_a_model_with_a_likelihood_draws_where_it_is_asked(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    assert "feature_" not in said(capsys, "evaluate", runs / "pixels", "--limit", "20")
+    found = json.loads(said(capsys, "evaluate", runs / "pixels", "--limit", "20", "--samples", "140", "--json"))
+    assert found["images"] == 20
+    assert found["samples"] == 140, "the limit is of the likelihood's images"
+    assert found["told"] == "the label"
+    model = load_model(runs / "pixels")
+    train, test = load("digits"), load("digits", split="test")
+    drawn = model.sample(140, seed=0, labels=test.subset(140).labels)
+    assert found["feature_fid"] == quality.score(drawn, test, train).feature_fid
+    text = said(capsys, "evaluate", runs / "vae", "--quality")
+    assert "\n297 drawn images, seed 0" in text
+    assert " nats (upper bound" in text
+    assert "no nats" not in text
+
+
+def test_what_cannot_be_drawn_is_refused(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    assert "samples: expected none, since Autoencoder draws no images" in refused(
+        capsys, "evaluate", runs / "codes", "--quality"
+    )
+    for words, message in (
+        (["--samples", "298"], "samples: expected at most 297, the images there are of either split, got 298"),
+        (["--samples", "1"], "samples: expected an integer of at least 2, got 1"),
+        (["--samples", "-1"], "samples: expected an integer of at least 0, got -1"),
+        (["--quality", "--split", "train"], "split: expected test, which drawn images are held against, got train"),
+        (["--inception", "none.pth"], "inception: expected the weights of torch-fidelity's extractor"),
+    ):
+        assert message in refused(capsys, "evaluate", runs / "vae", *words)
+
+
+class Extractor(torch.nn.Module):
+    """Stands in for torch-fidelity's: the mean colours of each quarter, 2,048 times over, and logits of these."""
+
+    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str) -> None:
+        super().__init__()
+        assert (name, features_list) == ("inception-v3-compat", ["2048", "logits_unbiased"])
+        self.mix = torch.nn.Parameter(torch.load(feature_extractor_weights_path, weights_only=True))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        assert x.dtype == torch.uint8
+        assert x.shape[1] == 3
+        few = torch.nn.functional.adaptive_avg_pool2d(x.float() / 255, 2).flatten(1)
+        return few @ self.mix, few @ self.mix[:, :1008]
+
+
+def test_inception_numbers_say_their_protocol(
+    runs: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights.pth"
+    torch.save(torch.randn(12, 2048), weights)
+    assert 'comes with the extra "fidelity"' in refused(capsys, "evaluate", runs / "gan", "--inception", weights)
+    package, module = ModuleType("torch_fidelity"), ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    package.__version__, module.FeatureExtractorInceptionV3 = "0.4.0", Extractor
+    monkeypatch.setitem(sys.modules, "torch_fidelity", package)
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", module)
+    found = json.loads(said(capsys, "evaluate", runs / "gan", "--inception", weights, "--json", "--samples", "40"))
+    numbers = found["inception"]
+    assert numbers["fid"] is None
+    assert numbers["left_out"] == {"FID": "since a covariance of 2,048 features needs more images than 40"}
+    extractor = Extractor("inception-v3-compat", ["2048", "logits_unbiased"], str(weights))
+    drawn = load_model(runs / "gan").sample(40, seed=0)
+    with torch.no_grad():
+        features = [
+            extractor((values.double() * (255 / 16)).round().byte().expand(-1, 3, -1, -1))
+            for values in (load("digits", split="test").subset(40).values, drawn)
+        ]
+    assert numbers["kid"] == metrics.kernel_distance(features[0][0], features[1][0], 100, 20)[0]
+    assert numbers["inception_score"] == metrics.inception_score(features[1][1])[0]
+    protocol = numbers["protocol"]
+    assert protocol["extractor"] == "inception-v3-compat of torch-fidelity 0.4.0"
+    assert len(protocol["weights"]) == 64
+    assert (protocol["drawn"], protocol["real"], protocol["resize"][:7]) == (40, 40, "299x299")
+    assert "40 images drawn from " in protocol["split"]
+    text = said(capsys, "evaluate", runs / "gan", "--inception", weights, "--samples", "40")
+    assert "KID " in text
+    assert "FID: none, since a covariance" in text
+    weights.write_bytes(b"nothing")
+    assert "inception: expected the weights of torch-fidelity's extractor in" in refused(
+        capsys, "evaluate", runs / "gan", "--inception", weights
+    )
+
+    def broken(name: str) -> object:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.delattr(module, "FeatureExtractorInceptionV3")
+    monkeypatch.setattr(module, "__getattr__", broken, raising=False)
+    message = refused(capsys, "evaluate", runs / "gan", "--inception", weights)
+    assert "torch-fidelity cannot be imported: RuntimeError: operator torchvision::nms does not exist" in message
+
+
+class Few(torch.nn.Module):
+    """The 48 numbers of a small image; half of them are logits."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        few = x.flatten(1).float() / 255
+        return few, few[:, :24]
+
+
+def test_fid_of_enough_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastgen.quality.inception.FEATURES", 48)
+    values = torch.from_numpy(np.random.RandomState(0).randint(0, 4, (120, 3, 4, 4), np.uint8))
+    extractor = object.__new__(quality.Inception)
+    extractor.extractor, extractor.device, extractor.sha256, extractor.version = Few(), "cpu", "0", "1"
+    found = extractor.score(Dataset(values[:60], None, 4, None, "noise"), values[60:])
+    a, b = (values.flatten(1) / 3).split(60)
+    assert found.fid == pytest.approx(metrics.frechet_distance(a, b), rel=1e-5)
+    assert found.left_out == {}
+    assert str(found).startswith("FID ")
