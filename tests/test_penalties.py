@@ -1,14 +1,18 @@
-"""Penalties on a critic's slope: by the formula, differentiated twice, of each image by itself; clipped weights."""
+"""What bounds a critic's slope: penalties by the formula, differentiated twice, of each image by itself; clipped weights
+and normalised ones.
+"""
 
 import math
 from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastgen import losses
 from fastgen.losses.penalties import TINY
+from fastgen.models.discriminators import spectrally_normalized
+from fastgen.models.networks import mlp
 
 
 def test_the_penalty_of_a_linear_critic_is_by_its_slope() -> None:
@@ -80,6 +84,36 @@ def test_weights_are_clamped_in_place() -> None:
     assert weight.grad_fn is None
     with pytest.raises(ValueError, match="most: expected a positive number, got 0"):
         losses.clip_weights([weight], 0)
+
+
+def test_a_critic_measures_how_far_two_gaussians_are_apart() -> None:
+    """N(0, 1) and N(3, 1): the Wasserstein distance is 3; a smaller weight of the penalty lets it be surpassed."""
+    torch.manual_seed(0)
+    critic = mlp((1, 32, 32, 1), nn.ReLU)
+    optimizer = torch.optim.Adam(critic.parameters(), lr=5e-3, betas=(0.0, 0.9))
+    score = lambda x: critic(x)[:, 0]  # noqa: E731
+    for _ in range(250):
+        real, fake = torch.randn(128, 1), torch.randn(128, 1) + 3
+        loss = losses.wasserstein_critic(score(real), score(fake)) + 50 * losses.gradient_penalty(score, real, fake)
+        optimizer.zero_grad()
+        loss.mean().backward()
+        optimizer.step()
+    real, fake = torch.randn(20000, 1), torch.randn(20000, 1) + 3
+    assert abs(losses.wasserstein_critic(score(real), score(fake)).mean().item() + 3) < 0.3
+
+
+def test_normalised_weights_have_a_largest_singular_value_of_one() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(4, 1))
+    both = nn.ModuleDict({"table": nn.Embedding(5, 3), "network": network})
+    spectrally_normalized(both)
+    for _ in range(20):
+        network(torch.randn(2, 2, 3, 3))
+        both["table"](torch.arange(5))
+    both.eval()
+    for layer in (network[0], network[2], both["table"]):
+        assert abs(torch.linalg.matrix_norm(layer.weight.flatten(1), ord=2).item() - 1) < 1e-3
+        assert torch.equal(layer.weight, layer.weight), "and eval mode leaves it there"
 
 
 N = torch.zeros(3)

@@ -13,6 +13,7 @@ from .gan import GAN
 from .gated_pixelcnn import GatedPixelCNN
 from .model import DecodingModel, LatentModel, Model
 from .pixelcnn import PixelCNN
+from .resnet_gan import ResNetGAN
 from .vae import VAE
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "LatentModel",
     "Model",
     "PixelCNN",
+    "ResNetGAN",
     "build",
 ]
 
@@ -42,6 +44,7 @@ NAMES: dict[str, type[Model]] = {
     "classifier": Classifier,
     "gan": GAN,
     "dcgan": DCGAN,
+    "resnet-gan": ResNetGAN,
 }
 """The name of every model, as the command line has it."""
 
