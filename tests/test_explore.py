@@ -105,6 +105,18 @@ def test_a_conditional_model_is_explored(tmp_path: Path) -> None:
     assert (run / "explore/interpolations.png").exists()
 
 
+def test_codes_that_have_names_are_taken_through_their_values(tmp_path: Path) -> None:
+    small = ["--latent", "9", "--categories", "3", "--channels", "4", "--hidden", "8"]
+    run = train(tmp_path / "infogan", "infogan", *small)
+    assert main(["explore", str(run), "traversals", "--n", "6", "--seed", "2"]) == 0
+    model, picture = load_model(run), np.array(Image.open(run / "explore/traversals.png"))
+    every = model.code_traversals(3, 3, 2)  # three categories, and so many values of the others
+    with torch.no_grad():
+        images = model.decode(torch.cat([each.z.flatten(0, 1) for each in every]))
+    assert len(images) == 3 * 3 * 3
+    find(picture, pictures.to_rgb(images, model.levels), columns=3)
+
+
 def test_likelihood_by_importance_sampling(vae: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = []
     for options in ([], ["--importance-samples", "200"]):

@@ -143,3 +143,18 @@ def test_neighbours_name_what_does_not_fit(metric: object) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             metric(real, drawn, k)
+
+
+def test_clustering_error_is_that_of_the_best_matching() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2])
+    assert metrics.clustering_error(labels, (labels + 1) % 3) == 0
+    assert metrics.clustering_error(labels, torch.zeros(8, dtype=torch.int64)) == 5 / 8
+    greedy = torch.tensor([0] * 5 + [1] * 4), torch.tensor([0, 0, 0, 1, 1, 0, 0, 0, 0])  # the largest cell is (1, 0)
+    assert metrics.clustering_error(*greedy) == pytest.approx(3 / 9)
+    more = torch.tensor([3, 3, 4, 0, 0, 5, 1, 1])  # of six clusters three have a class, and cost no more
+    assert metrics.clustering_error(labels, more) == 2 / 8
+    for found, words in ((labels[:3], r"expected shape \(8,\)"), (labels - 1, "expected integers in")):
+        with pytest.raises(ValueError, match=f"clusters: {words}"):
+            metrics.clustering_error(labels, found)
+    with pytest.raises(TypeError, match="labels: expected an integer tensor"):
+        metrics.clustering_error(labels.double(), labels)

@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> str:
     if is_told_more(model):
         got = f"{type(model).__name__}, which is told more: fastgen sample --condition draws from it"
         raise ValueError(f"run: expected a model that is told nothing, or a class, got {got}")
-    able = [kind for kind, needs in NEEDS.items() if all(hasattr(model, need) for need in needs)]
+    able = [kind for kind in NEEDS if _can(model, kind)]
     for kind in options.what:
         if kind not in able:
             raise ValueError(f"what: expected {', '.join(able) or 'none'}, which this model can show, got {kind}")
@@ -109,6 +109,13 @@ def main(arguments: list[str]) -> str:
             bar.set_postfix_str(kind)
             bar.write(_draw(kind, model, images, options, of, folder / f"{kind}.png"))
     return f"{several(len(kinds), 'picture')} in {folder}"
+
+
+def _can(model: Any, kind: str) -> bool:
+    """Whether a model has what a picture needs; a model that has names for its codes can take these through values."""
+    if kind == "traversals" and hasattr(model, "code_traversals"):
+        return True
+    return all(hasattr(model, need) for need in NEEDS[kind])
 
 
 def _applies(kind: str, model: Any, images: Dataset, options: Explore) -> bool:
@@ -149,7 +156,11 @@ def _draw(kind: str, model: Any, images: Dataset, options: Explore, of: str, pat
             model, n * min(model.classes or n, 16), n, options.seed, of=of, names=names
         ),
         "manifold": lambda: exploring.draw_manifold(model, options.side, dims or (0, 1), label, of=of, names=names),
-        "traversals": lambda: exploring.draw_traversals(model, seen_values, seen_labels, rows=n, of=of),
+        "traversals": lambda: (
+            exploring.draw_code_traversals(model, steps=n, seed=options.seed, of=of)
+            if hasattr(model, "code_traversals")
+            else exploring.draw_traversals(model, seen_values, seen_labels, rows=n, of=of)
+        ),
         "interpolations": lambda: exploring.draw_interpolations(
             model, values[:half], values[half : 2 * half], max(2, n), ends, of=of
         ),

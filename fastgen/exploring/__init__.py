@@ -5,6 +5,7 @@ A model takes part by what it has: ``latent`` and ``decode`` (codes → images);
 """
 
 from ..metrics import nearest
+from .codes import draw_code_traversals
 from .compare import draw_nearest, draw_reconstructions, draw_samples, reconstruction_error
 from .draw import draw_arithmetic, draw_interpolations, draw_manifold, draw_traversals
 from .latent import (
@@ -24,6 +25,7 @@ __all__ = [
     "codes_of",
     "combine",
     "draw_arithmetic",
+    "draw_code_traversals",
     "draw_interpolations",
     "draw_manifold",
     "draw_nearest",

@@ -18,13 +18,16 @@ from .adversarial import (
     wasserstein_critic,
     wasserstein_generator,
 )
+from .information import categorical_information, gaussian_information
 from .penalties import clip_weights, gradient_penalty, r1_penalty
 
 __all__ = [
     "EQUILIBRIUM",
     "LOSSES",
     "AdversarialLoss",
+    "categorical_information",
     "clip_weights",
+    "gaussian_information",
     "gradient_penalty",
     "hinge_discriminator",
     "hinge_generator",

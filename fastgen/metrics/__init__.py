@@ -6,6 +6,7 @@ numbers by ``measure_set``, and may let one choose the best epoch.
 """
 
 from .classes import class_histogram, histogram_divergence, inception_score
+from .clusters import clustering_error
 from .distances import frechet_distance, kernel_distance
 from .neighbours import Neighbourhoods, copy_rate, density_coverage, nearest, precision_recall
 from .pixels import diversity, pixel_distance, pixel_features
@@ -13,6 +14,7 @@ from .pixels import diversity, pixel_distance, pixel_features
 __all__ = [
     "Neighbourhoods",
     "class_histogram",
+    "clustering_error",
     "copy_rate",
     "density_coverage",
     "diversity",

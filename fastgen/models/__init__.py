@@ -11,6 +11,7 @@ from .dcgan import DCGAN
 from .game import Game
 from .gan import GAN
 from .gated_pixelcnn import GatedPixelCNN
+from .infogan import InfoGAN
 from .model import DecodingModel, LatentModel, Model
 from .pixelcnn import PixelCNN
 from .resnet_gan import ResNetGAN
@@ -29,6 +30,7 @@ __all__ = [
     "DecodingModel",
     "Game",
     "GatedPixelCNN",
+    "InfoGAN",
     "LatentModel",
     "Model",
     "PixelCNN",
@@ -45,6 +47,7 @@ NAMES: dict[str, type[Model]] = {
     "gan": GAN,
     "dcgan": DCGAN,
     "resnet-gan": ResNetGAN,
+    "infogan": InfoGAN,
 }
 """The name of every model, as the command line has it."""
 

@@ -80,7 +80,7 @@ class DCGAN(AdversarialModel):
         self.generator = DCGANGenerator(in_channels, latent, widths, sizes, classes)
         self.discriminator = DCGANDiscriminator(in_channels, widths, sizes[-1], normalization, classes, conditioning)
         self.settings.check_discriminator(self.discriminator)
-        self.apply(_begin)
+        self.apply(begin)
         if normalization == "spectral":
             spectrally_normalized(self.discriminator)
 
@@ -171,7 +171,7 @@ def stages(sides: tuple[int, int], channels: int) -> tuple[list[int], list[tuple
 
 
 @torch.no_grad()
-def _begin(layer: nn.Module) -> None:
+def begin(layer: nn.Module) -> None:
     """Weights N(0, 0.02) around 0, and around 1 for batch norm, as PyTorch's example has them."""
     if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Embedding)):
         nn.init.normal_(layer.weight, 0.0, 0.02)
