@@ -1,6 +1,4 @@
-"""What bounds a critic's slope: penalties by the formula, differentiated twice, of each image by itself; clipped weights
-and normalised ones.
-"""
+"""What bounds a critic's slope: penalties by the formula, differentiated twice, and weights clipped or normalised."""
 
 import math
 from collections.abc import Callable
