@@ -4,6 +4,7 @@
     fastgen train MODEL        train a model on a data set or on images of your own
     fastgen sample RUN         draw images, or complete half-hidden ones
     fastgen evaluate RUN       likelihood, or other losses, of images that were not trained on
+    fastgen compare RUN RUN    runs of all families on the same data: one table, and one picture
     fastgen report RUN         one HTML page: curves, samples, timings, options
     fastgen explore RUN        reconstructions, manifold, traversals, arithmetic: what a latent space holds
     fastgen export RUN         a generator, decoder, encoder or classifier as a file that runs without fastgen
@@ -30,6 +31,7 @@ COMMANDS = {
     "train": "fastgen.commands.train",
     "sample": "fastgen.commands.sample",
     "evaluate": "fastgen.commands.evaluate",
+    "compare": "fastgen.commands.compare",
     "report": "fastgen.commands.report",
     "explore": "fastgen.commands.explore",
     "export": "fastgen.commands.export",

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from commands import VAE, refused, said
-from fastgen import metrics, quality
+from fastgen import metrics, pictures, quality
 from fastgen.cli import main
 from fastgen.data import Dataset, load, load_for_training
-from fastgen.training import load_model
+from fastgen.training import evaluate, load_model
+from pictured import find
 
 for package in ("tyro", "tqdm", "safetensors", "sklearn"):
     pytest.importorskip(package, reason=f"{package} comes with fastgen[train]")
+Image = pytest.importorskip("PIL.Image", reason="pillow comes with fastgen[train]")
 
 pytestmark = pytest.mark.usefixtures("few_steps")
 
@@ -166,3 +168,66 @@ def test_fid_of_enough_images(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.fid == pytest.approx(metrics.frechet_distance(a, b), rel=1e-5)
     assert found.left_out == {}
     assert str(found).startswith("FID ")
+
+
+def test_runs_of_three_families_in_one_table(
+    runs: Path, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its numbers are what ``evaluate`` says of each; its picture has the images of each."""
+    names = ("vae", "gan", "pixels")
+    words = ["compare", *(runs / name for name in names), "--samples", "140", "--columns", "5"]
+    found = json.loads(said(capsys, *words, "--out", tmp_path / "all.png", "--json"))
+    assert [run["run"] for run in found["runs"]] == [str(runs / name) for name in names]
+    for name, one in zip(names, found["runs"], strict=True):
+        alone = json.loads(said(capsys, "evaluate", runs / name, "--samples", "140", "--json"))
+        for key in ("feature_fid", "feature_kid", "precision", "recall", "coverage", "classes", "copies", "told"):
+            assert one[key] == alone[key], (name, key)
+        assert found["floors"] == alone["floors"]
+        assert one["seconds_per_image"] > 0
+        assert one["training_seconds"] > 0
+    assert [run["nats"] is None for run in found["runs"]] == [False, True, False]
+    assert [run["bits_per_dim"] is None for run in found["runs"]] == [True, True, False]
+    some, model = load("digits", split="test").subset(140), load_model(runs / "pixels")
+    exact = evaluate(model, some)
+    assert found["runs"][2]["nats"] == pytest.approx(exact.nats)
+    assert found["runs"][2]["nats_are"] == "−log p(x | y), labels given, exact"
+    with Image.open(tmp_path / "all.png") as picture:
+        page = np.asarray(picture.convert("RGB"))
+    drawn = [load_model(runs / name).sample(10, seed=0) for name in names[:2]]
+    drawn.append(model.sample(10, seed=0, labels=some.labels[:10]))
+    rows = torch.cat([some.values[:10].long(), *drawn])
+    assert find(page, pictures.to_rgb(rows, 17), 5)
+    monkeypatch.chdir(tmp_path)
+    lines = said(capsys, *words).splitlines()
+    assert lines[2].split() == [*(str(runs / name) for name in names), "training", "images"]
+    cells = {line.split("  ")[0]: line.split() for line in lines[3:]}
+    assert cells["model"][1:] == ["vae", "gan", "gated-pixelcnn"]
+    assert "none" in cells["nats"]
+    assert cells["bits/dim"][1:3] == ["none", "none"]
+    assert "an image takes" in cells
+    assert f"{runs / 'gan'}: no likelihood, so no nats" in lines
+    told = "each image told the label of a test image"
+    assert f"{runs / 'pixels'}: nats: −log p(x | y), labels given, exact; {told}" in lines
+    assert (tmp_path / "compare.png").is_file()
+
+
+def test_only_runs_that_can_be_compared_are(runs: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    out = ["--out", tmp_path / "c.png"]
+    assert "runs: expected the folders of two or more, got 1 folder" in refused(capsys, "compare", runs / "vae", *out)
+    message = refused(capsys, "compare", runs / "vae", runs / "codes", *out)
+    assert f"runs: expected models that draw images, got Autoencoder in {runs / 'codes'}" in message
+    few = ["--levels", "4", "--run", tmp_path / "few"]
+    assert main([*RUNS["gan"], *map(str, few)]) == 0
+    message = refused(capsys, "compare", runs / "vae", tmp_path / "few", *out)
+    expected = f"runs: expected the data of {runs / 'vae'}, digits, 1x8x8 images of 17 levels; {tmp_path / 'few'} has"
+    assert f"{expected} digits, 1x8x8 images of 4 levels" in message
+    other = np.random.RandomState(0).randint(0, 17, (60, 8, 8), np.uint8)
+    np.savez(tmp_path / "noise.npz", x=other, levels=17)
+    assert main([*RUNS["gan"], "--data", str(tmp_path / "noise.npz"), "--run", str(tmp_path / "noise")]) == 0
+    message = refused(capsys, "compare", runs / "vae", tmp_path / "noise", *out)
+    assert f"{tmp_path / 'noise'} has {tmp_path / 'noise.npz'}, 1x8x8 images of 17 levels" in message
+    assert "out: expected a name that ends in .png" in refused(
+        capsys, "compare", runs / "vae", runs / "gan", "--out", tmp_path / "c.jpg"
+    )
+    assert "columns: expected 1 or more" in refused(capsys, "compare", runs / "vae", runs / "gan", "--columns", 0, *out)
+    assert not (tmp_path / "c.png").exists()
