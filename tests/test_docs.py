@@ -36,6 +36,7 @@ SMALL = {
     "train resnet-gan": ["--channels", "2", "--latent", "3"],
     "sample": ["--n", "2"],
     "evaluate": ["--limit", "20"],
+    "compare": [],
     "explore": ["--n", "4", "--side", "3"],
     "taxonomy": ["--effort", "0.02"],
     "report": [],
