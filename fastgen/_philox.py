@@ -96,6 +96,20 @@ def uniforms(
         float32 (n, *shape) in [0, 1), multiples of 2⁻²⁴.
     """
     seed = seed.reshape(()) if isinstance(seed, Tensor) else seed_tensor(seed, device)
-    image = torch.arange(first, first + n, dtype=torch.int64, device=seed.device)[:, None]
-    words = _words(seed, 0, math.prod(shape), stream=image + 1)  # stream 0 is the latents' noise
-    return ((words >> 8).to(torch.float32) * 2.0**-24).view(n, *shape)
+    return uniforms_at(seed, torch.arange(first, first + n, dtype=torch.int64, device=seed.device), shape)
+
+
+def uniforms_at(seed: int | Tensor, images: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """``uniforms`` for the images of given indices.
+
+    Args:
+        seed: any 64-bit integer, or an int64 tensor of one element.
+        images: int64 (N,), their indices.
+        shape: of one image.
+
+    Returns:
+        float32 (N, *shape) in [0, 1), multiples of 2⁻²⁴.
+    """
+    seed = seed.reshape(()) if isinstance(seed, Tensor) else seed_tensor(seed, images.device)
+    words = _words(seed, 0, math.prod(shape), stream=images[:, None] + 1)  # stream 0 is the latents' noise
+    return ((words >> 8).to(torch.float32) * 2.0**-24).view(len(images), *shape)

@@ -13,6 +13,7 @@ import torch
 
 import tiny
 from fastgen.data import Dataset
+from fastgen.models import DCGAN
 from fastgen.training import ElsewhereError, Recipe, Run, Trainer, distributed
 from fastgen.training.stopping import Stopped, on_signals
 
@@ -20,6 +21,11 @@ CODER = Recipe(
     epochs=2, batch_size=12, accumulate=2, optimizer="sgd", lr=0.5, warmup=3, schedule="linear", ema=0.8, seed=3
 )
 GAME = dataclasses.replace(CODER, lr=0.05, schedule="constant", clip=0.5, save_every=1)
+
+GAN = Recipe(
+    epochs=2, batch_size=12, optimizer="sgd", lr=0.05, betas=(0.5, 0.9), clip=0, ema=0.8, drop_last=True, seed=3
+)
+"""Batch norm in both networks, and noise: of a step that two processes divide."""
 
 IMAGES = 37
 """The last batch of an epoch has one image: the second process has none."""
@@ -29,7 +35,7 @@ SIGNALLED = 6
 
 
 def build(what: str, run: Run | None = None, dtype: torch.dtype = torch.float32, **changes: Any) -> Trainer:
-    """A trainer of a model that draws no random numbers."""
+    """A trainer of a model that draws no random numbers, or those of an image by its place in the batch."""
     torch.manual_seed(3)
     if what == "coder":
         return Trainer(tiny.Coder().to(dtype), dataclasses.replace(CODER, **changes), run)
@@ -39,6 +45,9 @@ def build(what: str, run: Run | None = None, dtype: torch.dtype = torch.float32,
             dataclasses.replace(CODER, flip=True, **changes),
             run,
         )
+    if what == "gan":
+        model = DCGAN(1, 3, latent=3, channels=2, image_size=16, game={"discriminator_steps": 2, "dequantize": True})
+        return Trainer(model.to(dtype), dataclasses.replace(GAN, **changes), run)
     model = tiny.Game(noise=False).to(dtype)
     return Trainer(model, dataclasses.replace(GAME, **changes), run, tiny.GameObjective(model))
 
@@ -56,6 +65,11 @@ def images(what: str) -> tuple[Dataset, Dataset]:
     """To train on, and held out."""
     if what == "told":
         return tiny.told("class", "text", "small", n=IMAGES), tiny.told("class", "text", "small")
+    if what == "gan":
+        generator = torch.Generator().manual_seed(1)
+        noise = torch.randint(3, (2 * IMAGES, 1, 16, 16), generator=generator).to(torch.uint8)
+        noise[:, :, :, ::3] = 2
+        return tuple(Dataset(part, None, 3, None, "stripes") for part in noise.chunk(2))  # type: ignore[return-value]
     return tiny.images(IMAGES), tiny.images()
 
 
@@ -118,6 +132,7 @@ def main(what: str, folder: Path) -> None:
             train("coder", folder / "coder")
             train("game", folder / "game")
             train("told", folder / "told")
+            train("gan", folder / "gan")
             train("game", folder / "stopped", epochs=1)
             signalled(folder / "signalled")
             (folder / f"failures{distributed.rank()}.txt").write_text(failures())

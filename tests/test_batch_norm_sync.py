@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastgen.nn import ConvTranspose2dBatchNorm, ConvTranspose2dChain
+from fastgen.nn import ConvTranspose2dBatchNorm, ConvTranspose2dChain, SyncBatchNorm
 from fastgen.ops import batch_norm_activation
 from ops import assert_runs
 from parity import assert_parity
@@ -47,6 +47,8 @@ def chain(synchronised: bool) -> ConvTranspose2dChain:
     for I, O, geometry in ((5, 6, (4, 1, 0)), (6, 6, (4, 2, 1))):
         bn = (nn.SyncBatchNorm if synchronised else nn.BatchNorm2d)(O)
         layers.append(ConvTranspose2dBatchNorm.from_modules(nn.ConvTranspose2d(I, O, *geometry), bn, "tanh"))
+    flat = nn.Sequential(nn.Flatten(2), nn.BatchNorm1d(6), nn.Unflatten(2, (8, 8)))
+    layers += [SyncBatchNorm.convert_sync_batchnorm(flat) if synchronised else flat]
     return ConvTranspose2dChain(*layers, Alone(6), nn.ConvTranspose2d(6, 3, 4, 2, 1), nn.Tanh())
 
 
@@ -105,3 +107,27 @@ def test_alone_it_is_batch_norm() -> None:
     assert not dist.is_initialized()
     for one, two in zip(results(model, x, upstream), results(plain, x, upstream), strict=True):
         assert torch.equal(one, two)
+
+
+def test_batch_norms_are_converted_in_place() -> None:
+    """Parameters, buffers, names and modes are the same; a layer in two places stays one; alone, nothing changes."""
+    shared = nn.BatchNorm2d(4, momentum=None, eps=1e-3)
+    module = nn.Sequential(shared, nn.Sequential(nn.SyncBatchNorm(4), shared), nn.BatchNorm1d(3, affine=False).eval())
+    before, weights, x = module.state_dict(), [*module.parameters()], torch.randn(3, 4, 2, 2)
+    plain = copy.deepcopy(module)
+    assert SyncBatchNorm.convert_sync_batchnorm(module) is module
+    assert [type(layer) for layer in (module[0], module[1][0], module[2])] == [SyncBatchNorm] * 3
+    assert module[1][1] is module[0]
+    assert not module[2].training
+    assert all(map(torch.equal, before.values(), module.state_dict().values()))
+    assert before.keys() == module.state_dict().keys()
+    assert all(one is other for one, other in zip(weights, module.parameters(), strict=True))
+    for training in (True, False):
+        one, other = (each.train(training) for each in (module[:2], plain[:2]))
+        assert torch.equal(one(x), other(x))
+        assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+    assert type(SyncBatchNorm.convert_sync_batchnorm(nn.BatchNorm2d(2))) is SyncBatchNorm
+    with pytest.raises(TypeError, match="module: expected a module, got 3"):
+        SyncBatchNorm.convert_sync_batchnorm(3)
+    with pytest.raises(ValueError, match=r"x: expected \(N, C, …\), got \(4,\)"):
+        module[0](torch.zeros(4))

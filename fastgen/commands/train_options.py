@@ -91,6 +91,7 @@ class Train(Recipe):
         "optimisation": (
             *("epochs", "batch_size", "lr", "schedule", "warmup", "optimizer", "betas", "weight_decay", "clip", "ema"),
             *("precision", "channels_last", "compile", "accumulate", "drop_last", "patience", "deterministic"),
+            "sync_batch_norm",
         ),
         "data": (
             *("data", "image_size", "crop", "grey", "levels", "flip", "limit", "held_out", "held_out_limit"),

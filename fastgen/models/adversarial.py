@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import check_finite, check_instance, check_integer, check_number, check_option
+from .._draws import uniforms_of_batch
 from .._philox import uniforms
 from .._shadow import evaluated
 from ..conditions import Labels
@@ -107,7 +108,7 @@ class AdversarialModel(DecodingModel):
         """Integers (N, C, H, W) in [0, levels) → images as generator and discriminator know them, in [−1, 1]."""
         if self.settings.dequantize:
             x = values.to(next(self.parameters()).dtype)
-            return (x + torch.rand_like(x)) * (2 / self.levels) - 1
+            return ((x + uniforms_of_batch(len(x), tuple(x.shape[1:]), x)) * (2 / self.levels) - 1).to(x.dtype)
         return 2 * self.to_input(values) - 1
 
     def to_values(self, images: Tensor) -> Tensor:
@@ -115,17 +116,23 @@ class AdversarialModel(DecodingModel):
         return ((images + 1) * ((self.levels - 1) / 2)).clamp(0, self.levels - 1)
 
     def noise(self, n: int) -> Tensor:
-        """Z for training, (n, latent), from torch's generator."""
+        """Z for training, (n, latent): in a step that of an image depends on seed, step, player and place in the batch.
+
+        Outside of training it is from torch's generator.
+        """
         like = next(self.generator.parameters())
-        z = torch.randn(n, self.latent, device=like.device, dtype=like.dtype)
-        return z if self.prior == "normal" else (2 * torch.rand_like(z) - 1) * math.sqrt(3)
+        return self._codes_from(uniforms_of_batch(n, (self.latent,), like)).to(like.dtype)
 
     def draw_codes(self, n: int, seed: int, *, first: int = 0, temperature: float = 1.0) -> Tensor:
         """Z of ``n`` images, (n, latent): that of image i depends on (seed, first + i) alone."""
         like = next(self.generator.parameters())
         u = uniforms(seed, n, (self.latent,), first=first, device=like.device).to(like.dtype)
-        z = normals_from(u) if self.prior == "normal" else (2 * u - 1) * math.sqrt(3)
+        z = self._codes_from(u)
         return check_finite("temperature", temperature * z, f"one that leaves codes finite, not {temperature}")
+
+    def _codes_from(self, u: Tensor) -> Tensor:
+        """Uniform numbers in [0, 1) → z."""
+        return normals_from(u) if self.prior == "normal" else (2 * u - 1) * math.sqrt(3)
 
     def decode(self, z: Tensor, labels: Labels | None = None) -> Tensor:
         """The images of codes (N, latent), floating point (N, C, H, W) in [0, levels − 1]; as the modules' mode is."""

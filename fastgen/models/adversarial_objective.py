@@ -14,11 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import metrics
+from .._draws import uniforms_of_batch
 from .._shadow import shadow, uncast
 from ..conditions import Classes
 from ..data import Dataset
 from ..losses import clip_weights, gradient_penalty, r1_penalty
 from ..nn import check_double_backward
+from ..nn._records import alone
 from ..objective import Objective, Player
 from .adversarial_words import words
 from .discriminators import Judged
@@ -136,7 +138,7 @@ class AdversarialObjective(Objective):
             each.momentum = None  # a mean of all batches
         model.generator.train()
         batches, size = SETTLING
-        with torch.no_grad(), uncast():
+        with torch.no_grad(), uncast(), alone():
             for batch in range(batches):
                 z, labels = model.draw_codes(size, 0, first=batch * size), None
                 if model.classes is not None:
@@ -171,7 +173,8 @@ class AdversarialObjective(Objective):
             score = lambda x: self.judge(self.model.discriminator, x, labels).scores  # noqa: E731
             total: Tensor | float = 0.0
             if settings.gradient_penalty:
-                found = gradient_penalty(score, real, fake.to(real.dtype))
+                mix = uniforms_of_batch(len(real), (), real).to(real.dtype)
+                found = gradient_penalty(score, real, fake.to(real.dtype), mix)
                 told["gradient_penalty"] = found.detach()
                 total = total + settings.gradient_penalty * found
             if settings.r1:

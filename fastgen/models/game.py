@@ -9,8 +9,9 @@ from torch import nn
 
 from .._checks import check_flag, check_integer, check_number, check_option, describe
 from ..losses import LOSSES, AdversarialLoss
+from ..nn import SyncBatchNorm
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, SyncBatchNorm)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from .gated_activation import GatedActivation
 from .gated_residual_block import GatedResidualBlock
 from .masked_conv2d import MaskedConv2d
 from .rsample_kl import GaussianRSample
+from .sync_batch_norm import SyncBatchNorm
 
 __all__ = [
     "ConvTranspose2dBatchNorm",
@@ -17,5 +18,6 @@ __all__ = [
     "GatedResidualBlock",
     "GaussianRSample",
     "MaskedConv2d",
+    "SyncBatchNorm",
     "check_double_backward",
 ]

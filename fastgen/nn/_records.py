@@ -1,5 +1,8 @@
 """The ops' records of a layer, made from torch's modules as they are at a call."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch.distributed as dist
@@ -26,9 +29,24 @@ def batch_norm_of(bn: nn.BatchNorm2d | nn.SyncBatchNorm) -> BatchNorm:
     )  # fmt: skip
 
 
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, a batch norm's statistics are of this process alone: the others do not compute the same now."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
+
 def process_group_of(bn: nn.Module) -> Any:
-    """The processes that share the batch of a ``SyncBatchNorm``; None otherwise."""
-    if not isinstance(bn, nn.SyncBatchNorm) or not (dist.is_available() and dist.is_initialized()):
+    """The processes that share the batch of a ``SyncBatchNorm`` in training; None otherwise."""
+    if not hasattr(bn, "process_group") or not bn.training or _ALONE.get():
+        return None
+    if not (dist.is_available() and dist.is_initialized()):
         return None
     return bn.process_group or dist.group.WORLD
 

@@ -20,6 +20,7 @@ from ..ops._layouts import is_channels_last
 from ..ops._records import NONE, Activation
 from ._records import activation_of
 from .conv_transpose2d_bn import ConvTranspose2dBatchNorm, run_conv_transpose2d_bn
+from .sync_batch_norm import SyncBatchNorm
 
 SIGMOID = Activation("sigmoid")
 
@@ -63,7 +64,7 @@ def step_at(modules: Sequence[nn.Module], i: int, after: bool = False, everythin
 
 def _normalises(module: nn.Module, conv: nn.ConvTranspose2d) -> bool:
     known: Any = type(module)
-    return known in (nn.BatchNorm2d, nn.SyncBatchNorm) and bool(module.num_features == conv.out_channels)
+    return known in (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm) and bool(module.num_features == conv.out_channels)
 
 
 def run_sequence(

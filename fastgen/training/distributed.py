@@ -2,9 +2,10 @@
 
     torchrun --nproc-per-node 2 -m -- fastgen train vae --data mnist --run runs/vae
 
-Every process reads its part of every batch, and their gradients are averaged: the run is that of one process with the
-same batch size, to rounding, but for what is random inside the model and for statistics of a batch, as batch
-normalisation's. The first process writes; the others wait. The run's folder must be one that all of them see.
+Every process reads its part of every batch, and their gradients are averaged; a batch norm's statistics are those of
+the whole batch, unless ``Recipe.sync_batch_norm`` is off; games draw the noise of an image by its place in the batch.
+So the run is that of one process with the same batch size, to rounding, but for what else is random inside the model.
+The first process writes; the others wait. The run's folder must be one that all of them see.
 """
 
 import atexit
@@ -114,6 +115,12 @@ def largest(number: int) -> int:
 def share(indices: np.ndarray) -> np.ndarray:
     """The part of a batch that this process reads: parts follow each other, and differ in size by one at most."""
     return indices if size() == 1 else np.array_split(indices, size())[rank()]
+
+
+def places(images: int) -> torch.Tensor:
+    """Which of the ``images`` images of a batch ``share`` gives to this process, int64; of none of them, the first."""
+    mine = share(np.arange(images))
+    return torch.from_numpy(mine if len(mine) else np.zeros(1, np.int64))
 
 
 def first_only(action: Callable[[], object]) -> None:

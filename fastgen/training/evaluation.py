@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import measures as meanings
 from .._checks import check_instance, check_integer, check_number, describe
+from .._draws import batch_of
 from .._extras import require
 from ..data import Dataset
 from ..measures import Measure, plus_minus
@@ -198,11 +199,15 @@ def evaluate(
     dataset = told_to(model, dataset)
     check_told(model, dataset, "dataset")
     device = next(model.parameters()).device
-    order = np.arange(len(dataset))[distributed.rank() :: distributed.size()]
+    whole = np.arange(len(dataset))
+    batches = [whole[i : i + batch_size] for i in range(0, len(dataset), batch_size)]  # whole ones, as one process has
+    mine = batches[distributed.rank() :: distributed.size()]
     parts: list[dict[str, Tensor]] = []
-    with _evaluating(model), set_aside(distributed.seed_of(seed), device), _bar(title, len(order)) as advance:
-        for values, condition in dataset.batches(batch_size, device, order):
-            found = measures(values, condition)
+    with _evaluating(model), set_aside(distributed.seed_of(seed), device), _bar(title, sum(map(len, mine))) as advance:
+        for order in mine:
+            ((values, condition),) = dataset.batches(batch_size, device, order)
+            with batch_of(seed, 0, "held out", torch.from_numpy(order)):
+                found = measures(values, condition)
             check_measures(found, len(values))
             parts.append({name: numbers.double().cpu() for name, numbers in found.items()})
             advance(len(values))

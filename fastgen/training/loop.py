@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from .._checks import check_instance
 from .._extras import require
 from ..data import Dataset
+from ..nn import SyncBatchNorm
 from . import batch, checkpoint, distributed, randomness, resuming
 from .checks import check_batch, check_data, check_parts
 from .ema import EMA
@@ -55,6 +56,8 @@ class Trainer:
         check_instance("recipe", recipe, Recipe, "a Recipe")
         check_parts(recipe)
         self.model = model.to(memory_format=torch.channels_last) if recipe.channels_last else model
+        if recipe.sync_batch_norm and distributed.size() > 1:
+            SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.recipe = recipe
         self.run = run
         self.objective = objective or objective_of(model)
@@ -239,7 +242,7 @@ class Trainer:
                 continue
             if len(self.players) > 1:
                 player.toggle()
-            losses = player.gradient(values, condition, mine, images, here.step / steps)
+            losses = player.gradient(values, condition, mine, images, here.step / steps, here.step)
             losses.step = here.step + 1
             self.monitor.pending.append(losses)
             if values.device.type == "cpu":

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..nn._records import alone
 from . import diagnosis, distributed, randomness
 from .diagnosis import NonFiniteError
 from .player_optimizer import PlayerOptimizer, StepLosses
@@ -127,7 +128,7 @@ class LossMonitor:
             self.before(),
         ]
         if player is not None:  # before the move: weights are as they were, gradients and images are at hand
-            with randomness.set_aside(self.recipe.seed, values.device), player.autocast():
+            with randomness.set_aside(self.recipe.seed, values.device), player.autocast(), alone():
                 found = diagnosis.activations(self.model, partial(player.player.losses, values, condition, 1.0))
             said.append(f"largest activations: {found}")
             said.append(f"largest gradients: {diagnosis.largest((name, p.grad) for name, p in named)}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
+from ..nn._records import alone
 from . import distributed
 from .checks import told_to
 from .objective import Objective
@@ -60,7 +61,7 @@ def measure(objective: Objective, recipe: Recipe, device: torch.device, train: D
         with torch.no_grad():
             objective.evaluate(objective.model, values, condition)
 
-    with set_aside(recipe.seed, device):
+    with set_aside(recipe.seed, device), alone():
         objective.model.train()
         training = _seconds(work, train, most, device) * sum(player.steps for player in players)
         training /= turns * len(players)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .._alike import check_keys
+from .._draws import batch_of
 from . import batch, distributed
 from .checks import check_losses
 from .objective import Losses, Objective, Player
@@ -103,10 +104,13 @@ class PlayerOptimizer:
         """The recipe's precision."""
         return self.recipe.autocast(self.device)
 
-    def gradient(self, values: Tensor, condition: Any, mine: int, images: int, progress: float) -> StepLosses:
+    def gradient(
+        self, values: Tensor, condition: Any, mine: int, images: int, progress: float, step: int = 0
+    ) -> StepLosses:
         """Compute the gradient of the mean loss over the ``images`` images of a step, of which ``mine`` are here.
 
-        Where there are none here, one image that counts nothing keeps this process in step with the others.
+        Where there are none here, one image that counts nothing keeps this process in step with the others. ``step``
+        (from 0) is what random numbers of images depend on.
         """
         player, recipe = self.player, self.recipe
         self.optimizer.zero_grad()
@@ -114,9 +118,10 @@ class PlayerOptimizer:
         scale /= values[0].numel() if player.per_dimension else 1
         parts = min(recipe.accumulate, len(values))
         sums: Tensor | None = None
+        places = distributed.places(images)[: len(values)].tensor_split(parts)
         for part, (x, y) in enumerate(batch.parts(values, condition, parts)):
             with self._hooks_wait() if part < parts - 1 else contextlib.nullcontext():
-                with self.autocast():
+                with self.autocast(), batch_of(recipe.seed, step, player.name, places[part]):
                     losses = self.terms(x, y, progress)
                 if not self._checked:
                     check_losses(losses, len(x), player.name)

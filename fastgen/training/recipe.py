@@ -48,6 +48,8 @@ class Recipe:
     """Of products and convolutions in training, by autocast; weights and evaluation stay in float32."""
     channels_last: bool = False
     """Keep colours innermost in memory, which convolutions in half precision like."""
+    sync_batch_norm: bool = True
+    """Where several processes train, take batch norm's statistics from the whole batch, as one process would."""
     compile: bool = False
     """Compile the losses with torch.compile; the first steps then take a minute."""
     flip: bool = False
@@ -69,7 +71,7 @@ class Recipe:
             object.__setattr__(self, name, check_integer(name, getattr(self, name)))
         for name in ("lr", "weight_decay", "ema", "clip", "max_minutes"):
             object.__setattr__(self, name, check_number(name, getattr(self, name)))
-        for name in ("drop_last", "channels_last", "compile", "flip", "deterministic"):
+        for name in ("drop_last", "channels_last", "sync_batch_norm", "compile", "flip", "deterministic"):
             check_flag(name, getattr(self, name))
         for name in ("optimizer", "schedule", "precision"):
             check_instance(name, getattr(self, name), str, "a word")
