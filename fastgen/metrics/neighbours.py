@@ -11,7 +11,7 @@ from .._checks import check_device, check_finite, check_integer, check_number, c
 BLOCK = 8192
 """Examples to which distances are in memory at once, at most."""
 DISTANCES = 2**25
-"""Distances that are in memory at once, at most."""
+"""Distances that are in memory at once, at most, and numbers of the examples to which they are."""
 
 
 def nearest(images: Tensor, among: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
@@ -183,7 +183,7 @@ def _squares(a: Tensor, b: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Squared distances float64 (N, ·) of all of ``a`` to blocks of ``b``, with the first index of each."""
     origin = b[:1].double()  # near it nothing cancels
     a = a.double() - origin
-    step = max(1, min(BLOCK, DISTANCES // max(1, len(a))))
+    step = max(1, min(BLOCK, DISTANCES // max(1, *a.shape)))
     for first in range(0, len(b), step):
         part = b[first : first + step].double() - origin
         yield first, (a**2).sum(1, keepdim=True) - 2 * a @ part.T + (part**2).sum(1)

@@ -172,7 +172,7 @@ class Reference:
     def _trained_on(self) -> tuple[Tensor, Tensor]:
         """What copies are looked for among: pixels, and features."""
         values = self.trained_on.values
-        return self._pixels(values), self.classifier.features(values)[0]
+        return values.flatten(1), self.classifier.features(values)[0]
 
     def _copies(self, drawn: Tensor, features: Tensor) -> Copies:
         pixels, deep = self._trained_on
@@ -180,14 +180,11 @@ class Reference:
             :COPIES
         ]  # files may be sorted
         return Copies(
-            pixels=copy_rate(self._pixels(drawn[some]), self._pixels(self.images.values[some]), pixels),
+            pixels=copy_rate(drawn[some].flatten(1), self.images.values[some].flatten(1), pixels),
             features=copy_rate(features[some], self._real[0][some], deep),
             drawn=len(some),
             among=len(self.trained_on),
         )
-
-    def _pixels(self, values: Tensor) -> Tensor:
-        return values.flatten(1).float() / (self.images.levels - 1)
 
     def _floor_images(self) -> dict[str, Tensor]:
         top, generator = self.images.levels - 1, torch.Generator().manual_seed(self.seed)
