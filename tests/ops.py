@@ -174,11 +174,16 @@ def assert_compiles(ops: Sequence[Any], function: Callable[..., Any], *inputs: T
     _assert_among(ops, nodes, backward=True)
 
 
-def assert_no_double_backward(function: Callable[..., Any], x: Tensor, name: str) -> None:
-    x = x.detach().requires_grad_()
-    (grad,) = torch.autograd.grad(_tuple(function(x))[0].square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match=f"{name}: double backward is not supported"):
-        grad.sum().backward()
+def assert_second_order(function: Callable[..., Any], *inputs: Tensor) -> None:
+    """Gradients of gradients agree with finite differences; ``inputs`` are float64.
+
+    Gradients that will be differentiated are computed in another form than those that will not, and are the same.
+    """
+    leaves = [t.detach().requires_grad_() for t in inputs]
+    loss = _sum_of_squares(function(*leaves))
+    once = torch.autograd.grad(loss, leaves, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(loss, leaves, create_graph=True), once)
+    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
 
 
 def assert_no_forward_mode(function: Callable[..., Any], x: Tensor) -> None:

@@ -22,11 +22,11 @@ from ops import (
     assert_compiles,
     assert_gradcheck,
     assert_gradients,
-    assert_no_double_backward,
     assert_no_forward_mode,
     assert_op_parity,
     assert_opcheck,
     assert_raises,
+    assert_second_order,
 )
 from parity import DTYPES, channels_last
 from transposed import APPLY, FINALIZE, NAMES, running
@@ -113,9 +113,11 @@ def test_compile(device: str) -> None:
     assert_compiles(ops, lambda *args: ours(*args, "tanh"), *inputs((3, 7, 5, 2), torch.float32, device))
 
 
-def test_unsupported_derivatives_raise() -> None:
-    y, *rest = inputs((3, 7, 5, 2), torch.float32, "cpu")
-    assert_no_double_backward(lambda y: ours(y, *rest, "tanh"), y, "batch_norm_apply_backward")
+def test_second_order_but_not_forward_mode() -> None:
+    y, *rest = inputs((3, 7, 5, 2), torch.float64, "cpu")
+    for activation in ACTIVATIONS:
+        assert_second_order(lambda *args, a=activation: ours(*args, a), y, *rest)
+    assert_second_order(STATISTICS, y)
     assert_no_forward_mode(lambda y: ours(y, *rest, "tanh"), y)
 
 

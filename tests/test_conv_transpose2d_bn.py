@@ -21,12 +21,12 @@ from ops import (
     assert_compiles,
     assert_gradcheck,
     assert_gradients,
-    assert_no_double_backward,
     assert_no_forward_mode,
     assert_op_parity,
     assert_opcheck,
     assert_raises,
     assert_runs,
+    assert_second_order,
 )
 from parity import DTYPES, LAYOUTS, assert_parity, assert_same_layout, channels_last
 from rounding import Moved
@@ -144,16 +144,23 @@ def test_compile(training: bool, device: str) -> None:
         assert_compiles(expected, ours(CASES[name], buffers, training, "relu"), *arguments(CASES[name], device=device))
 
 
-def test_unsupported_derivatives_raise() -> None:
-    weight = torch.randn(6, 10, 4, 4)
+def test_second_order_but_not_forward_mode() -> None:
+    """In training, folded and by running statistics, and of two layers, the second normalising on its load."""
+    for name, activation in zip(("doubling", "product", "to an image", "grouped"), ACTIVATIONS, strict=True):
+        x, *rest = arguments(CASES[name], torch.float64)
+        buffers = running(CASES[name][0][2], torch.float64)
+        for training in (True, False):
+            assert_second_order(ours(CASES[name], buffers, training, activation, training), x[:3], *rest)
 
-    def function(x: Tensor) -> Tensor:
-        batch_norm = BatchNorm(None, None, None, None, training=True)
-        return run_layer(x, Convolution(weight, None, 2, 1), batch_norm, Activation("relu"), True).materialize()
+    def two(x: Tensor, weight: Tensor, *vectors: Tensor) -> Tensor:
+        layer = Convolution(weight, None, 2, 1), BatchNorm(*vectors, None, None, training=True)
+        y = run_layer(x, *layer, Activation(activation, 0.2), True)
+        return run_layer(y, *layer, NONE, True).materialize()
 
-    x = torch.randn(2, 6, 3, 5)
-    assert_no_double_backward(function, x, "conv_transpose2d_bn_backward")
-    assert_no_forward_mode(function, x)
+    activation = "leaky_relu"
+    x, weight, _, *vectors = arguments(CASES["Cin == Cout"], torch.float64)
+    assert_second_order(two, x[:2], weight, *vectors)
+    assert_no_forward_mode(lambda x: two(x, weight, *vectors), x)
 
 
 def test_errors() -> None:

@@ -18,12 +18,12 @@ from ops import (
     assert_compiles,
     assert_gradcheck,
     assert_gradients,
-    assert_no_double_backward,
     assert_no_forward_mode,
     assert_op_parity,
     assert_opcheck,
     assert_raises,
     assert_runs,
+    assert_second_order,
 )
 from parity import DTYPES, LAYOUTS, channels_last
 from pixelcnnpp import literal_log_likelihood
@@ -91,10 +91,10 @@ def test_compile(device: str) -> None:
     assert_compiles([OP], lambda p: discretized_logistic_mixture(p, values), params)
 
 
-def test_unsupported_derivatives_raise() -> None:
-    params, values, _ = pixels((1, 1, 2, 3, 3))
-    name = "discretized_logistic_mixture_backward"
-    assert_no_double_backward(lambda p: discretized_logistic_mixture(p, values), params, name)
+def test_second_order_but_not_forward_mode() -> None:
+    for colors in (1, 3):
+        params, values, _ = pixels((1, colors, 2, 3, 3))
+        assert_second_order(lambda p, v=values: discretized_logistic_mixture(p, v), params.double())
     assert_no_forward_mode(lambda p: discretized_logistic_mixture(p, values), params)
 
 

@@ -14,14 +14,14 @@ from ops import (
     assert_compiles,
     assert_gradcheck,
     assert_gradients,
-    assert_no_double_backward,
     assert_no_forward_mode,
     assert_op_parity,
     assert_opcheck,
     assert_raises,
     assert_runs,
+    assert_second_order,
 )
-from parity import DTYPES, LAYOUTS
+from parity import DTYPES, LAYOUTS, channels_last
 from samplers import assert_same_as_naive
 
 OP = torch.ops.fastgen.gated_residual_block.default
@@ -109,9 +109,10 @@ def test_each_input_may_be_the_only_one_with_a_gradient(device: str) -> None:
         assert torch.equal(grad, expected)
 
 
-def test_unsupported_derivatives_raise() -> None:
-    x, *weights = arguments((1, 3, 4, 4, 3, 3), torch.float32, "cpu")
-    assert_no_double_backward(lambda t: gated_residual_block(t, *weights), x, "gated_residual_block_backward")
+def test_second_order_but_not_forward_mode() -> None:
+    x, *weights = arguments((1, 3, 4, 4, 3, 3), torch.float64, "cpu")
+    assert_second_order(gated_residual_block, x, *weights)
+    assert_second_order(lambda t: gated_residual_block(t, *weights), channels_last(x))
     assert_no_forward_mode(lambda t: gated_residual_block(t, *weights), x)
 
 

@@ -15,12 +15,12 @@ from ops import (
     assert_compiles,
     assert_gradcheck,
     assert_gradients,
-    assert_no_double_backward,
     assert_no_forward_mode,
     assert_op_parity,
     assert_opcheck,
     assert_raises,
     assert_runs,
+    assert_second_order,
 )
 from parity import DTYPES, LAYOUTS, channels_last
 
@@ -143,9 +143,14 @@ def test_each_input_may_be_the_only_one_with_a_gradient() -> None:
         assert torch.equal(grad, expected)
 
 
-def test_unsupported_derivatives_raise() -> None:
+def test_second_order_but_not_forward_mode() -> None:
+    x, weight, bias = (torch.randn(size, dtype=torch.float64) for size in ((1, 3, 4, 4), (6, 3, 3, 3), (6,)))
+    for activation, out in (("none", 6), ("relu", 6), ("elu", 6), ("concat_elu", 12), ("gated", 3)):
+        options = {"activation": activation, "color_groups": 3, "groups_order": "interleaved"}
+        given = (x, weight, bias, torch.randn(1, out, 4, 4, dtype=torch.float64))
+        assert_second_order(lambda x, w, b, r, o=options: masked_conv2d(x, w, b, residual=r, **o), *given)
+    assert_second_order(lambda x: masked_conv2d(x, weight, activation="elu"), 999 * x)  # no exponential overflows
     weight = torch.randn(4, 2, 3, 3)
-    assert_no_double_backward(lambda x: masked_conv2d(x, weight), torch.randn(1, 2, 4, 4), "masked_conv2d_backward")
     assert_no_forward_mode(lambda x: masked_conv2d(x, weight), torch.randn(1, 2, 4, 4))
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fastgen.ops import masked_conv2d_mask
-from fastgen.ops.masked_conv2d import _activate, masked_conv2d_backward_reference
+from fastgen.ops._masked_conv2d_activations import activate
+from fastgen.ops.masked_conv2d import masked_conv2d_backward_reference
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ def test_gradients_at_nan_and_zero_are_those_of_torch(activation: str, value: fl
     x, weight = torch.ones(1, 2, 2, 3), torch.ones(2, 2, 1, 1)
     args = (grad_y, pre, x, weight, "B", activation, 1, "contiguous", [False, False, True])
     leaf = pre.clone().requires_grad_()
-    (plain,) = torch.autograd.grad(_activate(leaf, activation), leaf, grad_y)
+    (plain,) = torch.autograd.grad(activate(leaf, activation), leaf, grad_y)
     for op in (torch.ops.fastgen.masked_conv2d_backward.default, masked_conv2d_backward_reference):
         torch.testing.assert_close(op(*args)[2], plain.sum((0, 2, 3)), equal_nan=True)
 

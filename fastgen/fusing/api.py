@@ -27,7 +27,7 @@ def fuse(model: nn.Module) -> FuseReport:
       ``fastgen.ops.rsample_kl``.
 
     The model stays the model: a swapped module is the same object with the same parameters, buffers and hooks, of a
-    subclass of its class. A second call swaps nothing. Gradients of what was swapped are of first order.
+    subclass of its class. A second call swaps nothing. Gradients of what was swapped are of first and second order.
 
     Args:
         model: any module; changed in place. Parameters, buffers and random generators are not touched.

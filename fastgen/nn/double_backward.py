@@ -11,18 +11,6 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from .._checks import check_instance
 from ..ops._batch_norm_sync import is_shared
 from ._records import process_group_of
-from .conv_transpose2d_bn import ConvTranspose2dBatchNorm
-from .conv_transpose2d_chain import ConvTranspose2dChain
-from .discretized_logistic_mixture import DiscretizedLogisticMixture
-from .gated_activation import GatedActivation
-from .gated_residual_block import GatedResidualBlock
-from .masked_conv2d import MaskedConv2d
-from .rsample_kl import GaussianRSample
-
-_OURS = (
-    ConvTranspose2dBatchNorm, ConvTranspose2dChain, DiscretizedLogisticMixture, GatedActivation, GatedResidualBlock,
-    GaussianRSample, MaskedConv2d,
-)  # fmt: skip
 
 
 def check_double_backward(module: nn.Module, *inputs: Any) -> None:
@@ -55,8 +43,6 @@ def _refusing(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
             yield path, each, "is compiled: torch.compile has first derivatives only"
         elif isinstance(each, nn.SyncBatchNorm) and is_shared(process_group_of(each)):
             yield path, each, "shares its batch with other processes, which is differentiated once only"
-        elif isinstance(each, _OURS) or hasattr(each, "_fastgen_kind"):
-            yield path, each, "runs an op of fastgen's, which is differentiated once only"
 
 
 def _try(module: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -14,7 +14,7 @@ from .batch_norm import (
     Deferred,
     accumulator,
     apply_backward,
-    batch_norm_apply_reference,
+    loaded,
     per_channel,
 )
 from .conv_transpose2d import check_weight, conv_transpose2d, conv_transpose2d_backward, result_shape
@@ -63,15 +63,9 @@ class Backward(NamedTuple):
         return cls(Stored(*args[:5]), Deferred(*args[5:11]), convolution, Activation(*args[17:19]), args[19])
 
 
-def _loaded(x: Deferred) -> Tensor:
-    if x.center is None or x.scale is None:
-        return x.raw
-    return batch_norm_apply_reference(*x, True)  # type: ignore[arg-type]
-
-
 def conv_transpose2d_bn_reference(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     x, convolution, activation, take_statistics, channels_last = Forward.of(args)
-    y = activate_(conv_transpose2d(_loaded(x), convolution), activation)
+    y = activate_(conv_transpose2d(loaded(x), convolution), activation)
     y = y.contiguous(memory_format=layout(channels_last))
     mean, m2 = batch_norm_statistics_reference(y) if take_statistics else (y.new_empty(0), y.new_empty(0))
     return y, mean, m2
@@ -86,12 +80,14 @@ def total_gradient(stored: Stored, activation: Activation) -> Tensor:
     count = y.shape[0] * y.shape[2] * y.shape[3]
     center, slant, constant = map(per_channel, (mean, 2 * grad_m2, grad_mean / max(count, 1)))
     total = y - center
+    if torch.is_grad_enabled():  # out= has no gradient
+        return torch.addcmul(constant, total, slant).add(grad).to(y.dtype)
     return torch.addcmul(constant, total, slant, out=total).add_(grad).to(y.dtype)
 
 
 def conv_transpose2d_bn_backward_reference(*args: Any) -> tuple[Tensor, ...]:
     stored, x, convolution, activation, output_mask = Backward.of(args)
-    weight, z = convolution.weight, _loaded(x)
+    weight, z = convolution.weight, loaded(x)
     grad = total_gradient(stored, activation)
     grad_z, grad_weight, grad_bias = conv_transpose2d_backward(grad, z, convolution, output_mask)
     empty = stored.mean.new_empty
@@ -188,4 +184,5 @@ define_op(
     fake=_fake_backward,
     backward=None,
     contiguous=False,
+    composite=True,
 )

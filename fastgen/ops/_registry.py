@@ -40,6 +40,7 @@ def define_op(
     backward: Callable[..., Any] | None,
     setup_context: Callable[..., None] | None = None,
     contiguous: bool = True,
+    composite: bool = False,
     triton_float64: bool = False,
 ) -> None:
     """Define ``schema`` in the ``fastgen`` namespace.
@@ -56,6 +57,8 @@ def define_op(
         setup_context: ``setup_context(ctx, inputs, output)``, what the backward keeps.
         contiguous: the layout contract. True: results are contiguous, whoever computes them. False: the reference
             itself answers with the layout that ``fake`` states.
+        composite: whether the op is differentiated by running its reference in its place, which then has to consist of
+            operations that are differentiable themselves: what a backward op does for gradients of every order.
         triton_float64: whether the Triton kernel computes float64. Else the reference does, where the first argument is
             float64: consumer GPUs have hardly any units for it, and nobody trains in it.
     """
@@ -68,7 +71,8 @@ def define_op(
     if fake is not None:
         torch.library.register_fake(qualified, _on_one_device(name, fake))
     op = getattr(getattr(torch.ops, NAMESPACE), name).default
-    _LIBRARY.impl(name, _autograd_kernel(op, setup_context, backward or _not_differentiable(qualified)), "Autograd")
+    own = _function(op, setup_context, backward or _not_differentiable(qualified))
+    _LIBRARY.impl(name, _autograd_kernel(op, reference if composite and reference is not None else own), "Autograd")
     for key, source in kernels.items():
         if source.endswith("_triton.py") and HAS_TRITON:
             kernel = _triton_kernel(name, Path(source).stem)
@@ -100,10 +104,10 @@ def _except_in_float64(kernel: Callable[..., Any], reference: Callable[..., Any]
     return either
 
 
-def _autograd_kernel(
+def _function(
     op: Callable[..., Any], setup_context: Callable[..., None] | None, backward: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """What ``torch.library.register_autograd`` would register, without its share of the cost of a small op."""
+    """``op`` as a node of its own in the graph of gradients."""
 
     def forward(ctx: Any, *args: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
@@ -114,12 +118,18 @@ def _autograd_kernel(
 
     members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     function: Any = type(str(op).replace(".default", "").replace(".", "_"), (torch.autograd.Function,), members)
+    apply: Callable[..., Any] = function.apply
+    return apply
+
+
+def _autograd_kernel(op: Callable[..., Any], differentiated: Callable[..., Any]) -> Callable[..., Any]:
+    """What ``torch.library.register_autograd`` would register, without its share of the cost of a small op."""
 
     def kernel(*args: Any) -> Any:
         if forward_ad._current_level >= 0 and any(_has_tangent(arg) for arg in args):
             raise RuntimeError(f"{op}: forward-mode differentiation is not supported")
         if torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
-            return function.apply(*args)
+            return differentiated(*args)
         with torch._C._AutoDispatchBelowAutograd():
             return op(*args)
 

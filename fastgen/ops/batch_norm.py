@@ -134,6 +134,7 @@ define_op(
         m2.new_empty(0) if weight is None else torch.empty_like(weight),
     ),
     backward=None,
+    composite=True,
 )
 
 
@@ -147,11 +148,24 @@ def batch_norm_apply_reference(
     return activate_(z, Activation(activation, slope)).contiguous(memory_format=layout(channels_last))
 
 
+def loaded(x: Deferred) -> Tensor:
+    """What ``x`` stands for, in channels_last, in plain torch; as the op where a gradient will be taken of it.
+
+    Torch's batch norm has no gradient to a mean that it is given.
+    """
+    raw, center, scale, shift = x[:4]
+    if center is None or scale is None:
+        return raw
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in x[:4]):
+        return x.materialize(True)
+    return batch_norm_apply_reference(raw, center, scale, shift, *x[4:], True)
+
+
 def batch_norm_apply_backward_reference(
     grad_z: Tensor, y: Tensor, center: Tensor, scale: Tensor, shift: Tensor | None, activation: str, slope: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients to y, center, scale, shift."""
-    z = batch_norm_apply_reference(y, center, scale, shift, activation, slope, True)
+    z = loaded(Deferred(y, center, scale, shift, activation, slope))
     return apply_backward(grad_z, z, y, center, scale, Activation(activation, slope))
 
 
@@ -163,7 +177,8 @@ def apply_backward(
     grad = activate_backward(grad_z, z, activation)
     grad_shift = grad.sum(PIXELS, dtype=scale.dtype)
     grad_scale = (y - per_channel(center)).mul_(grad).sum(PIXELS)
-    in_place = grad.mul_ if grad is not grad_z and grad.dtype == scale.dtype else grad.mul
+    own = grad is not grad_z and not grad.requires_grad and grad.dtype == scale.dtype
+    in_place = grad.mul_ if own else grad.mul
     grad_y = in_place(per_channel(scale)).to(y.dtype)
     return grad_y.contiguous(memory_format=torch.channels_last), -scale * grad_shift, grad_scale, grad_shift
 
@@ -206,5 +221,6 @@ define_op(
     reference=batch_norm_apply_backward_reference,
     fake=_apply_backward_fake,
     backward=None,
+    composite=True,
     contiguous=False,
 )

@@ -65,8 +65,8 @@ def batch_norm_activation(
         ValueError: a shape or an option does not fit, or there is one value per channel; says what was expected.
         TypeError: ``x`` or a vector is of another dtype.
 
-    Gradients: first order, to x, weight and bias, through the statistics; double backward raises, but for float32 and
-    float64 in training on a CPU, where the formula runs in torch's two functions.
+    Gradients: first and second order, to x, weight and bias, through the statistics; first only where processes share
+    the batch.
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
     """

@@ -101,8 +101,8 @@ def conv_transpose2d_bn(
         ValueError: a shape or an option does not fit, or there is one value per channel; says what was expected.
         TypeError: dtypes differ or are others. Under autocast x, weight and bias are cast, as nn.ConvTranspose2d does.
 
-    Gradients: first order, to x, weight, bias, bn_weight and bn_bias, through the statistics; double backward raises,
-    but for float32 and float64 in training on a CPU, where the formula runs as it stands above.
+    Gradients: first and second order, to x, weight, bias, bn_weight and bn_bias, through the statistics; first only
+    where processes share the batch.
 
     Source: Radford et al. 2016, arXiv:1511.06434; Ioffe and Szegedy 2015, arXiv:1502.03167; statistics of parts are
     combined as in Chan, Golub and LeVeque 1979.

@@ -64,7 +64,7 @@ def _terms(params: Tensor, values: Tensor, levels: int) -> _Terms:
     centered, half = inverse_scales * (x - means), inverse_scales / (levels - 1)
     upper, lower = half + centered, half - centered  # distances from the bin's edges, both positive inside the bin
     width = (2 * half).clamp(min=_TINY)
-    fraction = -torch.expm1(-width) / width
+    fraction = _fraction(width)
     middle = math.log(2 / (levels - 1)) - log_scales + torch.log(fraction)  # log(1 − exp(−width)), never of zero
     log_probs = (
         torch.where(last, 0, F.logsigmoid(upper))
@@ -76,6 +76,16 @@ def _terms(params: Tensor, values: Tensor, levels: int) -> _Terms:
     grad_log_scales = -(upper * grad_upper + lower * grad_lower) - torch.where(first | last, 0, 1 / fraction - width)
     grad_log_scales = torch.where(parts[:, :, 1] < LOG_SCALE_MIN, 0, grad_log_scales)
     return _Terms(logits, log_probs, x, coeffs, inverse_scales * (grad_lower - grad_upper), grad_log_scales)
+
+
+def _fraction(width: Tensor) -> Tensor:
+    """(1 − exp(−width)) / width; near zero, where the derivatives of that cancel, its series Σ (−width)ⁿ / (n + 1)!."""
+    near = width < 0.1
+    far = torch.where(near, 1, width)
+    series = torch.ones_like(width)
+    for n in range(9, 0, -1):
+        series = 1 - width / (n + 1) * series
+    return torch.where(near, series, -torch.expm1(-far) / far)
 
 
 def discretized_logistic_mixture_reference(params: Tensor, values: Tensor, levels: int) -> Tensor:
@@ -137,6 +147,7 @@ define_op(
     fake=_fake_backward,
     backward=None,
     contiguous=False,
+    composite=True,
     triton_float64=True,
 )
 
@@ -177,7 +188,7 @@ def discretized_logistic_mixture(params: Tensor, values: Tensor, levels: int = 2
             break the graph. There, the likelihood of such a pixel is NaN.
         TypeError: ``params`` are of another dtype, or ``values`` are not integers.
 
-    Gradients: first order, to ``params``, in their layout; double backward raises. Below the clamp, the gradient of a
+    Gradients: first and second order, to ``params``, in their layout. Below the clamp, the gradient of a
     log-scale is exactly zero. Nothing but the arguments is kept for the backward pass.
 
     Source: Salimans, Karpathy, Chen and Kingma 2017, arXiv:1701.05517, eq. 2-3.

@@ -52,6 +52,7 @@ define_op(
     reference=gated_activation_backward_reference,
     fake=_fake_backward,
     backward=None,
+    composite=True,
 )
 
 
@@ -75,7 +76,7 @@ def gated_activation(x: Tensor) -> Tensor:
         ValueError: ``x`` has fewer than two dimensions or an odd number of channels.
         TypeError: ``x`` has another dtype.
 
-    Gradients: first order; double backward raises.
+    Gradients: first and second order.
 
     Source: van den Oord et al. 2016, arXiv:1606.05328, eq. 2.
     """

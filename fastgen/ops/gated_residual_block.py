@@ -10,6 +10,7 @@ from ._dtypes import autocast_dtype, check_dense
 from ._layouts import layout_of
 from ._masked_conv2d_checks import check_masked_conv2d, check_taps
 from ._registry import define_op
+from .masked_conv2d import convolution_backward
 
 KERNELS = {"CUDA": "fastgen/ops/gated_residual_block_triton.py"}
 
@@ -57,7 +58,7 @@ def gated_residual_block_backward_reference(
             grad_gated, preactivation, x, weight, mask, "gated", *colors, [want_x, want_weight, want_bias]
         )
     if want_x:
-        grad_x.add_(grad_y)  # of the residual
+        grad_x = grad_x.add_(grad_y)  # of the residual
     return grad_x, grad_weight, grad_bias, grad_weight_out, grad_bias_out
 
 
@@ -94,14 +95,18 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(x, weight, weight_out, output[1])
 
 
-def _backward(ctx: Any, grad_y: Tensor | None, grad_preactivation: None) -> tuple[Tensor | None, ...]:
-    if grad_y is None:
-        return (None,) * 9
+def _backward(ctx: Any, grad_y: Tensor | None, grad_pre: Tensor | None) -> tuple[Tensor | None, ...]:
+    """``grad_pre``: where a gradient that was taken before is differentiated, which read the preactivation."""
     x, weight, weight_out, pre = ctx.saved_tensors
     needs = list(ctx.needs_input_grad[:5])
-    grads = torch.ops.fastgen.gated_residual_block_backward.default(
-        grad_y, pre, x, weight, weight_out, *ctx.options, needs
-    )
+    mask, *colors = ctx.options
+    grads: list[Tensor | None] = [None] * 5
+    if grad_y is not None:
+        backward = torch.ops.fastgen.gated_residual_block_backward.default
+        grads[:] = backward(grad_y, pre, x, weight, weight_out, mask, *colors, needs)
+    if grad_pre is not None:
+        inner = convolution_backward(grad_pre, x, weight, mask, "gated", *colors, needs[:3])
+        grads[:3] = [one if other is None else one + other for one, other in zip(inner, grads[:3], strict=True)]
     return *(grad if need else None for grad, need in zip(grads, needs, strict=True)), None, None, None, None
 
 
@@ -123,6 +128,7 @@ define_op(
     fake=_fake_backward,
     backward=None,
     contiguous=False,
+    composite=True,
 )
 
 
@@ -166,7 +172,7 @@ def gated_residual_block(
         ValueError: a shape or an option does not fit; says which, expected and got.
         TypeError: dtypes differ or are others. Under autocast all are cast, as nn.Conv2d casts them.
 
-    Gradients: first order, to x, both weights and both biases; double backward raises.
+    Gradients: first and second order, to x, both weights and both biases.
 
     Source: van den Oord et al. 2016, arXiv:1606.05328, section 2.1 and figure 2, without the vertical stack.
     """

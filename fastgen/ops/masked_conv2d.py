@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ._dtypes import autocast_dtype, check_dense
 from ._layouts import layout_of
+from ._masked_conv2d_activations import activate, activate_backward
 from ._masked_conv2d_checks import check_masked_conv2d, check_options, check_taps, check_weight
 from ._registry import define_op
 
@@ -51,32 +52,6 @@ def _live(weight: Tensor, mask: Tensor) -> Tensor:
     return weight.masked_fill(mask == 0, 0)
 
 
-def _activate(pre: Tensor, activation: str) -> Tensor:
-    if activation == "relu":
-        return F.relu(pre)
-    if activation == "elu":
-        return F.elu(pre)
-    if activation == "concat_elu":
-        return F.elu(torch.cat((pre, -pre), dim=1))
-    if activation == "gated":
-        a, b = pre.chunk(2, dim=1)
-        return torch.tanh(a) * torch.sigmoid(b)
-    return pre
-
-
-def _activate_backward(grad_y: Tensor, pre: Tensor, activation: str) -> Tensor:
-    if activation == "relu":  # a NaN passes the gradient, as in torch
-        return torch.where(pre <= 0, 0, grad_y)
-    if activation == "elu":
-        return torch.where(pre > 0, grad_y, grad_y * torch.exp(pre))
-    if activation == "concat_elu":
-        plus, minus = grad_y.chunk(2, dim=1)
-        return torch.where(pre > 0, plus - minus * torch.exp(-pre), plus * torch.exp(pre) - minus)
-    if activation == "gated":
-        return torch.ops.fastgen.gated_activation_backward.default(grad_y, pre)
-    return grad_y
-
-
 def masked_conv2d_reference(
     x: Tensor,
     weight: Tensor,
@@ -90,7 +65,7 @@ def masked_conv2d_reference(
 ) -> tuple[Tensor, Tensor]:
     live = _live(weight, masked_conv2d_mask(weight, mask, activation, color_groups, groups_order))
     pre = F.conv2d(x, live, bias, padding=(weight.shape[2] // 2, weight.shape[3] // 2))
-    y = _activate(pre, activation)
+    y = activate(pre, activation)
     if residual is not None:
         y = y + residual
     layout = layout_of(x)
@@ -109,11 +84,17 @@ def masked_conv2d_backward_reference(
     groups_order: str,
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    live_taps = masked_conv2d_mask(weight, mask, activation, color_groups, groups_order)
+    grad = activate_backward(grad_y, preactivation, activation)
+    return convolution_backward(grad, x, weight, mask, activation, color_groups, groups_order, output_mask)
+
+
+def convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """From the gradient to the preactivation; ``options``: those of ``masked_conv2d_backward``, as it lists them."""
+    *taps, output_mask = options
+    live_taps = masked_conv2d_mask(weight, *taps)
     padding = [weight.shape[2] // 2, weight.shape[3] // 2]
     grads = torch.ops.aten.convolution_backward.default(
-        _activate_backward(grad_y, preactivation, activation), x, _live(weight, live_taps), [weight.shape[0]],
-        [1, 1], padding, [1, 1], False, [0, 0], 1, output_mask,
+        grad, x, _live(weight, live_taps), [weight.shape[0]], [1, 1], padding, [1, 1], False, [0, 0], 1, output_mask,
     )  # fmt: skip
     grad_x, grad_weight, grad_bias = (x.new_empty(0) if grad is None else grad for grad in grads)
     if output_mask[0]:
@@ -149,15 +130,21 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(x, weight, output[1])
 
 
-def _backward(ctx: Any, grad_y: Tensor | None, grad_preactivation: None) -> tuple[Tensor | None, ...]:
-    if grad_y is None:
+def _backward(ctx: Any, grad_y: Tensor | None, grad_pre: Tensor | None) -> tuple[Tensor | None, ...]:
+    """``grad_pre``: where a gradient that was taken before is differentiated, which read the preactivation."""
+    if grad_y is None and grad_pre is None:
         return (None,) * 9
     x, weight, preactivation = ctx.saved_tensors
     needs = list(ctx.needs_input_grad[:3])
     grad_residual = grad_y if ctx.needs_input_grad[3] else None
     if not any(needs):  # nothing was kept for them either
         return None, None, None, grad_residual, None, None, None, None, None
-    grads = torch.ops.fastgen.masked_conv2d_backward.default(grad_y, preactivation, x, weight, *ctx.options, needs)
+    if grad_pre is None:
+        grads = torch.ops.fastgen.masked_conv2d_backward.default(grad_y, preactivation, x, weight, *ctx.options, needs)
+    else:
+        if grad_y is not None:
+            grad_pre = grad_pre + activate_backward(grad_y, preactivation, ctx.options[1])
+        grads = convolution_backward(grad_pre, x, weight, *ctx.options, needs)
     grad_x, grad_weight, grad_bias = (grad if need else None for grad, need in zip(grads, needs, strict=True))
     return grad_x, grad_weight, grad_bias, grad_residual, None, None, None, None, None
 
@@ -180,6 +167,7 @@ define_op(
     fake=_fake_backward,
     backward=None,
     contiguous=False,
+    composite=True,
 )
 
 
@@ -225,7 +213,7 @@ def masked_conv2d(
         ValueError: a shape, ``mask``, ``activation`` or ``groups_order`` does not fit; says which, expected and got.
         TypeError: dtypes differ or are others. Under autocast all are cast, as nn.Conv2d casts them.
 
-    Gradients: first order, to x, weight, bias and residual; double backward raises. Sums have a fixed order: the same
+    Gradients: first and second order, to x, weight, bias and residual. Sums have a fixed order: the same
     call gives the same bits. On CUDA float64 is the reference: torch's convolution of the weight times its mask.
 
     Source: van den Oord et al. 2016, arXiv:1601.06759, section 3.4; the gate: arXiv:1606.05328, eq. 2; concat_elu:

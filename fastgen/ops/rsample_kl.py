@@ -73,6 +73,7 @@ define_op(
     reference=rsample_kl_backward_reference,
     fake=_fake_backward,
     backward=None,
+    composite=True,
 )
 
 
@@ -103,7 +104,7 @@ def rsample_kl(mu: Tensor, logvar: Tensor, seed: Tensor | int) -> tuple[Tensor, 
         ValueError: shapes or devices differ, ``mu`` is a scalar, or ``seed`` has more than one element.
         TypeError: dtypes differ (under autocast the wider one is taken) or are others, or ``seed`` is not int64.
 
-    Gradients: first order; double backward raises.
+    Gradients: first and second order, for the same noise.
 
     Source: Kingma and Welling 2014, arXiv:1312.6114, section 2.4 (the reparameterisation) and appendix B (the KL).
     """
