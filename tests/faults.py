@@ -96,7 +96,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("no residual", 'convolve(gated, weight_out, bias_out, x, "B"',
              'convolve(gated, weight_out, bias_out, None, "B"'),
             ("no gradient through the residual", "grad_x.add_(grad_y)", "grad_x.add_(0)"),
-            ("a gradient of a gradient forgets the preactivation", "if grad_pre is not None:", "if False:"),
+            ("a gradient of a gradient forgets the preactivation", "if grad_pre is not None and", "if False and"),
             ("the 1×1 convolution forgets the colours", 'x, "B", "none", color_groups, groups_order, False)',
              'x, "B", "none", 1, groups_order, False)'),
             ("mask A in the backward of the 1×1 convolution", 'weight_out, "B", "none", *colors,',

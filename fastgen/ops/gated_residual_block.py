@@ -104,7 +104,7 @@ def _backward(ctx: Any, grad_y: Tensor | None, grad_pre: Tensor | None) -> tuple
     if grad_y is not None:
         backward = torch.ops.fastgen.gated_residual_block_backward.default
         grads[:] = backward(grad_y, pre, x, weight, weight_out, mask, *colors, needs)
-    if grad_pre is not None:
+    if grad_pre is not None and pre.numel():
         inner = convolution_backward(grad_pre, x, weight, mask, "gated", *colors, needs[:3])
         grads[:3] = [one if other is None else one + other for one, other in zip(inner, grads[:3], strict=True)]
     return *(grad if need else None for grad, need in zip(grads, needs, strict=True)), None, None, None, None

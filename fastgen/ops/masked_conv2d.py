@@ -132,9 +132,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward(ctx: Any, grad_y: Tensor | None, grad_pre: Tensor | None) -> tuple[Tensor | None, ...]:
     """``grad_pre``: where a gradient that was taken before is differentiated, which read the preactivation."""
+    x, weight, preactivation = ctx.saved_tensors
+    grad_pre = grad_pre if preactivation.numel() else None  # without an activation it is empty
     if grad_y is None and grad_pre is None:
         return (None,) * 9
-    x, weight, preactivation = ctx.saved_tensors
     needs = list(ctx.needs_input_grad[:3])
     grad_residual = grad_y if ctx.needs_input_grad[3] else None
     if not any(needs):  # nothing was kept for them either
