@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen import metrics, quality
+from fastgen.conditions import Vector
 from fastgen.data import Dataset, load
 from fastgen.models import VAE, PixelCNN
 from fastgen.quality import FeatureClassifier, Quality, Reference, feature_classifier, score
@@ -246,6 +247,20 @@ def test_too_few_images_leave_numbers_out_with_the_reason() -> None:
         score(torch.full((3, 1, 8, 8), 17), test, train)
 
 
+class Teller(torch.nn.Module):
+    """Draws images of one value, which a vector tells."""
+
+    condition_kind = Vector(2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def sample(self, n: int, *, seed: int, first: int, condition: Tensor) -> Tensor:
+        assert len(condition) == n
+        return (seed + (condition[:, 0] * 10).long()).view(n, 1, 1, 1).expand(n, 1, 8, 8)
+
+
 def test_models_draw_what_they_are_told_of_the_real_images() -> None:
     train, test = digits()
     torch.manual_seed(0)
@@ -258,6 +273,11 @@ def test_models_draw_what_they_are_told_of_the_real_images() -> None:
     assert torch.equal(quality.draw(pixels, like, seed=4)[0].long(), pixels.sample(30, seed=4))
     found = score(vae, test, train, n=30, seed=4)
     assert found.as_dict() == score(quality.draw(vae, test.subset(30, 4), 4)[0], test, train, n=30, seed=4).as_dict()
+    vectors = torch.rand(30, 2)
+    drawn = quality.draw(Teller(), replace(like, labels=None, classes=None, condition=vectors), seed=2)[0]
+    assert torch.equal(drawn[:, 0, 0, 0].long(), 2 + (vectors[:, 0] * 10).long()), "a condition, as a label"
+    with pytest.raises(ValueError, match=r"model: expected to draw integers \(30, 1, 8, 8\) in \[0, 2\), got a tensor"):
+        quality.draw(Teller(), replace(like.quantise(2), labels=None, classes=None, condition=vectors), seed=2)
     with pytest.raises(ValueError, match="like: expected images with what VAE is told"):
         quality.draw(vae, unlabelled(like))
     with pytest.raises(TypeError, match="model: expected one that draws images, by sample, got Linear"):

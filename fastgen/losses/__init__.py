@@ -18,13 +18,6 @@ from .adversarial import (
     wasserstein_critic,
     wasserstein_generator,
 )
-from .began import (
-    began_balance,
-    began_convergence,
-    began_discriminator,
-    began_generator,
-    reconstruction_error,
-)
 from .information import categorical_information, gaussian_information
 from .penalties import clip_weights, gradient_penalty, r1_penalty
 
@@ -32,10 +25,6 @@ __all__ = [
     "EQUILIBRIUM",
     "LOSSES",
     "AdversarialLoss",
-    "began_balance",
-    "began_convergence",
-    "began_discriminator",
-    "began_generator",
     "categorical_information",
     "clip_weights",
     "gaussian_information",
@@ -48,7 +37,6 @@ __all__ = [
     "minimax_generator",
     "non_saturating_generator",
     "r1_penalty",
-    "reconstruction_error",
     "wasserstein_critic",
     "wasserstein_generator",
 ]

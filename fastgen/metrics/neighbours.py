@@ -10,7 +10,7 @@ from .._checks import check_device, check_finite, check_integer, check_number, c
 
 BLOCK = 8192
 """Examples to which distances are in memory at once, at most."""
-DISTANCES = 2**25
+DISTANCES = 2**23
 """Distances that are in memory at once, at most, and numbers of the examples to which they are."""
 
 
