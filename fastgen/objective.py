@@ -109,6 +109,14 @@ class Objective:
         """What a person should be told after an epoch, of which ``record`` has the numbers: a sentence each."""
         return []
 
+    def observe(self, player: Player, means: Mapping[str, Tensor]) -> None:
+        """Called before ``player`` moves, with the means of its losses over a step's images, of all processes.
+
+        Args:
+            player: whose losses they are.
+            means: by name, one number each, without a gradient; the same in every process.
+        """
+
     def after_move(self, player: Player, step: int) -> None:
         """Called when ``player`` has moved in step ``step`` (from 0): to clip its weights, say."""
 

@@ -13,7 +13,7 @@ import torch
 
 import tiny
 from fastgen.data import Dataset
-from fastgen.models import DCGAN
+from fastgen.models import BEGAN, DCGAN
 from fastgen.training import ElsewhereError, Recipe, Run, Trainer, distributed
 from fastgen.training.stopping import Stopped, on_signals
 
@@ -48,6 +48,9 @@ def build(what: str, run: Run | None = None, dtype: torch.dtype = torch.float32,
     if what == "gan":
         model = DCGAN(1, 3, latent=3, channels=2, image_size=16, game={"discriminator_steps": 2, "dequantize": True})
         return Trainer(model.to(dtype), dataclasses.replace(GAN, **changes), run)
+    if what == "began":
+        model = BEGAN(1, 3, latent=3, channels=2, image_size=4, balance={"gain": 0.3})
+        return Trainer(model.to(dtype), dataclasses.replace(GAME, **changes), run)
     model = tiny.Game(noise=False).to(dtype)
     return Trainer(model, dataclasses.replace(GAME, **changes), run, tiny.GameObjective(model))
 
@@ -133,6 +136,7 @@ def main(what: str, folder: Path) -> None:
             train("game", folder / "game")
             train("told", folder / "told")
             train("gan", folder / "gan")
+            train("began", folder / "began")
             train("game", folder / "stopped", epochs=1)
             signalled(folder / "signalled")
             (folder / f"failures{distributed.rank()}.txt").write_text(failures())

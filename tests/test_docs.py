@@ -34,6 +34,7 @@ SMALL = {
     "train gan": ["--hidden", "8", "--discriminator-hidden", "8", "--latent", "3"],
     "train dcgan": ["--channels", "4", "--latent", "3"],
     "train resnet-gan": ["--channels", "2", "--latent", "3"],
+    "train began": ["--channels", "2", "--latent", "3"],
     "sample": ["--n", "2"],
     "evaluate": ["--limit", "20"],
     "compare": [],

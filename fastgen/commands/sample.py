@@ -203,7 +203,7 @@ def _way(
             part.stop - part.start, seed=options.seed, temperature=options.temperature, first=first, **_of(part, told)
         )
 
-    return draw, "a forward of the decoder each"
+    return draw, f"a forward of the {'generator' if hasattr(model, 'generator') else 'decoder'} each"
 
 
 def _of(part: slice, told: dict[str, Any]) -> dict[str, Any]:

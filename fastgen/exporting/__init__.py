@@ -9,7 +9,6 @@ into the convolutions before them. What is written was loaded again and held aga
 
 from .agreement import BATCHES, Agreement
 from .export import Exported, export
-from .layers import plain
 from .parts import PARTS, Named, Part, parts_of
 
-__all__ = ["BATCHES", "PARTS", "Agreement", "Exported", "Named", "Part", "export", "parts_of", "plain"]
+__all__ = ["BATCHES", "PARTS", "Agreement", "Exported", "Named", "Part", "export", "parts_of"]

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .layers import plain
 from .parts import Part
 
 BATCHES = (1, 2, 7)
@@ -30,34 +29,34 @@ class Reference:
     """A part of a model, in float64, and what rounding does to it in the dtype of its parameters.
 
     Attributes:
-        module: the part in torch's own layers, with batch norms folded in float64, in the dtype of the model.
-        folded: the layers that took one in.
+        own, exact: copies of the model in eval mode, in its dtype and in float64.
+        examples: inputs, a batch of each of ``BATCHES``.
     """
 
     def __init__(self, model: Any, part: Part) -> None:
         dtype = next(model.parameters()).dtype
         self.part = part
-        own = copy.deepcopy(model).cpu().eval().requires_grad_(False)
-        self.examples = [part.example(own, n, seed=n) for n in BATCHES]
-        exact = copy.deepcopy(own).double()
-        layers = copy.deepcopy(exact)
-        self.folded = plain(layers)
-        self.exact = [_run(part.of(exact), given) for given in self.examples]
-        self.largest = max(result.abs().max().item() for result in self.exact)
-        if not all(bool(result.isfinite().all()) for result in self.exact):
+        self.own = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+        self.exact = copy.deepcopy(self.own).double()
+        self.examples = [part.example(self.own, n, seed=n) for n in BATCHES]
+        with torch.no_grad():
+            self._results = [part.of(self.exact)(*wide(given)) for given in self.examples]
+        self._largest = max(result.abs().max().item() for result in self._results)
+        if not all(bool(result.isfinite().all()) for result in self._results):
             raise ValueError(f"model: expected finite numbers from its {part.name}, got inf or nan")
-        off = self._off(lambda *given: _run(part.of(layers), given))
-        allowed = 2.0**20 * torch.finfo(torch.float64).eps * self.largest  # far below one rounding in float32
+        eps = torch.finfo(dtype).eps
+        rounded = [self._off(part.of(_moved(self.exact, eps, seed)), in_float64=True) for seed in range(SEEDS)]
+        rounded.append(self._off(part.of(self.own)))
+        self.allowed = ROUNDINGS * max(rounded) + eps * self._largest
+
+    def check(self, run: Run) -> None:
+        """Raise ValueError unless ``run`` computes in float64 what the model does: no rounding hides mistakes there."""
+        off, allowed = self._off(run, in_float64=True), 2.0**20 * torch.finfo(torch.float64).eps * self._largest
         if not off <= allowed:
             raise ValueError(
-                f"model: expected a {part.name} that torch's own layers compute; in float64 they are off by {off:.2g},"
-                f" allowed {allowed:.2g}"
+                f"model: expected a {self.part.name} that torch's own ops compute; in float64 they are off by"
+                f" {off:.2g}, allowed {allowed:.2g}; nothing was written"
             )
-        eps = torch.finfo(dtype).eps
-        rounded = [self._off(part.of(_moved(layers, eps, seed)), wide=True) for seed in range(SEEDS)]
-        self.module = part.of(layers.to(dtype))
-        rounded += [self._off(part.of(own)), self._off(self.module)]
-        self.allowed = ROUNDINGS * max(rounded) + eps * self.largest
 
     def hold(self, run: Run, name: str) -> Agreement:
         """Raise ValueError if ``run`` is further off than it may be on one of the batches; ``name``: of its file."""
@@ -69,24 +68,20 @@ class Reference:
             )
         return found
 
-    def _off(self, run: Run, wide: bool = False) -> float:
+    def _off(self, run: Run, in_float64: bool = False) -> float:
         """How far it is from the model in float64, at most; NaN is infinitely far."""
         worst = 0.0
-        for given, exact in zip(self.examples, self.exact, strict=True):
+        for given, exact in zip(self.examples, self._results, strict=True):
             with torch.no_grad():
-                result = run(*(_wide(given) if wide else given)).double()
+                result = run(*(wide(given) if in_float64 else given)).double()
             if result.shape != exact.shape:
                 raise ValueError(f"to: expected a result of {tuple(exact.shape)}, got {tuple(result.shape)}")
             worst = max(worst, (result - exact).abs().nan_to_num(nan=float("inf")).max().item())
         return worst
 
 
-def _run(module: nn.Module, given: tuple[Tensor, ...]) -> Tensor:
-    with torch.no_grad():
-        return module(*_wide(given))
-
-
-def _wide(given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def wide(given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Inputs with their floating-point numbers in float64."""
     return tuple(each.double() if each.is_floating_point() else each for each in given)
 
 

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 from .._checks import check_option
 from .._files import check_can_write, write_atomic
 from .._version import __version__
-from .agreement import Agreement, Reference
-from .formats import FORMATS, program_of
+from .agreement import Agreement, Reference, wide
+from .formats import FORMATS
 from .parts import PARTS, Named, Part, dtype_name, parts_of
+from .programs import program_of
 
 
 class Exported(NamedTuple):
@@ -54,11 +55,13 @@ def export(model: Any, path: str | Path, part: str | None = None, about: Mapping
     chosen = choose(model, part)
     FORMATS[path.suffix].check()
     reference = Reference(model, chosen)
-    program = program_of(reference.module, chosen, reference.examples[-1])
+    example = reference.examples[-1]
+    reference.check(program_of(reference.exact, chosen, wide(example)).exported.module())
+    program, folded = program_of(reference.own, chosen, example)
     data, run = FORMATS[path.suffix].write(program, chosen, {**description(model, chosen), **(about or {})})
     agreement = reference.hold(run, path.name)
     write_atomic(path, data)
-    return Exported(path, chosen, sum(layer.weight is not None for layer in reference.folded), agreement)
+    return Exported(path, chosen, folded, agreement)
 
 
 def choose(model: Any, name: str | None) -> Part:

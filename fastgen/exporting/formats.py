@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._extras import require
 from .parts import Part
@@ -25,36 +25,6 @@ class Format(NamedTuple):
 
     write: Callable[[Any, Part, dict[str, Any]], Written]
     check: Callable[[], None]
-
-
-def program_of(module: nn.Module, part: Part, example: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
-    """The ``torch.export`` program of a module, for a batch of any size.
-
-    The weights that it does not read are dropped from ``module``: a generator's file has no discriminator in it.
-
-    Raises:
-        ValueError: it has ops of fastgen's, which nobody else knows.
-    """
-    batch = tuple({0: torch.export.Dim("N")} for _ in example)
-    program = torch.export.export(module, example, dynamic_shapes=batch)
-    if _drop_unread(module, program):
-        program = torch.export.export(module, example, dynamic_shapes=batch)
-    for node in program.graph.nodes:
-        if node.op == "call_function" and str(node.target).startswith("fastgen."):
-            raise ValueError(f"model: expected a {part.name} of torch's own ops, got {node.target}")
-        node.meta.pop("stack_trace", None)  # paths of this machine
-    return program
-
-
-def _drop_unread(module: nn.Module, program: torch.export.ExportedProgram) -> bool:
-    """Take the parameters and buffers that no op of ``program`` reads from the module; whether there were any."""
-    signature = program.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    unread = [names[node.name] for node in program.graph.nodes if node.name in names and not node.users]
-    for name in unread:
-        owner, _, key = name.rpartition(".")
-        setattr(module.get_submodule(owner), key, None)
-    return bool(unread)
 
 
 def _pt2(program: torch.export.ExportedProgram, part: Part, about: dict[str, Any]) -> Written:

@@ -78,7 +78,9 @@ def parts_of(model: Any) -> dict[str, Part]:
     found = {}
     if isinstance(model, DecodingModel):
         prior = getattr(model, "prior", "normal" if hasattr(model, "sample") else None)
-        z = Named(("N", model.latent), dtype, "a code" if prior is None else f"a code; its prior is {prior}")
+        layout = f", {model.layout}" if hasattr(model, "layout") else ""
+        told = "" if prior is None else f"; its prior is {prior}"
+        z = Named(("N", model.latent), dtype, f"a code{layout}{told}")
         drawn = Named(image, dtype, f"in [0, {model.levels - 1}]")
         way = "generator" if hasattr(model, "generator") else "decoder"
         found[way] = Part(way, "decode", {"z": z, **labels}, ("image", drawn))

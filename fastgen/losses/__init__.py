@@ -18,6 +18,13 @@ from .adversarial import (
     wasserstein_critic,
     wasserstein_generator,
 )
+from .began import (
+    began_balance,
+    began_convergence,
+    began_discriminator,
+    began_generator,
+    reconstruction_error,
+)
 from .information import categorical_information, gaussian_information
 from .penalties import clip_weights, gradient_penalty, r1_penalty
 
@@ -25,6 +32,10 @@ __all__ = [
     "EQUILIBRIUM",
     "LOSSES",
     "AdversarialLoss",
+    "began_balance",
+    "began_convergence",
+    "began_discriminator",
+    "began_generator",
     "categorical_information",
     "clip_weights",
     "gaussian_information",
@@ -37,6 +48,7 @@ __all__ = [
     "minimax_generator",
     "non_saturating_generator",
     "r1_penalty",
+    "reconstruction_error",
     "wasserstein_critic",
     "wasserstein_generator",
 ]

@@ -6,6 +6,7 @@ from .._checks import check_option
 from .adversarial import AdversarialModel, AdversarialPair
 from .autoencoder import Autoencoder
 from .autoregressive import AutoregressiveModel
+from .began import BEGAN, Balance
 from .classifier import Classifier
 from .dcgan import DCGAN
 from .game import Game
@@ -18,6 +19,7 @@ from .resnet_gan import ResNetGAN
 from .vae import VAE
 
 __all__ = [
+    "BEGAN",
     "DCGAN",
     "GAN",
     "NAMES",
@@ -26,6 +28,7 @@ __all__ = [
     "AdversarialPair",
     "Autoencoder",
     "AutoregressiveModel",
+    "Balance",
     "Classifier",
     "DecodingModel",
     "Game",
@@ -47,6 +50,7 @@ NAMES: dict[str, type[Model]] = {
     "gan": GAN,
     "dcgan": DCGAN,
     "resnet-gan": ResNetGAN,
+    "began": BEGAN,
     "infogan": InfoGAN,
 }
 """The name of every model, as the command line has it."""

@@ -24,6 +24,10 @@ from .model import DecodingModel, check_positive
 
 Prior = Literal["normal", "uniform"]
 PRIORS = ("normal", "uniform")
+BY_PIXELS = {
+    "pixel_distance": Measure("kernel distance of averaged pixels and their contrast, drawn to held-out images"),
+    "diversity": Measure("mean distance of two drawn images, that of two held-out ones being 1"),
+}
 STEP = 256
 """Images that are drawn at once."""
 
@@ -49,6 +53,7 @@ class AdversarialModel(DecodingModel):
 
     generator: Any
     discriminator: Any
+    settings: Any
 
     def __init__(
         self,
@@ -91,13 +96,7 @@ class AdversarialModel(DecodingModel):
     @property
     def measures(self) -> dict[str, Measure]:
         kind = self.settings.loss
-        told = {
-            "pixel_distance": Measure(
-                "kernel distance of averaged pixels and their contrast, drawn to held-out images"
-            ),
-            "diversity": Measure("mean distance of two drawn images, that of two held-out ones being 1"),
-            "loss": Measure(f"what the discriminator minimises, {kind}: no likelihood"),
-        }
+        told = BY_PIXELS | {"loss": Measure(f"what the discriminator minimises, {kind}: no likelihood")}
         if self.settings.pair.threshold is None:
             return told | {"wasserstein": Measure("score of an image less that of a drawn one, by the critic")}
         right = "share of {} images that the discriminator tells right"

@@ -56,16 +56,7 @@ class Game:
         smoothing = float(check_number("label_smoothing", self.label_smoothing, 0, 0.5))
         object.__setattr__(self, "label_smoothing", smoothing)
         object.__setattr__(self, "dequantize", check_flag("dequantize", self.dequantize))
-        for name in ("discriminator_lr", "generator_lr"):
-            if getattr(self, name) is not None and check_number(name, getattr(self, name), 0) == 0:
-                raise ValueError(f"{name}: expected a positive number, got 0")
-        for name in ("discriminator_betas", "generator_betas"):
-            betas = getattr(self, name)
-            if betas is None:
-                continue
-            if not isinstance(betas, (tuple, list)) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-                raise ValueError(f"{name}: expected two numbers in [0, 1), got {describe(betas)}")
-            object.__setattr__(self, name, tuple(map(float, betas)))
+        check_players(self)
         if smoothing and not self.pair.smooths:
             why = "has no labels to smooth: its scores are no probabilities"
             raise ValueError(f"label_smoothing: expected 0, since {self.loss} {why}, got {smoothing}")
@@ -118,6 +109,22 @@ class Game:
                 f"discriminator: expected one that ends in a score, since the log of a sigmoid that is 0 or 1 in its"
                 f" last digits is lost, and the losses take logits, got one that ends in {type(last[0]).__name__}"
             )
+
+
+def check_players(record: Any) -> None:
+    """Raise ValueError unless learning rates and betas of both players fit, in a frozen record that has them; betas
+    become tuples.
+    """
+    for name in ("discriminator_lr", "generator_lr"):
+        if getattr(record, name) is not None and check_number(name, getattr(record, name), 0) == 0:
+            raise ValueError(f"{name}: expected a positive number, got 0")
+    for name in ("discriminator_betas", "generator_betas"):
+        betas = getattr(record, name)
+        if betas is None:
+            continue
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"{name}: expected two numbers in [0, 1), got {describe(betas)}")
+        object.__setattr__(record, name, tuple(map(float, betas)))
 
 
 def _free(layer: nn.Module) -> bool:

@@ -40,6 +40,10 @@ class CodeLayout(NamedTuple):
     categories: tuple[int, ...]
     continuous: int
 
+    def __str__(self) -> str:
+        hot = "".join(f", one-hot of {count}" for count in self.categories)
+        return f"{self.noise} of noise{hot}, {self.continuous} continuous"
+
     @property
     def uniforms(self) -> int:
         """Uniform numbers that a z is made of."""

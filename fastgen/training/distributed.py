@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -110,6 +110,14 @@ def largest(number: int) -> int:
     )
     dist.all_reduce(found, dist.ReduceOp.MAX)
     return int(found)
+
+
+def mean(sums: Tensor, mine: int, images: int) -> Tensor:
+    """The means over a step's ``images`` images in all processes, of whose ``mine`` this process has the ``sums``."""
+    total = sums.clone() if mine else torch.zeros_like(sums)
+    if size() > 1:
+        dist.all_reduce(total)
+    return total / images
 
 
 def share(indices: np.ndarray) -> np.ndarray:

@@ -64,6 +64,7 @@ class Trainer:
         self.position = Position()
         self.average = EMA(model) if recipe.ema else None
         self.players = PlayerOptimizer.all(self.objective, recipe, self.device)
+        self._observes = type(self.objective).observe is not Objective.observe  # else processes need not meet
         self._asked = 0
         self._deadline = math.inf
         self._round = max(player.player.steps for player in self.players)
@@ -247,6 +248,9 @@ class Trainer:
             self.monitor.pending.append(losses)
             if values.device.type == "cpu":
                 self.monitor.look(here.epoch, player, values, condition)
+            if self._observes:
+                means = distributed.mean(losses.sums, mine, images).unbind()
+                self.objective.observe(player.player, dict(zip(losses.names, means, strict=True)))
             player.move(factor)
             self.objective.after_move(player.player, here.step)
         if turn == self._round - 1:
