@@ -42,6 +42,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "fastgen.models.gated_pixelcnn.GatedLayer",
         "fastgen.models.pixelcnn.ResidualBlock",
         "fastgen.models.point_gan.PointGAN",
+        "fastgen.models.priors",
         "fastgen.models.residual_blocks",
     ),
     "fastgen.ops": ("fastgen.ops.sample",),

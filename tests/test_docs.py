@@ -29,6 +29,7 @@ SMALL = {
     "train gated-pixelcnn": ["--channels", "4", "--layers", "1"],
     "train autoencoder": ["--hidden", "8", "--latent", "3"],
     "train vae": ["--hidden", "8", "--latent", "3"],
+    "train adversarial-autoencoder": ["--hidden", "8", "--discriminator-hidden", "8"],
     "train infogan": ["--channels", "4", "--hidden", "8"],
     "train classifier": ["--labels", "20"],
     "train gan": ["--hidden", "8", "--discriminator-hidden", "8", "--latent", "3"],

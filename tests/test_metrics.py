@@ -158,3 +158,17 @@ def test_clustering_error_is_that_of_the_best_matching() -> None:
             metrics.clustering_error(labels, found)
     with pytest.raises(TypeError, match="labels: expected an integer tensor"):
         metrics.clustering_error(labels.double(), labels)
+
+
+def test_kolmogorov_smirnov_is_the_largest_difference_of_shares() -> None:
+    a, b = torch.randn(37, 3), torch.randn(20, 3) + 0.5
+    a[5:9, 0] = b[3, 0]  # ties
+    for column, found in enumerate(metrics.kolmogorov_smirnov(a, b).tolist()):
+        shares = [[(x[:, column] <= t).double().mean() for t in torch.cat([a, b])[:, column]] for x in (a, b)]
+        assert found == pytest.approx(max(abs(p - q) for p, q in zip(*shares, strict=True)))
+    assert metrics.kolmogorov_smirnov(a, a).tolist() == [0, 0, 0]
+    assert metrics.kolmogorov_smirnov(a, b + 100).tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match=r"b: expected shape \(M, 3\)"):
+        metrics.kolmogorov_smirnov(a, b[:, :2])
+    with pytest.raises(ValueError, match="b: expected one example or more, got none"):
+        metrics.kolmogorov_smirnov(a, b[:0])

@@ -9,12 +9,16 @@ import tyro
 
 from .. import models
 from ..training import Run
+from .autoencoder_options import TrainAdversarialAutoencoder
 from .boxes import option_words
 from .classifier_options import TrainClassifier
 from .constructor_options import options_of_model
 from .train_options import Train
 
-BASES: dict[str, type[Train]] = {"classifier": TrainClassifier}
+BASES: dict[str, type[Train]] = {
+    "classifier": TrainClassifier,
+    "adversarial-autoencoder": TrainAdversarialAutoencoder,
+}
 """Of models whose command line says more than their constructor takes: another run to begin with, for instance."""
 
 RECIPES = {"paper": "the paper's, perhaps days on a CPU", "small": "an hour there or less"}

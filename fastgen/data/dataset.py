@@ -159,6 +159,10 @@ class Dataset:
         Raises:
             ValueError: there are no labels, fewer images, or fewer wanted than classes.
         """
+        return self.pick(self.balanced_indices(n, seed))
+
+    def balanced_indices(self, n: int, seed: int = 0) -> np.ndarray:
+        """Where the images are that ``balanced`` takes, int64 (n,)."""
         n, seed = check_integer("n", n), check_integer("seed", seed, 0, 2**64 - 1)
         if self.labels is None:
             raise ValueError(f"{self.name}: expected images with labels, got some without")
@@ -170,7 +174,7 @@ class Dataset:
         turn = np.zeros(len(self), dtype=np.int64)  # how many of its class come before an image
         for label in classes.tolist():
             turn[labels == label] = np.arange((labels == label).sum())
-        return self.pick(order[np.argsort(turn, kind="stable")[:n]])
+        return order[np.argsort(turn, kind="stable")[:n]]
 
     def hold_out(self, fraction: float = 0.1, seed: int = 0) -> tuple["Dataset", "Dataset"]:
         """Split into (rest, held out), the same way each time; at least one image goes to each side.

@@ -5,7 +5,7 @@ A model takes part by what it has: ``latent`` and ``decode`` (codes → images);
 """
 
 from ..metrics import nearest
-from .codes import draw_code_traversals
+from .codes import draw_code_traversals, draw_walk
 from .compare import draw_nearest, draw_reconstructions, draw_samples, reconstruction_error
 from .draw import draw_arithmetic, draw_interpolations, draw_manifold, draw_traversals
 from .latent import (
@@ -33,6 +33,7 @@ __all__ = [
     "draw_samples",
     "draw_scatter",
     "draw_traversals",
+    "draw_walk",
     "importance",
     "lerp",
     "manifold_codes",

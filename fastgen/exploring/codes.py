@@ -1,11 +1,12 @@
-"""Pictures of codes that a model has names for: each taken through its values."""
+"""Pictures of codes that a model has names for, each taken through its values; and ways through parts of a prior."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..pictures.sheet import sheet
+from ..pictures.sheet import class_words, sheet
 from ._shared import called_by, count, decode, rgb
 
 
@@ -34,3 +35,30 @@ def draw_code_traversals(
         note="beside each row its code, and the values that it has from left to right",
         rows=[line for name in names for line in (name, *[""] * (rows - 1))],
     )
+
+
+def draw_walk(
+    model: Any, codes: torch.Tensor, *, of: str | None = None, names: Sequence[str] | None = None
+) -> np.ndarray:
+    """The images on a way through each component of a prior, a row for each.
+
+    Args:
+        model: whose prior it is.
+        codes: (K, side, latent), as its ``walk`` gives them.
+        of: what to call the model in the title; its type by default.
+        names: of the classes that have the components, if any has; their numbers by default.
+    """
+    parts, side = codes.shape[:2]
+    words = class_words(names, parts) if model.classes is not None else [f"part {part}" for part in range(parts)]
+    return sheet(
+        rgb(model, decode(model, codes.flatten(0, 1), None if model.classes is None else _each(parts, side))),
+        f"Images on a way through each part of the prior: {called_by(of, model)}",
+        columns=side,
+        note=f"{model.prior} prior; from left to right even in probability",
+        rows=words,
+        gap=0,
+    )
+
+
+def _each(parts: int, side: int) -> torch.Tensor:
+    return torch.arange(parts).repeat_interleave(side)

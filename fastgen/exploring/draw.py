@@ -12,6 +12,7 @@ from .._checks import check_integer, check_number, check_numbers
 from .._console import several
 from ..pictures.sheet import Axis, class_words, sheet
 from ._shared import called_by, count, decode, repeat, rgb, signed
+from .codes import draw_walk
 from .latent import (
     arithmetic,
     check_images_and_labels,
@@ -37,13 +38,20 @@ def draw_manifold(
 ) -> np.ndarray:
     """The image of each code of a grid over two latent dimensions, even in probability under the prior.
 
+    Of a prior that has parts (``walk``) they are the images on a way through each of them, and ``dims``, ``label`` and
+    ``at`` are not read.
+
     ``of`` and ``names``: what to call the model, and its classes by label; its type and their numbers by default.
     """
+    walk = model.walk(count("side", side)) if hasattr(model, "walk") else None
+    if walk is not None:
+        return draw_walk(model, walk, of=of, names=names)
     if label is not None:
         check_integer("label", label, 0, (model.classes or 1) - 1)
     elif model.classes is not None:
         raise ValueError(f"label: expected one in [0, {model.classes}), since the model has classes, got None")
-    codes = manifold_codes(side, model.latent, dims, at).to(next(model.parameters()))
+    std = getattr(model, "prior_std", 1.0)
+    codes = std * manifold_codes(side, model.latent, dims, at).to(next(model.parameters()))
     x, y = codes.view(side, side, -1)[0, :, dims[0]].tolist(), codes.view(side, side, -1)[:, 0, dims[1]].tolist()
     title = f"Images at {side} × {side} codes: {called_by(of, model)}"
     if label is not None and model.classes is not None:
@@ -54,7 +62,7 @@ def draw_manifold(
         rgb(model, decode(model, codes, repeat(label, len(codes)))),
         title,
         columns=side,
-        note=f"z even in probability under N(0, 1){others}",
+        note=f"z even in probability under N(0, {std**2:g}){others}",
         x=Axis(f"z{dims[0]}", [signed(tick) for tick in x]),
         y=Axis(f"z{dims[1]}", [signed(tick) for tick in y]),
         gap=0,

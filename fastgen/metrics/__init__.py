@@ -7,7 +7,7 @@ numbers by ``measure_set``, and may let one choose the best epoch.
 
 from .classes import class_histogram, histogram_divergence, inception_score
 from .clusters import clustering_error
-from .distances import frechet_distance, kernel_distance
+from .distances import frechet_distance, kernel_distance, kolmogorov_smirnov
 from .neighbours import Neighbourhoods, copy_rate, density_coverage, nearest, precision_recall
 from .pixels import diversity, pixel_distance, pixel_features
 
@@ -22,6 +22,7 @@ __all__ = [
     "histogram_divergence",
     "inception_score",
     "kernel_distance",
+    "kolmogorov_smirnov",
     "nearest",
     "pixel_distance",
     "pixel_features",

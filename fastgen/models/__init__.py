@@ -4,6 +4,7 @@ from typing import Any
 
 from .._checks import check_option
 from .adversarial import AdversarialModel, AdversarialPair
+from .adversarial_autoencoder import AdversarialAutoencoder
 from .autoencoder import Autoencoder
 from .autoregressive import AutoregressiveModel
 from .began import BEGAN, Balance
@@ -24,6 +25,7 @@ __all__ = [
     "GAN",
     "NAMES",
     "VAE",
+    "AdversarialAutoencoder",
     "AdversarialModel",
     "AdversarialPair",
     "Autoencoder",
@@ -52,6 +54,7 @@ NAMES: dict[str, type[Model]] = {
     "resnet-gan": ResNetGAN,
     "began": BEGAN,
     "infogan": InfoGAN,
+    "adversarial-autoencoder": AdversarialAutoencoder,
 }
 """The name of every model, as the command line has it."""
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import check_finite, check_flag, check_integer, check_number
+from .._draws import uniforms_of_batch
 from .._philox import uniforms
 from .._shadow import evaluated
 from ..measures import Measure
@@ -115,10 +116,9 @@ class InfoGAN(AdversarialModel):
         }
 
     def noise(self, n: int) -> Tensor:
-        """Z for training, (n, latent), from torch's generator."""
+        """Z for training, (n, latent), by each image's place in the batch."""
         like = next(self.generator.parameters())
-        u = torch.rand(n, self.layout.uniforms, device=like.device, dtype=like.dtype)
-        return self.layout.from_uniforms(u)
+        return self.layout.from_uniforms(uniforms_of_batch(n, (self.layout.uniforms,), like)).to(like.dtype)
 
     def draw_codes(self, n: int, seed: int, *, first: int = 0, temperature: float = 1.0) -> Tensor:
         """Z of ``n`` images, (n, latent): that of image i depends on (seed, first + i) alone.
