@@ -32,9 +32,8 @@ MODELS: dict[str, Callable[[], models.Model]] = {
     "infogan": lambda: models.InfoGAN(1, 256, 9, categories=(4,), continuous=2, image_size=16, channels=8, hidden=32),
     "classifier": lambda: models.Classifier(1, 5, 4, 8, {"code": 3, "hidden": (6,), "channels": (2,)}),
 }
-PARTS = [("vae", "decoder"), ("vae", "encoder"), ("convolutional", "decoder"), ("autoencoder", "encoder")]
-PARTS += [("classifier", "classifier"), ("dcgan", "generator"), ("resnet", "generator")]
-PARTS += [("infogan", "generator")]
+PARTS = [("vae", "encoder"), ("convolutional", "decoder"), ("classifier", "classifier"), ("dcgan", "generator")]
+PARTS += [("resnet", "generator"), ("infogan", "generator")]
 
 NORMS = {
     **{("convolutional", "decoder"): (0, 2), ("dcgan", "generator"): (0, 2), ("infogan", "generator"): (0, 3)},
