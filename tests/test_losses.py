@@ -123,6 +123,18 @@ def test_values_where_a_discriminator_cannot_tell(name: str, known: tuple[float,
     assert pair.threshold in (score, None)
 
 
+@pytest.mark.parametrize("name", [name for name, pair in LOSSES.items() if pair.smooths])
+def test_equilibrium_with_smoothed_labels_is_where_no_other_score_is_better(name: str) -> None:
+    pair, alpha = LOSSES[name], 0.1
+    s = torch.linspace(-3, 3, 60001, dtype=torch.float64)
+    on_all = pair.discriminator(s, s, alpha)
+    d, g = losses.equilibrium(name, alpha)
+    assert d == pytest.approx(on_all.min().item(), abs=1e-7)
+    assert g == pytest.approx(pair.generator(s[on_all.argmin()][None]).item(), abs=1e-3)
+    assert losses.equilibrium(name) == EQUILIBRIUM[name]
+    assert losses.equilibrium("hinge", 0.1) == (2.0, 0.0)
+
+
 # p = N(0, 1), q = N(2, 1): log p(x)/q(x) = 2 − 2x, so that a linear score is enough for the best D = σ(2 − 2x)
 JSD = 0.33683
 """Of p and q, in nats, by quadrature."""

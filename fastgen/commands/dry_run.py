@@ -14,6 +14,7 @@ from ..training.checks import check_batch, check_data, check_losses, check_parts
 from ..training.objective import objective_of
 from ..training.pace import measure
 from ..training.randomness import set_aside
+from .played import played
 from .run_words import where
 from .train_options import Train
 
@@ -43,7 +44,7 @@ def describe_plan(name: str, options: Train, trainer: Trainer, train: Dataset, h
     state = 4 * (weights + moved + slots + (weights if options.ema else 0))
     averaged = f", average {options.ema:g}" if options.ema else ", no average"
     files = ["config.json", "metrics.jsonl", "curves.png", "checkpoints/{last,best}.safetensors, state-*.pt"]
-    files += ["held_out.png", "samples/epoch-*.png"] if options.samples > 0 else []
+    files += ["held_out.png", "samples/epoch-*.png", "samples.gif"] if options.samples > 0 else []
     files += ["tensorboard/"] if options.tensorboard else []
     lines = {
         "model": f"{name}, {weights:,} parameters" + (f", {moved:,} of them trained" if moved < weights else ""),
@@ -57,6 +58,7 @@ def describe_plan(name: str, options: Train, trainer: Trainer, train: Dataset, h
         + f": {several(options.epochs * steps, 'step')}",
         "optimiser": f"{options.optimizer}, lr {options.lr:g}, {options.schedule}, warm-up {options.warmup} steps,"
         f" clip {options.clip:g}{averaged}",
+        **played(trainer),
         "memory": f"about {_size(state + kept)}: {_size(state)} for weights, gradients, optimiser and average,"
         f" {_size(kept)} for a batch; {_size(train.values.numel() + held_out.values.numel())} for the data",
         "first batch": ", ".join(f"{key} {value:.4g}" for key, value in losses.items()) + " per image",

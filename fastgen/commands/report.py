@@ -8,6 +8,7 @@ import tyro
 from .._files import check_can_write, write_atomic
 from ..training import Run
 from . import parse, report_page
+from .animation import animate
 from .command_line import command_line
 
 
@@ -24,6 +25,8 @@ class ReportOptions:
 def main(arguments: list[str]) -> str:
     """Write the page as the arguments say."""
     options = parse(ReportOptions, "report", arguments)
+    if Run(options.run).config():  # else there is no run to write into
+        animate(Run(options.run))
     page = report_page.write(Run(options.run), command_line(Run(options.run)))
     out = options.run / "report.html" if options.out is None else options.out
     check_can_write("out", out, (".html", ".htm"))

@@ -10,6 +10,7 @@ from .._console import duration
 from ..pictures import chart
 from ..training import Run
 from ..training.epoch_words import watched
+from .game_section import standing
 from .run_words import best as find_best
 from .run_words import name_of
 
@@ -57,8 +58,9 @@ def write(run: Run, command: str | None = None) -> str:
         f'<p class="sub">{escape(str(run.folder))}{escape("".join(f" · {part}" for part in made))}</p>',
         _facts(config, metrics, first, best),
         _section("Made by", "command", [_line(command)] if command else []),
+        _section("How the game stands", "wide", standing(metrics, config)),
         _section("Curves", "charts", [chart.svg(one) for one in chart.charts(metrics, config.get("about"))]),
-        _section("Pictures", "pictures", _all_pictures(run)),
+        _section("Pictures", "pictures", [*_all_pictures(run), *_animation(run)]),
         _section("Epochs", "all", [_epochs(metrics, best)] if metrics else []),
         _section("What the numbers are", "wide", [_table(config["about"])] if config.get("about") else []),
         _section("Model", "wide", [_table(config["model"]["config"])]),
@@ -118,6 +120,11 @@ def _all_pictures(run: Run) -> list[str]:
     return [*(_picture(path, run.folder) for path in paths), *([note] if note else [])]
 
 
+def _animation(run: Run) -> list[str]:
+    path = run.folder / "samples.gif"
+    return [_picture(path, run.folder, b"GIF89a", "gif")] if path.is_symlink() or path.is_file() else []
+
+
 def _some(paths: list[Path]) -> list[Path]:
     """The first, the last, and some between."""
     if len(paths) <= PICTURES:
@@ -129,20 +136,20 @@ def _pictures(run: Run) -> list[Path]:
     return sorted(path for path in run.samples.glob("*.png") if path.is_symlink() or path.is_file())
 
 
-def _picture(path: Path, folder: Path) -> str:
+def _picture(path: Path, folder: Path, begins: bytes = b"\x89PNG\r\n\x1a\n", kind: str = "png") -> str:
     """A picture of the run in ``folder``: what lies elsewhere, and what is no picture, is not anyone's to embed.
 
     Raises:
-        ValueError: a link leads out of the folder, or the file is no PNG.
+        ValueError: a link leads out of the folder, or the file is of another kind.
     """
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{path}: expected a picture in the folder of the run, got a link to {path.resolve()}")
     content = path.read_bytes()
-    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise ValueError(f"{path}: expected a PNG, got another file of {len(content)} bytes")
+    if not content.startswith(begins):
+        raise ValueError(f"{path}: expected a {kind.upper()}, got another file of {len(content)} bytes")
     data = base64.b64encode(content).decode()
     name = escape(path.stem.replace("-", " ").replace("_", " "))
-    return f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
+    return f'<figure><img alt="{name}" src="data:image/{kind};base64,{data}"><figcaption>{name}</figcaption></figure>'
 
 
 def _epochs(metrics: list[dict[str, Any]], best: dict | None) -> str:

@@ -21,9 +21,11 @@ from ..training.checks import check_data
 from ..training.run import build_model
 from ..training.stopping import TIME_IS_UP, Stopped, on_signals
 from . import pick_device
+from .animation import animate
 from .beside import pca_squared_error, pca_words
 from .dry_run import describe_plan, estimate
 from .epoch_pictures import draw_curves, draw_epoch, keep_held_out
+from .played import played
 from .remarks import remarks
 from .run_words import name_of, so_far, where
 from .train_arguments import read
@@ -76,7 +78,7 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
         say(f"{train.name}: {sizes}, {train.levels} levels")
         for note in dict.fromkeys((*train.notes, *held_out.notes, *notes, *untrained(train))):
             say(note)
-        for what, words_of_it in said.items():
+        for what, words_of_it in (played(trainer) | said).items():
             say(f"{what.replace('_', ' ')}: {words_of_it}")
         try:
             ended = _fit(trainer, train, held_out, options, config, run, say)
@@ -161,6 +163,7 @@ def _fit(
         command = f"fastgen train {config['model']['name']} --run {run.folder} --resume"
         ended = f"time is up after {so_far(here.epoch, here.batch)}; continue with: {command}; "
     distributed.first_only(lambda: draw_curves(run))
+    distributed.first_only(lambda: animate(run))
     distributed.first_only(run.check_there)
     return ended
 

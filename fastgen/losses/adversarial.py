@@ -9,13 +9,15 @@
 σ is the logistic function; −log σ(s) is computed as softplus(−s), which no score saturates.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._checks import check_floating, check_number
+from .._checks import check_floating, check_number, check_option
 
 ZERO_ONE = (0.0, 1.0, 1.0)
 """(a, b, c) of least squares: drawn images are 0 and real ones 1, and the generator wants 1."""
@@ -146,6 +148,28 @@ LOSSES: dict[str, AdversarialLoss] = {
 EQUILIBRIUM: dict[str, tuple[float, float]] = {name: loss.equilibrium for name, loss in LOSSES.items()}
 """Losses of discriminator and generator at the equilibrium, by name; the generator's of wasserstein and hinge
 is up to a constant, which the discriminator may add to every score."""
+
+
+def equilibrium(loss: str, smoothing: float = 0.0) -> tuple[float, float]:
+    """Losses of discriminator and generator at the equilibrium of a game, where real images' labels are smoothed by α.
+
+    Then the best D is (1 − α)/2 everywhere, or with least squares the mean of a and b − α·(b − a).
+
+    Args:
+        loss: a name in ``LOSSES``.
+        smoothing: α in [0, 0.5); of losses that take none, 0.
+    """
+    pair = LOSSES[check_option("loss", loss, list(LOSSES))]
+    alpha = check_number("smoothing", smoothing, 0, 0.5)
+    if not alpha or not pair.smooths:
+        return pair.equilibrium
+    if loss in ("minimax", "non-saturating"):
+        score = math.log((1 - alpha) / (1 + alpha))
+    else:
+        a, b, _ = ZERO_ONE if loss == "least-squares" else PEARSON
+        score = (a + b - alpha * (b - a)) / 2
+    at = torch.tensor([score], dtype=torch.float64)
+    return pair.discriminator(at, at, alpha).item(), pair.generator(at).item()
 
 
 def _coding(coding: tuple[float, float, float]) -> tuple[float, float, float]:

@@ -46,6 +46,7 @@ class AdversarialObjective(Objective):
     def __init__(self, model: Any) -> None:
         super().__init__(model, best="pixel_distance")
         self.settings = model.settings
+        self.most_diverse = 0.0
         self.settings.check_discriminator(model.discriminator)
         if self.settings.differentiates_twice:
             check_double_backward(model.discriminator)
@@ -72,6 +73,8 @@ class AdversarialObjective(Objective):
         on_real, on_fake = self.judge(model.discriminator, real, labels), self.judge(model.discriminator, fake, labels)
         loss = settings.pair.discriminator(on_real.scores, on_fake.scores, settings.label_smoothing)
         told = self._told(on_real.scores, on_fake.scores)
+        if settings.differentiates_twice or on_real.logits is not None:
+            told["game"] = loss.detach()
         loss = loss + self._penalty(real, fake, labels, told)
         if on_real.logits is not None and labels is not None:
             classes = F.cross_entropy(on_real.logits, labels, reduction="none")
@@ -88,7 +91,8 @@ class AdversarialObjective(Objective):
         if judged.logits is None or labels is None:
             return {"loss": loss}
         classes = F.cross_entropy(judged.logits, labels, reduction="none")
-        return {"loss": loss + self.settings.class_weight * classes, "classes": classes.detach()}
+        told = {"game": loss.detach(), "classes": classes.detach()}
+        return {"loss": loss + self.settings.class_weight * classes, **told}
 
     def labels(self, values: Tensor, condition: Any) -> Tensor | None:
         """The classes of a batch, which drawn images share, so that they are as frequent among these."""
@@ -119,9 +123,11 @@ class AdversarialObjective(Objective):
         some = held_out.subset(n)
         given = some.labels if isinstance(model.condition_kind, Classes) else None
         drawn = model.sample(n, seed=0, labels=given).cpu()
+        diversity = metrics.diversity(some.values, drawn)
+        self.most_diverse = max(self.most_diverse, diversity)
         return {
             "pixel_distance": metrics.pixel_distance(some.values, drawn, model.levels),
-            "diversity": metrics.diversity(some.values, drawn),
+            "diversity": diversity,
         }
 
     def settle(self, model: Any) -> None:
@@ -154,7 +160,17 @@ class AdversarialObjective(Objective):
             clip_weights(player.parameters, self.settings.weight_clip)
 
     def remarks(self, record: Mapping[str, Any]) -> list[str]:
-        return words(record, self.settings.loss)
+        return words(record, self.settings.config, self.most_diverse)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"most_diverse": self.most_diverse}
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        if state:  # there is none of before anything was remembered
+            super().check_state(state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.most_diverse = state.get("most_diverse", 0.0)
 
     def _told(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         threshold = self.settings.pair.threshold

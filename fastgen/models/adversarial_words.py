@@ -1,26 +1,31 @@
-"""How a game stands, in words, from the numbers of an epoch."""
+"""How a game stands, in words, from the numbers of its epochs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..losses import LOSSES
+from ..losses import LOSSES, equilibrium
 
 WON = 0.05
 """Part of its loss at the equilibrium below which a discriminator has nothing more to learn, nor to teach."""
 ALIKE = 0.3
 """Diversity, real images' being 1, below which drawn ones are alike."""
+VARIED = 0.5
+"""Diversity from which drawn images have been varied: what falls from there has collapsed."""
+EARLY = 500
+"""Moves of the generator in which images that are alike mean no more than that nothing is learnt yet."""
 
 
-def words(record: Mapping[str, Any], loss: str) -> list[str]:
+def words(record: Mapping[str, Any], game: Mapping[str, Any], most: float | None = None) -> list[str]:
     """A line of how both players stand, and one for each thing that has gone wrong.
 
     Args:
         record: of an epoch, as metrics.jsonl has it.
-        loss: the name of the game's losses.
+        game: settings of the game, as a model's config has them.
+        most: the largest diversity of an epoch so far.
     """
-    pair = LOSSES[loss]
-    at_d, at_g = pair.equilibrium
-    d, g = record.get("train_discriminator_loss"), record.get("train_generator_loss")
+    pair = LOSSES[game["loss"]]
+    at_d, at_g = equilibrium(game["loss"], game.get("label_smoothing", 0.0))
+    d, g = (_of_the_game(record, player) for player in ("discriminator", "generator"))
     if d is None or g is None:
         return []
     real, fake = (record.get(f"train_discriminator_accuracy_on_{what}") for what in ("real", "fake"))
@@ -33,19 +38,37 @@ def words(record: Mapping[str, Any], loss: str) -> list[str]:
         said += [f"G loss {g:.3g}"]
     elif real is not None and fake is not None:
         said.append(f"D is right about {real:.0%} of real and {fake:.0%} of drawn images")
+    for name in ("gradient_penalty", "r1"):
+        if (penalty := record.get(f"train_discriminator_{name}")) is not None:
+            said.append(f"{name.replace('_', ' ')} {penalty:.3g}")
     norms = [record.get(f"train_{name}_gradient_norm") for name in ("discriminator", "generator")]
     if None not in norms:
         said.append(f"gradient norms {norms[0]:.3g} and {norms[1]:.3g}")
     diversity = record.get("held_out_diversity")
     if diversity is not None:
         said.append(f"diversity {diversity:.2f} of real images'")
-    return ["; ".join(said), *_troubles(d, at_d, real, fake, diversity, pair.threshold is not None)]
+    if "rounds" in record:
+        said.append(f"{record['rounds']:,} rounds, D has seen {record['images_seen']:,} images")
+    return ["; ".join(said), *_troubles(record, d, at_d, pair.threshold is not None, most)]
 
 
-def _troubles(
-    d: float, at_d: float, real: float | None, fake: float | None, diversity: float | None, decides: bool
-) -> list[str]:
+def history(metrics: Sequence[Mapping[str, Any]], game: Mapping[str, Any]) -> list[list[str]]:
+    """``words`` of each epoch, knowing those before it."""
+    found, most = [], 0.0
+    for record in metrics:
+        most = max(most, record.get("held_out_diversity") or 0.0)
+        found.append(words(record, game, most))
+    return found
+
+
+def _of_the_game(record: Mapping[str, Any], player: str) -> float | None:
+    """A player's loss without what is added to it: a penalty, or the classes."""
+    return record.get(f"train_{player}_game", record.get(f"train_{player}_loss"))
+
+
+def _troubles(record: Mapping[str, Any], d: float, at_d: float, decides: bool, most: float | None) -> list[str]:
     found = []
+    real, fake = (record.get(f"train_discriminator_accuracy_on_{what}") for what in ("real", "fake"))
     if decides and d < WON * at_d:
         found.append(
             f"the discriminator has won: its loss is {d:.2g} of {at_d:.3g}, and the generator learns little from it; a"
@@ -55,9 +78,14 @@ def _troubles(
         found.append(
             "the discriminator is wrong more often than right: it does not keep up; more discriminator_steps may help"
         )
-    if diversity is not None and diversity < ALIKE:
-        found.append(
-            f"the generator has collapsed: drawn images differ from each other by {diversity:.2f} of what real ones do;"
-            " begin again with another seed, a smaller lr, or the wasserstein loss and a gradient penalty"
-        )
+    diversity = record.get("held_out_diversity")
+    if diversity is None or diversity >= ALIKE:
+        return found
+    advice = "begin again with another seed, a smaller lr, or the wasserstein loss and a gradient penalty"
+    alike = f"drawn images differ from each other by {diversity:.2f} of what real ones do"
+    rounds = record.get("rounds", record.get("step", 0))
+    if most is not None and most >= VARIED:
+        found.append(f"the generator has collapsed: {alike}, and did by {most:.2f} before; {advice}")
+    elif rounds >= EARLY:
+        found.append(f"the generator has collapsed: {alike}, after {rounds:,} rounds; {advice}")
     return found

@@ -21,6 +21,19 @@ COLORS = ((31, 105, 180), (214, 92, 30), (44, 140, 80), (140, 80, 170))
 GRID = (222, 224, 228)
 
 
+TOGETHER: dict[str, dict[str, tuple[str, ...]]] = {
+    "losses of the players": {
+        player: (f"train_{player}_game", f"train_{player}_loss") for player in ("discriminator", "generator")
+    },
+    "share that D tells right": {
+        "real": ("train_discriminator_accuracy_on_real",),
+        "drawn": ("train_discriminator_accuracy_on_fake",),
+    },
+    "gradient norms": {player: (f"train_{player}_gradient_norm",) for player in ("discriminator", "generator")},
+}
+"""Of a game: what one chart has the lines of, each with its entries of a record, the first that there is."""
+
+
 @dataclass(frozen=True)
 class Chart:
     """A chart of lines over epochs, each (x, y) pairs; pairs that are not finite are left out.
@@ -59,9 +72,12 @@ def charts(metrics: Sequence[dict[str, Any]], about: dict[str, str] | None = Non
     ``about``: what each quantity is, by name, and which images were "held_out".
     """
     about = about or {}
+    games, taken = _of_players(metrics)
     names: dict[str, None] = {}
     for record in metrics:
         for key in record:
+            if key in taken:
+                continue
             side = next((side for side in ("held_out_", "train_") if key.startswith(side)), None)
             is_error = key.endswith("_error") and key.removesuffix("_error") in record  # "squared_error" is a loss
             if side and not is_error and not key.endswith("_seconds"):
@@ -76,7 +92,21 @@ def charts(metrics: Sequence[dict[str, Any]], about: dict[str, str] | None = Non
         there = {label: pairs for label, pairs in lines.items() if pairs}
         images = f"held out: {about['held_out']}" if "held_out" in about else ""
         found.append(Chart(_title(name), there, about.get("nats" if name == "bits_per_dim" else name, ""), images))
-    return [chart for chart in found if chart.lines]
+    return [chart for chart in [*games, *found] if chart.lines]
+
+
+def _of_players(metrics: Sequence[dict[str, Any]]) -> tuple[list[Chart], set[str]]:
+    """The charts of a game, and the entries that need no other; of a run that is none, nothing."""
+    charts, taken = [], set()
+    for title, parts in TOGETHER.items():
+        lines = {}
+        for label, keys in parts.items():
+            pairs = [(record["epoch"], next((record[k] for k in keys if k in record), None)) for record in metrics]
+            lines[label] = [(x, y) for x, y in pairs if y is not None and math.isfinite(y)]
+        if all(lines.values()):
+            charts.append(Chart(title, lines))
+            taken |= {key for keys in parts.values() for key in keys}
+    return charts, taken
 
 
 def svg(chart: Chart) -> str:
@@ -152,7 +182,8 @@ def _layout(chart: Chart) -> Iterator[Stroke | Label]:
         if len(points) == 1:  # a line needs two ends to be seen
             points = [(points[0][0] - 3, points[0][1]), (points[0][0] + 3, points[0][1])]
         yield Stroke(points, color, 1.75)
-        yield Label(WIDTH - RIGHT - 72 * (len(chart.lines) - 1 - index), 22, name, "end", 12, color)
+        behind = sum(max(72, 7 * len(after) + 16) for after in list(chart.lines)[index + 1 :])
+        yield Label(WIDTH - RIGHT - behind, 22, name, "end", 12, color)
 
 
 def _tick(value: float, ticks: list[float]) -> str:

@@ -188,12 +188,19 @@ class Trainer:
             "seconds": round(here.seconds, 3),
             "held_out_seconds": round(time.perf_counter() - started, 3),
             "images_per_second": round(images / here.seconds, 1),
+            **self._played(images),
             **({"measure": held.about[held.first].words} if held.first in held.about else {}),
         }
         is_best, here.loss = loss < here.best, held.first
         here.epoch, here.batch, here.best, here.seconds = here.epoch + 1, 0, min(here.best, loss), 0.0
         here.stale = 0 if is_best else here.stale + 1
         return record, is_best
+
+    def _played(self, images: int) -> Record:
+        """How far a game is: rounds are what epochs are not, where one player moves more often than the other."""
+        if len(self.players) < 2:
+            return {}
+        return {"rounds": self.position.step // self._round, "images_seen": images * (self.position.epoch + 1)}
 
     def _train_epoch(self, train: Dataset, held_out: Dataset) -> None:
         here, recipe, device = self.position, self.recipe, self.device
