@@ -16,20 +16,21 @@ from ..baselines import PCA
 from ..data import Dataset
 from ..data.identity import class_number
 from ..models import Autoencoder
-from ..pictures.sheet import class_words
 from ..training import Run, load_model
 from . import check_seed, parse, pick_device
 from .beside import fitted_pca
 from .condition_file import is_told_more
+from .explore_groups import FROM_PRIOR, classes_of, draw_from_prior, draws_codes, groups_of
 from .images import class_names, load_images, say_notes
 from .run_words import called
 
 Kind = Literal[
-    "reconstructions", "samples", "manifold", "traversals", "interpolations", "arithmetic", "nearest", "scatter"
+    "reconstructions", "samples", "grid", "manifold", "traversals", "interpolations", "arithmetic", "nearest", "scatter"
 ]
 NEEDS: dict[str, tuple[str, ...]] = {
     "reconstructions": ("encode", "decode"),
     "samples": ("sample",),
+    "grid": ("draw_codes", "decode"),
     "manifold": ("decode", "sample"),
     "traversals": ("encode", "decode"),
     "interpolations": ("encode", "decode"),
@@ -68,7 +69,8 @@ class Explore:
     """Class of the manifold's images, for a conditional model, by name or number; default: the first."""
     groups: tuple[str, str, str] | None = None
     """Of the arithmetic a - b + c: each class=NAME, class=K, or the numbers of held-out images, as 3,14,15;
-    default: the first three classes of which there are held-out images."""
+    default: the first three classes of which there are held-out images. Of a model without an encoder the numbers are
+    those of drawn images, as the grid shows them."""
     checkpoint: Literal["best", "last"] = "best"
     """Weights to explore."""
     data: str | None = None
@@ -115,13 +117,17 @@ def _can(model: Any, kind: str) -> bool:
     """Whether a model has what a picture needs; a model that has names for its codes can take these through values."""
     if kind == "traversals" and hasattr(model, "code_traversals"):
         return True
+    if kind in FROM_PRIOR and draws_codes(model):
+        return True
     return all(hasattr(model, need) for need in NEEDS[kind])
 
 
 def _applies(kind: str, model: Any, images: Dataset, options: Explore) -> bool:
     """Whether a picture that was not asked for by name has what it needs in model and data."""
+    if kind in FROM_PRIOR and draws_codes(model):
+        return kind != "arithmetic" or (options.groups is not None and model.classes is None)
     if kind == "arithmetic":
-        return model.classes is None and (options.groups is not None or len(_there(images)) >= 3)
+        return model.classes is None and (options.groups is not None or len(classes_of(images)) >= 3)
     if len(images) < FEWEST.get(kind, 1):
         return False
     return kind not in ("manifold", "scatter") or model.latent >= 2
@@ -130,6 +136,9 @@ def _applies(kind: str, model: Any, images: Dataset, options: Explore) -> bool:
 def _draw(kind: str, model: Any, images: Dataset, options: Explore, of: str, path: Path) -> str:
     """Write a picture, and say where, and what numbers are in it."""
     n, device = options.n, next(model.parameters()).device
+    if kind in FROM_PRIOR and draws_codes(model):
+        pictures.save(draw_from_prior(kind, model, n, options.seed, options.groups, of), path)
+        return str(path)
     if len(images) < FEWEST.get(kind, 1):
         raise ValueError(f"what: expected {FEWEST[kind]} held-out images at least for {kind}, got {len(images)}")
     some = images.subset(2 * n, options.seed)
@@ -142,7 +151,7 @@ def _draw(kind: str, model: Any, images: Dataset, options: Explore, of: str, pat
         exploring.draw_scatter(model, seen_values, seen_labels, path, options.dims, images.class_names, of=of)
         return str(path)
     dims = options.dims
-    if kind == "manifold" and dims is None:
+    if kind == "manifold" and dims is None and hasattr(model, "encode"):
         order = exploring.importance(model, seen_values, seen_labels).argsort(descending=True).tolist()
         dims = (order[0], order[1])
     label = None
@@ -198,44 +207,9 @@ def _draw_nearest(model: Any, options: Explore, of: str, names: list[str] | None
 
 
 def _draw_arithmetic(model: Any, options: Explore, images: Dataset, of: str) -> Any:
-    (a, first), (b, second), (c, third) = _groups(options, images, next(model.parameters()).device)
+    (a, first), (b, second), (c, third) = groups_of(options.groups, images, next(model.parameters()).device)
     said = None if first is None or second is None or third is None else (first, second, third)
     return exploring.draw_arithmetic(model, a, b, c, of=of, called=said)
-
-
-def _groups(options: Explore, images: Dataset, device: torch.device) -> list[tuple[Tensor, str | None]]:
-    """The images of a, b and c, and what their class is called where they are all images of one."""
-    found = []
-    there = _there(images)
-    if options.groups is None and len(there) < 3:
-        raise ValueError(f"groups: expected three, since there are held-out images of {len(there)} classes, got none")
-    words = [] if images.classes is None else class_words(images.class_names, images.classes)
-    for group in options.groups or there[:3]:
-        label = group if isinstance(group, int) else None
-        try:
-            name, _, number = str(group).partition("=")
-            if label is None and name == "class" and images.labels is not None:
-                label = class_number("groups", number, images.class_names, images.classes or 0)
-            if label is not None and images.labels is not None:
-                chosen = torch.nonzero(images.labels == label).flatten()
-            else:
-                chosen = torch.tensor([int(index) for index in str(group).split(",")])
-        except ValueError as error:
-            what = (
-                "class=NAME, class=K or"
-                if images.labels is not None
-                else "no classes, since the data have no labels, but"
-            )
-            raise ValueError(f"groups: expected {what} numbers of images, as 3,14,15, got {group!r}") from error
-        if not len(chosen) or int(chosen.min()) < 0 or int(chosen.max()) >= len(images):
-            raise ValueError(f"groups: expected images of {images.name}, 0 to {len(images) - 1}, got {group!r}")
-        found.append((images.values[chosen].to(device, torch.int64), None if label is None else words[label]))
-    return found
-
-
-def _there(images: Dataset) -> list[int]:
-    """The classes that some of the images are of."""
-    return [] if images.labels is None else images.labels.unique().tolist()
 
 
 def _to(labels: Tensor | None, device: torch.device) -> Tensor | None:

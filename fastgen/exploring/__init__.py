@@ -1,7 +1,8 @@
 """Exploring a model with a latent space: what its codes mean, as tensors and as pictures.
 
 A model takes part by what it has: ``latent`` and ``decode`` (codes → images); ``encode`` (images → codes), if it can;
-``posterior``, if its codes have a distribution; ``sample``, if they have a prior, which is N(0, I).
+``posterior``, if its codes have a distribution; ``sample``, if they have a prior, which is N(0, I); ``draw_codes``, if
+it can say of which code a drawn image is: then pictures begin with drawn images where there is no encoder.
 """
 
 from ..metrics import nearest
@@ -18,6 +19,7 @@ from .latent import (
     slerp,
     traversal_codes,
 )
+from .prior import draw_code_arithmetic, draw_code_interpolations, draw_grid, draw_prior_traversals
 from .scatter import draw_scatter
 
 __all__ = [
@@ -25,10 +27,14 @@ __all__ = [
     "codes_of",
     "combine",
     "draw_arithmetic",
+    "draw_code_arithmetic",
+    "draw_code_interpolations",
     "draw_code_traversals",
+    "draw_grid",
     "draw_interpolations",
     "draw_manifold",
     "draw_nearest",
+    "draw_prior_traversals",
     "draw_reconstructions",
     "draw_samples",
     "draw_scatter",
