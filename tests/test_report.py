@@ -81,8 +81,10 @@ def test_a_page_is_whole_in_itself(run: Run, capsys: pytest.CaptureFixture, tmp_
     assert str(run.folder / "report.html") in capsys.readouterr().out
     text = (run.folder / "report.html").read_text()
     page = Page(text)
-    assert len(page.fetched) == 4, "the first, the last, and two between"
-    assert all(source.startswith(PNG) for source in page.fetched)
+    *stills, moving = page.fetched
+    assert len(stills) == 4, "the first, the last, and two between"
+    assert all(source.startswith(PNG) for source in stills)
+    assert moving.startswith("data:image/gif;base64,"), "and all of them, one after the other"
     assert "script" not in page.tags
     assert "link" not in page.tags
     assert page.tags.count("svg") == 3
