@@ -27,7 +27,9 @@ def _setting(name: str, value: Any) -> str:
     words = name.replace("_", " ")
     if isinstance(value, bool):
         return words if value else f"no {words}"
-    return f"no {words}" if value == 0 else f"{words} {value:g}"
+    if value == 0:
+        return f"no {words}"
+    return f"{words} {value:g}" if isinstance(value, (int, float)) else f"{words} {value}"
 
 
 def _player(player: PlayerOptimizer, turns: int) -> str:
