@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastgen.ops import conv_transpose2d as module
 from fastgen.ops._records import Convolution
 from fastgen.ops.conv_transpose2d import (
     check_convolution,
@@ -14,10 +15,17 @@ from fastgen.ops.conv_transpose2d import (
     conv_transpose2d_backward,
     is_product,
     result_shape,
+    runs_in_float32,
 )
 from ops import assert_raises, exact
 from parity import DTYPES, assert_parity
 from transposed import CASES, REAL, arguments, options, pair
+
+#: Few pixels of many channels: a product, whose taps are added where they belong.
+SCATTERED = {
+    "doubling": ((3, 512, 5, 4, 4), (4, 2, 1, 0, 1, 1)),
+    "any": ((2, 512, 3, 3, 5), ((3, 5), (2, 3), (1, 2), (1, 0), (1, 2), 1)),
+}
 
 
 def convolution(case: Any, weight: Tensor, bias: Tensor | None = None) -> Convolution:
@@ -25,12 +33,13 @@ def convolution(case: Any, weight: Tensor, bias: Tensor | None = None) -> Convol
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", [*CASES.values(), REAL])
+@pytest.mark.parametrize("case", [*CASES.values(), REAL, *SCATTERED.values()])
 def test_parity(case: Any, dtype: torch.dtype, device: str) -> None:
     x, weight, bias, *_ = arguments(case, dtype, device)
     for given in (bias, None):
         y = conv_transpose2d(x, convolution(case, weight, given))
         eager = F.conv_transpose2d(x, weight, given, **options(case))
+        assert module._is_scattered(x, convolution(case, weight)) == (device == "cpu" and case in SCATTERED.values())
         assert y.shape == eager.shape == result_shape(x, convolution(case, weight))
         assert_parity(y, eager, F.conv_transpose2d(*exact((x, weight, given)), **options(case)))
 
@@ -53,6 +62,28 @@ def test_gradients(case: Any, dtype: torch.dtype, device: str) -> None:
             assert (result is not None) == wanted
             if result is not None:
                 assert_parity(result, one, two)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halves_are_computed_in_float32_where_nothing_multiplies_them(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one rounding at the end, forward and backward."""
+    x, weight, *_ = arguments(REAL, dtype)
+    for multiplies in (False, True):
+        monkeypatch.setattr(module, "_multiplies", lambda dtype, multiplies=multiplies: multiplies)
+        assert runs_in_float32(x) != multiplies
+    monkeypatch.setattr(module, "_multiplies", lambda dtype: False)
+    assert not runs_in_float32(x.float())
+    half, single = (convolution(REAL, w) for w in (weight, weight.float()))
+    assert torch.equal(conv_transpose2d(x, half), conv_transpose2d(x.float(), single).to(dtype))
+    grad = torch.randn(result_shape(x, half)).to(dtype)
+    results = conv_transpose2d_backward(grad, x, half, [True] * 3)
+    expected = conv_transpose2d_backward(grad.float(), x.float(), single, [True] * 3)
+    for one, two in zip(results, expected, strict=True):
+        assert one is not None
+        assert two is not None
+        assert torch.equal(one, two.to(dtype))
 
 
 def test_a_biass_gradient_is_summed_in_cascades(device: str) -> None:

@@ -1,5 +1,6 @@
 """Transposed convolution: its checks, its shape, and plain torch in the form that suits its geometry."""
 
+import functools
 import math
 from typing import Any
 
@@ -13,6 +14,8 @@ from ._records import Convolution
 
 #: Up to as many output channels, four 2×2 convolutions outrun torch's transposed one on a CPU: images, not features.
 FEW = 4
+#: Up to so many pixels of so many channels, a product with the whole weight outruns torch's on a CPU.
+SCATTERED_PIXELS, SCATTERED_CHANNELS = 16, 512
 
 
 def check_convolution(x: Tensor, convolution: Convolution) -> Convolution:
@@ -103,12 +106,16 @@ def conv_transpose2d(x: Tensor, convolution: Convolution) -> Tensor:
     """``F.conv_transpose2d``; its result may be laid out in any way, but is no view: one may write over it."""
     weight, bias, stride, padding, output_padding, dilation, groups = convolution
     O, KH, KW = weight.shape[1:]
+    if runs_in_float32(x):
+        return conv_transpose2d(x.float(), in_float32(convolution)).to(x.dtype)
     if is_product(x, convolution):
         offset = None if bias is None else bias.repeat_interleave(KH * KW)
         y = F.linear(x.flatten(1), weight.flatten(1).t(), offset)
         return torch.ops.aten._unsafe_view.default(y, [x.shape[0], O, KH, KW])
     if O <= FEW and _is_doubling(convolution):
         return _doubled(x, weight, bias)
+    if _is_scattered(x, convolution):
+        return _scattered(x, convolution)
     x = x.contiguous(memory_format=_cheaper_layout(x, convolution))
     return F.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
 
@@ -122,6 +129,40 @@ def _cheaper_layout(x: Tensor, convolution: Convolution) -> torch.memory_format:
     pixels = x.numel() + math.prod(result_shape(x, convolution))
     heavy = weight.is_contiguous() and weight.numel() > pixels
     return torch.contiguous_format if heavy or convolution.groups > 1 else torch.channels_last
+
+
+def runs_in_float32(x: Tensor) -> bool:
+    """Halves on a CPU without instructions for them, where torch's loops are slow, in channels_last forty times."""
+    if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return not _multiplies(x.dtype)
+
+
+@functools.cache
+def _multiplies(dtype: torch.dtype) -> bool:
+    ops = torch.ops.mkldnn
+    known = ops._is_mkldnn_bf16_supported if dtype == torch.bfloat16 else ops._is_mkldnn_fp16_supported
+    return bool(torch.backends.mkldnn.is_available() and known())
+
+
+def in_float32(convolution: Convolution) -> Convolution:
+    weight, bias = convolution[:2]
+    return Convolution(weight.float(), bias if bias is None else bias.float(), *convolution.geometry)
+
+
+def _is_scattered(x: Tensor, convolution: Convolution) -> bool:
+    small = x.shape[2] * x.shape[3] <= SCATTERED_PIXELS and x.shape[1] >= SCATTERED_CHANNELS
+    return small and convolution.groups == 1 and x.device.type == "cpu" and convolution.weight.is_contiguous()
+
+
+def _scattered(x: Tensor, convolution: Convolution) -> Tensor:
+    """Each pixel times the weight of every tap in one product, whose taps are then added where they belong."""
+    weight, bias, stride, padding, _, dilation, _ = convolution
+    (N, I, H, W), size = x.shape, result_shape(x, convolution)
+    taps = x.permute(0, 2, 3, 1).reshape(N * H * W, I) @ weight.flatten(1)
+    taps = taps.view(N, H * W, -1).transpose(1, 2)
+    y = F.fold(taps, size[2:], weight.shape[2:], dilation, padding, stride)
+    return y if bias is None else y.add_(bias.view(1, -1, 1, 1))
 
 
 def _doubled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -147,6 +188,9 @@ def conv_transpose2d_backward(
 
     ``sum`` adds the bias's in cascades; oneDNN adds it pixel by pixel where it has no AVX-512, and loses digits.
     """
+    if runs_in_float32(x):
+        grads = conv_transpose2d_backward(grad.float(), x.float(), in_float32(convolution), output_mask)
+        return tuple(each if each is None else each.to(x.dtype) for each in grads)  # type: ignore[return-value]
     weight, _, stride, padding, output_padding, dilation, groups = convolution
     grad_bias = grad.sum((0, 2, 3)) if output_mask[2] else None
     if is_product(x, convolution):
