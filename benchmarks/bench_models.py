@@ -37,7 +37,9 @@ class Task:
         models: makes fastgen's model and the same in plain torch, on the CPU.
         batch: makes the inputs of the model and, last, the target, on the CPU.
         loss: of the model's result and the target.
-        repeatable: makes two models to check parity on, where those of ``models`` draw noise of their own.
+        repeatable: makes two models to check parity on, where those of ``models`` draw noise of their own, or have so
+            many kinks that rounding decides on which side of some they are.
+        by_parameter: whether each parameter's gradient is judged in units of its own largest number, not of all.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Task:
     batch: Callable[[], tuple[Tensor, ...]]
     loss: Callable[[Any, Tensor], Tensor]
     repeatable: Callable[[], tuple[nn.Module, nn.Module]] | None = None
+    by_parameter: bool = False
 
     def contests(self, bench: Bench) -> Iterator[Contest]:
         """An eval and a training step in every dtype of the device."""
@@ -97,8 +100,16 @@ class Task:
     def _gate(self, device: str, dtype: torch.dtype, way: str) -> None:
         ours, plain = self._made(self.repeatable or self.models, device, dtype)
         exact = copy.deepcopy(plain).double()
-        moved = Moved(lambda: [self._seen(exact, device, way)], dtype)
-        assert_parity(*(self._seen(model, device, way) for model in (ours, plain, exact)), moved[0])
+        units = torch.ones(())
+        if self.by_parameter and way == TRAINING:
+            parts = self._seen(exact, device, way).split([parameter.numel() for parameter in exact.parameters()])
+            units = torch.cat([part.abs().max().expand_as(part) for part in parts])
+
+        def seen(model: nn.Module) -> Tensor:
+            found = self._seen(model, device, way)
+            return found / units.to(found)
+
+        assert_parity(*map(seen, (ours, plain, exact)), Moved(lambda: [seen(exact)], dtype)[0])
 
     def _seen(self, model: nn.Module, device: str, way: str) -> Tensor:
         """What parity is checked on, as one vector."""
@@ -156,7 +167,19 @@ def dcgan(N: int, latents: int, channels: int, size: int) -> Task:
     def batch() -> tuple[Tensor, Tensor]:
         return torch.randn(N, latents, 1, 1), torch.rand(N, 3, size, size)
 
-    return Task(f"DCGAN generator, {size}x{size}, {channels} channels", (N, latents, 1, 1), models, batch, F.mse_loss)
+    def far_from_kinks() -> tuple[nn.Module, nn.Module]:
+        """Each channel is on one side of its ReLU, none of whose millions of arguments is then as near to zero as it is
+        rounded: there an implementation may be on either side, and its gradients off by all that arrives.
+        """
+        pair = models()
+        for bn in (each for model in pair for each in model.modules() if isinstance(each, nn.BatchNorm2d)):
+            nn.init.constant_(bn.weight, 0.5)
+            with torch.no_grad():
+                bn.bias.copy_(torch.tensor([4.0, -4.0]).repeat(bn.num_features)[: bn.num_features])
+        return pair
+
+    name = f"DCGAN generator, {size}x{size}, {channels} channels"
+    return Task(name, (N, latents, 1, 1), models, batch, F.mse_loss, far_from_kinks, True)
 
 
 def tasks(device: str, quick: bool = False) -> list[Task]:

@@ -76,7 +76,21 @@ def match(model: nn.Module) -> Matches:
     for _, module in matches.modules:
         if isinstance(module, nn.ConvTranspose2d) and id(module) not in matches.covered:
             matches.leave(module, matches.reasons.get(id(module), _UNKNOWN))
+    if not matches.rows:
+        _say_what_there_is(matches)
     return matches
+
+
+def _say_what_there_is(matches: Matches) -> None:
+    """Where nothing is swapped: why not the layers that a discriminator or a residual generator consists of, either."""
+    said = {each.path for each in matches.left}
+    for path, module in matches.modules:
+        if path in said or is_fused(module):
+            continue
+        if isinstance(module, _NORMS):
+            matches.leave(module, worth.NORMALIZED_ALONE)
+        elif type(module) is nn.Conv2d:
+            matches.leave(module, worth.CONVOLVED_WHOLE)
 
 
 def _proof(module: nn.Module, matches: Matches) -> Any:

@@ -30,10 +30,12 @@ CROPPED_ON_CPU = (
     "its mask is not one of fastgen.ops.masked_conv2d_mask's, and a convolution of its live taps alone was only "
     "measured on a CPU"
 )
-NORMALIZED = (
-    "it follows a Conv2d: on a CPU torch's own batch norm is the faster one, and on a GPU "
-    "fastgen.ops.batch_norm_activation was not measured"
+_TORCHS_NORM = (
+    "on a CPU torch's own batch norm is the faster one, and on a GPU fastgen.ops.batch_norm_activation was not measured"
 )
+NORMALIZED = f"it follows a Conv2d: {_TORCHS_NORM}"
+NORMALIZED_ALONE = f"no ConvTranspose2d comes before it, whose op would take it along: {_TORCHS_NORM}"
+CONVOLVED_WHOLE = "it has no mask and is not transposed: torch's own convolution has no faster form here"
 
 
 def small(weight: Tensor, least: int) -> bool:
