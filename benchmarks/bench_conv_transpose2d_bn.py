@@ -8,16 +8,18 @@ Weights are counted once each way.
 """
 
 import copy
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from cases import FORWARD, Case, Form, compiled
+from cases import FORWARD, Case, Contest, Form, compiled
 from fastgen.nn import ConvTranspose2dChain
 from fastgen.ops import conv_transpose2d_bn
-from harness import alone
+from harness import Bench, Contests, alone
 from plain import generator
 
 # N, I, O, size of the input
@@ -84,6 +86,7 @@ def whole(sizes: tuple[int, int, int, int], device: str, quick: bool) -> Case:
     if not quick:
         table["torch.compile"] = compiled(_Model(model))
         table["torch.compile, channels_last"] = compiled(_Model(model, torch.channels_last))
+        table["torch.compile, freezing"] = compiled(_Model(model), options={"freezing": True})
     weights = sum(p.numel() for p in model.parameters())
     convolutions = [m for m in model if isinstance(m, nn.ConvTranspose2d)]
     positions = [1] + [16 * 4**i for i in range(len(convolutions) - 1)]
@@ -121,11 +124,21 @@ def _folded(model: nn.Sequential) -> list[nn.Module]:
     return result
 
 
-def cases(device: str, quick: bool = False) -> list[Case]:
+def cases(device: str, quick: bool = False) -> list[Case | Contests]:
     layers = (QUICK_LAYER,) if quick else LAYERS[device]
     generators = (QUICK_GENERATOR,) if quick else GENERATORS[device]
     made = [layer(sizes, device, quick) for sizes in layers]
-    return made + [whole(sizes, device, quick) for sizes in generators]
+    drawn = [whole(sizes, device, quick) for sizes in generators]
+    if device == "cuda":
+        return [*made, *drawn]
+    halves = [  # which of all that runs on a CPU are measured for generators alone
+        Contests(f"{each.name}, {each.shape[0]} at a time, bfloat16", partial(_in_bfloat16, each)) for each in drawn
+    ]
+    return [*made, *drawn, *halves]
+
+
+def _in_bfloat16(case: Case, bench: Bench) -> Iterator[Contest]:
+    return case.contests(bench.device, torch.bfloat16, bench.tuned)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,26 @@ def test_second_order_but_not_forward_mode() -> None:
     assert_no_forward_mode(lambda y: ours(y, *rest, "tanh"), y)
 
 
+def test_running_statistics_compile_without_an_op_that_may_write() -> None:
+    """Inductor ends in an error at one whose buffers are None: a layer in evaluation could not be compiled."""
+    from torch._dynamo.backends.common import aot_autograd
+
+    nodes: list[str] = []
+
+    def look(graph: torch.fx.GraphModule, _: object) -> object:
+        nodes.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    record = BatchNorm(torch.rand(7), None, *running(7))
+    with torch.no_grad():
+        found = torch.compile(finalize_running, fullgraph=True, backend=aot_autograd(fw_compiler=look))(
+            record, torch.float32
+        )
+    assert any("rsqrt" in node for node in nodes)
+    assert not any("functionalized" in node or "finalize" in node for node in nodes)
+    torch.testing.assert_close(found, finalize_running(record, torch.float32))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_running_statistics_are_those_of_torch(momentum: float | None, dtype: torch.dtype, device: str) -> None:
