@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from commands import refused, said
-from fastgen import exploring, metrics, models, pictures
+from fastgen import exploring, exporting, metrics, models, pictures
 from fastgen.data import load_for_training
 from fastgen.models import AdversarialAutoencoder, Classifier
 from fastgen.models.adversarial_autoencoder import CodeDiscriminator
@@ -212,6 +212,19 @@ def test_pictures_of_a_prior(tmp_path: Path) -> None:
         with torch.no_grad():
             wanted = pictures.to_rgb(model.decode(model.walk(4).flatten(0, 1)), 5)
         find(exploring.draw_manifold(model, 4), wanted, columns=4, gap=0)
+
+
+@pytest.mark.parametrize("kind", ["mixture-classes", "told"])
+def test_both_parts_are_exported_for_any_batch(kind: str, tmp_path: Path) -> None:
+    model = build(kind).eval()
+    for part, given in (("decoder", model.draw_codes(3, 0, labels=[0, 1, 2])), ("encoder", some(model, 3)[0].byte())):
+        exporting.export(model, tmp_path / f"{part}.pt2", part)
+        found = torch.export.load(tmp_path / f"{part}.pt2").module()(given, torch.arange(3))
+        with torch.no_grad():
+            wanted = model.decode(given, torch.arange(3)) if part == "decoder" else model.encode(given)
+        torch.testing.assert_close(found.detach(), wanted)
+    said = str(exporting.parts.parts_of(model)["decoder"].inputs["z"])
+    assert ("normal, of standard deviation 2" if kind == "told" else "mixture of 3 parts") in said
 
 
 def test_its_encoder_begins_a_classifier() -> None:

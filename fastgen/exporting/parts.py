@@ -78,6 +78,7 @@ def parts_of(model: Any) -> dict[str, Part]:
     found = {}
     if isinstance(model, DecodingModel):
         prior = getattr(model, "prior", "normal" if hasattr(model, "sample") else None)
+        prior = getattr(model, "p_z", prior)
         layout = f", {model.layout}" if hasattr(model, "layout") else ""
         told = "" if prior is None else f"; its prior is {prior}"
         z = Named(("N", model.latent), dtype, f"a code{layout}{told}")

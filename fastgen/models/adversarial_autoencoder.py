@@ -149,7 +149,7 @@ class AdversarialAutoencoder(LatentModel):
     def labels(self, values: Tensor, labels: Any) -> Tensor | None:
         """Those of a batch, checked; None for a model that is told none."""
         self.check_images(values)
-        return self.check_labels(len(values), labels if self.classes is not None else None)
+        return self.check_labels(values.shape[0], labels if self.classes is not None else None)
 
     def parts(self, labels: Tensor | None) -> Tensor | None:
         """The component of each label, and beyond them for "no label"; None where a class has no component."""
@@ -167,7 +167,7 @@ class AdversarialAutoencoder(LatentModel):
         """
         self.check_codes(z)
         given = labels is not None or not self.regularized
-        found = self.check_labels(len(z), labels) if given else None
+        found = self.check_labels(z.shape[0], labels) if given else None
         return self._decode(z, found).clamp(0, 1) * (self.levels - 1)
 
     def draw_codes(

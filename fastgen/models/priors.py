@@ -37,6 +37,9 @@ class CodePrior:
     def __init__(self, latent: int, uniforms: int, components: int) -> None:
         self.latent, self.uniforms, self.components = latent, uniforms, components
 
+    def __str__(self) -> str:
+        return self.name if self.components == 1 else f"{self.name} of {self.components} parts"
+
     def from_uniforms(self, u: Tensor, parts: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """Codes of the law.
 
@@ -69,6 +72,9 @@ class NormalPrior(CodePrior):
     def __init__(self, latent: int, std: float = 1.0) -> None:
         super().__init__(latent, latent, 1)
         self.std = std
+
+    def __str__(self) -> str:
+        return f"normal, of standard deviation {self.std:g}"
 
     def from_uniforms(self, u: Tensor, parts: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         return temperature * self.std * normals_from(u)
