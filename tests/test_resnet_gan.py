@@ -151,7 +151,7 @@ def test_every_size_is_drawn_and_judged(size: int | tuple[int, int]) -> None:
         model = ResNetGAN(2, 4, latent=3, channels=2, widths=widths, image_size=size)
         assert model.sample(2).shape == (2, 2, *model.sides)
         found = model.losses(torch.randint(4, (3, 2, *model.sides)))
-        assert list(found) == ["loss", "wasserstein", "gradient_penalty"]
+        assert list(found) == ["loss", "wasserstein", "game", "gradient_penalty"]
         assert all(each.shape == (3,) for each in found.values())
     sizes = [block.conv1.odd for block in ResNetGAN(channels=2, image_size=28).generator.blocks]
     assert len(sizes) == 2, "7 → 14 → 28"

@@ -47,9 +47,13 @@ class AdversarialObjective(Objective):
         super().__init__(model, best="pixel_distance")
         self.settings = model.settings
         self.most_diverse = 0.0
-        self.settings.check_discriminator(model.discriminator)
+        self.check()
+
+    def check(self) -> None:
+        """Raise ValueError where settings and networks are known not to go together."""
+        self.settings.check_discriminator(self.model.discriminator)
         if self.settings.differentiates_twice:
-            check_double_backward(model.discriminator)
+            check_double_backward(self.model.discriminator)
 
     def players(self) -> list[Player]:
         settings = self.settings

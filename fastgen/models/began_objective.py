@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..losses import began_balance, began_convergence, began_discriminator, began_generator
-from ..objective import Objective, Player
+from ..objective import Player
 from .adversarial_objective import COMPARED, AdversarialObjective
 from .adversarial_words import ALIKE
 
@@ -23,9 +23,12 @@ class BEGANObjective(AdversarialObjective):
     """
 
     def __init__(self, model: Any) -> None:
-        Objective.__init__(self, model, best="convergence")
-        self.settings = model.settings
+        super().__init__(model)
+        self.best = "convergence"
         self._errors: dict[str, Tensor] = {}
+
+    def check(self) -> None:
+        """The networks are BEGAN's own, and go with any balance."""
 
     def players(self) -> list[Player]:
         told, model = self.settings, self.model
