@@ -30,10 +30,12 @@ MODELS: dict[str, Callable[[], models.Model]] = {
     "dcgan": lambda: models.DCGAN(1, 256, 5, 4, "spectral", classes=3, image_size=16),
     "resnet": lambda: models.ResNetGAN(1, 256, 4, 4, classes=3, image_size=9),
     "infogan": lambda: models.InfoGAN(1, 256, 9, categories=(4,), continuous=2, image_size=16, channels=8, hidden=32),
+    "adversarial": lambda: models.AdversarialAutoencoder(1, 17, "normal", 5.0, 3, hidden=(6,), classes=3, image_size=8),
+    "roll": lambda: models.AdversarialAutoencoder(1, 17, "swiss-roll", hidden=(6,), classes=3, image_size=8),
     "classifier": lambda: models.Classifier(1, 5, 4, 8, {"code": 3, "hidden": (6,), "channels": (2,)}),
 }
 PARTS = [("vae", "encoder"), ("convolutional", "decoder"), ("classifier", "classifier"), ("dcgan", "generator")]
-PARTS += [("resnet", "generator"), ("infogan", "generator")]
+PARTS += [("resnet", "generator"), ("infogan", "generator"), ("adversarial", "decoder")]
 
 NORMS = {
     **{("convolutional", "decoder"): (0, 2), ("dcgan", "generator"): (0, 2), ("infogan", "generator"): (0, 3)},
@@ -229,7 +231,8 @@ def test_parts_of_models() -> None:
     assert {name: list(parts_of(make())) for name, make in MODELS.items()} == {
         "vae": ["decoder", "encoder"], "convolutional": ["decoder", "encoder"], "autoencoder": ["decoder", "encoder"],
         "gan": ["generator"], "dcgan": ["generator"], "resnet": ["generator"],
-        "infogan": ["generator"], "classifier": ["classifier"],
+        "infogan": ["generator"], "adversarial": ["decoder", "encoder"], "roll": ["decoder", "encoder"],
+        "classifier": ["classifier"],
     }  # fmt: skip
     part = parts_of(MODELS["vae"]())["encoder"]
     assert {name: str(each) for name, each in part.inputs.items()} == {
@@ -240,4 +243,8 @@ def test_parts_of_models() -> None:
     assert str(parts_of(MODELS["gan"]())["generator"].inputs["z"]) == "(N, 3) float32: a code; its prior is uniform"
     told = "(N, 9) float32: a code, 3 of noise, one-hot of 4, 2 continuous; its prior is uniform"
     assert str(parts_of(MODELS["infogan"]())["generator"].inputs["z"]) == told
+    decoder, encoder = parts_of(MODELS["adversarial"]()).values()
+    assert (list(decoder.inputs), list(encoder.inputs)) == (["z", "labels"], ["values"])
+    assert str(decoder.inputs["z"]) == "(N, 3) float32: a code; its prior is normal, of standard deviation 5"
+    assert [list(part.inputs) for part in parts_of(MODELS["roll"]()).values()] == [["z"], ["values"]]
     assert str(parts_of(MODELS["autoencoder"]())["encoder"].output[1]) == "(N, 3) float32: a code"

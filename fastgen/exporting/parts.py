@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..conditions import Classes, kind_said
 from ..models import AutoregressiveModel, LatentModel, Model
 from ..models.model import DecodingModel
+from ..models.networks import Decoder, Encoder
 
 PARTS = ("generator", "decoder", "encoder", "classifier")
 """Their names; of a model that has several, the first is exported where nobody says which."""
@@ -84,9 +85,10 @@ def parts_of(model: Any) -> dict[str, Part]:
         z = Named(("N", model.latent), dtype, f"a code{layout}{told}")
         drawn = Named(image, dtype, f"in [0, {model.levels - 1}]")
         way = "generator" if hasattr(model, "generator") else "decoder"
-        found[way] = Part(way, "decode", {"z": z, **labels}, ("image", drawn))
+        found[way] = Part(way, "decode", {"z": z, **(labels if _is_told(model, way) else {})}, ("image", drawn))
         if isinstance(model, LatentModel):
-            found["encoder"] = Part("encoder", "encode", {**values, **labels}, ("code", z))
+            read = {**values, **(labels if _is_told(model, "encoder") else {})}
+            found["encoder"] = Part("encoder", "encode", read, ("code", z))
     if hasattr(model, "logits"):
         logits = Named(("N", model.classes or 1), dtype, "of a softmax over the classes")
         found["classifier"] = Part("classifier", "logits", values, ("logits", logits))
@@ -102,6 +104,12 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def _any_of(words: Sequence[str]) -> str:
     return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _is_told(model: Any, part: str) -> bool:
+    """Whether a part of a model with classes reads them: of an adversarial autoencoder the prior may be told alone."""
+    network = getattr(model, part, None)
+    return not (isinstance(network, Encoder | Decoder) and network.classes is None)
 
 
 class _Forward(nn.Module):
