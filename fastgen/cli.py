@@ -10,6 +10,7 @@
     fastgen export RUN         a generator, decoder, encoder or classifier as a file that runs without fastgen
     fastgen download NAME      the files of a named data set, where there is a network
     fastgen taxonomy           densities that are explicit, approximate and implicit, side by side: one picture
+    fastgen toy ring           games of points: a ring of Gaussians, or one on a line, over time
     fastgen bench              measure the kernels, sampling and the models against what else there is, here
     fastgen info               versions, devices, and which kernel runs where
 
@@ -37,6 +38,7 @@ COMMANDS = {
     "export": "fastgen.commands.export",
     "download": "fastgen.commands.download",
     "taxonomy": "fastgen.commands.taxonomy",
+    "toy": "fastgen.commands.toy",
     "bench": "fastgen.commands.bench",
     "info": "fastgen.commands.info",
 }

@@ -41,6 +41,7 @@ SMALL = {
     "compare": [],
     "explore": ["--n", "4", "--side", "3"],
     "taxonomy": ["--effort", "0.02"],
+    "toy": ["--rounds", "2", "--seeds", "0"],
     "report": [],
     "download": [],
     "export": [],

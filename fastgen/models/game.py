@@ -14,13 +14,14 @@ from ..nn import SyncBatchNorm
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, SyncBatchNorm)
 
 
+Loss = Literal["minimax", "non-saturating", "least-squares", "least-squares-pearson", "wasserstein", "hinge"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Game:
     """Settings of a game between a discriminator and a generator."""
 
-    loss: Literal["minimax", "non-saturating", "least-squares", "least-squares-pearson", "wasserstein", "hinge"] = (
-        "non-saturating"
-    )
+    loss: Loss = "non-saturating"
     """What both minimise: minimax and non-saturating of Goodfellow 2014, least-squares with the coding 0 and 1, or
     -1, 1 and 0 (pearson), wasserstein, hinge; see fastgen.losses."""
     discriminator_steps: int = 1
