@@ -168,10 +168,12 @@ def test_the_first_of_each_table_come_first() -> None:
 def test_tables_of_cases_are_whole(stem: str, device: str) -> None:
     """Every op's table, for both devices: names, forms, counts."""
     (table,) = [table for table in suite.chosen("kernels", device, quick=False, only=stem) if table]
-    labels = [(case.name, case.shape) for case in table]
+    assert all(entry.name.startswith(stem) for entry in table)
+    cases = [entry for entry in table if isinstance(entry, Case)]  # beside them, makers of contests of whole models
+    assert cases
+    labels = [(case.name, case.shape) for case in cases]
     assert len(set(labels)) == len(labels)
-    for case in table:
-        assert case.name.startswith(stem)
+    for case in cases:
         assert next(iter(case.forms)) == "fastgen"
         assert "eager" in case.forms
         assert any(form.compile is not None for form in case.forms.values())

@@ -56,8 +56,11 @@ def assert_same_training(plain: nn.Module, fused: nn.Module, x: Tensor, steps: i
             results.append([y, *(torch.cat((g.flatten(), scale.to(dtype).view(1))) for g in grads)])
         for one, eager, truth in zip(*results, strict=True):
             assert_parity(one, eager, truth)
-        for one, eager in zip(fused.buffers(), plain.buffers(), strict=True):
-            torch.testing.assert_close(one, eager)
+        for one, eager, truth in zip(fused.buffers(), plain.buffers(), exact.buffers(), strict=True):
+            if one.dtype in (torch.bfloat16, torch.float16):  # of which eager's own are several roundings off
+                assert_parity(one, eager, truth)
+            else:
+                torch.testing.assert_close(one, eager)
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, lambda: nn.LeakyReLU(0.2), nn.Tanh, nn.Identity])

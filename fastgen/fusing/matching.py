@@ -76,7 +76,7 @@ def match(model: nn.Module) -> Matches:
     for _, module in matches.modules:
         if isinstance(module, nn.ConvTranspose2d) and id(module) not in matches.covered:
             matches.leave(module, matches.reasons.get(id(module), _UNKNOWN))
-    if not matches.rows:
+    if not matches.rows and not any(is_fused(module) for _, module in matches.modules):
         _say_what_there_is(matches)
     return matches
 
@@ -85,7 +85,7 @@ def _say_what_there_is(matches: Matches) -> None:
     """Where nothing is swapped: why not the layers that a discriminator or a residual generator consists of, either."""
     said = {each.path for each in matches.left}
     for path, module in matches.modules:
-        if path in said or is_fused(module):
+        if path in said:
             continue
         if isinstance(module, _NORMS):
             matches.leave(module, worth.NORMALIZED_ALONE)

@@ -34,11 +34,13 @@ CHECKPOINTS = ("best", "last")
 """Names of checkpoints; the last is deleted last, so that it can be resumed until then."""
 EXPLORED = (
     *("reconstructions", "samples", "manifold", "traversals", "interpolations", "arithmetic", "nearest", "scatter"),
+    "grid",
 )
 """Pictures of ``fastgen explore``."""
 WRITTEN = (
     *(f"checkpoints/{name}.safetensors" for name in CHECKPOINTS),
     *("checkpoints/state-*.pt", "metrics.jsonl", "samples/epoch-*.png", "curves.png", "held_out.png", "report.html"),
+    "samples.gif",
     *(f"explore/{kind}.png" for kind in EXPLORED),
     "tensorboard/events.out.tfevents.*",
 )
