@@ -54,7 +54,7 @@ class DCGAN(AdversarialModel):
 
     recipes: ClassVar = {
         "paper": {"channels": 128, "batch_size": 128, "ema": 0.0},
-        "small": {"channels": 32, "epochs": 20, "batch_size": 64},
+        "small": {"channels": 32, "epochs": 7, "batch_size": 64, "lr": 4e-4},
     }
     """paper: section 4: Adam at 2e-4 with β₁ = 0.5, batches of 128. z is uniform there; its scenes were trained on for
     five epochs, faces and ImageNet for a number that it does not say; the number of filters is that of figure 1."""
