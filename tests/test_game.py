@@ -268,3 +268,13 @@ def test_a_game_is_a_value() -> None:
     assert game.generator_betas == (0.0, 0.9)
     assert Game(**game.config) == game
     assert replace(game, loss="minimax").pair.smooths
+
+
+@pytest.mark.parametrize("kind", [DCGAN, models.ResNetGAN])
+def test_spectral_normalisation_of_a_model_is_seen_when_it_is_built(kind: Any) -> None:
+    """It bounds a critic's slope by itself; and clipping beside it is refused at once, and not when training starts."""
+    spectral = {**SIZES, "channels": 4, "normalization": "spectral"}
+    model = kind(**spectral, game={"loss": "wasserstein", "gradient_penalty": 0.0})
+    assert [player.name for player in model.objective().players()] == ["discriminator", "generator"]
+    with pytest.raises(ValueError, match="weight_clip: expected 0 with spectral normalisation"):
+        kind(**spectral, game={"loss": "hinge", "gradient_penalty": 0.0, "weight_clip": 0.1})

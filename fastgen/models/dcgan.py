@@ -79,10 +79,10 @@ class DCGAN(AdversarialModel):
         widths, sizes = stages(self.sides, self.channels)
         self.generator = DCGANGenerator(in_channels, latent, widths, sizes, classes)
         self.discriminator = DCGANDiscriminator(in_channels, widths, sizes[-1], normalization, classes, conditioning)
-        self.settings.check_discriminator(self.discriminator)
         self.apply(begin)
         if normalization == "spectral":
             spectrally_normalized(self.discriminator)
+        self.settings.check_discriminator(self.discriminator)
 
 
 class DCGANGenerator(nn.Module):

@@ -106,9 +106,9 @@ class ResNetGAN(AdversarialModel):
         self.discriminator = ResNetDiscriminator(
             in_channels, wide, sizes, doubling, normalization, classes, conditioning
         )
-        self.settings.check_discriminator(self.discriminator)
         if normalization == "spectral":
             spectrally_normalized(self.discriminator)
+        self.settings.check_discriminator(self.discriminator)
 
 
 class ResNetGenerator(nn.Module):
