@@ -65,6 +65,11 @@ def normals(seed: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     return torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=1).flatten()[:count]
 
 
+def seed_or_any(seed: int | None) -> int:
+    """``seed``, or one from torch's generator where there is none."""
+    return int(torch.randint(2**63 - 1, (), dtype=torch.int64)) if seed is None else seed
+
+
 def seed_tensor(seed: int, device: torch.device | str | None) -> Tensor:
     """A 64-bit integer, signed or unsigned, as an int64 tensor of one element.
 

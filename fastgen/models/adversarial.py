@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .._checks import check_finite, check_instance, check_integer, check_number, check_option
 from .._draws import uniforms_of_batch
-from .._philox import uniforms
+from .._philox import seed_or_any, uniforms
 from .._shadow import evaluated
 from ..conditions import Labels
 from ..measures import Measure
@@ -164,7 +164,7 @@ class AdversarialModel(DecodingModel):
         """
         n, first = check_integer("n", n, 1), check_integer("first", first, 0)
         temperature = check_number("temperature", temperature, 0)
-        seed = int(torch.randint(2**63 - 1, (), dtype=torch.int64)) if seed is None else seed
+        seed = seed_or_any(seed)
         found = self.check_labels(n, labels)
         parts = []
         with evaluated(self) as model:

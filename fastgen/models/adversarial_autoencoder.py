@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import check_finite, check_flag, check_integer, check_number, check_option
-from .._philox import uniforms
+from .._philox import seed_or_any, uniforms
 from .._shadow import evaluated
 from ..conditions import Labels
 from ..measures import Measure
@@ -207,7 +207,7 @@ class AdversarialAutoencoder(LatentModel):
         """
         n, first = check_integer("n", n, 1), check_integer("first", first, 0)
         temperature = check_number("temperature", temperature, 0)
-        seed = int(torch.randint(2**63 - 1, (), dtype=torch.int64)) if seed is None else seed
+        seed = seed_or_any(seed)
         found = self.check_labels(n, labels) if labels is not None or not self.regularized else None
         images = []
         with evaluated(self) as model:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_finite, check_integer, check_number
-from .._philox import uniforms
+from .._philox import seed_or_any, uniforms
 from .._shadow import evaluated
 from ..conditions import Labels
 from ..measures import Measure, law
@@ -255,7 +255,7 @@ class VAE(LatentModel):
         n, first = check_integer("n", n, 1), check_integer("first", first, 0)
         temperature = check_number("temperature", temperature, 0)
         device, dtype = next(self.parameters()).device, next(self.parameters()).dtype
-        seed = int(torch.randint(2**63 - 1, (), dtype=torch.int64)) if seed is None else seed
+        seed = seed_or_any(seed)
         labels = self.check_labels(n, labels)
         shape = (self.in_channels, *self.sides)
         step, parts = max(1, ROWS // (self.p_x.param_channels(shape[0]) * shape[1] * shape[2])), []
