@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "sample_draws_cpu.h"
 #include "sample_layout.h"
 #include "sample_products_cpu.h"
 #include "sample_steps_cpu.h"
@@ -15,44 +16,17 @@ namespace fastgen {
 // What all chunks of a batch share. Tensors are contiguous.
 struct SampleBatch {
   std::vector<const float*> given;  // of each given buffer (N, rows, columns, channels)
-  const double* uniforms;           // (N, C, H, W)
+  const double* uniforms;           // (N, C·m, H, W): m = 2 of each value for a mixture, else 1
   const float* table;               // (C, levels, inputs): what the model reads for a value
   int64_t levels;
   const int64_t* known;  // (N, C, H, W), or null
   const bool* keep;      // (N, C, H, W), or null: where `known` is kept
-  float temperature;
+  double temperature;
   int64_t* values;  // (N, C, H, W)
   float* params;    // (N, P, H, W), or null: the parameters that were drawn from, before the temperature
+  int64_t components =
+      0;  // of a mixture of logistics, which couples colours: each reads all P; 0: a law of its own each
 };
-
-// ---- draws by inverse cumulative distribution, as in fastgen/distributions.py
-
-inline int64_t draw_bernoulli(float logit, double uniform, float temperature) {
-  return uniform < double(sigmoid(logit / temperature));
-}
-
-template <typename T>
-FG_VECTOR_CLONES void softmax_numerators(int64_t levels, const T* __restrict logits, T temperature, T highest,
-                                         T* __restrict numerators) {
-  for (int64_t l = 0; l < levels; ++l) {
-    const T x = logits[l] / temperature - highest;
-    numerators[l] = x < T(-104) ? T(0) : exp(x);  // so small is zero in float: never drawn, even with u = 0
-  }
-}
-
-inline int64_t draw_categorical(int64_t levels, const float* logits, double uniform, float temperature,
-                                float* numerators) {
-  const float highest = *std::max_element(logits, logits + levels) / temperature;
-  softmax_numerators<float>(levels, logits, temperature, highest, numerators);
-  double total = 0, below = 0;
-  for (int64_t l = 0; l < levels; ++l) total += numerators[l];
-  const float scale = float(total);
-  for (int64_t l = 0; l < levels - 1; ++l) {
-    below += numerators[l] / scale;
-    if (double(float(below)) > uniform) return l;
-  }
-  return levels - 1;
-}
 
 // ---- the walk
 
@@ -340,29 +314,36 @@ class SampleChunk {
 
   void draw(int64_t k, int64_t r, int64_t c) {
     const PlanRef& ref = plan_.params[size_t(k)];
-    const float* logits = address(ref, {r, c});
+    const float* params = address(ref, {r, c});
+    const bool coupled = batch_.components > 0;
     int64_t channel = 0;  // of the parameters of all colours
-    for (int64_t earlier = 0; earlier < k; ++earlier) channel += plan_.params[size_t(earlier)].channels;
-    const int64_t inputs = plan_.inputs();
+    for (int64_t earlier = 0; earlier < k && !coupled; ++earlier) channel += plan_.params[size_t(earlier)].channels;
+    const int64_t P = coupled ? ref.channels : plan_.P, inputs = plan_.inputs(), plane = plan_.H * plan_.W;
     float* input = address({0, k * inputs, inputs, 0, 0, 1, 1}, {r, c});
-    for (int64_t image = 0; image < n_; ++image, logits += image_stride(ref), input += plan_.C * inputs) {
-      const int64_t at = (((first_ + image) * plan_.C + k) * plan_.H + r) * plan_.W + c;
+    for (int64_t image = 0; image < n_; ++image, params += image_stride(ref), input += plan_.C * inputs) {
+      const int64_t pixel = (first_ + image) * plan_.C * plane + r * plan_.W + c, at = pixel + k * plane;
       for (int64_t l = 0; l < ref.channels; ++l) {
-        if (!std::isfinite(logits[l]) && bad_row_ < 0) bad_row_ = r;
-        if (batch_.params)
-          batch_.params[(((first_ + image) * plan_.P + channel + l) * plan_.H + r) * plan_.W + c] = logits[l];
+        if (!std::isfinite(params[l]) && bad_row_ < 0) bad_row_ = r;
+        if (batch_.params) batch_.params[((first_ + image) * P + channel + l) * plane + r * plan_.W + c] = params[l];
       }
-      int64_t value;
-      if (batch_.keep && batch_.keep[at])
-        value = batch_.known[at];
-      else if (ref.channels == 1)
-        value = draw_bernoulli(logits[0], batch_.uniforms[at], batch_.temperature);
-      else
-        value = draw_categorical(ref.channels, logits, batch_.uniforms[at], batch_.temperature, numerators_.data());
+      const int64_t value = batch_.keep && batch_.keep[at] ? batch_.known[at] : drawn(k, ref.channels, params, pixel);
       batch_.values[at] = value;
       const int64_t entry = k * batch_.levels + clamp<int64_t>(value, 0, batch_.levels - 1);
       std::copy_n(batch_.table + entry * inputs, inputs, input);
     }
+  }
+
+  int64_t drawn(int64_t k, int64_t channels, const float* params, int64_t pixel) {
+    const int64_t plane = plan_.H * plan_.W;
+    if (batch_.components > 0) {
+      const double* uniforms = batch_.uniforms + pixel + pixel / (plan_.C * plane) * plan_.C * plane;
+      return draw_mixture(batch_.components, plan_.C, k, batch_.levels, params, uniforms, plane, batch_.values + pixel,
+                          batch_.temperature);
+    }
+    const double uniform = batch_.uniforms[pixel + k * plane];
+    const float temperature = float(batch_.temperature);
+    if (channels == 1) return draw_bernoulli(params[0], uniform, temperature);
+    return draw_categorical(channels, params, uniform, temperature, numerators_.data());
   }
 
   const SamplePlan& plan_;

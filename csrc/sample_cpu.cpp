@@ -91,10 +91,20 @@ void take_given(const SamplePlan& plan, const std::vector<Tensor>& given, int64_
   }
 }
 
+// A mixture's parameters are those of all colours, at one place.
+void check_mixture(const SamplePlan& plan, int64_t components) {
+  STD_TORCH_CHECK(0 <= components && components < kLimit, "components: expected 0 or more, got ", components);
+  if (components == 0) return;
+  STD_TORCH_CHECK(plan.C == 1 || plan.C == 3, "components: expected a plan of 1 or 3 colours");
+  for (const PlanRef& param : plan.params)
+    STD_TORCH_CHECK(param.channels == (plan.C == 3 ? 10 : 3) * components,
+                    "components: expected a plan whose colours read the parameters of that many");
+}
+
 int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& packed, Tensor state,
                    std::vector<Tensor> given, const Tensor& uniforms, const Tensor& table, const Tensor& known,
-                   const Tensor& keep, double temperature, Tensor values, Tensor params, int64_t chunk, int64_t first,
-                   int64_t last) {
+                   const Tensor& keep, double temperature, int64_t components, Tensor values, Tensor params,
+                   int64_t chunk, int64_t first, int64_t last) {
   const SamplePlan plan = decode(codes, constants);
   const SampleProducts products(plan, isa_of(packed));
   check(packed, ScalarType::Float, {kPackedHeader + products.packed_size}, "packed");
@@ -103,11 +113,14 @@ int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& p
   const int64_t N = values.size(0);
   const std::vector<int64_t> shape = {N, plan.C, plan.H, plan.W};
   check(values, ScalarType::Long, shape, "values");
-  check(uniforms, ScalarType::Double, shape, "uniforms");
+  check_mixture(plan, components);
+  const int64_t each = components > 0 ? 2 : 1, P = components > 0 ? plan.params[0].channels : plan.P;
+  check(uniforms, ScalarType::Double, {N, plan.C * each, plan.H, plan.W}, "uniforms");
   STD_TORCH_CHECK(table.dim() == 3, "table: expected shape (C, levels, inputs)");
   check(table, ScalarType::Float, {plan.C, table.size(1), plan.inputs()}, "table");
   for (const PlanRef& param : plan.params)
-    STD_TORCH_CHECK(table.size(1) >= std::max<int64_t>(2, param.channels), "table: expected an entry for each level");
+    STD_TORCH_CHECK(table.size(1) >= std::max<int64_t>(2, components > 0 ? 2 : param.channels),
+                    "table: expected an entry for each level");
   STD_TORCH_CHECK(chunk > 0, "chunk: expected at least 1, got ", chunk);
   STD_TORCH_CHECK(0 <= first && first <= last && last <= plan.ticks(), "first, last: expected ticks of the walk");
   const int64_t chunks = ceil_div(N, chunk), chunk_state = layout.state_size(chunk);
@@ -122,13 +135,14 @@ int64_t sample_cpu(const Tensor& codes, const Tensor& constants, const Tensor& p
     batch.keep = data<bool>(keep);
   }
   if (params.numel() > 0) {
-    check(params, ScalarType::Float, {N, plan.P, plan.H, plan.W}, "params");
+    check(params, ScalarType::Float, {N, P, plan.H, plan.W}, "params");
     batch.params = mutable_data<float>(params);
   }
   batch.uniforms = data<double>(uniforms);
   batch.table = data<float>(table);
   batch.levels = table.size(1);
-  batch.temperature = float(temperature);
+  batch.temperature = temperature;
+  batch.components = components;
   batch.values = mutable_data<int64_t>(values);
 
   std::vector<const Tensor*> read = {&codes, &constants, &packed, &uniforms, &table, &known, &keep};

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgen.distributions import Bernoulli, Categorical
+from fastgen.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture, Distribution
 from fastgen.ops.sample import PackedPlan, Walk
 from fastgen.sampling.plan import Axis, Buffer, Clock, Instruction, Plan, Ref, Step
 
@@ -171,17 +171,20 @@ def plan_with_constants() -> Plan:
     return b.finish(b.map([(h, HERE)], 1))
 
 
-def table_of(plan: Plan) -> tuple[Tensor, Categorical | Bernoulli]:
+def table_of(plan: Plan, components: int = 0) -> tuple[Tensor, Distribution]:
     levels = plan.params[0].channels
-    distribution = Bernoulli() if levels == 1 else Categorical(levels)
+    distribution: Distribution = Bernoulli() if levels == 1 else Categorical(levels)
+    if components:
+        distribution = DiscretizedLogisticMixture(components)
     return distribution.to_input(torch.arange(distribution.levels)).repeat(plan.shape[0], 1), distribution
 
 
 def run(plan: Plan, uniforms: Tensor, isa: str = "", **options: Any) -> Walk:
     """A whole batch through the compiled executor, with its parameters."""
     codes, constants = plan.encode()
-    table, _ = table_of(plan)
-    P = sum(p.channels for p in plan.params)
+    components = options.get("components", 0)
+    table, _ = table_of(plan, components)
+    P = sum(p.channels for p in plan.params[: 1 if components else None])
     walk = Walk(PackedPlan(codes, constants, isa), uniforms, table, params=P, **options)
     assert walk.advance() is None
     return walk

@@ -24,14 +24,15 @@ int main() {
   const std::vector<float> constants = read_vector<float>();
   const std::vector<double> uniforms = read_vector<double>();
   const std::vector<float> table = read_vector<float>(), given = read_vector<float>();
+  const int64_t components = read_vector<int64_t>().at(0);
   for (const GemmIsa& isa : gemm_isas()) {
     const SamplePlan plan(codes.data(), int64_t(codes.size()), constants.data(), int64_t(constants.size()));
     const SampleProducts products(plan, isa);
     const SampleLayout layout(plan);
     std::vector<float> packed(static_cast<size_t>(products.packed_size));
     products.pack(packed.data());
-    const int64_t N = int64_t(uniforms.size()) / (plan.C * plan.H * plan.W), chunk = (N + 1) / 2;
-    std::vector<int64_t> values(uniforms.size());
+    const int64_t N = int64_t(uniforms.size()) / ((components ? 2 : 1) * plan.C * plan.H * plan.W), chunk = (N + 1) / 2;
+    std::vector<int64_t> values(static_cast<size_t>(N * plan.C * plan.H * plan.W));
     std::vector<float> params(static_cast<size_t>(N * plan.P * plan.H * plan.W));
     SampleBatch batch{};
     const float* next = given.data();
@@ -44,6 +45,7 @@ int main() {
     batch.table = table.data();
     batch.levels = int64_t(table.size()) / plan.buffers[0].channels;
     batch.temperature = 1;
+    batch.components = components;
     batch.values = values.data();
     batch.params = params.data();
     for (int64_t first = 0; first < N; first += chunk) {

@@ -147,8 +147,8 @@ def _walk(**changed: Any) -> list[Any]:
         "state": OPS.sample_state.default(codes, constants, 2, 2), "given": [],
         "uniforms": torch.rand(shape, dtype=torch.float64), "table": torch.randn(1, 2, 1),
         "known": torch.zeros(0, dtype=torch.int64), "keep": torch.zeros(0, dtype=torch.bool), "temperature": 1.0,
-        "values": torch.zeros(shape, dtype=torch.int64), "params": torch.zeros(0), "chunk": 2, "first": 0,
-        "last": plan.shape[1],
+        "components": 0, "values": torch.zeros(shape, dtype=torch.int64), "params": torch.zeros(0), "chunk": 2,
+        "first": 0, "last": plan.shape[1],
     }  # fmt: skip
     return list({**named, **changed}.values())
 

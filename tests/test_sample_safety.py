@@ -65,20 +65,23 @@ def test_no_sanitizer_complains(tmp_path: Path) -> None:
     for buffer in wave.buffers:
         buffer.keep = 5
     nothing: tuple[Tensor, ...] = ()
-    for plan, given in (
-        (deep_plan(), nothing),
-        (deep_plan(levels=5, channels=37), nothing),
-        (step_plan(70, Step("gate"), Step("exp")), nothing),
-        (wave, nothing),
-        (plan_with_constants(), (torch.randn(7, 1, 1, 6), torch.randn(7, 5, 7, 3))),
+    for plan, given, components in (
+        (deep_plan(), nothing, 0),
+        (deep_plan(levels=5, channels=37), nothing, 0),
+        (deep_plan(C=3, levels=20), nothing, 2),  # a mixture of logistics
+        (step_plan(70, Step("gate"), Step("exp")), nothing, 0),
+        (wave, nothing, 0),
+        (plan_with_constants(), (torch.randn(7, 1, 1, 6), torch.randn(7, 5, 7, 3)), 0),
     ):
         codes, constants = plan.encode()
-        table, _ = table_of(plan)
-        uniforms = torch.rand(7, *plan.shape, dtype=torch.float64)
-        tensors = (codes, constants, uniforms, table, torch.cat([each.flatten() for each in (*given, torch.zeros(0))]))
+        table, _ = table_of(plan, components)
+        C, H, W = plan.shape
+        uniforms = torch.rand(7, 2 * C if components else C, H, W, dtype=torch.float64)
+        maps = torch.cat([each.flatten() for each in (*given, torch.zeros(0))])
+        tensors = (codes, constants, uniforms, table, maps, torch.tensor([components]))
         blob = b"".join(struct.pack("q", t.numel()) + t.contiguous().numpy().tobytes() for t in tensors)
         result = subprocess.run([program], input=blob, capture_output=True, check=False)
         assert result.returncode == 0, result.stderr.decode()
-        expected = run(plan, uniforms, given=given).values.numpy().tobytes()
+        expected = run(plan, uniforms, given=given, components=components).values.numpy().tobytes()
         assert result.stdout
         assert result.stdout == expected * (len(result.stdout) // len(expected))

@@ -20,8 +20,8 @@ for _schema in (
     "sample_pack(Tensor codes, Tensor constants, str isa) -> Tensor",
     "sample_state(Tensor codes, Tensor constants, int images, int chunk) -> Tensor",
     "sample(Tensor codes, Tensor constants, Tensor packed, Tensor(a!) state, Tensor[] given, Tensor uniforms, "
-    "Tensor table, Tensor known, Tensor keep, float temperature, Tensor(b!) values, Tensor(c!) params, int chunk, "
-    "int first, int last) -> int",
+    "Tensor table, Tensor known, Tensor keep, float temperature, int components, Tensor(b!) values, Tensor(c!) params, "
+    "int chunk, int first, int last) -> int",
     "sample_between(Tensor codes, Tensor constants, Tensor packed, Tensor(a!) state, Tensor[] given, Tensor input, "
     "Tensor(b!) params, int chunk, int draw) -> int",
 ):
@@ -72,7 +72,7 @@ class Walk:
 
     Args:
         plan: what to execute.
-        uniforms: (N, C, H, W) in [0, 1).
+        uniforms: (N, C, H, W) in [0, 1); (N, 2·C, H, W) for a mixture.
         table: float32 (C, levels) or (C, levels, inputs): what the model reads for a value of a colour, in one channel
             or several.
         given: the plan's given buffers, float32 (N, rows, columns, channels) each.
@@ -80,6 +80,7 @@ class Walk:
         known: int64 (N, C, H, W), with ``keep``: what is kept where ``keep``, bool (N, C, H, W), is true.
         params: P, to record the parameters that were drawn from; 0 for none.
         threads: to split the images over; by default torch's.
+        components: of the mixture of logistics that values are drawn from; 0 for the laws of one part for each colour.
 
     Attributes:
         values: int64 (N, C, H, W), zero where nothing is drawn yet.
@@ -99,15 +100,16 @@ class Walk:
         keep: Tensor | None = None,
         params: int = 0,
         threads: int | None = None,
+        components: int = 0,
     ) -> None:
         C, H, W, slope, tail, left, top = plan.codes[:7].tolist()
-        N = uniforms.shape[0]
-        if uniforms.shape != (N, C, H, W):
-            raise ValueError(f"uniforms: expected shape (N, {C}, {H}, {W}), got {tuple(uniforms.shape)}")
+        N, each = uniforms.shape[0], 2 * C if components else C
+        if uniforms.shape != (N, each, H, W):
+            raise ValueError(f"uniforms: expected shape (N, {each}, {H}, {W}), got {tuple(uniforms.shape)}")
         self.plan = plan
         self.ticks = top + H if slope < 0 else left + W + tail + slope * (top + H - 1)
         self.done = 0
-        self.values = torch.zeros(uniforms.shape, dtype=torch.int64)
+        self.values = torch.zeros((N, C, H, W), dtype=torch.int64)
         self.params = torch.zeros((N, params, H, W) if params else 0)
         front = 1 if slope <= 0 else min(H, -(-W // slope))  # pixels of an image that are drawn together
         self._chunk = _chunk(N, threads or torch.get_num_threads(), max(1, CHUNK // front))
@@ -119,7 +121,7 @@ class Walk:
             torch.zeros(0, dtype=torch.int64) if known is None else known.contiguous(),
             torch.zeros(0, dtype=torch.bool) if keep is None else keep.contiguous(),
         )
-        self._temperature = float(temperature)
+        self._law = float(temperature), components
 
     def advance(self, ticks: int | None = None) -> int | None:
         """Execute that many ticks of the walk, or all that are left.
@@ -131,7 +133,7 @@ class Walk:
         self.done = self.ticks if ticks is None else min(self.ticks, first + ticks)
         plan = self.plan
         bad_row = torch.ops.fastgen.sample.default(
-            plan.codes, plan.constants, plan.packed, self._state, *self._inputs, self._temperature, self.values,
+            plan.codes, plan.constants, plan.packed, self._state, *self._inputs, *self._law, self.values,
             self.params, self._chunk, first, self.done,
         )  # fmt: skip
         return None if bad_row < 0 else bad_row

@@ -17,6 +17,7 @@ from .._checks import listed
 from .._places import Place, place_of
 from .._shadow import evaluated, uncast
 from ..conditions import AnyCondition, Condition, Kinds, apply, arguments, tensors_of
+from ..distributions import Bernoulli, Categorical
 from ..ops.sample import available
 from .analyse import analyse
 from .buffer_rows import finish
@@ -240,7 +241,8 @@ class CompiledSampler(Sampler):
                 self._check_logits(program)
                 program.draws = native and usable(program.plan, self.distribution, dtype, device)
                 if program.draws or (native and program.plan.slope is None):
-                    program.native = NativePlan(program.plan)
+                    components = self.distribution.components if program.draws and self.couples_colors else 0
+                    program.native = NativePlan(program.plan, components)
                 self._programs[told] = program
             return program
 
@@ -260,7 +262,7 @@ class CompiledSampler(Sampler):
     def _check_logits(self, program: Program) -> None:
         """Raise where a model's probabilities would be taken for logits: other images, and nothing that shows it."""
         law = type(self.distribution)
-        if program.squashed is not None and law in DRAWN:
+        if program.squashed is not None and law in (Bernoulli, Categorical):
             path, what = program.squashed
             raise UnsupportedModelError(
                 f"{path}: its last op is {what}, which makes probabilities, and {law.__name__} reads logits: leave"

@@ -7,36 +7,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributions import Bernoulli, Categorical
+from ..distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
 from ..ops.sample import DrawnElsewhere, PackedPlan, Walk, available, plan_format
 from .plan import FORMAT, Plan
 
 #: Distributions that compiled code draws.
-DRAWN = (Bernoulli, Categorical)
+DRAWN = (Bernoulli, Categorical, DiscretizedLogisticMixture)
 
 
 def usable(plan: Plan, distribution: Any, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether compiled code draws this distribution from this plan there.
 
-    It does for float32 on the CPU and for exactly ``Bernoulli`` and ``Categorical``. Others, subclasses
-    included, draw in torch, and compiled code computes what lies between two draws: ``NativeWalk``.
+    It does for float32 on the CPU and for exactly fastgen's own distributions. Others, subclasses included, draw in
+    torch, and compiled code computes what lies between two draws: ``NativeWalk``.
     """
-    if not available(device, dtype):
+    if not available(device, dtype) or type(distribution) not in DRAWN:
         return False
-    per_color = {ref.channels for ref in plan.params}
-    return (type(distribution) is Bernoulli and per_color == {1}) or (
-        type(distribution) is Categorical and per_color == {distribution.levels}
-    )
+    C = plan.shape[0]
+    parts = 1 if distribution.couples_colors else C
+    return {ref.channels for ref in plan.params} == {distribution.param_channels(C) // parts}
 
 
 class NativePlan:
     """A plan, packed for compiled code. It keeps the weights that the plan had.
 
+    Args:
+        plan: what to execute.
+        components: of the mixture of logistics that is drawn from, which couples colours; 0 for other laws.
+
     Raises:
         RuntimeError: the compiled library is of other sources than this package.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, components: int = 0) -> None:
         if plan_format() != FORMAT:
             raise RuntimeError(
                 f"fastgen/_core.so: expected a library that reads plans of format {FORMAT}, got one that reads "
@@ -44,6 +47,7 @@ class NativePlan:
                 "python setup.py build_ext --inplace"
             )
         self.plan = plan
+        self._components = components
         self._packed = PackedPlan(*plan.encode())
 
     def rows(
@@ -57,7 +61,7 @@ class NativePlan:
         """Draw, and yield after each row of the images.
 
         Args:
-            uniforms: (N, C, H, W) in [0, 1).
+            uniforms: (N, C·m, H, W) in [0, 1).
             table: float32 (C, levels, k), what the model reads for a value.
             given: the plan's given buffers, (N, rows, columns, channels) each.
             temperature: divides the logits.
@@ -70,13 +74,19 @@ class NativePlan:
             ValueError: the model's parameters are not finite.
         """
         values, keep = known if known is not None else (None, None)
-        return self._finished_rows(Walk(self._packed, uniforms, table, given, temperature, values, keep))
+        components = self._components
+        walk = Walk(self._packed, uniforms, table, given, temperature, values, keep, components=components)
+        return self._finished_rows(walk)
 
     def see(self, values: Tensor, table: Tensor, given: Sequence[Tensor]) -> Tensor:
         """The parameters (N, P, H, W) along the way when ``values``, int64 (N, C, H, W), are drawn."""
-        P = sum(ref.channels for ref in self.plan.params)
-        everything = torch.ones(values.shape, dtype=torch.bool)
-        walk = Walk(self._packed, torch.zeros(values.shape), table, given, known=values, keep=everything, params=P)
+        N, C, H, W = values.shape
+        everything, components = torch.ones(values.shape, dtype=torch.bool), self._components
+        uniforms = torch.zeros(N, 2 * C if components else C, H, W)
+        P = sum(ref.channels for ref in self.plan.params) // (C if components else 1)
+        walk = Walk(
+            self._packed, uniforms, table, given, known=values, keep=everything, params=P, components=components
+        )
         for _ in self._finished_rows(walk):
             pass
         return walk.params

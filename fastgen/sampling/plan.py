@@ -41,7 +41,7 @@ VECTOR = {"gate": 0, "concat_elu": 0, "norm": 2}  # norm: groups, eps
 STEPS = (*UNARY, *BINARY, *VECTOR)
 #: Of the codes that a plan is encoded in: counted on when their records change, or the arguments of the ops that read
 #: them, here and in csrc/sample_ops.h.
-LAYOUT = 2
+LAYOUT = 3
 
 
 def _format() -> int:

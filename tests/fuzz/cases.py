@@ -187,14 +187,18 @@ def _plan_case(rng: random.Random) -> str:
         channels = plan.params[draw % C].channels if draw >= 0 and len(plan.params) == C else 1
         args = [codes, constants, packed, state, given, torch.randn(N, C), torch.zeros(N, channels), chunk, draw]
     else:
-        op, P = "sample", int(rng.choice((0, sum(param.channels for param in plan.params))))
+        components = plan.params[0].channels // (10 if C == 3 else 3) if rng.random() < 0.3 else 0
+        P = sum(param.channels for param in plan.params[: 1 if components else None])
+        op, P, each = "sample", int(rng.choice((0, P))), 2 if components else 1
         known = torch.randint(levels, shape) if rng.random() < 0.7 else torch.randint(-3, 2**40, shape)
         first, last = (0, H) if rng.random() < 0.7 else (rng.choice((-1, 0, 1, H)), rng.choice((0, 1, H, 2 * H, 9 * W)))
         args = [
-            codes, constants, packed, state, given, torch.rand(shape, dtype=torch.float64), torch.randn(C, levels, 1),
+            codes, constants, packed, state, given, torch.rand((N, each * C, H, W), dtype=torch.float64),
+            torch.randn(C, levels, 1),
             known if rng.random() < 0.5 else torch.zeros(0, dtype=torch.int64),
             torch.rand(shape) < 0.5 if rng.random() < 0.5 else torch.zeros(0, dtype=torch.bool), 1.0,
-            torch.zeros(shape, dtype=torch.int64), torch.zeros((N, P, H, W) if P else 0), chunk, first, last,
+            components, torch.zeros(shape, dtype=torch.int64), torch.zeros((N, P, H, W) if P else 0), chunk, first,
+            last,
         ]  # fmt: skip
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
         at = rng.randrange(2, len(args))

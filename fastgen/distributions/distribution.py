@@ -1,23 +1,13 @@
-"""Distributions of pixels: how a model's parameters become likelihoods and draws.
-
-A model ends in ``P = distribution.param_channels(C)`` channels for images of C colours. Colour k reads the k-th of C
-equal, contiguous parts of them and nothing else, so a sampler may hand ``draw`` one colour at a time; unless the
-distribution ``couples_colors``. Then every colour reads all P, and the values of the colours before it in its pixel:
-a sampler asks ``draw_color``. Drawing a value takes ``uniforms_per_value`` uniform numbers; those of colour k are the
-k-th of C equal, contiguous parts.
-
-Values are integers in [0, levels). Likelihoods are in nats.
-"""
+"""Distribution: what samplers and likelihoods ask of one."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ._checks import check_dense, check_device, check_floating, check_integer, check_number, check_tensor, check_values
+from .._checks import check_dense, check_device, check_floating, check_integer, check_number, check_tensor, check_values
 
 
 class Distribution:
-    """What ``Bernoulli`` and ``Categorical`` share; a distribution of one's own offers the same methods.
+    """What fastgen's distributions share; a distribution of one's own offers the same methods.
 
     A subclass defines ``param_channels``, ``_log_prob`` and ``_draw``; if it couples colours, ``_draw_color`` instead.
 
@@ -151,44 +141,6 @@ class Distribution:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(levels={self.levels})"
-
-
-class Bernoulli(Distribution):
-    """Two levels; one channel per colour, the logit of value 1."""
-
-    def __init__(self) -> None:
-        super().__init__(levels=2)
-
-    def param_channels(self, channels: int) -> int:
-        return check_integer("channels", channels, 1)
-
-    def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
-        return -F.binary_cross_entropy_with_logits(params, values.to(params.dtype), reduction="none")
-
-    def _draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
-        return (uniforms < torch.sigmoid(logits)).to(torch.int64)
-
-    def __repr__(self) -> str:
-        return "Bernoulli()"
-
-
-class Categorical(Distribution):
-    """Any number of levels; one logit for each, those of a colour side by side: colour k has [k·L, (k + 1)·L)."""
-
-    def param_channels(self, channels: int) -> int:
-        return check_integer("channels", channels, 1) * self.levels
-
-    def _by_level(self, params: Tensor) -> Tensor:
-        """(N, C·L, H, W) → (N, L, C, H, W)"""
-        return params.unflatten(1, (-1, self.levels)).transpose(1, 2)
-
-    def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
-        return -F.cross_entropy(self._by_level(params), values, reduction="none")
-
-    def _draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
-        cdf = torch.softmax(self._by_level(logits), dim=1).cumsum(dim=1)
-        below = (cdf <= uniforms.unsqueeze(1)).sum(dim=1)
-        return below.clamp_(max=self.levels - 1)  # rounding can leave the last entry of the cdf below u
 
 
 def check_temperature(temperature: float) -> float:
