@@ -78,6 +78,7 @@ def whole(sizes: tuple[int, int, int, int], device: str, quick: bool) -> Case:
     folded = nn.Sequential(*_folded(copy.deepcopy(model).eval()))
     table = {
         "fastgen": Form(_Model(chain)),
+        "fastgen, channels_last": Form(_Model(chain, torch.channels_last)),
         "eager": Form(_Model(model)),
         "eager, channels_last": Form(_Model(model, torch.channels_last)),
         "eager, folded": Form(_Model(folded)),

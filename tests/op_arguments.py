@@ -132,9 +132,9 @@ def _finalize_backward(dtype: torch.dtype) -> tuple[Any, ...]:
     return grad_scale, m2.abs() + 1, *_randn(dtype, (13,)), 57, 1e-5
 
 
-def _fold(dtype: torch.dtype, groups: int) -> tuple[Any, ...]:
+def _fold(dtype: torch.dtype, groups: int, layout: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
     weight, bias, bn_weight, bn_bias, mean, var = _randn(dtype, (6, 8 // groups, 4, 4), *[(8,)] * 5)
-    return weight, bias, bn_weight, bn_bias, mean, var.abs() + 0.5, groups, 1e-5
+    return layout(weight), bias, bn_weight, bn_bias, mean, var.abs() + 0.5, groups, 1e-5
 
 
 def _statistics(dtype: torch.dtype, layout: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
@@ -181,7 +181,7 @@ ARGUMENTS: dict[str, list[Make]] = {
     "batch_norm_statistics": _for_each(_statistics, (Tensor.contiguous,), (channels_last,)),
     "conv_transpose2d_bn": _for_each(_conv_transpose, *_TRANSPOSED),
     "conv_transpose2d_bn_backward": _for_each(_conv_transpose_backward, *_TRANSPOSED),
-    "conv_transpose2d_bn_fold": _for_each(_fold, (1,), (2,)),
+    "conv_transpose2d_bn_fold": _for_each(_fold, (1, Tensor.contiguous), (2, channels_last)),
     "discretized_logistic_mixture": _for_each(_mixture, *_MIXTURES),
     "discretized_logistic_mixture_backward": _for_each(_mixture_backward, *_MIXTURES),
     "gated_activation": _for_each(_gated_activation, (37,), (1024,)),

@@ -1,5 +1,6 @@
 """conv_transpose2d: torch's transposed convolution in the form that suits its geometry, and its gradients."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from fastgen.ops.conv_transpose2d import (
     runs_in_float32,
 )
 from ops import assert_raises, exact
-from parity import DTYPES, assert_parity
+from parity import DTYPES, assert_parity, channels_last, contiguous
 from transposed import CASES, REAL, arguments, options, pair
 
 #: Few pixels of many channels: a product, whose taps are added where they belong.
@@ -26,6 +27,8 @@ SCATTERED = {
     "doubling": ((3, 512, 5, 4, 4), (4, 2, 1, 0, 1, 1)),
     "any": ((2, 512, 3, 3, 5), ((3, 5), (2, 3), (1, 2), (1, 0), (1, 2), 1)),
 }
+#: As many pixels in more images are none.
+MANY = ((9, 512, 5, 4, 4), (4, 2, 1, 0, 1, 1))
 
 
 def convolution(case: Any, weight: Tensor, bias: Tensor | None = None) -> Convolution:
@@ -33,13 +36,14 @@ def convolution(case: Any, weight: Tensor, bias: Tensor | None = None) -> Convol
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", [*CASES.values(), REAL, *SCATTERED.values()])
+@pytest.mark.parametrize("case", [*CASES.values(), REAL, *SCATTERED.values(), MANY])
 def test_parity(case: Any, dtype: torch.dtype, device: str) -> None:
     x, weight, bias, *_ = arguments(case, dtype, device)
-    for given in (bias, None):
-        y = conv_transpose2d(x, convolution(case, weight, given))
+    for layout, given in itertools.product((contiguous, channels_last), (bias, None)):
+        y = conv_transpose2d(x, convolution(case, layout(weight), given))
         eager = F.conv_transpose2d(x, weight, given, **options(case))
-        assert module._is_scattered(x, convolution(case, weight)) == (device == "cpu" and case in SCATTERED.values())
+        scattered = device == "cpu" and case in SCATTERED.values() and layout is contiguous
+        assert module._is_scattered(x, convolution(case, layout(weight))) == scattered
         assert y.shape == eager.shape == result_shape(x, convolution(case, weight))
         assert_parity(y, eager, F.conv_transpose2d(*exact((x, weight, given)), **options(case)))
 
@@ -56,8 +60,9 @@ def test_gradients(case: Any, dtype: torch.dtype, device: str) -> None:
         return torch.autograd.grad(F.conv_transpose2d(*leaves, **options(case)), leaves, grad)
 
     eager, truth = by_autograd(grad, x, weight, bias), by_autograd(*exact((grad, x, weight, bias)))
-    for mask in ([True] * 3, [True, False, False], [False, True, False], [False, False, True]):
-        results = conv_transpose2d_backward(grad, x, convolution(case, weight), mask)
+    masks = ([True] * 3, [True, False, False], [False, True, False], [False, False, True])
+    for mask, layout in [*((mask, contiguous) for mask in masks), ([True] * 3, channels_last)]:
+        results = conv_transpose2d_backward(grad, x, convolution(case, layout(weight)), mask)
         for wanted, result, one, two in zip(mask, results, eager, truth, strict=True):
             assert (result is not None) == wanted
             if result is not None:

@@ -98,9 +98,9 @@ def test_float64_is_the_reference(triton_device: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
-@pytest.mark.parametrize("groups", [1, 3])
-def test_folding(groups: int, dtype: torch.dtype, triton_device: str) -> None:
-    weight = torch.randn(6, 5, 4, 3, device=triton_device).to(dtype)
+@pytest.mark.parametrize(("groups", "layout"), [(1, contiguous), (3, channels_last), (1, channels_last)])
+def test_folding(groups: int, layout: Any, dtype: torch.dtype, triton_device: str) -> None:
+    weight = layout(torch.randn(6, 5, 4, 3, device=triton_device).to(dtype))
     given = [torch.randn(5 * groups, device=triton_device) for _ in range(4)] + [vectors(5 * groups, triton_device)[1]]
     op, reference = NAMES.conv_transpose2d_bn_fold.default, conv_transpose2d_bn_fold_reference
     kernel = kernels.conv_transpose2d_bn_fold_triton

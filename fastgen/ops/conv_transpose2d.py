@@ -10,12 +10,16 @@ from torch import Tensor
 
 from .._checks import check_integer, check_pair, check_same, describe
 from ._dtypes import check_dense, check_floating
+from ._layouts import is_channels_last
 from ._records import Convolution
 
 #: Up to as many output channels, four 2×2 convolutions outrun torch's transposed one on a CPU: images, not features.
 FEW = 4
-#: Up to so many pixels of so many channels, a product with the whole weight outruns torch's on a CPU.
-SCATTERED_PIXELS, SCATTERED_CHANNELS = 16, 512
+#: Up to so many pixels of an image and of a batch, of so many channels or more, a product with the whole weight outruns
+#: torch's on a CPU: 512 to 256 channels, 4×4, one thread: 64 pixels take 0.75 of its time, 256 take 1.05 of it.
+SCATTERED_PIXELS, SCATTERED_BATCH, SCATTERED_CHANNELS = 16, 128, 512
+#: Weights with more numbers are not converted for a forward of fewer: they come from memory, and a copy as well.
+HEAVY = 2**22
 
 
 def check_convolution(x: Tensor, convolution: Convolution) -> Convolution:
@@ -97,6 +101,19 @@ def is_product(x: Tensor, convolution: Convolution) -> bool:
     )
 
 
+def _flat(x: Tensor, channels_last: bool) -> Tensor:
+    """(N, C, H, W) → (N, C·H·W), in the order of a layout: without a copy of what has it."""
+    return (x.permute(0, 2, 3, 1) if channels_last else x).flatten(1)
+
+
+def _unflat(flat: Tensor, weight: Tensor, channels_last: bool) -> Tensor:
+    """(N, O·KH·KW) in the order of a layout → (N, O, KH, KW) that has it."""
+    O, KH, KW = weight.shape[1:]
+    sizes = [flat.shape[0], *((KH, KW, O) if channels_last else (O, KH, KW))]
+    y = torch.ops.aten._unsafe_view.default(flat, sizes)
+    return y.permute(0, 3, 1, 2) if channels_last else y
+
+
 def _is_doubling(convolution: Convolution) -> bool:
     *sizes, groups = convolution.geometry
     return convolution.weight.shape[2:] == (4, 4) and (*map(list, sizes), groups) == ([2, 2], [1, 1], [0, 0], [1, 1], 1)
@@ -109,26 +126,27 @@ def conv_transpose2d(x: Tensor, convolution: Convolution) -> Tensor:
     if runs_in_float32(x):
         return conv_transpose2d(x.float(), in_float32(convolution)).to(x.dtype)
     if is_product(x, convolution):
-        offset = None if bias is None else bias.repeat_interleave(KH * KW)
-        y = F.linear(x.flatten(1), weight.flatten(1).t(), offset)
-        return torch.ops.aten._unsafe_view.default(y, [x.shape[0], O, KH, KW])
+        last, taps = is_channels_last(weight), KH * KW
+        offset = None if bias is None else bias.repeat(taps) if last else bias.repeat_interleave(taps)
+        return _unflat(F.linear(x.flatten(1), _flat(weight, last).t(), offset), weight, last)
     if O <= FEW and _is_doubling(convolution):
         return _doubled(x, weight, bias)
     if _is_scattered(x, convolution):
         return _scattered(x, convolution)
-    x = x.contiguous(memory_format=_cheaper_layout(x, convolution))
+    x = x.contiguous(memory_format=_cheaper_layout(x, convolution, HEAVY))
     return F.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
-def _cheaper_layout(x: Tensor, convolution: Convolution) -> torch.memory_format:
-    """Contiguous tensors are converted for oneDNN, which works in channels_last: images, unless the weight is more.
+def _cheaper_layout(x: Tensor, convolution: Convolution, heavy: int = 0) -> torch.memory_format:
+    """Contiguous tensors are converted for oneDNN, which works in channels_last: images, unless the weight is more, and
+    more than ``heavy``.
 
     Its grouped gradient to the weight loses digits in channels_last.
     """
     weight = convolution.weight
     pixels = x.numel() + math.prod(result_shape(x, convolution))
-    heavy = weight.is_contiguous() and weight.numel() > pixels
-    return torch.contiguous_format if heavy or convolution.groups > 1 else torch.channels_last
+    stays = weight.is_contiguous() and weight.numel() > max(pixels, heavy)
+    return torch.contiguous_format if stays or convolution.groups > 1 else torch.channels_last
 
 
 def runs_in_float32(x: Tensor) -> bool:
@@ -151,7 +169,9 @@ def in_float32(convolution: Convolution) -> Convolution:
 
 
 def _is_scattered(x: Tensor, convolution: Convolution) -> bool:
-    small = x.shape[2] * x.shape[3] <= SCATTERED_PIXELS and x.shape[1] >= SCATTERED_CHANNELS
+    pixels = x.shape[2] * x.shape[3]
+    few = pixels <= SCATTERED_PIXELS and x.shape[0] * pixels <= SCATTERED_BATCH
+    small = few and x.shape[1] >= SCATTERED_CHANNELS
     return small and convolution.groups == 1 and x.device.type == "cpu" and convolution.weight.is_contiguous()
 
 
@@ -194,10 +214,11 @@ def conv_transpose2d_backward(
     weight, _, stride, padding, output_padding, dilation, groups = convolution
     grad_bias = grad.sum((0, 2, 3)) if output_mask[2] else None
     if is_product(x, convolution):
-        flat = grad.flatten(1)
+        last = is_channels_last(weight)
+        flat = _flat(grad, last)
         return (
-            (flat @ weight.flatten(1).t()).view(x.shape) if output_mask[0] else None,
-            (x.flatten(1).t() @ flat).view(weight.shape) if output_mask[1] else None,
+            (flat @ _flat(weight, last).t()).view(x.shape) if output_mask[0] else None,
+            _unflat(x.flatten(1).t() @ flat, weight, last) if output_mask[1] else None,
             grad_bias,
         )
     cheaper = _cheaper_layout(x, convolution)

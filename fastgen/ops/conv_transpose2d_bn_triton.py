@@ -9,7 +9,7 @@ from . import conv_transpose2d_triton
 from ._activations import activate_
 from ._conv_transpose2d_backward_triton import Operands, grad_bias, grad_image, grad_weight
 from ._conv_transpose2d_bn_convolve import Backward, Forward, total_gradient
-from ._layouts import layout, layout_of
+from ._layouts import is_channels_last, layout, layout_of
 from ._triton import launch
 from .batch_norm import Deferred
 from .batch_norm_triton import (
@@ -74,12 +74,13 @@ def conv_transpose2d_bn_backward_triton(*args) -> tuple[Tensor, ...]:
 @triton.jit
 def fold_kernel(
     w_ptr, bias_ptr, bn_weight_ptr, bn_bias_ptr, mean_ptr, var_ptr, folded_ptr, shift_ptr, TOTAL, PER_GROUP, O, TAPS, C,
-    eps, BLOCK: tl.constexpr,
+    O_STRIDE, TAP_STRIDE, eps, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """conv_transpose2d_bn_fold: running statistics into weight and bias.
 
     Math      s = bn_weight / √(var + eps);  folded = w · s;  shift = (bias − mean) · s + bn_bias
-    Shapes    w (I, O, TAPS), folded (I, TAPS, O), PER_GROUP elements per group; the vectors (C,), C = groups · O
+    Shapes    w (I, O, TAPS) or (I, TAPS, O), by its strides, folded (I, TAPS, O), PER_GROUP elements per group; the
+              vectors (C,), C = groups · O
     Launch    grid ⌈max(TOTAL, C) / BLOCK⌉
     """
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -88,7 +89,7 @@ def fold_kernel(
     scale = 1 / tl.sqrt(variance + eps)
     if bn_weight_ptr is not None:
         scale *= tl.load(bn_weight_ptr + channel, mask=i < TOTAL, other=0.0).to(tl.float32)
-    source = (i // (O * TAPS) * O + i % O) * TAPS + i // O % TAPS
+    source = i // (O * TAPS) * (O * TAPS) + i % O * O_STRIDE + i // O % TAPS * TAP_STRIDE
     w = tl.load(w_ptr + source, mask=i < TOTAL, other=0.0).to(tl.float32)
     tl.store(folded_ptr + i, rounded(w * scale, folded_ptr.dtype.element_ty), mask=i < TOTAL)
 
@@ -120,8 +121,10 @@ def conv_transpose2d_bn_fold_triton(
     total, C = weight.numel(), running_mean.shape[0]
     I, O, KH, KW = weight.shape
     per_group = I // groups * O * KH * KW
+    weight = weight.contiguous(memory_format=layout_of(weight))
+    strides = (1, O) if is_channels_last(weight) else (KH * KW, 1)
     launch(
-        fold_kernel, (triton.cdiv(max(total, C), BLOCK),), weight.contiguous(), *tensors, folded, shift,
-        total, per_group, O, KH * KW, C, eps, BLOCK=BLOCK,
+        fold_kernel, (triton.cdiv(max(total, C), BLOCK),), weight, *tensors, folded, shift,
+        total, per_group, O, KH * KW, C, *strides, eps, BLOCK=BLOCK,
     )  # fmt: skip
     return folded, shift
