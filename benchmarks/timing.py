@@ -123,18 +123,24 @@ class Effort:
     fewest: int = 5
 
 
+HOPELESS = 20
+"""Times the fastest contender's time."""
+
+
 def in_turn(
     contenders: Mapping[str, Call], timer: Timer, effort: Effort, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Seconds a call of every contender in every round."""
+    """Seconds a call of every contender in every round; one that is ``HOPELESS`` in the first takes no other turn."""
     paces = {name: timer.prepare(run, effort.seconds) for name, run in contenders.items()}
     times: dict[str, list[float]] = {name: [] for name in contenders}
     begin = clock()
     for done in range(effort.rounds):
         if done >= effort.fewest and clock() - begin > effort.longest:
             break
+        best = min((of_one[0] for of_one in times.values() if of_one), default=0.0)
         for name, run in contenders.items():
-            times[name].append(timer.turn(run, paces[name], effort.seconds))
+            if not done or times[name][0] <= HOPELESS * best:
+                times[name].append(timer.turn(run, paces[name], effort.seconds))
     return times
 
 

@@ -46,6 +46,13 @@ def test_long_calls_get_fewer_rounds() -> None:
     assert len(in_turn({"one": clock.takes(40)}, CpuTimer(clock), effort, clock)["one"]) == 2
 
 
+def test_a_hopeless_contender_takes_one_turn() -> None:
+    clock = Clock()
+    runs = {"fast": clock.takes(0.5), "twenty times slower": clock.takes(10), "slower yet": clock.takes(10.5)}
+    times = in_turn(runs, CpuTimer(clock), Effort(rounds=4, seconds=0.5, longest=60), clock)
+    assert [len(of_one) for of_one in times.values()] == [4, 4, 1]
+
+
 def test_ratio_is_to_the_fastest_that_is_not_ours() -> None:
     seconds = {"fastgen": 2.0, "fastgen, channels_last": 0.5, "eager": 3.0, "torch.compile": 1.0}
     assert against_the_best(seconds) == {"best_alternative": "torch.compile", "ratio": 0.5}
