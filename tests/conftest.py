@@ -12,6 +12,11 @@ from sizes import fuse_at_every_size
 
 #: Triton decides when it is imported whether it interprets. ``test_triton.py`` runs these files in such a process.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if INTERPRETED:
+    from interpreter import quicken
+
+    quicken()
+collect_ignore = [] if INTERPRETED else ["test_interpreter_triton.py"]
 collect_ignore_glob = [] if INTERPRETED or torch.cuda.is_available() else ["test_*_triton.py"]
 
 DEVICES = ["cpu"] + [pytest.param("cuda", marks=pytest.mark.gpu)] * torch.cuda.is_available()
