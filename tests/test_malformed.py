@@ -64,6 +64,14 @@ OPS: dict[str, tuple[Callable[..., Any], dict[str, Any], set[str]]] = {
         {"params": torch.ones(2, 6, 3, 4), "values": torch.ones(2, 1, 3, 4, dtype=torch.int64), "levels": 256},
         set(),
     ),
+    "image_lstm": (
+        ops.image_lstm,
+        {
+            "gates": torch.ones(2, 8, 3, 4), "weight": torch.ones(8, 2, 3), "hidden": torch.ones(2),
+            "cell": torch.ones(2), "scan": "row",
+        },
+        set(),
+    ),
     "masked_conv2d": (
         ops.masked_conv2d,
         {

@@ -7,17 +7,20 @@ from .double_backward import check_double_backward
 from .gated_activation import GatedActivation
 from .gated_residual_block import GatedResidualBlock
 from .masked_conv2d import MaskedConv2d
+from .pixel_lstm import DiagonalLSTM, RowLSTM
 from .rsample_kl import GaussianRSample
 from .sync_batch_norm import SyncBatchNorm
 
 __all__ = [
     "ConvTranspose2dBatchNorm",
     "ConvTranspose2dChain",
+    "DiagonalLSTM",
     "DiscretizedLogisticMixture",
     "GatedActivation",
     "GatedResidualBlock",
     "GaussianRSample",
     "MaskedConv2d",
+    "RowLSTM",
     "SyncBatchNorm",
     "check_double_backward",
 ]

@@ -7,6 +7,7 @@ from .conv_transpose2d_bn import conv_transpose2d_bn
 from .discretized_logistic_mixture import discretized_logistic_mixture
 from .gated_activation import gated_activation
 from .gated_residual_block import gated_residual_block
+from .image_lstm import image_lstm
 from .masked_conv2d import masked_conv2d, masked_conv2d_mask
 from .rsample_kl import rsample_kl
 
@@ -16,6 +17,7 @@ __all__ = [
     "discretized_logistic_mixture",
     "gated_activation",
     "gated_residual_block",
+    "image_lstm",
     "masked_conv2d",
     "masked_conv2d_mask",
     "rsample_kl",

@@ -1,0 +1,299 @@
+// image_lstm on the CPU: a thread walks all steps of its images; the cells of a step are rows of one matrix product.
+#include <array>
+
+#include "image_lstm.h"
+#include "sample_gemm_cpu.h"
+#include "tensor_utils.h"
+
+namespace fastgen {
+namespace {
+
+constexpr int64_t kImages = 4;  // walked together, so that the short diagonals of several fill a tile
+
+// ---- y[m] = Σ over runs of x[run, m] @ W, for up to kRows rows that lie anywhere
+
+constexpr int kRows = kGemmRows;
+
+template <typename T>
+FG_VECTOR_CLONES void add_scaled(int64_t count, T scale, const T* __restrict w, T* __restrict y) {
+  for (int64_t j = 0; j < count; ++j) y[j] += scale * w[j];
+}
+
+template <typename T>
+class RunsProduct {
+ public:
+  // w (runs·length, N), contiguous
+  RunsProduct(int64_t runs, int64_t length, int64_t N, std::vector<T> w)
+      : runs_(runs), length_(length), N_(N), w_(std::move(w)) {}
+
+  int rows() const { return kRows; }
+
+  // x[run·rows + m]; y (rows, N)
+  void multiply(int rows, const T* const* x, T* y) const {
+    std::fill_n(y, rows * N_, T(0));
+    for (int64_t run = 0; run < runs_; ++run)
+      for (int m = 0; m < rows; ++m)
+        for (int64_t k = 0; k < length_; ++k)
+          add_scaled(N_, x[run * rows + m][k], &w_[size_t((run * length_ + k) * N_)], y + m * N_);
+  }
+
+ private:
+  int64_t runs_, length_, N_;
+  std::vector<T> w_;
+};
+
+template <>
+class RunsProduct<float> {
+ public:
+  RunsProduct(int64_t runs, int64_t length, int64_t N, const std::vector<float>& w)
+      : isa_(gemm_isas().back()), layout_(isa_, runs * length, N, false), lengths_(size_t(runs), length) {
+    packed_.resize(size_t(layout_.size()));
+    layout_.pack(w.data(), packed_.data());
+  }
+
+  int rows() const { return isa_.rows; }
+
+  void multiply(int rows, const float* const* x, float* y) const {
+    alignas(64) float sums[kRows * 16 * kGemmVectors];
+    for (int64_t p = 0; p < layout_.panels(); ++p) {
+      const int vectors = layout_.vectors_of(p);
+      isa_.tile[rows][vectors](int64_t(lengths_.size()), lengths_.data(), x, packed_.data() + layout_.offset(p), sums);
+      for (int m = 0; m < rows; ++m)
+        std::copy_n(sums + m * vectors * isa_.lanes, layout_.count(p), y + m * layout_.N + layout_.first(p));
+    }
+  }
+
+ private:
+  const GemmIsa& isa_;
+  GemmLayout layout_;
+  std::vector<int64_t> lengths_;
+  std::vector<float> packed_;
+};
+
+// ---- one cell, all its h channels
+
+template <typename T>
+FG_VECTOR_CLONES void cell_run(int64_t h, const T* __restrict sums, const T* __restrict gates,
+                               const T* __restrict previous, T* __restrict activations, T* __restrict c,
+                               T* __restrict state) {
+  for (int64_t d = 0; d < h; ++d) {
+    T o = sums[d] + gates[d], f = sums[h + d] + gates[h + d], i = sums[2 * h + d] + gates[2 * h + d],
+      g = sums[3 * h + d] + gates[3 * h + d];
+    image_lstm_cell(&o, &f, &i, &g, previous[d], c + d, state + d);
+    activations[d] = o;
+    activations[h + d] = f;
+    activations[2 * h + d] = i;
+    activations[3 * h + d] = g;
+  }
+}
+
+// `carried` comes from the cell that has read this one's c, and goes to the one that this one has read.
+template <typename T>
+FG_VECTOR_CLONES void cell_backward_run(int64_t h, const T* __restrict sums, const T* __restrict grad_h,
+                                        const T* __restrict grad_c, const T* __restrict grad_activations,
+                                        const T* __restrict activations, const T* __restrict previous,
+                                        const T* __restrict c, T* __restrict carried, T* __restrict grads) {
+  for (int64_t d = 0; d < h; ++d) {
+    const ImageLstmGrads<T> grad = image_lstm_cell_backward(
+        sums[d] + grad_h[d], carried[d] + grad_c[d], grad_activations[d], grad_activations[h + d],
+        grad_activations[2 * h + d], grad_activations[3 * h + d], activations[d], activations[h + d],
+        activations[2 * h + d], activations[3 * h + d], previous[d], c[d]);
+    grads[d] = grad.o;
+    grads[h + d] = grad.f;
+    grads[2 * h + d] = grad.i;
+    grads[3 * h + d] = grad.g;
+    carried[d] = grad.previous;
+  }
+}
+
+// ---- the walk
+
+struct Shape {
+  int64_t kind, N, H, W, h;
+
+  int64_t at(int64_t n, int64_t r, int64_t c) const { return (n * H + r) * W + c; }
+  bool inside(int64_t r, int64_t c) const { return r >= 0 && r < H && c >= 0 && c < W; }
+};
+
+struct Cell {
+  int64_t n, r, c;
+};
+
+// Calls body(rows, cells) for all cells of images [first, last), up to `most` that do not read each other at a time.
+template <typename F>
+void walk(const Shape& shape, int64_t first, int64_t last, int most, bool backward, const F& body) {
+  const ImageLstmSteps steps{shape.kind, shape.H, shape.W};
+  std::array<Cell, kRows> cells;
+  for (int64_t s = 0; s < steps.count(); ++s) {
+    const int64_t step = backward ? steps.count() - 1 - s : s, per_image = steps.cells(step);
+    int rows = 0;
+    for (int64_t n = first; n < last; ++n)
+      for (int64_t index = 0; index < per_image; ++index) {
+        Cell& cell = cells[size_t(rows++)];
+        cell.n = n;
+        steps.cell(step, index, &cell.r, &cell.c);
+        if (rows == most || (n == last - 1 && index == per_image - 1)) {
+          body(rows, cells.data());
+          rows = 0;
+        }
+      }
+  }
+}
+
+template <typename T>
+void forward(Shape shape, const T* gates, const T* weight, const T* hidden, const T* cell, T* h, T* c, T* activations) {
+  const ImageLstmScan scan = image_lstm_scan(shape.kind);
+  const int64_t width = shape.h, O = 4 * width, taps = scan.taps;
+  std::vector<T> w(size_t(taps * width * O));
+  for (int64_t t = 0; t < taps; ++t)
+    for (int64_t k = 0; k < width; ++k)
+      for (int64_t o = 0; o < O; ++o) w[size_t((t * width + k) * O + o)] = weight[(o * width + k) * taps + t];
+  const RunsProduct<T> product(taps, width, O, w);
+  const std::vector<T> zeros(size_t(width), T(0));
+  const auto state = [&](const Cell& at, int t) {
+    const int64_t r = at.r + scan.row[t], column = at.c + scan.column[t];
+    if (shape.inside(r, column)) return static_cast<const T*>(h + shape.at(at.n, r, column) * width);
+    return scan.around || (column >= 0 && column < shape.W) ? hidden : zeros.data();
+  };
+  torch::stable::parallel_for(0, ceil_div(shape.N, kImages), 1, [&](int64_t begin, int64_t end) {
+    std::vector<T> sums(size_t(kRows * O));
+    std::vector<const T*> x(size_t(kRows * taps));
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      const int64_t first = chunk * kImages, last = std::min(first + kImages, shape.N);
+      walk(shape, first, last, product.rows(), false, [&](int rows, const Cell* cells) {
+        for (int t = 0; t < taps; ++t)
+          for (int m = 0; m < rows; ++m) x[size_t(t * rows + m)] = state(cells[m], t);
+        product.multiply(rows, x.data(), sums.data());
+        for (int m = 0; m < rows; ++m) {
+          const int64_t at = shape.at(cells[m].n, cells[m].r, cells[m].c);
+          const int64_t r = cells[m].r + scan.row[1], column = cells[m].c + scan.column[1];
+          const T* previous = shape.inside(r, column) ? c + shape.at(cells[m].n, r, column) * width : cell;
+          cell_run(width, sums.data() + m * O, gates + at * O, previous, activations + at * O, c + at * width,
+                   h + at * width);
+        }
+      });
+    }
+  });
+}
+
+template <typename T>
+void backward(Shape shape, const T* grad_h, const T* grad_c, const T* grad_activations, const T* c,
+              const T* activations, const T* weight, const T* cell, T* grads, T* grad_cell) {
+  const ImageLstmScan scan = image_lstm_scan(shape.kind);
+  const int64_t width = shape.h, O = 4 * width, taps = scan.taps;
+  const int64_t chains = shape.kind == kRowScan ? shape.W : shape.H;  // along each, c is read from one to the next
+  std::vector<T> w(size_t(taps * O * width));
+  for (int64_t t = 0; t < taps; ++t)
+    for (int64_t o = 0; o < O; ++o)
+      for (int64_t k = 0; k < width; ++k) w[size_t((t * O + o) * width + k)] = weight[(o * width + k) * taps + t];
+  const RunsProduct<T> product(taps, O, width, w);
+  const std::vector<T> zeros(size_t(O), T(0));
+  std::fill_n(grad_cell, shape.N * width, T(0));
+  torch::stable::parallel_for(0, ceil_div(shape.N, kImages), 1, [&](int64_t begin, int64_t end) {
+    std::vector<T> sums(size_t(kRows * width)), carried(size_t(kImages * chains * width));
+    std::vector<const T*> x(size_t(kRows * taps));
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      const int64_t first = chunk * kImages, last = std::min(first + kImages, shape.N);
+      std::fill(carried.begin(), carried.end(), T(0));
+      walk(shape, first, last, product.rows(), true, [&](int rows, const Cell* cells) {
+        for (int t = 0; t < taps; ++t)
+          for (int m = 0; m < rows; ++m) {  // who has read this state
+            const int64_t r = cells[m].r - scan.row[t], column = cells[m].c - scan.column[t];
+            x[size_t(t * rows + m)] =
+                shape.inside(r, column) ? grads + shape.at(cells[m].n, r, column) * O : zeros.data();
+          }
+        product.multiply(rows, x.data(), sums.data());
+        for (int m = 0; m < rows; ++m) {
+          const Cell& here = cells[m];
+          const int64_t at = shape.at(here.n, here.r, here.c);
+          const int64_t r = here.r + scan.row[1], column = here.c + scan.column[1];
+          const bool inside = shape.inside(r, column);
+          const int64_t chain = (here.n - first) * chains + (shape.kind == kRowScan ? here.c : here.r);
+          T* carry = carried.data() + chain * width;
+          cell_backward_run(
+              width, sums.data() + m * width, grad_h + at * width, grad_c ? grad_c + at * width : zeros.data(),
+              grad_activations ? grad_activations + at * O : zeros.data(), activations + at * O,
+              inside ? c + shape.at(here.n, r, column) * width : cell, c + at * width, carry, grads + at * O);
+          if (!inside) add_scaled(width, T(1), carry, grad_cell + here.n * width);
+        }
+      });
+    }
+  });
+}
+
+// ---- from tensors to pointers
+
+int64_t kind_of(const std::string& scan) {
+  const char* names[] = {"row", "diagonal", "mirrored"};
+  for (int64_t kind = 0; kind < 3; ++kind)
+    if (scan == names[kind]) return kind;
+  STD_TORCH_CHECK(false, "scan: expected row, diagonal or mirrored");
+}
+
+Shape shape_of_gates(const Tensor& gates, const Tensor& weight, const Tensor& cell, const std::string& scan) {
+  STD_TORCH_CHECK(gates.scalar_type() == ScalarType::Float || gates.scalar_type() == ScalarType::Double,
+                  "gates: expected float32 or float64");
+  STD_TORCH_CHECK(gates.dim() == 4 && gates.size(3) > 0 && gates.size(3) % 4 == 0,
+                  "gates: expected shape (N, H, W, 4h)");
+  const Shape shape{kind_of(scan), gates.size(0), gates.size(1), gates.size(2), gates.size(3) / 4};
+  const std::vector<int64_t> state = {shape.h}, weights = {4 * shape.h, shape.h, image_lstm_scan(shape.kind).taps};
+  check_tensor(weight, "weight", weights, gates.scalar_type(), gates);
+  check_tensor(cell, "cell", state, gates.scalar_type(), gates);
+  return shape;
+}
+
+#define FG_DISPATCH_WIDE(tensor, ...)                \
+  if ((tensor).scalar_type() == ScalarType::Float) { \
+    using scalar_t = float;                          \
+    __VA_ARGS__;                                     \
+  } else {                                           \
+    using scalar_t = double;                         \
+    __VA_ARGS__;                                     \
+  }
+
+std::tuple<Tensor, Tensor, Tensor> image_lstm_cpu(const Tensor& gates_any, const Tensor& weight_any,
+                                                  const Tensor& hidden_any, const Tensor& cell_any, std::string scan) {
+  const Shape shape = shape_of_gates(gates_any, weight_any, cell_any, scan);
+  check_same(hidden_any, "hidden", cell_any);
+  const Tensor gates = as_contiguous(gates_any), weight = as_contiguous(weight_any), hidden = as_contiguous(hidden_any),
+               cell = as_contiguous(cell_any);
+  const std::vector<int64_t> sizes = {shape.N, shape.H, shape.W, shape.h};
+  Tensor h = empty(gates, sizes), c = empty(gates, sizes), activations = empty(gates, shape_of(gates));
+  FG_DISPATCH_WIDE(gates, forward<scalar_t>(shape, data<scalar_t>(gates), data<scalar_t>(weight),
+                                            data<scalar_t>(hidden), data<scalar_t>(cell), mutable_data<scalar_t>(h),
+                                            mutable_data<scalar_t>(c), mutable_data<scalar_t>(activations)));
+  return {h, c, activations};
+}
+
+std::tuple<Tensor, Tensor> image_lstm_backward_cpu(const Tensor& grad_h_any, std::optional<Tensor> grad_c_any,
+                                                   std::optional<Tensor> grad_activations_any, const Tensor& c_any,
+                                                   const Tensor& activations_any, const Tensor& weight_any,
+                                                   const Tensor& cell_any, std::string scan) {
+  const Shape shape = shape_of_gates(activations_any, weight_any, cell_any, scan);
+  const std::vector<int64_t> sizes = {shape.N, shape.H, shape.W, shape.h};
+  check_tensor(c_any, "c", sizes, cell_any.scalar_type(), cell_any);
+  check_same(grad_h_any, "grad_h", c_any);
+  if (grad_c_any) check_same(*grad_c_any, "grad_c", c_any);
+  if (grad_activations_any) check_same(*grad_activations_any, "grad_activations", activations_any);
+  const Tensor grad_h = as_contiguous(grad_h_any), c = as_contiguous(c_any),
+               activations = as_contiguous(activations_any), weight = as_contiguous(weight_any),
+               cell = as_contiguous(cell_any);
+  const Tensor grad_c = grad_c_any ? as_contiguous(*grad_c_any) : c,
+               grad_activations = grad_activations_any ? as_contiguous(*grad_activations_any) : c;
+  Tensor grads = empty(activations, shape_of(activations)), grad_cell = empty(c, {shape.N, shape.h});
+  FG_DISPATCH_WIDE(
+      c, backward<scalar_t>(shape, data<scalar_t>(grad_h), grad_c_any ? data<scalar_t>(grad_c) : nullptr,
+                            grad_activations_any ? data<scalar_t>(grad_activations) : nullptr, data<scalar_t>(c),
+                            data<scalar_t>(activations), data<scalar_t>(weight), data<scalar_t>(cell),
+                            mutable_data<scalar_t>(grads), mutable_data<scalar_t>(grad_cell)));
+  return {grads, grad_cell};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+  m.impl("image_lstm", TORCH_BOX(&image_lstm_cpu));
+  m.impl("image_lstm_backward", TORCH_BOX(&image_lstm_backward_cpu));
+}
+
+}  // namespace fastgen
