@@ -81,6 +81,23 @@ def test_manifold_shows_its_codes() -> None:
     assert_shows(picture, [[x, y] for y in reversed(ticks) for x in ticks], 3, gap=0)
 
 
+@pytest.mark.parametrize(("prior", "law"), [("uniform", "U(−√3, √3)"), ("normal", "N(0, 4)")])
+def test_a_manifold_is_even_under_the_prior_that_there_is(
+    prior: str, law: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, words = [], []
+    model = Plane()
+    model.latent, model.prior, model.prior_std = 3, prior, 2.0
+    model.decode = lambda z, labels=None: seen.append(z) or Plane.decode(model, z[:, :2])
+    monkeypatch.setattr("fastgen.exploring.draw.sheet", lambda *_, **given: words.append(given["note"]))
+    exploring.draw_manifold(model, 4, (0, 2), at=torch.tensor([0.0, 7.0, 0.0]))
+    codes, even = torch.cat(seen).double(), (torch.arange(4).double() + 0.5) / 4
+    p = codes / (2 * math.sqrt(3)) + 0.5 if prior == "uniform" else Normal(0, 2).cdf(codes)
+    torch.testing.assert_close(p.view(4, 4, 3)[0, :, 0], even, rtol=0, atol=1e-6)
+    assert (codes[:, 1] == 7).all(), "what is given is not scaled"
+    assert law in words[0]
+
+
 def test_traversals_are_ordered_by_what_dimensions_tell() -> None:
     values = random_plane(40)
     values[..., 0] = 120 + values[..., 0] // 100

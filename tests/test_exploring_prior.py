@@ -107,6 +107,9 @@ def test_a_traversal_begins_with_the_dimension_that_changes_most(model: DCGAN, l
     z = model.draw_codes(1, 2).repeat(3, 1)
     z[:, 2] = torch.tensor([-2.0, 0.0, 2.0])
     assert (drawn["images"][:3] == of(model, z)).all()
+    exploring.draw_prior_traversals(model, 6, 3)
+    exploring.draw_prior_traversals(GAN(1, 5, 4, (8,), (6,), image_size=4).eval(), 2, 3)
+    assert [each["above"][-1] for each in laid[1:]] == ["3", "1.73"], "a uniform z goes no further"
 
 
 def test_the_command_explores_what_encodes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

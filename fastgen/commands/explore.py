@@ -115,8 +115,8 @@ def main(arguments: list[str]) -> str:
 
 def _can(model: Any, kind: str) -> bool:
     """Whether a model has what a picture needs; a model that has names for its codes can take these through values."""
-    if kind == "traversals" and hasattr(model, "code_traversals"):
-        return True
+    if hasattr(model, "code_traversals") and kind in ("traversals", "manifold"):
+        return kind == "traversals"  # a manifold would be of codes without a category
     if kind in FROM_PRIOR and draws_codes(model):
         return True
     return all(hasattr(model, need) for need in NEEDS[kind])

@@ -1,5 +1,6 @@
 """Pictures of a latent space; each is 8-bit colours (height, width, 3), for ``fastgen.pictures.save``."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,8 +51,8 @@ def draw_manifold(
         check_integer("label", label, 0, (model.classes or 1) - 1)
     elif model.classes is not None:
         raise ValueError(f"label: expected one in [0, {model.classes}), since the model has classes, got None")
-    std = getattr(model, "prior_std", 1.0)
-    codes = std * manifold_codes(side, model.latent, dims, at).to(next(model.parameters()))
+    codes = manifold_codes(side, model.latent, dims, at).to(next(model.parameters()))
+    codes[:, list(dims)], law = _of_the_prior(model, codes[:, list(dims)])
     x, y = codes.view(side, side, -1)[0, :, dims[0]].tolist(), codes.view(side, side, -1)[:, 0, dims[1]].tolist()
     title = f"Images at {side} × {side} codes: {called_by(of, model)}"
     if label is not None and model.classes is not None:
@@ -62,11 +63,19 @@ def draw_manifold(
         rgb(model, decode(model, codes, repeat(label, len(codes)))),
         title,
         columns=side,
-        note=f"z even in probability under N(0, {std**2:g}){others}",
+        note=f"z even in probability under {law}{others}",
         x=Axis(f"z{dims[0]}", [signed(tick) for tick in x]),
         y=Axis(f"z{dims[1]}", [signed(tick) for tick in y]),
         gap=0,
     )
+
+
+def _of_the_prior(model: Any, normal: Tensor) -> tuple[Tensor, str]:
+    """Numbers that are even in probability under N(0, 1), made so under the law of one dimension; and this law."""
+    if getattr(model, "prior", None) == "uniform":
+        return math.sqrt(3) * (2 * torch.special.ndtr(normal) - 1), "U(−√3, √3)"
+    std = getattr(model, "prior_std", 1.0)
+    return std * normal, f"N(0, {std**2:g})"
 
 
 def draw_traversals(

@@ -3,6 +3,7 @@
 Image i of a seed has the same code in all of them: numbers read in the grid name images in the others.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -116,7 +117,7 @@ def draw_code_arithmetic(
 
 
 def draw_prior_traversals(
-    model: Any, rows: int = 10, steps: int = 11, seed: int = 0, reach: float = 3.0, *, of: str | None = None
+    model: Any, rows: int = 10, steps: int = 11, seed: int = 0, reach: float | None = None, *, of: str | None = None
 ) -> np.ndarray:
     """What each latent dimension does to a drawn image: a row for each dimension, the one that changes most on top.
 
@@ -125,10 +126,12 @@ def draw_prior_traversals(
         rows: dimensions to draw.
         steps: images in a row.
         seed: of the image; it is number 0 of the grid.
-        reach: from −reach to reach.
+        reach: from −reach to reach; by default 3, or all of a uniform prior, √3.
         of: what to call the model in the title; its type by default.
     """
     rows, steps = min(count("rows", rows), model.latent), count("steps", steps)
+    if reach is None:
+        reach = math.sqrt(3) if getattr(model, "prior", None) == "uniform" else 3.0
     z = model.draw_codes(1, check_integer("seed", seed))[0]
     ends = traversal_codes(z, torch.arange(model.latent), 2, check_number("reach", reach, 0, 1e6))
     label = None if model.classes is None else 0
