@@ -13,7 +13,7 @@ import torch
 
 import tiny
 from fastgen.data import Dataset
-from fastgen.models import BEGAN, DCGAN
+from fastgen.models import BEGAN, DCGAN, AdversarialAutoencoder, InfoGAN
 from fastgen.training import ElsewhereError, Recipe, Run, Trainer, distributed
 from fastgen.training.stopping import Stopped, on_signals
 
@@ -48,6 +48,13 @@ def build(what: str, run: Run | None = None, dtype: torch.dtype = torch.float32,
     if what == "gan":
         model = DCGAN(1, 3, latent=3, channels=2, image_size=16, game={"discriminator_steps": 2, "dequantize": True})
         return Trainer(model.to(dtype), dataclasses.replace(GAN, **changes), run)
+    if what == "infogan":
+        model = InfoGAN(1, 3, latent=7, categories=(3,), channels=2, hidden=5, code_hidden=4, image_size=16)
+        return Trainer(model.to(dtype), dataclasses.replace(GAN, **changes), run)
+    if what == "aae":
+        sizes = {"latent": 3, "hidden": (6,), "channels": (2, 3), "discriminator_hidden": (4,), "noise": 0.2}
+        model = AdversarialAutoencoder(1, 3, **sizes, image_size=16)
+        return Trainer(model.to(dtype), dataclasses.replace(GAN, **changes), run)
     if what == "began":
         model = BEGAN(1, 3, latent=3, channels=2, image_size=4, balance={"gain": 0.3})
         return Trainer(model.to(dtype), dataclasses.replace(GAME, **changes), run)
@@ -68,7 +75,7 @@ def images(what: str) -> tuple[Dataset, Dataset]:
     """To train on, and held out."""
     if what == "told":
         return tiny.told("class", "text", "small", n=IMAGES), tiny.told("class", "text", "small")
-    if what == "gan":
+    if what in ("gan", "infogan", "aae"):
         generator = torch.Generator().manual_seed(1)
         noise = torch.randint(3, (2 * IMAGES, 1, 16, 16), generator=generator).to(torch.uint8)
         noise[:, :, :, ::3] = 2
@@ -110,7 +117,8 @@ def failures() -> str:
         raise OSError("no space")
 
     said = []
-    for action in (lambda: build("coder", batch_size=10), lambda: distributed.first_only(fail)):
+    short = lambda: build("gan", drop_last=False).fit(*images("gan"))  # noqa: E731
+    for action in (lambda: build("coder", batch_size=10), lambda: distributed.first_only(fail), short):
         try:
             action()
         except (ValueError, OSError, ElsewhereError) as error:
@@ -135,7 +143,8 @@ def main(what: str, folder: Path) -> None:
             train("coder", folder / "coder")
             train("game", folder / "game")
             train("told", folder / "told")
-            train("gan", folder / "gan")
+            for what in ("gan", "infogan", "aae"):
+                train(what, folder / what)
             train("began", folder / "began")
             train("game", folder / "stopped", epochs=1)
             signalled(folder / "signalled")

@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.func import functional_call
 
 from .. import metrics
-from .._shadow import shadow
 from ..data import Dataset
 from ..losses import categorical_information, gaussian_information
+from ..nn._records import process_group_of
+from ..ops._batch_norm_sync import is_shared
 from .adversarial_objective import COMPARED, AdversarialObjective, by_batch
+from .game import BATCH_NORMS
 
 LOG2 = math.log(2)
 BATCH = 256
@@ -50,8 +52,7 @@ class InfoGANObjective(AdversarialObjective):
     def evaluate(self, model: Any, values: Tensor, condition: Any) -> dict[str, Tensor]:
         """The discriminator that is trained, and Q, on held-out images beside those of the averaged generator."""
         model.check_images(values)
-        alone, z = len(values) == 1, model.noise(len(values))  # one image has no statistics of a batch
-        judge: Any = shadow(self.model.discriminator) if alone else by_batch(self.model.discriminator)
+        judge, z = by_batch(self.model.discriminator, len(values)), model.noise(len(values))
         real, (fake, told) = judge(model.to_images(values)), judge.read(model.generator(z))
         losses = {"loss": self.settings.pair.discriminator(real, fake.scores, 0.0), **self._told(real, fake.scores)}
         return losses | self._information(told, z)
@@ -81,11 +82,14 @@ class InfoGANObjective(AdversarialObjective):
 
     def _check_batch(self, values: Tensor) -> None:
         self.model.check_images(values)
-        if len(values) == 1 and self.model.training:
-            raise ValueError(
-                "batch_size: expected 2 images or more in each part of a step, since batch norms behind linear layers"
-                " have one number of each image, got 1"
-            )
+        if len(values) > 1 or not self.model.training:
+            return
+        if any(isinstance(layer, BATCH_NORMS) and is_shared(process_group_of(layer)) for layer in self.model.modules()):
+            return  # other processes have more of it
+        raise ValueError(
+            "batch_size: expected 2 images or more in each part of a step, since batch norms behind linear layers have"
+            " one number of each image, got 1; drop_last leaves a last batch out that has no more"
+        )
 
     def _with_information(self, loss: Tensor, told: Tensor, z: Tensor) -> dict[str, Tensor]:
         information, total = self._information(told, z), loss

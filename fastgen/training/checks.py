@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .._checks import check_instance
 from ..conditions import Classes, as_condition, described, kind_of_batch, kind_said
 from ..data import Dataset
+from ..nn import SyncBatchNorm
 from ..sampling.inputs import dtype_and_device_of
 from . import distributed
 from .recipe import Recipe
@@ -124,4 +125,20 @@ def check_parts(recipe: Recipe) -> None:
         raise ValueError(
             f"batch_size: expected a multiple of {parts}, {distributed.size()} processes times accumulate"
             f" {recipe.accumulate}, got {recipe.batch_size}"
+        )
+
+
+def check_shared(model: nn.Module, recipe: Recipe, images: int) -> None:
+    """Raise ValueError where batch norms share a batch that has no image for one of the processes, or of its parts: one
+    that stood in for it would count in their statistics.
+    """
+    parts, last = distributed.size() * recipe.accumulate, images % recipe.batch_size
+    shared = distributed.size() > 1 and any(
+        isinstance(one, (SyncBatchNorm, nn.SyncBatchNorm)) for one in model.modules()
+    )
+    if shared and not recipe.drop_last and 0 < last < parts:
+        why = "an image of every batch for each process and part of a step, since batch norms share batches"
+        raise ValueError(
+            f"train: expected {why}, got a last batch of {last} among {parts}; drop_last leaves it out, and without"
+            " sync_batch_norm each process has statistics of its own"
         )

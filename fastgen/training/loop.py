@@ -23,7 +23,7 @@ from .._extras import require
 from ..data import Dataset
 from ..nn import SyncBatchNorm
 from . import batch, checkpoint, distributed, randomness, resuming
-from .checks import check_batch, check_data, check_parts
+from .checks import check_batch, check_data, check_parts, check_shared
 from .ema import EMA
 from .evaluation import Evaluation, evaluate, measure_set
 from .loss_monitor import LossMonitor
@@ -115,6 +115,7 @@ class Trainer:
         """
         train = check_data(self.model, train, "train")
         held_out = check_data(self.model, held_out, "held_out")
+        check_shared(self.model, self.recipe, len(train))
         here, batches = self.position, self.recipe.batches(len(train))
         if here.batch > batches or here.step != here.epoch * batches + here.batch:
             raise ValueError(
@@ -122,7 +123,8 @@ class Trainer:
             )
         if self.recipe.max_minutes:
             self._deadline = time.monotonic() + 60 * self.recipe.max_minutes
-        with self.run.lock() if self.run else nullcontext(), randomness.deterministic(self.recipe.deterministic):
+        lock = self.run.lock() if self.run else nullcontext()
+        with lock, randomness.deterministic(self.recipe.deterministic), PlayerOptimizer.in_turn(self.players):
             while here.epoch < self.recipe.epochs and not self.is_stale:
                 self._train_epoch(train, held_out)
                 record, is_best = self._end_epoch(held_out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,17 @@ class PlayerOptimizer:
         for parameter in moved:
             parameter.requires_grad_(True)
         return optimizers
+
+    @staticmethod
+    @contextlib.contextmanager
+    def in_turn(players: list[PlayerOptimizer]) -> Iterator[None]:
+        """Inside, players may be toggled; afterwards the parameters of all need a gradient again."""
+        try:
+            yield
+        finally:
+            for player in players:
+                for parameter in player.player.parameters:
+                    parameter.requires_grad_(True)
 
     @property
     def name(self) -> str:
