@@ -104,6 +104,12 @@ def uniforms(
     return uniforms_at(seed, torch.arange(first, first + n, dtype=torch.int64, device=seed.device), shape)
 
 
+def uniforms_like(like: Tensor, seed: int | Tensor, n: int, shape: tuple[int, ...], first: int = 0) -> Tensor:
+    """``uniforms`` on the device of ``like``: float64 as it, else float32, since 16 bits round some of them to 1."""
+    u = uniforms(seed, n, shape, first=first, device=like.device)
+    return u.double() if like.dtype == torch.float64 else u
+
+
 def uniforms_at(seed: int | Tensor, images: Tensor, shape: tuple[int, ...]) -> Tensor:
     """``uniforms`` for the images of given indices.
 

@@ -1,6 +1,7 @@
 """Adversarial autoencoder: three phases that share an encoder, codes that follow their prior, labels or none."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from commands import refused, said
 from fastgen import exploring, exporting, metrics, models, pictures
-from fastgen.data import load_for_training
+from fastgen.data import Dataset, load_for_training
 from fastgen.models import AdversarialAutoencoder, Classifier
 from fastgen.models.adversarial_autoencoder import CodeDiscriminator
 from fastgen.training import Recipe, Run, Trainer, load_model
@@ -111,6 +112,26 @@ def test_noise_is_on_what_the_discriminator_reads_in_training_alone() -> None:
     model.eval()
     assert objective._noisy(z) is z
     assert build().objective()._noisy(z) is z
+
+
+def test_held_out_numbers_are_without_noise_whatever_the_trained_model_is_doing() -> None:
+    """With an average the model itself is still in training mode when its average is evaluated."""
+    model = build("mixture", noise=5.0)
+    values, _ = some(model, 200)
+    torch.manual_seed(0)
+    found = model.train().objective().evaluate(model, values, None)
+    torch.manual_seed(0)
+    alone = model.eval().objective().evaluate(model, values, None)
+    assert torch.equal(found["discriminator_loss"], alone["discriminator_loss"])
+
+
+def test_held_out_images_without_any_label_have_no_component_to_miss() -> None:
+    model = build("some-labels")
+    values, _ = some(model, 8)
+    for labels, names in ((torch.full((8,), 3), {"prior_distance"}), (torch.arange(8) % 4, {"outside_component"})):
+        found = model.objective().measure_set(model, Dataset(values.to(torch.uint8), labels, 5, 4, "some"))
+        assert names <= set(found)
+        assert all(map(math.isfinite, found.values()))
 
 
 def small_run(folder: Path | None, epochs: int, **changes: object) -> Trainer:
@@ -251,7 +272,9 @@ def test_what_does_not_fit_is_named() -> None:
         (lambda: model.decode(torch.zeros(2, 2), [0, 3]), r"labels: expected integers in \[0, 3\)"),
         (lambda: build("told").sample(2), r"labels: expected 2 integers in \[0, 3\)"),
         (lambda: build("mixture").sample(2, labels=0), "labels: expected None, since the model has no classes"),
-        (lambda: Trainer(build(adversarial_lr=0.0), Recipe()), "player discriminator: lr: expected a positive number"),
+        (lambda: build(adversarial_lr=0.0), "adversarial_lr: expected a positive number, got 0"),
+        (lambda: build(adversarial_betas=0.5), r"adversarial_betas: expected two numbers in \[0, 1\), got 0.5"),
+        (lambda: build(adversarial_betas=(0.5, 1.0)), r"adversarial_betas: expected two numbers in \[0, 1\), got"),
     ):
         with pytest.raises(ValueError, match=words):
             call()

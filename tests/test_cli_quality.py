@@ -133,6 +133,7 @@ def test_inception_numbers_say_their_protocol(
     assert len(protocol["weights"]) == 64
     assert (protocol["drawn"], protocol["real"], protocol["resize"][:7]) == (40, 40, "299x299")
     assert "40 images drawn from " in protocol["split"]
+    assert (protocol["subsets"][:21], protocol["parts"][:2], protocol["seed"]) == ("100 pairs of 20 image", "10", 0)
     text = said(capsys, "evaluate", runs / "gan", "--inception", weights, "--samples", "40")
     assert "KID " in text
     assert "FID: none, since a covariance" in text

@@ -128,6 +128,10 @@ def test_an_onnx_computes_what_the_model_does(tmp_path: Path) -> None:
             return torch.from_numpy(session.run(None, named)[0])
 
         assert_agrees(run, model, done)
+        given = done.part.example(model, 2, seed=0)[0]
+        for wrong in (3, -1):  # of which one-hot vectors would be zeros, and the image of no class
+            with pytest.raises(Exception, match=f"invalid index found, index = {wrong % 4}"):
+                run(given, torch.tensor([0, wrong]))
         about = json.loads(session.get_modelmeta().custom_metadata_map["fastgen"])
         assert about["part"] == part
         assert about["outputs"][done.part.output[0]]["shape"] == list(done.part.output[1].shape)
@@ -138,7 +142,11 @@ def test_a_program_runs_where_fastgen_is_not(tmp_path: Path) -> None:
     model, path = trained("vae"), tmp_path / "part.pt2"
     done = export(model, path)
     given = done.part.example(model, 5, seed=1)
-    expected = torch.export.load(path).module()(*given)
+    program = torch.export.load(path).module()
+    for wrong in (3, -1):
+        with pytest.raises(IndexError, match="index 3 is out of bounds"):
+            program(given[0], torch.full((5,), wrong))
+    expected = program(*given)
     torch.save((given, expected), tmp_path / "given.pt")
     command = [sys.executable, "-c", ALONE, str(path), str(tmp_path / "given.pt")]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
@@ -240,8 +248,11 @@ def test_parts_of_models() -> None:
         "labels": "(N,) int64: in [0, 2]",
     }
     assert str(part.output[1]) == "(N, 3) float32: a code; its prior is normal"
-    assert str(parts_of(MODELS["gan"]())["generator"].inputs["z"]) == "(N, 3) float32: a code; its prior is uniform"
-    told = "(N, 9) float32: a code, 3 of noise, one-hot of 4, 2 continuous; its prior is uniform"
+    assert str(parts_of(MODELS["gan"]())["generator"].inputs["z"]) == (
+        "(N, 3) float32: a code; its prior is uniform in (−1.7321, 1.7321), of variance 1"
+    )
+    told = "(N, 9) float32: a code, 3 of noise, one-hot of 4, 2 continuous; its prior is uniform in (−1, 1), of"
+    told += " categories each as likely"
     assert str(parts_of(MODELS["infogan"]())["generator"].inputs["z"]) == told
     decoder, encoder = parts_of(MODELS["adversarial"]()).values()
     assert (list(decoder.inputs), list(encoder.inputs)) == (["z", "labels"], ["values"])

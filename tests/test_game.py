@@ -39,6 +39,9 @@ SIZES: dict[str, Any] = {"in_channels": 1, "latent": 4, "image_size": 16}
         ({"generator_lr": 0}, "generator_lr: expected a positive number, got 0"),
         ({"discriminator_betas": (0.5, 1.0)}, r"discriminator_betas: expected two numbers in \[0, 1\), got"),
         ({"generator_betas": (0.5,)}, r"generator_betas: expected two numbers in \[0, 1\), got"),
+        ({"generator_betas": ("a", 0.9)}, r"generator_betas\[0\]: expected a finite number, got 'a'"),
+        ({"generator_class_weight": -1}, "generator_class_weight: expected a finite number of at least 0, got -1"),
+        ({"fake_class_weight": "x"}, "fake_class_weight: expected a finite number"),
         (
             {"loss": "hinge", "label_smoothing": 0.1},
             "label_smoothing: .* hinge has no labels to smooth: its",
@@ -58,6 +61,8 @@ def body(*last: nn.Module, norm: nn.Module | None = None) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 3, 4, 2, 1), *middle, nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(48, 1), *last)
 
 
+OLDER = nn.Sequential(nn.Flatten(), nn.utils.spectral_norm(nn.Linear(64, 1)))
+"""By a hook, and no module of its own."""
 SPECTRAL = nn.Sequential(nn.Flatten(), spectral_norm(nn.Linear(64, 1)))
 
 
@@ -67,6 +72,7 @@ SPECTRAL = nn.Sequential(nn.Flatten(), spectral_norm(nn.Linear(64, 1)))
         ({"gradient_penalty": 10}, body(norm=nn.BatchNorm2d(3)), "gradient_penalty: .* score depends on its whole"),
         ({"r1": 1}, body(norm=nn.SyncBatchNorm(3)), "r1: expected 0 with batch norm in the discriminator"),
         ({"weight_clip": 0.01}, SPECTRAL, "weight_clip: expected 0 with spectral normalisation, which scales"),
+        ({"weight_clip": 0.01}, OLDER, "weight_clip: expected 0 with spectral normalisation, which scales"),
         ({"loss": "wasserstein"}, body(), "loss: expected a bound on the critic's slope with wasserstein"),
         ({}, body(nn.Sigmoid()), "discriminator: .* the losses take logits, got one that ends in Sigmoid"),
         ({}, body(nn.Sigmoid(), nn.Flatten(0)), "discriminator: .* ends in Sigmoid"),
@@ -85,6 +91,7 @@ def test_networks_that_do_not_go_with_a_game(game: dict[str, Any], network: nn.M
         ({"gradient_penalty": 10}, body(norm=nn.InstanceNorm2d(3, affine=True))),
         ({"weight_clip": 0.01, "loss": "wasserstein"}, body(norm=nn.BatchNorm2d(3))),
         ({"loss": "wasserstein"}, SPECTRAL),
+        ({"loss": "wasserstein"}, OLDER),
         ({"r1": 1}, body()),
     ],
 )

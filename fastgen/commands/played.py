@@ -17,7 +17,7 @@ def played(trainer: Trainer) -> dict[str, str]:
     game: dict[str, Any] = getattr(trainer.model, "game", None) or {}
     lines = {}
     if "loss" in game:
-        others = [_setting(name, value) for name, value in game.items() if name not in PLAIN]
+        others = [_setting(name, value) for name, value in game.items() if name not in PLAIN and value is not None]
         lines["game"] = ", ".join([str(game["loss"]), *others])
     turns = max(player.player.steps for player in trainer.players)
     return lines | {player.name: _player(player, turns) for player in trainer.players}

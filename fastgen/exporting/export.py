@@ -34,7 +34,8 @@ def export(model: Any, path: str | Path, part: str | None = None, about: Mapping
 
     Inputs and output are named: z (N, latent) and labels int64 (N,), if the model has classes → image (N, C, H, W) in
     [0, levels − 1]; values (N, C, H, W) integers in [0, levels) [, labels] → code (N, latent); values → logits
-    (N, classes). Labels are those of the model's training; a program does not check their range.
+    (N, classes). Labels are those of the model's training; a program looks them up in a table, so that what runs it
+    refuses an index that is out of range.
 
     Args:
         model: of ``fastgen.models``, in any mode, which is left as it is; its part is in eval mode.

@@ -78,9 +78,8 @@ def parts_of(model: Any) -> dict[str, Part]:
     labels = {} if model.classes is None else {"labels": Named(("N",), torch.int64, f"in [0, {model.classes - 1}]")}
     found = {}
     if isinstance(model, DecodingModel):
-        prior = getattr(model, "prior", "normal" if hasattr(model, "sample") else None)
-        prior = getattr(model, "p_z", prior)
         layout = f", {model.layout}" if hasattr(model, "layout") else ""
+        prior = _prior(model)
         told = "" if prior is None else f"; its prior is {prior}"
         z = Named(("N", model.latent), dtype, f"a code{layout}{told}")
         drawn = Named(image, dtype, f"in [0, {model.levels - 1}]")
@@ -95,6 +94,17 @@ def parts_of(model: Any) -> dict[str, Part]:
     if not found:
         raise ValueError(f"model: expected one with a {_any_of(PARTS)}, got {name}")
     return found
+
+
+def _prior(model: Any) -> str | None:
+    """What codes are drawn from, in words: all that somebody needs who draws them elsewhere."""
+    if hasattr(model, "layout"):
+        return "uniform in (−1, 1), of categories each as likely"
+    if getattr(model, "prior", None) == "uniform":
+        return "uniform in (−1.7321, 1.7321), of variance 1"
+    prior = getattr(model, "prior", "normal" if hasattr(model, "sample") else None)
+    prior = getattr(model, "p_z", prior)
+    return None if prior is None else str(prior)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -125,7 +135,7 @@ class _OfCodes(_Forward):
 
 class _OfCodesAndLabels(_Forward):
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        return getattr(self.model, self.method)(z, labels)
+        return getattr(self.model, self.method)(z, _there(labels, self.model))
 
 
 class _OfValues(_Forward):
@@ -135,7 +145,17 @@ class _OfValues(_Forward):
 
 class _OfValuesAndLabels(_Forward):
     def forward(self, values: Tensor, labels: Tensor) -> Tensor:
-        return getattr(self.model, self.method)(values, labels)
+        return getattr(self.model, self.method)(values, _there(labels, self.model))
+
+
+def _there(labels: Tensor, model: Any) -> Tensor:
+    """Labels, looked up in a table of all that there are: of others every runtime says that the index is out of range.
+
+    One-hot vectors of such labels are zeros in a program, an image of no class, and no error. A negative index would
+    count from the end, so it is made one that there is not.
+    """
+    table = torch.arange(model.classes, device=labels.device)
+    return table[torch.where(labels < 0, model.classes, labels)]
 
 
 FORWARDS: dict[tuple[str, ...], type[_Forward]] = {

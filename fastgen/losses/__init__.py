@@ -16,6 +16,7 @@ from .adversarial import (
     log_loss_discriminator,
     minimax_generator,
     non_saturating_generator,
+    smallest_loss,
     wasserstein_critic,
     wasserstein_generator,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "non_saturating_generator",
     "r1_penalty",
     "reconstruction_error",
+    "smallest_loss",
     "wasserstein_critic",
     "wasserstein_generator",
 ]

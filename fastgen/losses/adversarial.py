@@ -172,6 +172,24 @@ def equilibrium(loss: str, smoothing: float = 0.0) -> tuple[float, float]:
     return pair.discriminator(at, at, alpha).item(), pair.generator(at).item()
 
 
+def smallest_loss(loss: str, smoothing: float = 0.0) -> float:
+    """The least that a discriminator's loss can be, which tells real images and drawn ones apart without a doubt.
+
+    0; −∞ of wasserstein; with smoothed labels, of minimax and of non-saturating, the entropy of these: H(α) =
+    −α·log α − (1 − α)·log(1 − α), where it says 1 − α of real images.
+
+    Args:
+        loss: a name in ``LOSSES``.
+        smoothing: α in [0, 0.5).
+    """
+    alpha = check_number("smoothing", smoothing, 0, 0.5)
+    if check_option("loss", loss, list(LOSSES)) == "wasserstein":
+        return -math.inf
+    if not alpha or loss not in ("minimax", "non-saturating"):
+        return 0.0
+    return -alpha * math.log(alpha) - (1 - alpha) * math.log(1 - alpha)
+
+
 def _coding(coding: tuple[float, float, float]) -> tuple[float, float, float]:
     if not isinstance(coding, (tuple, list)) or len(coding) != 3:
         raise ValueError(f"coding: expected three numbers (a, b, c), got {coding!r}")

@@ -8,19 +8,20 @@ They draw, and know no p(x). Both play by ``Game``; how they are trained is ``Ad
 import math
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
-from .._checks import check_finite, check_instance, check_integer, check_number, check_option
+from .._checks import check_finite, check_instance, check_integer, check_option
 from .._draws import uniforms_of_batch
-from .._philox import seed_or_any, uniforms
-from .._shadow import evaluated
+from .._philox import uniforms_like
 from ..conditions import Labels
 from ..measures import Measure
 from .adversarial_objective import AdversarialObjective
+from .discriminators import spectrally_normalized
+from .drawing import draw_in_parts
 from .game import GAME_FIELDS, Game, as_game
 from .likelihoods import normals_from
 from .model import DecodingModel, check_positive
+from .networks import as_widths
 
 Prior = Literal["normal", "uniform"]
 PRIORS = ("normal", "uniform")
@@ -28,8 +29,6 @@ BY_PIXELS = {
     "pixel_distance": Measure("kernel distance of averaged pixels and their contrast, drawn to held-out images"),
     "diversity": Measure("mean distance of two drawn images, that of two held-out ones being 1"),
 }
-STEP = 256
-"""Images that are drawn at once."""
 
 
 class AdversarialModel(DecodingModel):
@@ -71,6 +70,16 @@ class AdversarialModel(DecodingModel):
         self.settings = as_game(game, dict(self.defaults))
         self.prior = check_option("prior", prior, PRIORS)
 
+    def normalize(self, normalization: str) -> None:
+        """Put spectral normalisation into the discriminator where ``normalization`` is "spectral"; others are layers.
+
+        Raises:
+            ValueError: the settings and the network are known not to go together.
+        """
+        if normalization == "spectral":
+            spectrally_normalized(self.discriminator)
+        self.settings.check_discriminator(self.discriminator)
+
     @property
     def game(self) -> dict[str, Any]:
         """The settings of the game, by name."""
@@ -111,7 +120,13 @@ class AdversarialModel(DecodingModel):
         return 2 * self.to_input(values) - 1
 
     def to_values(self, images: Tensor) -> Tensor:
-        """Images in [−1, 1] → floating point in [0, levels − 1]; what is beyond is cut."""
+        """Images in [−1, 1] → floating point in [0, levels − 1]; what is beyond is cut.
+
+        To the nearest integer they are the values that ``to_images`` made them of; a dequantised value v was anywhere
+        in [v, v + 1) / levels of the range.
+        """
+        if self.settings.dequantize:
+            return ((images + 1) * (self.levels / 2) - 0.5).clamp(0, self.levels - 1)
         return ((images + 1) * ((self.levels - 1) / 2)).clamp(0, self.levels - 1)
 
     def noise(self, n: int) -> Tensor:
@@ -125,8 +140,7 @@ class AdversarialModel(DecodingModel):
     def draw_codes(self, n: int, seed: int, *, first: int = 0, temperature: float = 1.0) -> Tensor:
         """Z of ``n`` images, (n, latent): that of image i depends on (seed, first + i) alone."""
         like = next(self.generator.parameters())
-        u = uniforms(seed, n, (self.latent,), first=first, device=like.device).to(like.dtype)
-        z = self._codes_from(u)
+        z = self._codes_from(uniforms_like(like, seed, n, (self.latent,), first)).to(like.dtype)
         return check_finite("temperature", temperature * z, f"one that leaves codes finite, not {temperature}")
 
     def _codes_from(self, u: Tensor) -> Tensor:
@@ -162,19 +176,13 @@ class AdversarialModel(DecodingModel):
         Raises:
             ValueError: an argument does not fit, or an image is not finite.
         """
-        n, first = check_integer("n", n, 1), check_integer("first", first, 0)
-        temperature = check_number("temperature", temperature, 0)
-        seed = seed_or_any(seed)
-        found = self.check_labels(n, labels)
-        parts = []
-        with evaluated(self) as model:
-            for done in range(0, n, STEP):
-                count = min(STEP, n - done)
-                z = model.draw_codes(count, seed, first=first + done, temperature=temperature)
-                images = model.generator(z, None if found is None else found[done : done + count])
-                check_finite("model", images, "finite images")
-                parts.append(model.to_values(images).round().to(torch.int64))
-        return torch.cat(parts)
+        found = self.check_labels(check_integer("n", n, 1), labels)
+        return draw_in_parts(self, n, seed, found, temperature, first, _images)
+
+
+def _images(model: Any, count: int, seed: int, first: int, labels: Tensor | None, temperature: float) -> Tensor:
+    images = model.generator(model.draw_codes(count, seed, first=first, temperature=temperature), labels)
+    return model.to_values(check_finite("model", images, "finite images"))  # before what is infinite is cut
 
 
 class AdversarialPair(AdversarialModel):
@@ -211,7 +219,7 @@ class AdversarialPair(AdversarialModel):
         super().__init__(in_channels, levels, classes, image_size, latent, game)
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             check_instance(name, network, nn.Module, "a module")
-        self.code_shape = (self.latent,) if code_shape is None else tuple(code_shape)
+        self.code_shape = (self.latent,) if code_shape is None else as_widths("code_shape", code_shape)
         if math.prod(self.code_shape) != self.latent:
             raise ValueError(f"code_shape: expected {self.latent} numbers, latent, got {self.code_shape}")
         self.settings.check_discriminator(discriminator)

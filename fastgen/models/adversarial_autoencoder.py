@@ -20,17 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import check_finite, check_flag, check_integer, check_number, check_option
-from .._philox import seed_or_any, uniforms
-from .._shadow import evaluated
+from .._philox import uniforms_like
 from ..conditions import Labels
 from ..measures import Measure
 from . import priors
 from .adversarial_autoencoder_objective import AdversarialAutoencoderObjective
+from .drawing import draw_in_parts
+from .game import check_betas, check_lr
 from .model import LatentModel, check_positive
 from .networks import Decoder, Encoder, as_widths, mlp, with_class
-
-STEP = 256
-"""Images that are drawn at once."""
 
 
 class AdversarialAutoencoder(LatentModel):
@@ -113,8 +111,8 @@ class AdversarialAutoencoder(LatentModel):
         self.hidden, self.channels = as_widths("hidden", hidden), as_widths("channels", channels)
         self.discriminator_hidden = as_widths("discriminator_hidden", discriminator_hidden)
         self.noise = float(check_number("noise", noise, 0))
-        self.adversarial_lr = adversarial_lr
-        self.adversarial_betas = None if adversarial_betas is None else tuple(adversarial_betas)
+        self.adversarial_lr = check_lr("adversarial_lr", adversarial_lr)
+        self.adversarial_betas = check_betas("adversarial_betas", adversarial_betas)
         kinds = {"mixture": priors.RingPrior, "swiss-roll": priors.SwissRollPrior}
         parts = (self.classes or 0) - self.unlabelled if self.regularized else self.components
         self.p_z = priors.NormalPrior(latent, self.prior_std) if prior == "normal" else kinds[prior](parts)
@@ -176,8 +174,8 @@ class AdversarialAutoencoder(LatentModel):
         """Codes of the prior, (n, latent), of the component of their label; that of i depends on (seed, first + i)."""
         like = next(self.decoder.parameters())
         found = self.check_labels(n, labels) if labels is not None else None
-        u = uniforms(seed, n, (self.p_z.uniforms,), first=first, device=like.device).to(like.dtype)
-        z = self.p_z.from_uniforms(u, self.parts(found), temperature)
+        u = uniforms_like(like, seed, n, (self.p_z.uniforms,), first)
+        z = self.p_z.from_uniforms(u, self.parts(found), temperature).to(like.dtype)
         return check_finite("temperature", z, f"one that leaves codes finite, not {temperature}")
 
     def sample(
@@ -205,19 +203,9 @@ class AdversarialAutoencoder(LatentModel):
         Raises:
             ValueError: an argument does not fit, or an image is not finite.
         """
-        n, first = check_integer("n", n, 1), check_integer("first", first, 0)
-        temperature = check_number("temperature", temperature, 0)
-        seed = seed_or_any(seed)
-        found = self.check_labels(n, labels) if labels is not None or not self.regularized else None
-        images = []
-        with evaluated(self) as model:
-            for done in range(0, n, STEP):
-                some = None if found is None else found[done : done + STEP]
-                count = min(STEP, n - done)
-                z = model.draw_codes(count, seed, first=first + done, labels=some, temperature=temperature)
-                drawn = check_finite("model", model.decode(z, some), "finite images")
-                images.append(drawn.round().to(torch.int64))
-        return torch.cat(images)
+        given = labels is not None or not self.regularized
+        found = self.check_labels(check_integer("n", n, 1), labels) if given else None
+        return draw_in_parts(self, n, seed, found, temperature, first, _images)
 
     def walk(self, side: int) -> Tensor | None:
         """(K, side, latent): codes through each component of the prior; None for a normal one, which has no parts."""
@@ -226,6 +214,10 @@ class AdversarialAutoencoder(LatentModel):
 
     def _decode(self, z: Tensor, labels: Tensor | None) -> Tensor:
         return torch.sigmoid(self.decoder(z, labels))
+
+
+def _images(model: Any, count: int, seed: int, first: int, labels: Tensor | None, temperature: float) -> Tensor:
+    return model.decode(model.draw_codes(count, seed, first=first, labels=labels, temperature=temperature), labels)
 
 
 class CodeDiscriminator(nn.Module):

@@ -55,7 +55,7 @@ class AdversarialAutoencoderObjective(Objective):
     def evaluate(self, model: Any, values: Tensor, condition: Any) -> dict[str, Tensor]:
         """The error of the averaged autoencoder, and what the trained discriminator says of its codes."""
         parts = model.parts(model.labels(values, condition))
-        judged = self._judged(shadow(self.model.discriminator), model.encode(values), parts)
+        judged = self._judged(shadow(self.model.discriminator), model.encode(values), parts, noisy=False)
         return {**model.losses(values, condition), "discriminator_loss": judged["loss"]}
 
     def measure_set(self, model: Any, held_out: Dataset) -> dict[str, float]:
@@ -64,9 +64,10 @@ class AdversarialAutoencoderObjective(Objective):
         codes = torch.cat([model.encode(values) for values, _ in some.batches(BATCH, device)])
         drawn = model.draw_codes(DRAWN, 0)
         found = {"prior_distance": float(metrics.kolmogorov_smirnov(codes, drawn).max())}
-        if model.regularized and some.labels is not None:
+        told = None if some.labels is None else some.labels < model.p_z.components
+        if model.regularized and told is not None and told.any():
             right = model.p_z.components_of(codes).cpu() == some.labels
-            found["outside_component"] = 1 - float(right[some.labels < model.p_z.components].double().mean())
+            found["outside_component"] = 1 - float(right[told].double().mean())
         return found
 
     def remarks(self, record: Mapping[str, Any]) -> list[str]:
@@ -78,10 +79,11 @@ class AdversarialAutoencoderObjective(Objective):
         outside = record.get("held_out_outside_component")
         return [said if outside is None else f"{said}; {outside:.1%} are not of the component of their class"]
 
-    def _judged(self, discriminator: Any, codes: Tensor, parts: Tensor | None) -> dict[str, Tensor]:
+    def _judged(self, discriminator: Any, codes: Tensor, parts: Tensor | None, noisy: bool = True) -> dict[str, Tensor]:
         u = uniforms_of_batch(len(codes), (self.model.p_z.uniforms,), codes)
         drawn = self.model.p_z.from_uniforms(u, parts).to(codes.dtype)
-        real, fake = discriminator(self._noisy(drawn), parts), discriminator(self._noisy(codes), parts)
+        drawn, codes = (self._noisy(z) if noisy else z for z in (drawn, codes))
+        real, fake = discriminator(drawn, parts), discriminator(codes, parts)
         right = {"accuracy_on_prior": real.detach() > 0, "accuracy_on_codes": fake.detach() <= 0}
         return {
             "loss": log_loss_discriminator(real, fake),

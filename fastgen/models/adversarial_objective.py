@@ -5,6 +5,7 @@ them apart by the share of each; drawn ones anew, without a gradient of the gene
 generator, once           noise drawn anew, scored by the discriminator as it is after its moves
 """
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -56,7 +57,14 @@ class AdversarialObjective(Objective):
             check_double_backward(self.model.discriminator)
 
     def players(self) -> list[Player]:
+        """Who moves, in the order of their moves.
+
+        Raises:
+            ValueError: the discriminator's gradient cannot be differentiated again, and is to be.
+        """
         settings = self.settings
+        if settings.differentiates_twice:
+            check_double_backward(self.model.discriminator, *self._two_images())
         return [
             Player(
                 "discriminator", _trained(self.model.discriminator), self.discriminated, settings.discriminator_steps,
@@ -83,7 +91,8 @@ class AdversarialObjective(Objective):
         if on_real.logits is not None and labels is not None:
             classes = F.cross_entropy(on_real.logits, labels, reduction="none")
             of_drawn = F.cross_entropy(_logits(on_fake), labels, reduction="none")
-            loss = loss + settings.class_weight * (classes + of_drawn)
+            on_classes, on_fake_classes, _ = settings.class_weights
+            loss = loss + on_classes * classes + on_fake_classes * of_drawn
             told |= {"classes": classes.detach(), "classes_of_fake": of_drawn.detach()}
         return {"loss": loss, **told}
 
@@ -96,7 +105,7 @@ class AdversarialObjective(Objective):
             return {"loss": loss}
         classes = F.cross_entropy(judged.logits, labels, reduction="none")
         told = {"game": loss.detach(), "classes": classes.detach()}
-        return {"loss": loss + self.settings.class_weight * classes, **told}
+        return {"loss": loss + self.settings.class_weights[2] * classes, **told}
 
     def labels(self, values: Tensor, condition: Any) -> Tensor | None:
         """The classes of a batch, which drawn images share, so that they are as frequent among these."""
@@ -114,7 +123,7 @@ class AdversarialObjective(Objective):
     def evaluate(self, model: Any, values: Tensor, condition: Any) -> dict[str, Tensor]:
         """The discriminator that is trained, on held-out images beside those that the averaged generator draws."""
         labels = self.labels(values, condition)
-        judge = partial(self.judge, by_batch(self.model.discriminator))
+        judge = partial(self.judge, by_batch(self.model.discriminator, len(values)))
         real = judge(self.model.to_images(values), labels).scores
         fake = judge(model.generator(model.noise(len(values)), labels), labels).scores
         return {"loss": self.settings.pair.discriminator(real, fake, 0.0), **self._told(real, fake)}
@@ -150,9 +159,10 @@ class AdversarialObjective(Objective):
         batches, size = SETTLING
         with torch.no_grad(), uncast(), alone():
             for batch in range(batches):
-                z, labels = model.draw_codes(size, 0, first=batch * size), None
+                first, labels = batch * size, None
+                z = model.draw_codes(size, 0, first=first)
                 if model.classes is not None:
-                    labels = torch.arange(size, device=like.device) % model.classes
+                    labels = torch.arange(first, first + size, device=like.device) % model.classes
                 model.generator(z, labels)
         for each, momentum in zip(layers, kept, strict=True):
             each.momentum = momentum
@@ -175,6 +185,13 @@ class AdversarialObjective(Objective):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.most_diverse = state.get("most_diverse", 0.0)
+
+    def _two_images(self) -> tuple[Tensor, ...]:
+        """What the discriminator reads: two images, and labels where the model has classes."""
+        model, like = self.model, next(self.model.parameters())
+        shape = (2, model.in_channels, *model.sides)
+        images = torch.linspace(-1, 1, math.prod(shape), device=like.device, dtype=like.dtype).view(shape)
+        return (images,) if model.classes is None else (images, torch.zeros(2, dtype=torch.int64, device=like.device))
 
     def _told(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         threshold = self.settings.pair.threshold
@@ -204,13 +221,15 @@ class AdversarialObjective(Objective):
         return total
 
 
-def by_batch(discriminator: nn.Module) -> Any:
-    """The discriminator in eval mode, but for its batch norms, which go by their batch: what they keep is of real and
-    drawn images mixed, and fits neither. It shares the weights, and changes nothing of the discriminator.
+def by_batch(discriminator: nn.Module, n: int) -> Any:
+    """The discriminator in eval mode, but for its batch norms, which go by their batch of ``n`` images: what they keep
+    is of real and drawn images mixed, and fits neither. It shares the weights, and changes nothing of the original.
+
+    One image has no statistics of a batch: it is judged by those that were kept.
     """
     judge = shadow(discriminator)
     for layer in judge.modules():
-        if isinstance(layer, BATCH_NORMS):
+        if isinstance(layer, BATCH_NORMS) and n > 1:
             layer.track_running_stats = False
             layer.running_mean = layer.running_var = layer.num_batches_tracked = None
     return judge

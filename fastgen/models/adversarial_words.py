@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..losses import LOSSES, equilibrium
+from ..losses import LOSSES, equilibrium, smallest_loss
 
 WON = 0.05
-"""Part of its loss at the equilibrium below which a discriminator has nothing more to learn, nor to teach."""
+"""Part of its loss at the equilibrium, both less the smallest there is, below which a discriminator has nothing more to
+learn, nor to teach."""
 ALIKE = 0.3
 """Diversity, real images' being 1, below which drawn ones are alike."""
 VARIED = 0.5
@@ -49,7 +50,9 @@ def words(record: Mapping[str, Any], game: Mapping[str, Any], most: float | None
         said.append(f"diversity {diversity:.2f} of real images'")
     if "rounds" in record:
         said.append(f"{record['rounds']:,} rounds, D has seen {record['images_seen']:,} images")
-    return ["; ".join(said), *_troubles(record, d, at_d, pair.threshold is not None, most)]
+    least = smallest_loss(game["loss"], game.get("label_smoothing", 0.0))
+    won = pair.threshold is not None and d - least < WON * (at_d - least)
+    return ["; ".join(said), *_troubles(record, f"{d:.2g} of {at_d:.3g}" if won else None, most)]
 
 
 def history(metrics: Sequence[Mapping[str, Any]], game: Mapping[str, Any]) -> list[list[str]]:
@@ -66,12 +69,13 @@ def _of_the_game(record: Mapping[str, Any], player: str) -> float | None:
     return record.get(f"train_{player}_game", record.get(f"train_{player}_loss"))
 
 
-def _troubles(record: Mapping[str, Any], d: float, at_d: float, decides: bool, most: float | None) -> list[str]:
+def _troubles(record: Mapping[str, Any], won: str | None, most: float | None) -> list[str]:
+    """``won``: the discriminator's loss, in words, where it has."""
     found = []
     real, fake = (record.get(f"train_discriminator_accuracy_on_{what}") for what in ("real", "fake"))
-    if decides and d < WON * at_d:
+    if won is not None:
         found.append(
-            f"the discriminator has won: its loss is {d:.2g} of {at_d:.3g}, and the generator learns little from it; a"
+            f"the discriminator has won: its loss is {won}, and the generator learns little from it; a"
             " smaller discriminator_lr, label_smoothing, a penalty (r1) or another loss may help"
         )
     if real is not None and fake is not None and real < 0.55 and fake < 0.55 and real + fake < 0.95:

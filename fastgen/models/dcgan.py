@@ -27,7 +27,6 @@ from .discriminators import (
     Discriminator,
     Normalization,
     normalization_named,
-    spectrally_normalized,
     with_planes,
 )
 from .game import Game
@@ -80,9 +79,7 @@ class DCGAN(AdversarialModel):
         self.generator = DCGANGenerator(in_channels, latent, widths, sizes, classes)
         self.discriminator = DCGANDiscriminator(in_channels, widths, sizes[-1], normalization, classes, conditioning)
         self.apply(begin)
-        if normalization == "spectral":
-            spectrally_normalized(self.discriminator)
-        self.settings.check_discriminator(self.discriminator)
+        self.normalize(normalization)
 
 
 class DCGANGenerator(nn.Module):

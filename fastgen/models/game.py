@@ -36,6 +36,11 @@ class Game:
     """Tell the discriminator that real images are real with a probability lower by so much; of drawn ones the truth."""
     class_weight: float = 1.0
     """Of the classes' cross-entropy with an auxiliary classifier, beside the game's losses."""
+    fake_class_weight: float | None = None
+    """The same of drawn images in the discriminator's loss, which AC-GAN's classifier learns from, too, and WGAN-GP's
+    does not; default: --class-weight."""
+    generator_class_weight: float | None = None
+    """The same in the generator's loss; default: --class-weight."""
     dequantize: bool = False
     """Add uniform noise of one level's width to real images, which no generator's look like otherwise."""
     discriminator_lr: float | None = None
@@ -54,6 +59,9 @@ class Game:
         )
         for name in ("gradient_penalty", "r1", "weight_clip", "class_weight"):
             object.__setattr__(self, name, float(check_number(name, getattr(self, name), 0)))
+        for name in ("fake_class_weight", "generator_class_weight"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(check_number(name, getattr(self, name), 0)))
         smoothing = float(check_number("label_smoothing", self.label_smoothing, 0, 0.5))
         object.__setattr__(self, "label_smoothing", smoothing)
         object.__setattr__(self, "dequantize", check_flag("dequantize", self.dequantize))
@@ -73,6 +81,13 @@ class Game:
         return LOSSES[self.loss]
 
     @property
+    def class_weights(self) -> tuple[float, float, float]:
+        """Of classes' cross-entropy: of real and of drawn images in the discriminator's loss; in the generator's."""
+        own = self.fake_class_weight, self.generator_class_weight
+        fake, generator = (self.class_weight if each is None else each for each in own)
+        return self.class_weight, fake, generator
+
+    @property
     def differentiates_twice(self) -> bool:
         """Whether the discriminator's gradient is differentiated again."""
         return self.gradient_penalty > 0 or self.r1 > 0
@@ -86,7 +101,7 @@ class Game:
         """Raise ValueError if what is known of the losses and of the network's layers says that it cannot go well."""
         layers = list(discriminator.modules())
         batch_norm = any(isinstance(layer, BATCH_NORMS) for layer in layers)
-        spectral = any("spectral_norm" in str(type(one)).lower() or "SpectralNorm" in str(type(one)) for one in layers)
+        spectral = any(map(_is_spectrally_normalized, layers))
         if batch_norm and self.differentiates_twice:
             name = "gradient_penalty" if self.gradient_penalty else "r1"
             raise ValueError(
@@ -117,15 +132,34 @@ def check_players(record: Any) -> None:
     become tuples.
     """
     for name in ("discriminator_lr", "generator_lr"):
-        if getattr(record, name) is not None and check_number(name, getattr(record, name), 0) == 0:
-            raise ValueError(f"{name}: expected a positive number, got 0")
+        check_lr(name, getattr(record, name))
     for name in ("discriminator_betas", "generator_betas"):
-        betas = getattr(record, name)
-        if betas is None:
-            continue
-        if not isinstance(betas, (tuple, list)) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"{name}: expected two numbers in [0, 1), got {describe(betas)}")
-        object.__setattr__(record, name, tuple(map(float, betas)))
+        object.__setattr__(record, name, check_betas(name, getattr(record, name)))
+
+
+def check_lr(name: str, lr: Any) -> float | None:
+    """A player's own learning rate; raise ValueError unless it is a positive number, or None."""
+    if lr is not None and check_number(name, lr, 0) == 0:
+        raise ValueError(f"{name}: expected a positive number, got 0")
+    return lr
+
+
+def check_betas(name: str, betas: Any) -> tuple[float, float] | None:
+    """A player's own betas, as a tuple; raise ValueError unless they are two numbers in [0, 1), or None."""
+    if betas is None:
+        return None
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise ValueError(f"{name}: expected two numbers in [0, 1), got {describe(betas)}")
+    first, second = (float(check_number(f"{name}[{index}]", beta)) for index, beta in enumerate(betas))
+    if not (0 <= first < 1 and 0 <= second < 1):
+        raise ValueError(f"{name}: expected two numbers in [0, 1), got {describe(betas)}")
+    return first, second
+
+
+def _is_spectrally_normalized(layer: nn.Module) -> bool:
+    """Whether it is torch's parametrisation, a layer of somebody's own called so, or has torch's older hook."""
+    kinds = (layer, *layer._forward_pre_hooks.values())
+    return any("spectralnorm" in type(each).__name__.lower().replace("_", "") for each in kinds)
 
 
 def _free(layer: nn.Module) -> bool:

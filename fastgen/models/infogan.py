@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .._checks import check_finite, check_flag, check_integer, check_number
 from .._draws import uniforms_of_batch
-from .._philox import uniforms
+from .._philox import uniforms_like
 from .._shadow import evaluated
 from ..measures import Measure
 from ..nn import ConvTranspose2dChain
@@ -126,8 +126,8 @@ class InfoGAN(AdversarialModel):
         ``temperature`` scales noise and continuous codes; categories stay what they are.
         """
         like = next(self.generator.parameters())
-        u = uniforms(seed, n, (self.layout.uniforms,), first=first, device=like.device).to(like.dtype)
-        z = self.layout.from_uniforms(u, temperature)
+        u = uniforms_like(like, seed, n, (self.layout.uniforms,), first)
+        z = self.layout.from_uniforms(u, temperature).to(like.dtype)
         return check_finite("temperature", z, f"one that leaves codes finite, not {temperature}")
 
     def codes(self, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -196,7 +196,7 @@ class Model(nn.Module):
             labels = as_labels(condition, n, _looked_at(kind, condition).count)  # type: ignore[arg-type]
             if labels.is_meta:
                 check_device("labels", labels, "the model", parameter)
-            return labels
+            return labels.to(parameter.device)
         if condition is None:
             raise ValueError(f"condition: expected {conditions.described(kind)}, for {n} images, got None")
         found = conditions.as_condition(condition, n, _looked_at(kind, condition), dtype=parameter.dtype)

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .._checks import check_floating, check_integer, check_number
 from ..losses import clip_weights, gradient_penalty, r1_penalty
-from .game import Game, as_game
+from .game import Game, as_game, check_betas
 from .model import check_positive
 from .networks import mlp
 
@@ -39,7 +39,7 @@ class PointGAN(nn.Module):
     Args:
         dims: D, of the points, and of the noise that they are made from.
         hidden: widths of the hidden layers of both.
-        game: settings of the game, ``Game`` or by name; its ``dequantize`` and ``class_weight`` have no part here.
+        game: settings of the game, ``Game`` or by name; points have no levels to dequantise, and no classes.
     """
 
     def __init__(
@@ -49,6 +49,9 @@ class PointGAN(nn.Module):
         check_positive(dims=dims)
         self.dims = dims
         self.settings = as_game(game, {})
+        for name in ("dequantize", "class_weight", "fake_class_weight", "generator_class_weight"):
+            if (value := getattr(self.settings, name)) != getattr(Game, name):
+                raise ValueError(f"game: expected no {name}, since points have neither levels nor classes, got {value}")
         self.generator, self.judge = (mlp((dims, *hidden, outputs), nn.ReLU) for outputs in (dims, 1))
         self.settings.check_discriminator(self.judge)
         self.average = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(0.995))
@@ -75,7 +78,7 @@ class PointGAN(nn.Module):
         if isinstance(x, Tensor):
             check_floating("x", x, ("N", self.dims))
         steps, batch_size = check_integer("steps", steps, 0), check_integer("batch_size", batch_size, 1)
-        lr, game = check_number("lr", lr, 0), self.settings
+        lr, betas, game = check_number("lr", lr, 0), check_betas("betas", betas) or betas, self.settings
         judge, generator = (
             torch.optim.Adam(net.parameters(), lr=own or lr, betas=its or betas)
             for net, own, its in (

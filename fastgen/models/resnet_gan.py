@@ -38,7 +38,6 @@ from .discriminators import (
     Discriminator,
     Normalization,
     normalization_named,
-    spectrally_normalized,
     with_planes,
 )
 from .game import Game
@@ -73,12 +72,15 @@ class ResNetGAN(AdversarialModel):
         "gradient_penalty": 10.0, "discriminator_steps": 5, "dequantize": True,
     }  # fmt: skip
     recipes: ClassVar = {
-        "paper": {"channels": 128, "batch_size": 64, "epochs": 640, "ema": 0.0},
+        "paper": {
+            **{"channels": 128, "batch_size": 64, "epochs": 640, "ema": 0.0},
+            **{"fake_class_weight": 0.0, "generator_class_weight": 0.1},
+        },
         "small": {"channels": 16, "discriminator_steps": 3, "lr": 1e-3, "epochs": 10, "channels_last": True},
     }
     """paper: gan_cifar_resnet.py: 100,000 moves of the generator, each after five of the critic on batches of 64, are
-    640 epochs of CIFAR-10. The generator's own batches are of 128 images there, and the classes of those are drawn; an
-    auxiliary classifier weighs 0.1 in its loss and 1 in the critic's; here class_weight is that of both."""
+    640 epochs of CIFAR-10. With classes, an auxiliary classifier learns from real images alone, and weighs 0.1 in the
+    generator's loss. The generator's own batches are of 128 images there, and the classes of those are drawn."""
 
     def __init__(
         self,
@@ -106,9 +108,7 @@ class ResNetGAN(AdversarialModel):
         self.discriminator = ResNetDiscriminator(
             in_channels, wide, sizes, doubling, normalization, classes, conditioning
         )
-        if normalization == "spectral":
-            spectrally_normalized(self.discriminator)
-        self.settings.check_discriminator(self.discriminator)
+        self.normalize(normalization)
 
 
 class ResNetGenerator(nn.Module):

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_finite, check_integer, check_number
-from .._philox import seed_or_any, uniforms
+from .._philox import seed_or_any, uniforms_like
 from .._shadow import evaluated
 from ..conditions import Labels
 from ..measures import Measure, law
@@ -254,7 +254,7 @@ class VAE(LatentModel):
         """
         n, first = check_integer("n", n, 1), check_integer("first", first, 0)
         temperature = check_number("temperature", temperature, 0)
-        device, dtype = next(self.parameters()).device, next(self.parameters()).dtype
+        like = next(self.parameters())
         seed = seed_or_any(seed)
         labels = self.check_labels(n, labels)
         shape = (self.in_channels, *self.sides)
@@ -262,10 +262,9 @@ class VAE(LatentModel):
         with evaluated(self) as model:
             for done in range(0, n, step):
                 count = min(step, n - done)
-                u = uniforms(seed, count, (self.latent + math.prod(shape),), first=first + done, device=device).to(
-                    dtype
-                )
-                z, pixels = temperature * normals_from(u[:, : self.latent]), u[:, self.latent :].view(-1, *shape)
+                u = uniforms_like(like, seed, count, (self.latent + math.prod(shape),), first + done)
+                z = (temperature * normals_from(u[:, : self.latent])).to(like.dtype)
+                pixels = u[:, self.latent :].view(-1, *shape)
                 check_finite("temperature", z, f"one that leaves codes finite, not {temperature}")
                 params = model.decoder(z, None if labels is None else labels[done : done + count])
                 check_finite("model", params, "finite parameters")

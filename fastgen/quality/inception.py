@@ -144,6 +144,9 @@ class Inception:
             "drawn": len(b),
             "real": len(a),
             "split": real.description,
+            "subsets": f"{SUBSETS} pairs of {min(SUBSET, n // 2)} images for KID",
+            "parts": f"{SPLITS} for the inception score",
+            "seed": seed,
         }
         fid = frechet_distance(a, b) if n > FEATURES else None
         return InceptionNumbers(fid, *kid, *score, protocol, left_out)
