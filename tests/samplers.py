@@ -1,6 +1,7 @@
 """What every compiled sampler is held to."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ def assert_same_as_naive(
     distribution: object,
     n: int = 2,
     condition: Condition | None = None,
+    to_input: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Zero differing values given the same uniforms, and what forced sees is one forward.
 
@@ -27,19 +29,18 @@ def assert_same_as_naive(
     kind = None if condition is None else kind_of(apply(lambda part: part[0], condition))
     if condition is None and getattr(model, "classes", None) is not None:
         condition = torch.arange(n) % model.classes
-    given = (model, shape, distribution, distribution.to_input)
+    to_input = to_input or distribution.to_input
+    given = (model, shape, distribution, to_input)
     compiled, naive = sampling.compile(*given, condition=kind), NaiveSampler(*given, condition=kind)
     values = torch.randint(distribution.levels, (n, *shape))
     with torch.no_grad():
-        exact = model(distribution.to_input(values).double(), *arguments(apply(_double, condition)))
+        exact = model(to_input(values).double(), *arguments(apply(_double, condition)))
     assert_parity(compiled.forced(values, condition=condition).float(), exact.float(), exact)
     C, H, W = shape
     uniforms = torch.rand(n, C * getattr(distribution, "uniforms_per_value", 1), H, W)
     drawn = compiled.sample(uniforms=uniforms, condition=condition)
     assert torch.equal(drawn, naive.sample(uniforms=uniforms, condition=condition))
-    seen = sampling.compile(single, shape, distribution, distribution.to_input, condition=kind).forced(
-        values, condition=condition
-    )
+    seen = sampling.compile(single, shape, distribution, to_input, condition=kind).forced(values, condition=condition)
     assert (seen - exact).abs().max() < LOGITS_AGREE * exact.abs().max().clamp(min=1)
 
 

@@ -135,10 +135,14 @@ class Attending(nn.Module):
 REASONS = [
     (lambda m, h: m.layer(h), Attending(), "attention"),
     (lambda m, h: h.flatten(2).softmax(2).view_as(h), None, "over rows, columns or images"),
-    (lambda m, h: F.one_hot((h > 0).long()[:, 0], 6).movedim(-1, 1).float(), None, 'F.one_hot.*to_input="one-hot"'),
+    (lambda m, h: F.one_hot((h > 0).long()[:, 0]).movedim(-1, 1).float(), None, "F.one_hot without num_classes"),
     (lambda m, h: h.double().float(), None, "a result of torch.float64, where a plan has the image's torch.float32"),
     (in_bfloat16, None, "bfloat16, .*: leave casts and autocast out of .* sampling.NaiveSampler"),
     (lambda m, h: h.view(torch.int32).view(torch.float32), None, "a result of torch.int32"),
+    (lambda m, h: h.int().view(torch.float32), None, "a view of its bits as another dtype"),
+    (lambda m, h: (h.long() // 2).float(), None, "floor_divide cannot be planned|a division that rounds"),
+    (lambda m, h: (~h.long()).float(), None, "a result of torch.int64"),
+    (lambda m, h: h.to(torch.uint8).float(), None, "a result of torch.uint8"),
     (
         lambda m, h: F.interpolate(h[:, :, ::2, ::2], scale_factor=2.3)[:, :, : h.shape[2], : h.shape[3]],
         None,

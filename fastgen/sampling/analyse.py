@@ -93,9 +93,11 @@ def _apply(builder: Builder, node: Node, resolve: Any) -> list[Argument]:
         )
         raise UnsupportedModelError(f"{node.path}: {node.op} cannot be planned: {reason}")
     builder.path, builder.op, builder.shape = node.path, node.op, node.shapes[0]
+    first = next((each for each in node.args if isinstance(each, Output)), None)
+    builder.reads = None if first is None else first.node.dtypes[first.index]
     args, kwargs = tree_map(resolve, node.args), tree_map(resolve, node.kwargs)
     try:
-        if node.dtypes[0] != builder.dtype and not (node.dtypes[0] == torch.bool and node.op in lowering.BOOLEAN):
+        if node.dtypes[0] != builder.dtype and not _passes(node, builder.reads):
             raise UnsupportedModelError(
                 f"a result of {node.dtypes[0]}, where a plan has the image's {builder.dtype} alone: leave casts and "
                 f"autocast out of the forward, or {NAIVELY}"
@@ -109,6 +111,14 @@ def _apply(builder: Builder, node: Node, resolve: Any) -> list[Argument]:
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{node.path}: {node.op} cannot be planned: {error}") from None
     return results
+
+
+def _passes(node: Node, reads: torch.dtype | None) -> bool:
+    """Whether the op's result is a number of the plan though it is true or false, or an integer."""
+    if node.dtypes[0] == torch.bool:
+        return node.op in lowering.BOOLEAN
+    made = node.op == "aten._to_copy" or (reads is not None and not reads.is_floating_point)
+    return made and node.dtypes[0] in lowering.INTEGERS and node.op in lowering.INTEGER
 
 
 # ---- causality

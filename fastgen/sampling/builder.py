@@ -55,7 +55,8 @@ class Builder:
     Attributes:
         n: images in the traced batch.
         dtype, device: of what is computed.
-        path, op, shape: where the reading is: the module, the op, and the shape of its first result.
+        path, op, shape, reads: where the reading is: the module, the op, the shape of its first result, and the dtype
+            of the first that it reads, if that depends on the image or the condition.
     """
 
     def __init__(self, graph: Graph, n: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -66,6 +67,7 @@ class Builder:
         self.path = ""
         self.op = ""
         self.shape: tuple[int, ...] = ()
+        self.reads: torch.dtype | None = None
         self.given: list[Arrangement] = []
         self.told_nodes: list[Node] = []
         self._copies: dict[tuple[Part, int], Part] = {}

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from .._places import Place, assigned, cut, place_of, region_of, storage_of, window_of, written
 from .._shadow import shadow, uncast
 from ..conditions import Condition, arguments, tensors_of
+from .comparing import Comparing
 from .state import digest, holdings, left_over, set_before_read
 
 #: Images in a traced batch: more than one, so that an op that mixes images cannot hide.
@@ -117,7 +118,7 @@ def trace(model: nn.Module, x: Tensor, condition: Condition | None = None) -> Tr
         recorder.add_input("numbers" if part.is_floating_point() else "labels", part, on_image=False)
         for part in tensors_of(condition)
     ]
-    with _module_paths(twin, recorder.modules), torch.no_grad(), uncast(), recorder:
+    with _module_paths(twin, recorder.modules), torch.no_grad(), uncast(), Comparing(recorder.on_image), recorder:
         try:
             result = twin(x, *arguments(condition))
         except (RuntimeError, ValueError) as error:
@@ -174,6 +175,10 @@ class _Recorder(TorchDispatchMode):
             if output is not None or storage_of(tensor) not in self._changed or tensor.numel() == 0:
                 return output
         return self._part_of_changed(tensor)
+
+    def on_image(self, tensor: Tensor) -> bool:
+        output = self.find(tensor)
+        return output is not None and output.node.on_image
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -267,8 +272,8 @@ class _Recorder(TorchDispatchMode):
         """
         if any(output.node.on_image for output in read):
             raise UnsupportedModelError(
-                f"{self._path()}: reads a number that depends on the image (.item(), if, or F.one_hot, instead of "
-                'which there is to_input="one-hot", or ==)'
+                f"{self._path()}: reads a number that depends on the image (.item(), if, or F.one_hot without "
+                "num_classes)"
             )
         if any(node.op == "numbers" for node in behind(output.node for output in read)):
             raise UnsupportedModelError(

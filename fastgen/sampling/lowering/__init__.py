@@ -6,8 +6,9 @@ numbers.
 """
 
 from . import comparisons, linear, norms, pointwise, reductions, views
-from .registry import BOOLEAN, HANDLERS, REFUSED, completed
+from .registry import BOOLEAN, HANDLERS, INTEGER, INTEGERS, REFUSED, completed
 
 __all__ = [
-    "BOOLEAN", "HANDLERS", "REFUSED", "comparisons", "completed", "linear", "norms", "pointwise", "reductions", "views",
+    "BOOLEAN", "HANDLERS", "INTEGER", "INTEGERS", "REFUSED", "comparisons", "completed", "linear", "norms", "pointwise",
+    "reductions", "views",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from ...ops.masked_conv2d import _live, masked_conv2d_mask
 from ..builder import Argument, Builder
 from ..trace import UnsupportedModelError
 from ..traced_tensor import Value
+from .comparisons import equal
 from .pointwise import add, elu, gate, scaled
 from .registry import handles
 
@@ -137,6 +138,16 @@ def across_channels(b: Builder, x: Value, weight: Tensor, dim: int) -> Value:
     size = (*sizes[:axis], weight.shape[0], *sizes[axis + 1 :])
     channel = np.arange(out.channels).reshape(size)
     return replace(Value.of(out, b.n), dims=dims, part=np.zeros(size, dtype=np.int64), channel=channel)
+
+
+@handles("embedding")
+def _embedding(b: Builder, weight: Argument, index: Argument, *_: Any) -> Value:
+    """A row of the weight (K, D) for each integer: one of K comparisons is true, times the weight."""
+    if not isinstance(weight, Tensor) or not isinstance(index, Value):
+        raise UnsupportedModelError("an embedding whose weight depends on the image or the condition")
+    last = len(index.dims)
+    hot = equal(b, index.unsqueeze(last), torch.arange(len(weight), dtype=b.dtype, device=b.device))
+    return across_channels(b, hot, weight.t(), dim=last)
 
 
 @handles("pixel_unshuffle")

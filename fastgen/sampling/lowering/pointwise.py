@@ -131,7 +131,7 @@ def binary(op: str, swapped: str) -> Callable[[Builder, Any, Any], Value]:
     return handler
 
 
-multiply = handles("mul")(binary("mul", "mul"))
+multiply = handles("mul", integer=True)(binary("mul", "mul"))
 _maximum = handles("maximum")(binary("max", "max"))
 _minimum = handles("minimum")(binary("min", "min"))
 _plus, _minus, _divide = binary("add", "add"), binary("sub", "rsub"), binary("div", "rdiv")
@@ -143,17 +143,17 @@ def scaled(b: Builder, operand: Any, factor: float) -> Any:
     return multiply(b, operand, factor) if isinstance(operand, Value) else operand * factor
 
 
-@handles("add")
+@handles("add", integer=True)
 def add(b: Builder, first: Any, second: Any, alpha: float = 1) -> Value:
     return _plus(b, first, second if alpha == 1 else scaled(b, second, alpha))
 
 
-@handles("sub")
+@handles("sub", integer=True)
 def _sub(b: Builder, first: Any, second: Any, alpha: float) -> Value:
     return _minus(b, first, second if alpha == 1 else scaled(b, second, alpha))
 
 
-@handles("rsub")
+@handles("rsub", integer=True)
 def _rsub(b: Builder, first: Any, second: Any, alpha: float) -> Value:
     return _minus(b, second, first if alpha == 1 else scaled(b, first, alpha))
 

@@ -6,12 +6,18 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from ..trace import UnsupportedModelError
 
 Handler = Callable[..., Any]
 HANDLERS: dict[str, Handler] = {}
 #: Ops that answer with true and false, or pass them on, as 1 and 0.
 BOOLEAN: set[str] = set()
+#: Ops that answer with integers, or pass them on: as numbers of the image's dtype, which holds those of pixels exactly.
+INTEGER: set[str] = set()
+#: What integers may be of; narrower ones wrap around.
+INTEGERS = (torch.int64, torch.int32)
 
 #: Ops that see a whole image, or compare its pixels with each other, and what they are called.
 REFUSED = {
@@ -27,10 +33,10 @@ REFUSED = {
 }
 
 
-def handles(*names: str, boolean: bool = False) -> Callable[[Handler], Handler]:
+def handles(*names: str, boolean: bool = False, integer: bool = False) -> Callable[[Handler], Handler]:
     """Register a handler for ops of these names; without a namespace they are ATen's.
 
-    ``boolean``: whether the result may be one of true and false.
+    ``boolean``: whether the result may be one of true and false; ``integer``: of int64 or int32.
     """
 
     def register(handler: Handler) -> Handler:
@@ -39,6 +45,8 @@ def handles(*names: str, boolean: bool = False) -> Callable[[Handler], Handler]:
             HANDLERS[name] = handler
             if boolean:
                 BOOLEAN.add(name)
+            if integer:
+                INTEGER.add(name)
         return handler
 
     return register

@@ -13,15 +13,15 @@ from ..._places import Region, assigned
 from ..builder import Argument, Builder, Given
 from ..trace import UnsupportedModelError
 from ..traced_tensor import Value
-from .registry import handles
+from .registry import INTEGERS, handles
 
 
-@handles("detach", "alias", "lift_fresh", boolean=True)
+@handles("detach", "alias", "lift_fresh", boolean=True, integer=True)
 def _same(b: Builder, x: Value) -> Value:
     return x
 
 
-@handles("clone", "contiguous", boolean=True)
+@handles("clone", "contiguous", boolean=True, integer=True)
 def _clone(b: Builder, x: Value, *, memory_format: Any) -> Value:
     return x
 
@@ -33,9 +33,11 @@ def _dropout(b: Builder, x: Value, p: float, train: bool) -> Value:
     return x
 
 
-@handles("_to_copy")
+@handles("_to_copy", integer=True)
 def _to_copy(b: Builder, x: Value, *, dtype: torch.dtype | None, **_: Any) -> Value:
-    return x  # to the image's dtype, as every result that a plan has
+    """To integers, towards zero; else to the image's dtype, which every result of a plan has."""
+    whole = b.reads is None or not b.reads.is_floating_point
+    return x if whole or dtype not in INTEGERS else b.pointwise("trunc", x)
 
 
 @handles("copy")
@@ -43,40 +45,42 @@ def _copy(b: Builder, x: Argument, source: Argument, non_blocking: bool) -> Argu
     return source.expand(x.shape) if isinstance(source, Value) else source
 
 
-@handles("view", "_unsafe_view", "reshape", "_reshape_alias", boolean=True)
+@handles("view", "_unsafe_view", "reshape", "_reshape_alias", boolean=True, integer=True)
 def _view(b: Builder, x: Value, size: Any, *_: Any) -> Value:
+    if isinstance(size, torch.dtype):
+        raise UnsupportedModelError("a view of its bits as another dtype")
     return x.view(list(b.shape))
 
 
-@handles("permute", boolean=True)
+@handles("permute", boolean=True, integer=True)
 def _permute(b: Builder, x: Value, dims: Sequence[int]) -> Value:
     return x.permute([d % len(x.dims) for d in dims])
 
 
-@handles("transpose", boolean=True)
+@handles("transpose", boolean=True, integer=True)
 def _transpose(b: Builder, x: Value, first: int, second: int) -> Value:
     order = list(range(len(x.dims)))
     order[first], order[second] = order[second], order[first]
     return x.permute(order)
 
 
-@handles("t", "numpy_T", boolean=True)
+@handles("t", "numpy_T", boolean=True, integer=True)
 def _t(b: Builder, x: Value) -> Value:
     return x.permute(list(reversed(range(len(x.dims)))))
 
 
-@handles("channel_shuffle", boolean=True)
+@handles("channel_shuffle", boolean=True, integer=True)
 def _channel_shuffle(b: Builder, x: Value, groups: int) -> Value:
     N, C, *size = x.shape
     return x.view((N, groups, C // groups, *size)).permute([0, 2, 1, *range(3, 3 + len(size))]).view(x.shape)
 
 
-@handles("unsqueeze", boolean=True)
+@handles("unsqueeze", boolean=True, integer=True)
 def _unsqueeze(b: Builder, x: Value, dim: int) -> Value:
     return x.unsqueeze(dim % (len(x.dims) + 1))
 
 
-@handles("squeeze", boolean=True)
+@handles("squeeze", boolean=True, integer=True)
 def _squeeze(b: Builder, x: Value, dim: int | Sequence[int] | None = None) -> Value:  # of no dim there is a form
     every = range(len(x.dims)) if dim is None else [dim] if isinstance(dim, int) else dim
     for d in sorted((d % len(x.dims) for d in every), reverse=True):
@@ -85,12 +89,12 @@ def _squeeze(b: Builder, x: Value, dim: int | Sequence[int] | None = None) -> Va
     return x
 
 
-@handles("expand", boolean=True)
+@handles("expand", boolean=True, integer=True)
 def _expand(b: Builder, x: Value, size: Sequence[int], *, implicit: bool) -> Value:
     return x.expand(size)
 
 
-@handles("repeat", boolean=True)
+@handles("repeat", boolean=True, integer=True)
 def _repeat(b: Builder, x: Value, repeats: Sequence[int]) -> Value:
     for _ in range(len(repeats) - len(x.dims)):
         x = x.unsqueeze(0)
@@ -101,20 +105,20 @@ def _repeat(b: Builder, x: Value, repeats: Sequence[int]) -> Value:
     return x
 
 
-@handles("slice", boolean=True)
+@handles("slice", boolean=True, integer=True)
 def _slice(b: Builder, x: Value, dim: int, start: int | None, end: int | None, step: int) -> Value:
     dim %= len(x.dims)
     first, last, step = slice(start, end, step).indices(x.shape[dim])
     return x.slice(dim, first, step, max(0, -((first - last) // step)))
 
 
-@handles("select", boolean=True)
+@handles("select", boolean=True, integer=True)
 def _select(b: Builder, x: Value, dim: int, index: int) -> Value:
     dim %= len(x.dims)
     return x.slice(dim, index % x.shape[dim], 1, 1).squeeze(dim)
 
 
-@handles("split", boolean=True)
+@handles("split", boolean=True, integer=True)
 def _split(b: Builder, x: Value, size: int | Sequence[int], dim: int) -> list[Value]:
     if not isinstance(size, int):
         return split_with_sizes(b, x, size, dim)
@@ -122,24 +126,24 @@ def _split(b: Builder, x: Value, size: int | Sequence[int], dim: int) -> list[Va
     return split_with_sizes(b, x, [min(size, total - at) for at in range(0, total, size)], dim)
 
 
-@handles("split_with_sizes", boolean=True)
+@handles("split_with_sizes", boolean=True, integer=True)
 def split_with_sizes(b: Builder, x: Value, sizes: Sequence[int], dim: int) -> list[Value]:
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     return [x.slice(dim % len(x.dims), start, 1, size) for start, size in zip(starts, sizes, strict=True)]
 
 
-@handles("unbind", boolean=True)
+@handles("unbind", boolean=True, integer=True)
 def _unbind(b: Builder, x: Value, dim: int) -> list[Value]:
     return [_select(b, x, dim, index) for index in range(x.shape[dim])]
 
 
-@handles("index_select", boolean=True)
+@handles("index_select", boolean=True, integer=True)
 def _index_select(b: Builder, x: Value, dim: int, index: Tensor) -> Value:
     dim %= len(x.dims)
     return b.cat([x.slice(dim, i % x.shape[dim], 1, 1) for i in index.reshape(-1).tolist()], dim)
 
 
-@handles("index", boolean=True)
+@handles("index", boolean=True, integer=True)
 def _index(b: Builder, x: Value, indices: Sequence[Tensor | None]) -> Value:
     chosen = [(dim, index) for dim, index in enumerate(indices) if index is not None]
     if len(chosen) != 1 or not isinstance(chosen[0][1], Tensor) or chosen[0][1].dim() != 1:
@@ -148,14 +152,14 @@ def _index(b: Builder, x: Value, indices: Sequence[Tensor | None]) -> Value:
     return _index_select(b, x, dim, index.nonzero()[:, 0] if index.dtype == torch.bool else index)
 
 
-@handles("flip", boolean=True)
+@handles("flip", boolean=True, integer=True)
 def _flip(b: Builder, x: Value, dims: Sequence[int]) -> Value:
     for dim in dims:
         x = _permuted(b, x, dim, torch.arange(x.shape[dim]).flip(0))
     return x
 
 
-@handles("roll", boolean=True)
+@handles("roll", boolean=True, integer=True)
 def _roll(b: Builder, x: Value, shifts: Sequence[int], dims: Sequence[int]) -> Value:
     if len(dims) != len(shifts):
         raise UnsupportedModelError("a roll of the flattened batch")
@@ -174,13 +178,13 @@ def _permuted(b: Builder, x: Value, dim: int, order: Tensor) -> Value:
     return _index_select(b, x, dim, order)
 
 
-@handles("cat", boolean=True)
+@handles("cat", boolean=True, integer=True)
 def _cat(b: Builder, tensors: Sequence[Argument], dim: int) -> Value:
     tensors = [t for t in tensors if tuple(t.shape) != (0,)]
     return b.cat(tensors, dim)
 
 
-@handles("stack", boolean=True)
+@handles("stack", boolean=True, integer=True)
 def _stack(b: Builder, tensors: Sequence[Argument], dim: int) -> Value:
     dim %= len(tensors[0].shape) + 1
     return b.cat([b.told(torch.unsqueeze, t, dim) if isinstance(t, Given) else t.unsqueeze(dim) for t in tensors], dim)
@@ -224,7 +228,7 @@ def _assign(b: Builder, base: Argument, part: Argument, region: Region) -> Value
     return b.pointwise("add", b.pointwise("mul", base, mask), placed)
 
 
-@handles("fastgen.part", boolean=True)
+@handles("fastgen.part", boolean=True, integer=True)
 def _part(b: Builder, base: Value, order: tuple[int, ...], region: Region) -> Value:
     """A rectangular region of ``base``, its dimensions reordered: what an earlier view of it has become."""
     slices, missing = region
