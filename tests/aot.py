@@ -4,6 +4,8 @@ What is compiled is what the op would launch: ``recorded`` calls the op's own ho
 the ptxas and cuobjdump that this needs.
 """
 
+import gzip
+import hashlib
 import re
 import subprocess
 import tempfile
@@ -27,7 +29,8 @@ TARGETS = {
     (10, 0): ("UTC[A-Z]*MMA", 227 << 10),
     (12, 0): ("HMMA", 99 << 10),
 }
-CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+CUOBJDUMP = TOOLS / "cuobjdump"
 POINTER = {
     torch.float32: "*fp32", torch.float64: "*fp64", torch.float16: "*fp16", torch.bfloat16: "*bf16",
     torch.int64: "*i64", torch.int32: "*i32", torch.uint8: "*u8", torch.bool: "*i1",
@@ -73,15 +76,29 @@ def compiled(launch: Launch, capability: tuple[int, int]) -> Binary:
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
     target = GPUTarget("cuda", 10 * capability[0] + capability[1], 32)
     kernel = triton.compile(source, target=target, options=options)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
-        file.flush()
-        usage, sass = (
-            subprocess.run([CUOBJDUMP, option, file.name], capture_output=True, text=True, check=True).stdout
-            for option in ("--dump-resource-usage", "--dump-sass")
-        )
+    usage, sass = _read(kernel.asm["cubin"])
     registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
     return Binary(launch.kernel.__name__, registers, stack, kernel.metadata.shared, sass)
+
+
+def _read(cubin: bytes) -> list[str]:
+    """Usage of resources, and instructions: kept in Triton's cache, as the binary is, for they take longer to make."""
+    cache = Path(triton.knobs.cache.dir) / f"disassembled-{triton.__version__}"
+    kept = cache / f"{hashlib.sha256(cubin).hexdigest()}.gz"
+    if not kept.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            path = Path(folder, "cubin")
+            path.write_bytes(cubin)
+            usage, sass = (
+                subprocess.run([*command, path], capture_output=True, text=True, check=True).stdout
+                for command in ((CUOBJDUMP, "--dump-resource-usage"), (TOOLS / "nvdisasm", "-c", "-ndf", "-novliw"))
+            )
+            assert "/*0000*/" in sass, "no instructions"
+            written = Path(folder, "text")
+            written.write_bytes(gzip.compress(f"{usage}\0{sass}".encode()))
+            written.replace(kept)
+    return gzip.decompress(kept.read_bytes()).decode().split("\0")
 
 
 def _type(arg: Any) -> str:
