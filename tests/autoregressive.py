@@ -1,4 +1,4 @@
-"""What both autoregressive models are held to: small models of every kind, and the properties they share."""
+"""What the autoregressive models are held to: small models of every kind, and the properties they share."""
 
 import itertools
 
@@ -21,12 +21,16 @@ CONFIGS = {
     "gated-pixelcnn-classes": {"channels": 4, "layers": 1, "classes": 3},
     "gated-pixelcnn-rgb": {"in_channels": 3, "levels": 4, "channels": 6, "layers": 2},
     "gated-pixelcnn-rgb-binary": {"in_channels": 3, "channels": 3, "layers": 1, "kernel_size": 5, "classes": 2},
+    "row-lstm": {"channels": 4, "layers": 2},
+    "row-lstm-rgb": {"in_channels": 3, "levels": 4, "channels": 6, "layers": 1, "skip": True},
+    "diagonal-bilstm": {"channels": 4, "layers": 2, "skip": True, "residual": False},
+    "diagonal-bilstm-rgb": {"in_channels": 3, "channels": 3, "layers": 1, "classes": 2},
 }
 
 
 def build(kind: str, **changes: object) -> AutoregressiveModel:
     """A small model with weights large enough that every feature shows in its samples."""
-    name = "gated-pixelcnn" if kind.startswith("gated-pixelcnn") else "pixelcnn"
+    name = next(name for name in models.NAMES if f"{kind}-".startswith(f"{name}-"))
     model = models.build(name, **(CONFIGS[kind] | changes))
     with torch.no_grad():
         for parameter in model.parameters():

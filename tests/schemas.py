@@ -56,6 +56,7 @@ VALUES: dict[str, list[Any]] = {
     "unbiased": [True, False], "var.dim.dim": [[1], [-3]], "var_mean.dim.dim": [[1]], "std.dim.dim": [[1]],
     "masked_conv2d.activation": ["none", "relu", "elu", "gated", "concat_elu"], "mask": ["B", "A"],
     "color_groups": [1, 3], "groups_order": ["contiguous", "interleaved"], "save_preactivation": [False],
+    "scan": ["row"],
 }  # fmt: skip
 
 #: Tensors other than the image's features, likewise.
@@ -89,6 +90,8 @@ TENSORS: dict[str, list[Any]] = {
             "_native_batch_norm_legit.bias",
         )
     },
+    "gates": [lambda h: h], "image_lstm.weight": [torch.linspace(-1, 1, 48).view(8, 2, 3)],
+    "hidden": [torch.zeros(2), OTHER.flatten()[:2]], "cell": [torch.zeros(2), OTHER.flatten()[2:4]],
     "running_mean": [OTHER.flatten()], "running_var": [OTHER.flatten().abs()],
 }  # fmt: skip
 
@@ -109,7 +112,7 @@ INPUTS: dict[str, Any] = {
     **dict.fromkeys(("logical_and", "logical_or", "logical_not"), truth),
     **dict.fromkeys(("bitwise_and", "bitwise_or", "bitwise_not"), truth),
     "squeeze": lambda h: h[:, 1:2], "div": lambda h: h + 0.037, "upsample_nearest2d": lambda h: h[:, :, ::2, ::2],
-    "pixel_shuffle": lambda h: h[:, :4, ::2, ::2],
+    "pixel_shuffle": lambda h: h[:, :4, ::2, ::2], "image_lstm": lambda h: torch.cat((h, -h[:, :2]), 1).movedim(1, -1),
 }  # fmt: skip
 
 #: What a plan does not have: by op and overload where no call of it is planned, by op where some are not; and why.

@@ -27,6 +27,8 @@ SMALL = {
     "train": ["--epochs", "1", "--limit", "60", "--batch-size", "30", "--samples", "4"],
     "train pixelcnn": ["--channels", "4", "--layers", "1"],
     "train gated-pixelcnn": ["--channels", "4", "--layers", "1"],
+    "train row-lstm": ["--channels", "4", "--layers", "1"],
+    "train diagonal-bilstm": ["--channels", "4", "--layers", "1"],
     "train autoencoder": ["--hidden", "8", "--latent", "3"],
     "train vae": ["--hidden", "8", "--latent", "3"],
     "train adversarial-autoencoder": ["--hidden", "8", "--discriminator-hidden", "8"],

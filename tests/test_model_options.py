@@ -165,6 +165,8 @@ def test_what_a_constructor_must_say() -> None:
 OPTIONS = {
     "pixelcnn": "channels layers",
     "gated-pixelcnn": "channels layers kernel_size conditional",
+    "row-lstm": "channels layers residual skip conditional",
+    "diagonal-bilstm": "channels layers residual skip conditional",
     "autoencoder": "age latent hidden channels activation sigmoid",
     "vae": "latent hidden channels activation likelihood beta kl_warmup free_bits importance_samples conditional",
     "classifier": "source labels frozen scratch",

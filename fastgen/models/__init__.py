@@ -15,6 +15,7 @@ from .gan import GAN
 from .gated_pixelcnn import GatedPixelCNN
 from .infogan import InfoGAN
 from .model import DecodingModel, LatentModel, Model
+from .pixel_rnn import DiagonalBiLSTM, RowLSTM
 from .pixelcnn import PixelCNN
 from .resnet_gan import ResNetGAN
 from .vae import VAE
@@ -33,6 +34,7 @@ __all__ = [
     "Balance",
     "Classifier",
     "DecodingModel",
+    "DiagonalBiLSTM",
     "Game",
     "GatedPixelCNN",
     "InfoGAN",
@@ -40,12 +42,15 @@ __all__ = [
     "Model",
     "PixelCNN",
     "ResNetGAN",
+    "RowLSTM",
     "build",
 ]
 
 NAMES: dict[str, type[Model]] = {
     "pixelcnn": PixelCNN,
     "gated-pixelcnn": GatedPixelCNN,
+    "row-lstm": RowLSTM,
+    "diagonal-bilstm": DiagonalBiLSTM,
     "autoencoder": Autoencoder,
     "vae": VAE,
     "classifier": Classifier,

@@ -145,6 +145,10 @@ class AutoregressiveModel(Model):
             known=known, known_mask=known_mask, progress=progress,
         )  # fmt: skip
 
+    def in_parts(self, params: Tensor) -> Tensor:
+        """From channels whose colours are interleaved to one part for each, as the distribution reads them."""
+        return params.unflatten(1, (-1, self.in_channels)).transpose(1, 2).flatten(1, 2)
+
     def _check_pixels(self, name: str, images: Tensor) -> None:
         if 0 in images.shape[2:]:
             raise ValueError(f"{name}: expected images of one pixel or more, got {tuple(images.shape)}")

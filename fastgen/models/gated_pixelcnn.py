@@ -79,11 +79,7 @@ class GatedPixelCNN(AutoregressiveModel):
         v, h = F.pad(x, (0, 0, 1, -1)), x
         for layer in self.stack:
             v, h = layer(v, h, labels)
-        return self._by_color(self.output(self.hidden(F.relu(h))), dim=1)
-
-    def _by_color(self, params: Tensor, dim: int) -> Tensor:
-        """From colours interleaved, as in the layers, to one part for each colour, as the distribution reads them."""
-        return params.unflatten(dim, (-1, self.in_channels)).transpose(dim, dim + 1).flatten(dim, dim + 1)
+        return self.in_parts(self.output(self.hidden(F.relu(h))))
 
 
 class GatedLayer(nn.Module):

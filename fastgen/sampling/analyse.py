@@ -163,8 +163,10 @@ def _blame(graph: Graph, channel: int) -> tuple[Operation, tuple[int, int]]:
                 steps.append((operation, step[2]))
                 source, channel = step[0], step[1]
                 break
-        else:
-            raise AssertionError("a reach without a cause")
+        else:  # the scan of a row, which has read all of it
+            scan = next(operation for operation in graph.operations if operation.out is source)
+            steps.append((scan, graph.split(int(scan.out.reach[channel]))[:2]))
+            break
     ahead = [(offset, index) for index, (_, offset) in enumerate(steps) if offset > (0, 0)]
     if ahead:
         offset, index = max(ahead)

@@ -137,9 +137,15 @@ def _build(
     written = traced.written
     del traced  # what it has folded is in the graph
     front = slanted_schedule(analysis.graph, shape[1:]) if wavefront else None
-    plan, orders = emit(front or schedule(analysis.graph), shape, dtype, device)
+    scheduled = front or schedule(analysis.graph)
+    if analysis.graph.recurrent and not scheduled.in_time:
+        path = next(operation.out.path for operation in analysis.graph.operations if operation.out.clocked)
+        raise UnsupportedModelError(
+            f"{path}: a recurrence along rows of which something is wanted before its row has begun, or from its end"
+        )
+    plan, orders = emit(scheduled, shape, dtype, device)
     given = [replace(analysis.given[index], order=tuple(order.tolist())) for index, order in orders.items()]
-    del analysis, front
+    del analysis, front, scheduled
     made_of = program(plan=finish(fuse(plan)), given=given)
     if kind is not None:
         _check_apart(made_of, kind, dtype, device)

@@ -124,10 +124,15 @@ class _Emitter:
         return places
 
     def _source(self, m: Map) -> int:
-        """The buffer of what is read; constants get theirs when they are read first."""
+        """The buffer of what is read; constants and states of a recurrence get theirs when they are read first."""
         if m not in self._buffers:
-            order = np.argsort(self.schedule.deadlines[m], kind="stable")
-            self._buffer(m, np.arange(m.channels), order)
+            deadlines, needed = self.schedule.deadlines[m], np.arange(m.channels)
+            if m.kind == "map":  # of a recurrence: written later
+                needed = np.flatnonzero(self.schedule.needed(m))
+                order = np.lexsort((needed, deadlines[needed], self.schedule.times[m][needed]))
+            else:
+                order = np.argsort(deadlines, kind="stable")
+            self._buffer(m, needed, order)
             if m.kind == "given":
                 self.given_orders[m.given] = order
         return self._buffers[m]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from .plan import Kind
 SPAN = 1 << 16
 #: The reach of what depends on no pixel.
 NEVER = -(1 << 60)
+#: When a map has to be computed whose positions along a row read each other: with the pixels, or a row at once.
+Clocked = Literal["", "pixel", "row"]
 
 
 @dataclass(eq=False)
@@ -35,6 +38,7 @@ class Map:
         given: of a map that comes with the condition: its index among them.
         path: of the module that made it.
         ordered: whether its channels have to stay together, in their order.
+        clocked: "" where that is open.
     """
 
     kind: Kind
@@ -47,6 +51,7 @@ class Map:
     given: int = -1
     path: str = ""
     ordered: bool = False
+    clocked: Clocked = ""
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,7 @@ class Graph:
 
     ``coupled``: whether every colour reads all parameters, and not one part of them each.
     ``slope``: None to count in raster order. Otherwise along the wavefront: a row is worth that many columns.
+    ``recurrent``: whether a map is read by operations that stand before those that write it.
     """
 
     image: Map
@@ -144,6 +150,7 @@ class Graph:
     operations: list[Linear | Pointwise] = field(default_factory=list)
     params: Map | None = None
     slope: int | None = None
+    recurrent: bool = False
 
     def color_of_params(self) -> np.ndarray:
         """For each parameter, the first colour whose draw reads it."""
@@ -166,8 +173,23 @@ class Graph:
     def add(self, operation: Linear | Pointwise) -> None:
         """Append an operation, and extend the reach of what it writes."""
         self.operations.append(operation)
-        out = operation.out
+        self._reach(operation)
+
+    def recur(self, first: int, again: bool) -> None:
+        """Extend reaches by what the operations from ``first`` on read of what they write later.
+
+        ``again``: until nothing changes, as it ends where every cell reads earlier pixels. Otherwise every column has
+        had operations of its own, and none changes any more.
+        """
+        self.recurrent = True
+        while again and any([self._reach(operation) for operation in self.operations[first:]]):
+            pass
+
+    def _reach(self, operation: Linear | Pointwise) -> bool:
+        """Extend the reach of what an operation writes; whether it has changed."""
+        out, before = operation.out, operation.out.reach.copy()
         np.maximum(out.reach, self.latest(operation, lambda m: m.reach), out=out.reach)
+        return not np.array_equal(out.reach, before)
 
     def latest(self, operation: Linear | Pointwise, of: Callable[[Map], np.ndarray]) -> np.ndarray:
         """For each channel of the result, the latest ``of(map)`` among what it reads, moved by where it is read."""

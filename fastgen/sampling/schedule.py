@@ -13,6 +13,7 @@ column + slope·row, do not need each other. Then a row counts for ``slope`` col
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,9 +68,18 @@ def schedule(graph: Graph) -> Schedule:
     color = graph.color_of_params()
     deadlines = _deadlines(graph, color)
     result = Schedule(graph, {graph.image: graph.image.reach + 1}, deadlines)
-    for operation in graph.operations:
+    for _ in range(2 if graph.recurrent else 1):
+        _pass(result, color)
+    result.in_time = result.in_time and all(_ready(result))
+    return result
+
+
+def _pass(result: Schedule, color: np.ndarray) -> None:
+    """The times of all operations, from those of what they read; of a recurrence, as far as they are known."""
+    graph, deadlines = result.graph, result.deadlines
+    for operation, later in zip(graph.operations, _read_before_written(result), strict=True):
         out = operation.out
-        time = graph.latest(operation, result.time_of)
+        time = np.maximum(graph.latest(operation, result.time_of), [_after(result, int(one)) for one in later])
         if out is graph.params:
             result.in_time = bool((time <= color).all())
             result.times[out] = color.copy()
@@ -80,9 +90,39 @@ def schedule(graph: Graph) -> Schedule:
         if out.ordered:
             time, deadline = np.full_like(time, time.max()), np.full_like(deadline, deadline.min())
         pairs, which = np.unique(np.stack((time, deadline)), axis=1, return_inverse=True)
-        settled = [_settle(result, int(t), int(d)) for t, d in pairs.T]
+        settle = _settle_with_pixels if out.clocked == "pixel" else _settle
+        settled = [settle(result, int(t), int(d)) for t, d in pairs.T]
         result.times[out] = np.array(settled, dtype=np.int64)[which.reshape(-1)]
-    return result
+
+
+def _ready(result: Schedule) -> Iterator[bool]:
+    """Of each operation in a recurrence: whether it reads only what has been written, on the clock that it needs."""
+    for operation, later in zip(result.graph.operations, list(_read_before_written(result)), strict=True):
+        needed = result.needed(operation.out)
+        times = result.times[operation.out][needed]
+        yield bool((later[needed] < times).all())
+        if operation.out.clocked:
+            wanted = operation.out.clocked == "row"
+            yield all(result.is_row(int(time)) == wanted for time in times)
+
+
+def _read_before_written(result: Schedule) -> Iterator[np.ndarray]:
+    """For each operation the latest time of what it reads of maps that are written by later operations; else NEVER."""
+    graph = result.graph
+    coming = {operation.out for operation in graph.operations} if graph.recurrent else set()
+    for operation in graph.operations:
+        if coming:
+            yield graph.latest(operation, lambda m: result.time_of(m) if m in coming else np.full(m.channels, NEVER))
+        else:
+            yield np.full(operation.out.channels, NEVER)
+        coming.discard(operation.out)
+
+
+def _after(result: Schedule, time: int) -> int:
+    """The first time after ``time``: what is written in the same row or pixel by a later operation is not there yet."""
+    if time < NEVER // 2:
+        return NEVER
+    return time + (result.graph.shift((1, 0)) if result.is_row(time) else 1)
 
 
 def wavefront(graph: Graph, size: tuple[int, int]) -> Schedule | None:
@@ -106,10 +146,19 @@ def row_start(graph: Graph, row: int) -> int:
     return (row * SPAN - SPAN // 4) * graph.colors
 
 
+def _settle_with_pixels(schedule: Schedule, time: int, deadline: int) -> int:
+    """A pixel's time between ``time`` and ``deadline`` if there is one, at the earliest in its own column."""
+    graph = schedule.graph
+    if graph.slope is not None or time < NEVER // 2:
+        return max(time, min(0, deadline))
+    rows, columns, _ = graph.split(time)
+    return time if columns >= 0 else max(time, min(rows * SPAN * graph.colors, deadline))
+
+
 def _deadlines(graph: Graph, color: np.ndarray) -> dict[Map, np.ndarray]:
     assert graph.params is not None
     deadlines = {graph.params: color.astype(np.int64)}
-    for operation in reversed(graph.operations):
+    for operation in list(reversed(graph.operations)) * (2 if graph.recurrent else 1):
         mine = deadlines.get(operation.out)
         if mine is None:
             continue
