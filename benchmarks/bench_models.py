@@ -40,6 +40,7 @@ class Task:
         repeatable: makes two models to check parity on, where those of ``models`` draw noise of their own, or have so
             many kinks that rounding decides on which side of some they are.
         by_parameter: whether each parameter's gradient is judged in units of its own largest number, not of all.
+        compiled: whether torch.compile takes part, which unrolls loops for many minutes.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Task:
     loss: Callable[[Any, Tensor], Tensor]
     repeatable: Callable[[], tuple[nn.Module, nn.Module]] | None = None
     by_parameter: bool = False
+    compiled: bool = True
 
     def contests(self, bench: Bench) -> Iterator[Contest]:
         """An eval and a training step in every dtype of the device."""
@@ -65,10 +67,10 @@ class Task:
             return lambda: self._step(self._made(self.models, bench.device, dtype)[plain], bench.device, way, options)
 
         contenders = {"fastgen": maker(plain=False), "eager": maker(plain=True)}
-        if not bench.quick:
+        if not bench.quick and self.compiled:
             contenders["torch.compile"] = maker(plain=True, mode="default")
             contenders["fastgen, torch.compile"] = maker(plain=False, mode="default")
-        if not bench.quick and bench.device == "cuda":
+        if not bench.quick and self.compiled and bench.device == "cuda":
             contenders["torch.compile, reduce-overhead"] = maker(plain=True, mode="reduce-overhead")
         return contenders
 

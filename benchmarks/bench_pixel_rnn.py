@@ -14,12 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench_models import Task
-from cases import Contest
 from fastgen.models import DiagonalBiLSTM, RowLSTM
 from fastgen.models.autoregressive import AutoregressiveModel
 from fastgen.nn import DiagonalLSTM
 from fastgen.nn import RowLSTM as RowLSTMLayer
-from harness import Bench, Contests, alone
+from harness import Contests, alone
 from plain import plain
 
 
@@ -92,9 +91,8 @@ def task(name: str, model: type[AutoregressiveModel], N: int, size: int, **confi
         values = torch.randint(2, (N, 1, size, size)).float()
         return 2 * values - 1, values
 
-    return Task(
-        name, (N, 1, size, size), lambda: pair(model(**config)), batch, F.binary_cross_entropy_with_logits
-    )  # fmt: skip
+    models, loss = lambda: pair(model(**config)), F.binary_cross_entropy_with_logits
+    return Task(name, (N, 1, size, size), models, batch, loss, compiled=False)
 
 
 def tasks(quick: bool) -> list[Task]:
@@ -109,18 +107,8 @@ def tasks(quick: bool) -> list[Task]:
     ]
 
 
-class _Eager(Contests):
-    """Without torch.compile, which would unroll the loops for many minutes."""
-
-
 def cases(device: str, quick: bool = False) -> list[Contests]:
-    def eager(each: Task):  # type: ignore[no-untyped-def]
-        def contests(bench: Bench) -> list[Contest]:
-            return list(each.contests(bench))
-
-        return contests
-
-    return [Contests(f"{each.name}, {each.shape[0]} at a time", eager(each)) for each in tasks(quick)]
+    return [Contests(f"{each.name}, {each.shape[0]} at a time", each.contests) for each in tasks(quick)]
 
 
 if __name__ == "__main__":

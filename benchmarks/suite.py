@@ -15,7 +15,7 @@ from harness import Bench, Measurable, parts, run
 
 HERE = Path(__file__).parent
 #: Files of cases that are no kernels.
-OTHERS = ("sampling", "models")
+OTHERS = ("sampling", "models", "pixel_rnn")
 SUITES = ("kernels", *OTHERS, "all")
 
 
