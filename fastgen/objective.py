@@ -36,6 +36,7 @@ class Player:
         clip: largest norm of its gradient; 0 turns clipping off.
         per_dimension: whether its loss is a sum over an image's dimensions; the gradient is then of the loss per
             dimension, so that ``clip`` and SGD's ``lr`` mean the same at every image size.
+        differentiates_twice: whether a gradient is part of its loss, as with a penalty on one: it cannot be compiled.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Player:
     betas: tuple[float, float] | None = None
     weight_decay: float | None = None
     clip: float | None = None
+    differentiates_twice: bool = False
 
     def recipe(self, recipe: AnyRecipe) -> AnyRecipe:
         """``recipe`` with what this player has of its own.

@@ -1,6 +1,7 @@
 """Numbers of games where they were wrong without a word: 16 bits, few levels, many classes, a player that is done."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -175,6 +176,9 @@ def test_an_op_without_a_second_derivative_is_refused_before_the_first_step() ->
     pair = AdversarialPair(generator, judge, 2, 1, image_size=8, levels=5, game={"r1": 1.0})
     with pytest.raises(ValueError, match="module: expected one that can be differentiated twice, got: trying to"):
         Trainer(pair, RECIPE)
+    plain = DCGAN(1, 5, latent=3, channels=2, normalization="layer", image_size=8, game={"r1": 1.0})
+    with pytest.raises(ValueError, match="compile: expected False with a penalty on the gradient of the discriminator"):
+        Trainer(plain, replace(RECIPE, compile=True))
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.1])

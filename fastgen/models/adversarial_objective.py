@@ -69,6 +69,7 @@ class AdversarialObjective(Objective):
             Player(
                 "discriminator", _trained(self.model.discriminator), self.discriminated, settings.discriminator_steps,
                 settings.discriminator_lr, per_dimension=False, betas=settings.discriminator_betas,
+                differentiates_twice=settings.differentiates_twice,
             ),
             Player(
                 "generator", _trained(self.model.generator), self.generated, 1, settings.generator_lr,

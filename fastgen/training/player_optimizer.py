@@ -66,7 +66,7 @@ class PlayerOptimizer:
 
         Raises:
             ValueError: players share a name, or one has nothing to move, a parameter twice, no steps, or what no
-                recipe takes.
+                recipe takes; one differentiates twice, and is to be compiled.
         """
         players = objective.players()
         moved = [parameter for player in players for parameter in player.parameters]
@@ -78,6 +78,11 @@ class PlayerOptimizer:
             if not player.parameters or player.steps < 1:
                 got = f"{len(player.parameters)} parameters and {player.steps} steps"
                 raise ValueError(f"player {player.name}: expected parameters to move, and 1 step or more, got {got}")
+            if recipe.compile and player.differentiates_twice:
+                raise ValueError(
+                    f"compile: expected False with a penalty on the gradient of the {player.name}, of which compiled"
+                    " code has no derivative, got True"
+                )
         optimizers = []
         for player in players:  # whose parameters alone need a gradient while its hooks are placed
             mine = {id(parameter) for parameter in player.parameters}
