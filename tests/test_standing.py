@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from commands import said
 from fastgen import pictures
+from fastgen._console import several
 from fastgen.commands.animation import FRAMES, animate
 from fastgen.losses import equilibrium
 from fastgen.models import DCGAN, Game
@@ -128,6 +130,8 @@ def test_a_run_says_first_what_is_played(run: Run, capsys: pytest.CaptureFixture
     )
     again = said(capsys, "train", "gan", *SMALL, "--run", tmp_path / "gan", "--epochs", 1, "--samples", 0)
     assert "game: non-saturating, no gradient penalty, " in again
+    assert told["game"].endswith("class weight 1, no dequantize"), "and not what is None"
+    assert f", on cpu, {several(torch.get_num_threads(), 'thread')}\n" in again
     assert "generator: moves in each batch, adam, lr 0.001, " in again
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .. import _extension
+from .._console import several
 from .._version import __version__
 from ..ops._registry import HAS_TRITON, NAMESPACE, OPS
 
@@ -41,7 +42,7 @@ def _missing(library: str) -> str:
 
 
 def _devices() -> list[str]:
-    lines = [f"cpu: {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"]
+    lines = [f"cpu: {several(torch.get_num_threads(), 'thread')}, {torch.backends.cpu.get_cpu_capability()}"]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             found = torch.cuda.get_device_properties(index)

@@ -232,7 +232,7 @@ def _tensorboard() -> Any:
 def _describe(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device}, {torch.get_num_threads()} threads"
+    return f"{device}, {several(torch.get_num_threads(), 'thread')}"
 
 
 def _how_to_continue(name: str, run: Run) -> str:
