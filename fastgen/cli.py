@@ -8,6 +8,7 @@
     fastgen report RUN         one HTML page: curves, samples, timings, options
     fastgen explore RUN        reconstructions, manifold, traversals, arithmetic: what a latent space holds
     fastgen export RUN         a generator, decoder, encoder or classifier as a file that runs without fastgen
+    fastgen encode RUN         the codes of a VQ-VAE's images as a data set, for a prior to be trained on
     fastgen download NAME      the files of a named data set, where there is a network
     fastgen taxonomy           densities that are explicit, approximate and implicit, side by side: one picture
     fastgen toy ring           games of points: a ring of Gaussians, or one on a line, over time
@@ -36,6 +37,7 @@ COMMANDS = {
     "report": "fastgen.commands.report",
     "explore": "fastgen.commands.explore",
     "export": "fastgen.commands.export",
+    "encode": "fastgen.commands.encode",
     "download": "fastgen.commands.download",
     "taxonomy": "fastgen.commands.taxonomy",
     "toy": "fastgen.commands.toy",

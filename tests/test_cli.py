@@ -254,7 +254,9 @@ def test_help_info_and_mistakes(capsys: pytest.CaptureFixture) -> None:
         assert "fastgen evaluate RUN" in capsys.readouterr().out
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"fastgen {__version__}\n"
-    commands = "demo, train, sample, evaluate, compare, report, explore, export, download, taxonomy, toy, bench, info"
+    commands = (
+        "demo, train, sample, evaluate, compare, report, explore, export, encode, download, taxonomy, toy, bench, info"
+    )
     assert f"command: expected {commands}, got 'draw'" in refused(capsys, "draw")
     for mistake in (["--nonsense"], ["--epochs", "-1"], ["--schedule", "square"], ["--seed", "-1"]):
         with pytest.raises(SystemExit) as stopped:

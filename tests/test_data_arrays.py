@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from fastgen.commands.image_folder import ImageFolder
 from fastgen.data import load
 
 RNG = np.random.default_rng(0)
@@ -150,3 +152,23 @@ def test_a_coarser_grid_leaves_a_doubt(tmp_path: Path) -> None:
     for other, kind in ((X, "floating-point"), (X > 9, "bool")):
         with pytest.raises(ValueError, match=f"expected {kind} images in all splits, or in none, got both"):
             load(saved(tmp_path, train=X / 255, test=other))
+
+
+def test_codes_of_more_than_256_levels(tmp_path: Path) -> None:
+    codes = np.random.RandomState(1).randint(0, 512, (40, 4, 5)).astype(np.uint16)
+    codes[0, 0, :2] = 511, 0
+    path = saved(tmp_path, x=codes, levels=512)
+    train, test = load(path), load(path, split="test")
+    assert (train.levels, train.values.dtype, test.values.dtype) == (512, torch.int32, torch.int32)
+    found = torch.cat([train.values, test.values])[:, 0].numpy()
+    assert np.array_equal(np.sort(found.reshape(40, -1), 0), np.sort(codes.reshape(40, -1), 0))
+    assert torch.equal(train.quantise(16).values, (train.values // 32).to(torch.uint8))
+    with pytest.raises(ValueError, match="expected no preparation of more than 256 levels, which are codes, got"):
+        load(path, image_size=8)
+    np.save(tmp_path / "bare.npy", codes)
+    with pytest.raises(ValueError, match=r"expected values in \[0, 255\], got \[0, 511\]; codes say how many they are"):
+        load(tmp_path / "bare.npy")
+    with pytest.raises(ValueError, match="expected levels from 2 to 65536, got 65537"):
+        load(saved(tmp_path, x=codes, levels=65537))
+    with pytest.raises(ValueError, match=r"out: expected an \.npy for values of 512 levels"):
+        ImageFolder(tmp_path / "out", 4, 512, None, None, None)

@@ -32,6 +32,7 @@ SMALL = {
     "train autoencoder": ["--hidden", "8", "--latent", "3"],
     "train vae": ["--hidden", "8", "--latent", "3"],
     "train adversarial-autoencoder": ["--hidden", "8", "--discriminator-hidden", "8"],
+    "train vqvae": ["--channels", "4", "--codes", "6"],
     "train infogan": ["--channels", "4", "--hidden", "8"],
     "train classifier": ["--labels", "20"],
     "train gan": ["--hidden", "8", "--discriminator-hidden", "8", "--latent", "3"],
@@ -47,6 +48,7 @@ SMALL = {
     "report": [],
     "download": [],
     "export": [],
+    "encode": [],
 }
 """What is added to a command that a reader is shown; of an option that is given twice, the second counts."""
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._extras import require
+from ..data.storage import dtype_of
 from ..training import distributed
 from ..training.lock import Lock
 from .array_file import ArrayFile
@@ -104,7 +105,7 @@ def _draw(
                     out.write(first, values)
                     unfinished.mark(first // batch)
                 if keep:
-                    kept.append((first, values.to(torch.uint8)))
+                    kept.append((first, values.to(dtype_of(int(values.max()) + 1))))
             bar.update(min(count * distributed.size(), n - bar.n))
     others = distributed.gather((kept, new, seconds))
     every = sorted((each for part, _, _ in others for each in part), key=lambda each: each[0])

@@ -41,6 +41,10 @@ class ImageFolder:
         classes: int | None,
         shard: int | None = None,
     ) -> None:
+        if levels > 256:
+            raise ValueError(
+                f"out: expected an .npy for values of {levels} levels, which no PNG here holds, got {folder}"
+            )
         self.folder, self.n, self.levels, self.labels, self.shard = folder, n, levels, labels, shard
         self.folders = [] if labels is None or classes is None else _class_folders(names, classes)
 

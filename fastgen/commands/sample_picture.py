@@ -12,6 +12,7 @@ from .. import pictures
 from .._console import several
 from .._files import write_atomic
 from ..conditions import Condition
+from ..data.storage import numpy_dtype_of
 from ..pictures import columns_for, columns_in_turn
 from ..pictures.sheet import Names, class_words, of_classes, sheet
 from ..training import Run
@@ -76,7 +77,10 @@ def save_npz(
     path: Path, values: Tensor, model: Any, labels: Tensor | None, names: list[str] | None, condition: Condition | None
 ) -> None:
     """All images with what they were told, as data sets are read."""
-    arrays: dict[str, Any] = {"x": values.numpy().astype(np.uint8), "levels": np.array(model.levels)}
+    arrays: dict[str, Any] = {
+        "x": values.numpy().astype(numpy_dtype_of(model.levels)),
+        "levels": np.array(model.levels),
+    }
     arrays |= {} if condition is None else as_arrays(condition)
     buffer = io.BytesIO()
     if labels is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .._checks import describe, listed
+from .storage import LARGEST, numpy_dtype_of
 
 CHUNK = 2**20
 """Floating-point values looked at together: their grid takes memory."""
@@ -19,7 +20,7 @@ CHUNK = 2**20
 def quantised(
     images: Mapping[str, np.ndarray], stated: np.ndarray | None, path: Path
 ) -> tuple[dict[str, np.ndarray], int, tuple[str, ...]]:
-    """The images of all splits as uint8 levels, how many levels these are of, and what was found, for people.
+    """The images of all splits as levels, of ``dtype_of`` so many, how many these are, and what was found.
 
     Args:
         images: by the array's name, (N, …).
@@ -33,8 +34,8 @@ def quantised(
     if stated is not None and (stated.shape != () or stated.dtype.kind not in "iu"):
         raise ValueError(f"{path}: expected levels to be one integer, got {describe(stated.tolist())}")
     levels = None if stated is None else int(stated)
-    if levels is not None and not 2 <= levels <= 256:
-        raise ValueError(f"{path}: expected levels from 2 to 256, got {levels}")
+    if levels is not None and not 2 <= levels <= LARGEST:
+        raise ValueError(f"{path}: expected levels from 2 to {LARGEST}, got {levels}")
     shapes = {array.shape[1:] for array in images.values()}
     if len(shapes) > 1:
         raise ValueError(f"{path}: expected images of one size in all splits, got {listed(sorted(shapes))}")
@@ -63,14 +64,17 @@ def _from_integers(
         low, high = int(array.min()), int(array.max())
         top = 255 if levels is None else levels - 1
         if low < 0 or high > top:
-            raise ValueError(f"{where(path, name)}: expected values in [0, {top}], got [{low}, {high}]")
+            said = f"{where(path, name)}: expected values in [0, {top}], got [{low}, {high}]"
+            many = levels is None and low >= 0 and high < LARGEST
+            raise ValueError(said + "; codes say how many they are of: np.savez(..., levels=L)" * many)
         highest = max(highest, high)
     if levels is None and highest < 32:
         raise ValueError(
             f"{path}: expected 8-bit images, got values up to {highest}; say how many levels they have:"
             f" np.savez(..., levels={highest + 1}), or save bool for two"
         )
-    return {name: array.astype(np.uint8, copy=False) for name, array in images.items()}, levels or 256, ()
+    levels = levels or 256
+    return {name: array.astype(numpy_dtype_of(levels), copy=False) for name, array in images.items()}, levels, ()
 
 
 def _from_floats(
@@ -97,8 +101,8 @@ def _from_floats(
 
 
 def _on_grid(array: np.ndarray, top: int, place: str) -> np.ndarray:
-    """k, uint8, where ``array`` is k / ``top``."""
-    flat, found = np.ascontiguousarray(array).reshape(-1), np.empty(array.size, np.uint8)
+    """k, where ``array`` is k / ``top``."""
+    flat, found = np.ascontiguousarray(array).reshape(-1), np.empty(array.size, numpy_dtype_of(top + 1))
     rounding = max(float(np.finfo(array.dtype).eps), float(np.finfo(np.float64).eps))
     for start in range(0, flat.size, CHUNK):
         part = flat[start : start + CHUNK].astype(np.float64)

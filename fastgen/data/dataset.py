@@ -12,6 +12,7 @@ from .. import conditions
 from .._checks import check_finite, check_instance, check_integer, check_number, check_numbers
 from .._console import several
 from ..conditions import Classes, Condition, Kinds
+from .storage import LARGEST, dtype_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,9 +20,9 @@ class Dataset:
     """Images and, where there are any, their labels; or what else a model is told beside each image.
 
     Attributes:
-        values: (N, C, H, W) uint8, in [0, levels).
+        values: (N, C, H, W) in [0, levels), uint8; int32 where there are more than 256 levels, as of codes.
         labels: (N,) int64 in [0, classes), or None.
-        levels: number of values a pixel can take, 2 to 256.
+        levels: number of values a pixel can take, 2 to 65,536.
         classes: number of classes, or None without labels.
         name: what to call the data in messages.
         class_names: the classes' names, by label; None where the data have numbers only.
@@ -44,19 +45,25 @@ class Dataset:
     def __post_init__(self) -> None:
         check_instance("name", self.name, str, "text")
         check_numbers("values", self.values)
-        if self.values.dtype != torch.uint8 or self.values.dim() != 4:
-            raise ValueError(f"values: expected uint8 (N, C, H, W), got {self.values.dtype} {tuple(self.values.shape)}")
+        object.__setattr__(self, "levels", check_integer("levels", self.levels))
+        if not 2 <= self.levels <= LARGEST:
+            raise ValueError(f"levels: expected 2 to {LARGEST}, got {self.levels}")
+        if self.values.dtype != dtype_of(self.levels) or self.values.dim() != 4:
+            kind = str(dtype_of(self.levels)).removeprefix("torch.")
+            raise ValueError(
+                f"values: expected {kind} (N, C, H, W), got {self.values.dtype} {tuple(self.values.shape)}"
+            )
         if not len(self):
             raise ValueError(f"{self.name}: expected at least one image, got none")
         if not self.values.numel():
             raise ValueError(f"values: expected images of one pixel or more, got {tuple(self.values.shape)}")
-        object.__setattr__(self, "levels", check_integer("levels", self.levels))
-        if not 2 <= self.levels <= 256:
-            raise ValueError(f"levels: expected 2 to 256, got {self.levels}")
         if self.classes is not None:
             object.__setattr__(self, "classes", check_integer("classes", self.classes, 1))
-        if int(self.values.max()) >= self.levels:
-            raise ValueError(f"{self.name}: expected values below {self.levels} levels, got {int(self.values.max())}")
+        low, high = map(int, self.values.aminmax())
+        if low < 0 or high >= self.levels:
+            raise ValueError(
+                f"{self.name}: expected values below {self.levels} levels, got {high if low >= 0 else low}"
+            )
         if self.labels is not None:
             check_numbers("labels", self.labels)
             if self.labels.dtype != torch.int64 or self.labels.dim() != 1:
@@ -133,7 +140,7 @@ class Dataset:
         levels = check_integer("levels", levels)
         if not 2 <= levels <= self.levels:
             raise ValueError(f"levels: expected 2 to {self.levels}, the levels of {self.name}, got {levels}")
-        values = (self.values.to(torch.int32) * levels // self.levels).to(torch.uint8)
+        values = (self.values.to(torch.int64) * levels // self.levels).to(dtype_of(levels))
         return replace(self, values=values, levels=levels)
 
     def pick(self, indices: np.ndarray | Tensor) -> "Dataset":

@@ -70,7 +70,7 @@ class Arrays(NamedTuple):
     """What a reader found.
 
     Attributes:
-        images: (N, C, H, W) uint8 in [0, levels).
+        images: (N, C, H, W) in [0, levels), of the dtype that is kept of so many.
         labels: (N,) int64 in [0, classes), if any.
         levels: of the images.
         classes: how many, where there are labels.

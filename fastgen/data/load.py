@@ -56,7 +56,8 @@ def load(
         grey: one channel of ITU-R 601 luma in place of three.
 
     Returns:
-        Dataset with values uint8 (N, C, H, W), in the files' own order: take a part of it with ``Dataset.subset``.
+        Dataset with values (N, C, H, W), uint8 up to 256 levels, in the files' own order: take a part of it with
+        ``Dataset.subset``.
 
     Raises:
         FileNotFoundError: says which file was expected where, and how to set the root.

@@ -94,6 +94,8 @@ class Preparation:
         """Images (N, C, H, W) uint8 in [0, levels), each of them prepared."""
         if not self or not len(values):
             return values
+        if levels > 256:
+            raise ValueError(f"{place}: expected no preparation of more than 256 levels, which are codes, got {self}")
         self.check_fits(place, len(values))
         first = _channels_first(self.image(_channels_last(values[0]), levels, place))
         check_fits(f"{place}, {self}", len(values) * first.nbytes)

@@ -19,6 +19,7 @@ from .pixel_rnn import DiagonalBiLSTM, RowLSTM
 from .pixelcnn import PixelCNN
 from .resnet_gan import ResNetGAN
 from .vae import VAE
+from .vqvae import VQVAE
 
 __all__ = [
     "BEGAN",
@@ -26,6 +27,7 @@ __all__ = [
     "GAN",
     "NAMES",
     "VAE",
+    "VQVAE",
     "AdversarialAutoencoder",
     "AdversarialModel",
     "AdversarialPair",
@@ -53,6 +55,7 @@ NAMES: dict[str, type[Model]] = {
     "diagonal-bilstm": DiagonalBiLSTM,
     "autoencoder": Autoencoder,
     "vae": VAE,
+    "vqvae": VQVAE,
     "classifier": Classifier,
     "gan": GAN,
     "dcgan": DCGAN,

@@ -12,6 +12,7 @@ from .._extras import require
 from .._philox import uniforms
 from ..conditions import Classes, apply, kind_said, select
 from ..data import Dataset
+from ..data.storage import dtype_of
 from ..models import AutoregressiveModel
 from ..sampling import compile as compile_sampler
 from ..training.checks import told_to
@@ -38,7 +39,7 @@ def draw(model: Any, like: Dataset, seed: int = 0, title: str | None = None) -> 
         title: of a progress bar on a terminal; none by default.
 
     Returns:
-        (integers uint8 (N, C, H, W) on the CPU, seconds that drawing took).
+        (integers (N, C, H, W) on the CPU, of ``Dataset.values``' dtype, seconds that drawing took).
 
     Raises:
         TypeError: the model draws no images.
@@ -93,4 +94,4 @@ def _checked(values: Tensor, shape: tuple[int, ...], levels: int) -> Tensor:
     good = tuple(values.shape) == shape and not values.is_floating_point()
     if not good or int(values.min()) < 0 or int(values.max()) >= levels:
         raise ValueError(f"model: expected to draw integers {shape} in [0, {levels}), got {describe(values)}")
-    return values.to(torch.uint8)
+    return values.to(dtype_of(levels))
