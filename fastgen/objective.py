@@ -87,6 +87,16 @@ class Objective:
         per_dimension = getattr(self.model, "per_dimension", True)
         return [Player("model", parameters, self.model.losses, per_dimension=per_dimension)]
 
+    def begin_training(self, values: Tensor, condition: Any) -> None:
+        """Called before the first step of a run with its batch: all of it, the same in every process.
+
+        What the model begins with may depend on data: by default, ``model.begin_training(values, condition)`` of a
+        model that has one. Random numbers are the same in every process, and none of the run's own.
+        """
+        begin = getattr(self.model, "begin_training", None)
+        if begin is not None:
+            begin(values, condition)
+
     def evaluate(self, model: Any, values: Tensor, condition: Any) -> dict[str, Tensor]:
         """What held-out images are measured by: losses of ``model``, the average of the trained one, in eval mode.
 

@@ -13,7 +13,7 @@ import torch
 
 import tiny
 from fastgen.data import Dataset
-from fastgen.models import BEGAN, DCGAN, AdversarialAutoencoder, InfoGAN
+from fastgen.models import BEGAN, DCGAN, AdversarialAutoencoder, InfoGAN, PixelCNNPP
 from fastgen.training import ElsewhereError, Recipe, Run, Trainer, distributed
 from fastgen.training.stopping import Stopped, on_signals
 
@@ -58,6 +58,9 @@ def build(what: str, run: Run | None = None, dtype: torch.dtype = torch.float32,
     if what == "began":
         model = BEGAN(1, 3, latent=3, channels=2, image_size=4, balance={"gain": 0.3})
         return Trainer(model.to(dtype), dataclasses.replace(GAME, **changes), run)
+    if what == "pixels":  # which begin from the first batch, whole
+        shifted = PixelCNNPP(1, 3, channels=2, blocks=1, resolutions=2, dropout=0, components=2, image_size=4)
+        return Trainer(shifted.to(dtype), dataclasses.replace(CODER, lr=0.01, **changes), run)
     model = tiny.Game(noise=False).to(dtype)
     return Trainer(model, dataclasses.replace(GAME, **changes), run, tiny.GameObjective(model))
 
@@ -146,6 +149,7 @@ def main(what: str, folder: Path) -> None:
             for what in ("gan", "infogan", "aae"):
                 train(what, folder / what)
             train("began", folder / "began")
+            train("pixels", folder / "pixels")
             train("game", folder / "stopped", epochs=1)
             signalled(folder / "signalled")
             (folder / f"failures{distributed.rank()}.txt").write_text(failures())

@@ -38,7 +38,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("what", ["coder", "game", "told", "gan", "began", "infogan", "aae"])
+@pytest.mark.parametrize("what", ["coder", "game", "told", "gan", "began", "infogan", "aae", "pixels"])
 def test_two_processes_are_one(tmp_path: Path, two: Path, what: str) -> None:
     data, held_out = images(what)
     alone = build(what, new_run(tmp_path / "alone"))

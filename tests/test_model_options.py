@@ -163,10 +163,11 @@ def test_what_a_constructor_must_say() -> None:
 
 
 OPTIONS = {
-    "pixelcnn": "channels layers",
-    "gated-pixelcnn": "channels layers kernel_size conditional",
-    "row-lstm": "channels layers residual skip conditional",
-    "diagonal-bilstm": "channels layers residual skip conditional",
+    "pixelcnn": "channels layers distribution components",
+    "gated-pixelcnn": "channels layers kernel_size conditional distribution components",
+    "pixelcnn++": "channels blocks resolutions dropout conditional distribution components",
+    "row-lstm": "channels layers residual skip conditional distribution components",
+    "diagonal-bilstm": "channels layers residual skip conditional distribution components",
     "autoencoder": "age latent hidden channels activation sigmoid",
     "vae": "latent hidden channels activation likelihood beta kl_warmup free_bits importance_samples conditional",
     "classifier": "source labels frozen scratch",

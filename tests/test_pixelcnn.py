@@ -96,7 +96,8 @@ def test_the_papers_sizes():
     assert model.input.weight.shape == (128, 1, 7, 7)
     assert shapes == [(64, 128, 1, 1), (64, 64, 3, 3), (128, 64, 1, 1)]
     assert len(model.blocks) == 7
-    assert model.config == {"in_channels": 1, "levels": 2, "channels": 64, "layers": 7, "image_size": [28, 28]}
+    data = {"in_channels": 1, "levels": 2, "image_size": [28, 28]}
+    assert model.config == data | {"channels": 64, "layers": 7, "distribution": "categorical", "components": 10}
 
 
 GREY = torch.zeros(2, 1, 4, 4, dtype=torch.int64)

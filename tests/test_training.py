@@ -100,6 +100,8 @@ def test_schedule_and_average() -> None:
     assert [2.0 * Recipe(schedule="linear").lr_factor(step, 4) for step in range(4)] == [2.0, 1.5, 1.0, 0.5]
     steps = [2.0 * Recipe(schedule="step").lr_factor(step, 8) for step in (0, 3, 4, 5, 6, 7)]
     assert steps == pytest.approx([2.0, 2.0, 0.2, 0.2, 0.02, 0.02])
+    decaying = Recipe(lr_decay=0.5, schedule="linear")
+    assert [decaying.lr_factor(step, 4) for step in range(4)] == [1.0, 0.75 / 2, 0.5 / 4, 0.25 / 8]
     assert Recipe(ema=0.5).ema_at(1) == 2 / 11
     assert Recipe(ema=0.5).ema_at(100) == 0.5
     trained = trainer(recipe=dataclasses.replace(RECIPE, ema=0.0))
@@ -112,7 +114,7 @@ def test_schedule_and_average() -> None:
         *(("epochs", -1), ("epochs", 1.5), ("batch_size", 0), ("batch_size", 8.0), ("lr", 0.0), ("lr", math.nan)),
         *(("ema", 1.0), ("clip", -1.0), ("clip", math.inf), ("weight_decay", math.nan), ("weight_decay", math.inf)),
         *(("schedule", "square"), ("optimizer", "lion"), ("precision", "int8"), ("accumulate", 0), ("accumulate", 0.5)),
-        *(("seed", -1), ("seed", 2**63), ("seed", 0.5)),
+        *(("seed", -1), ("seed", 2**63), ("seed", 0.5), ("lr_decay", 0.0), ("lr_decay", 1.5)),
     ],
 )
 def test_recipes_that_cannot_be(field: str, value: object) -> None:

@@ -6,6 +6,7 @@ import statistics
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ from ..training import Recipe, Trainer, describe
 from . import check_seed, parse
 from .demo_page import Results, draw_page
 
-MODEL = {"channels": 32, "layers": 4}
+MODEL: dict[str, Any] = {"channels": 32, "layers": 4}
 RECIPE = Recipe(epochs=44, batch_size=32, lr=1.5e-2, weight_decay=0.7, warmup=50, schedule="cosine")
 """Both chosen by the likelihood of the watched images, never by that of the held-out ones."""
 

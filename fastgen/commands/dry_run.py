@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from .._console import duration, several
 from ..conditions import described, kind_of_batch
 from ..data import Dataset
 from ..training import Trainer, distributed
+from ..training.beginning import begin
 from ..training.checks import check_batch, check_data, check_losses, check_parts
 from ..training.objective import objective_of
 from ..training.pace import measure
@@ -108,6 +110,8 @@ def _first_losses(trainer: Trainer, train: Dataset, held_out: Dataset) -> tuple[
     size = trainer.recipe.batch_size // distributed.size() // trainer.recipe.accumulate
     values, condition = next(iter(train.batches(size, trainer.device)))
     check_batch(trainer.model, values, condition)
+    if not trainer.position.step:
+        begin(trainer.objective, train, np.arange(len(values)), trainer.recipe.seed, trainer.device)
     weights = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
     found: dict[str, float] = {}
     most = 0

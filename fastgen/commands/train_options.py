@@ -89,8 +89,19 @@ class Train(Recipe):
 
     boxes: ClassVar[dict[str, tuple[str, ...]]] = {
         "optimisation": (
-            *("epochs", "batch_size", "lr", "schedule", "warmup", "optimizer", "betas", "weight_decay", "clip", "ema"),
-            *("precision", "channels_last", "compile", "accumulate", "drop_last", "patience", "deterministic"),
+            *(
+                "epochs",
+                "batch_size",
+                "lr",
+                "schedule",
+                "warmup",
+                "lr_decay",
+                "optimizer",
+                "betas",
+                "weight_decay",
+                "clip",
+            ),
+            *("ema", "precision", "channels_last", "compile", "accumulate", "drop_last", "patience", "deterministic"),
             "sync_batch_norm",
         ),
         "data": (

@@ -17,6 +17,7 @@ from .infogan import InfoGAN
 from .model import DecodingModel, LatentModel, Model
 from .pixel_rnn import DiagonalBiLSTM, RowLSTM
 from .pixelcnn import PixelCNN
+from .pixelcnnpp import PixelCNNPP
 from .resnet_gan import ResNetGAN
 from .vae import VAE
 from .vqvae import VQVAE
@@ -43,6 +44,7 @@ __all__ = [
     "LatentModel",
     "Model",
     "PixelCNN",
+    "PixelCNNPP",
     "ResNetGAN",
     "RowLSTM",
     "build",
@@ -53,6 +55,7 @@ NAMES: dict[str, type[Model]] = {
     "gated-pixelcnn": GatedPixelCNN,
     "row-lstm": RowLSTM,
     "diagonal-bilstm": DiagonalBiLSTM,
+    "pixelcnn++": PixelCNNPP,
     "autoencoder": Autoencoder,
     "vae": VAE,
     "vqvae": VQVAE,

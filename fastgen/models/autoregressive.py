@@ -6,18 +6,21 @@ p(x) = Π_i p(x_i | x_1 … x_{i−1}),  over pixels in raster order, and within
 
 import math
 import threading
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from .._checks import check_dense, check_device, check_finite, check_number, check_pair, check_values
+from .._checks import check_dense, check_device, check_finite, check_number, check_option, check_pair, check_values
 from ..conditions import AnyCondition, Classes, Labels, arguments, named, told
-from ..distributions import Bernoulli, Categorical
+from ..distributions import Bernoulli, Categorical, DiscretizedLogisticMixture, Distribution
 from ..measures import Measure, law
 from ..sampling import Sampler
 from ..sampling import compile as compile_sampler
 from ..sampling.sampler import Progress
-from .model import Model
+from .model import Model, check_positive
+
+Law = Literal["categorical", "logistic-mixture"]
+"""What a value is drawn from, in a word."""
 
 
 class AutoregressiveModel(Model):
@@ -28,17 +31,50 @@ class AutoregressiveModel(Model):
     or a dict of these. It is trained, evaluated and sampled on them.
 
     Attributes:
-        distribution: of a value: Bernoulli for 2 levels, Categorical for more.
+        distribution: of a value: Bernoulli for 2 levels, Categorical for more; or, of any number, a mixture of
+            ``components`` discretised logistics.
+        components: logistics of a mixture.
         image_size: (H, W) that ``sample`` draws by default, or None. Likelihoods take any size.
     """
 
+    distribution: Distribution
+    components: int = 10
+
     def __init__(
-        self, in_channels: int, levels: int, classes: int | None, image_size: int | tuple[int, int] | None
+        self,
+        in_channels: int,
+        levels: int,
+        classes: int | None,
+        image_size: int | tuple[int, int] | None,
+        distribution: Law = "categorical",
+        components: int = 10,
     ) -> None:
         super().__init__(in_channels, levels, classes, image_size)
-        self.distribution = Bernoulli() if levels == 2 else Categorical(levels)
+        check_positive(components=components)
+        self.components = int(components)
+        if check_option("distribution", distribution, get_args(Law)) == "logistic-mixture":
+            self.distribution = DiscretizedLogisticMixture(self.components, self.levels)
+        else:
+            self.distribution = Bernoulli() if levels == 2 else Categorical(levels)
         self._samplers: dict[tuple[int, int], Sampler] = {}
         self._lock = threading.RLock()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, ready for JSON: its ``distribution`` in a word."""
+        config = super().config
+        if "distribution" in config:
+            mixture = isinstance(self.distribution, DiscretizedLogisticMixture)
+            config["distribution"] = "logistic-mixture" if mixture else "categorical"
+        return config
+
+    @property
+    def color_groups(self) -> int:
+        """Parts of the channels that masks tell apart at a pixel: one for each colour, where colours are not coupled.
+
+        A mixture of logistics couples them itself, from parameters that know the pixels before alone.
+        """
+        return 1 if self.distribution.couples_colors else self.in_channels
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles are made without the compiled samplers."""
@@ -147,7 +183,7 @@ class AutoregressiveModel(Model):
 
     def in_parts(self, params: Tensor) -> Tensor:
         """From channels whose colours are interleaved to one part for each, as the distribution reads them."""
-        return params.unflatten(1, (-1, self.in_channels)).transpose(1, 2).flatten(1, 2)
+        return params.unflatten(1, (-1, self.color_groups)).transpose(1, 2).flatten(1, 2)
 
     def _check_pixels(self, name: str, images: Tensor) -> None:
         if 0 in images.shape[2:]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..nn import MaskedConv2d
 from ..ops import gated_activation
-from .autoregressive import AutoregressiveModel
+from .autoregressive import AutoregressiveModel, Law
 from .model import check_divides, check_positive
 
 
@@ -30,12 +30,15 @@ class GatedPixelCNN(AutoregressiveModel):
 
     Args:
         in_channels: colours of an image.
-        levels: values of a pixel; 2 gives a Bernoulli, more a Categorical distribution.
+        levels: values of a pixel.
         channels: width p of each stack, a multiple of the colours; the gates read 2p.
         layers: gated layers after the first, 7-wide one.
         kernel_size: of the gated layers, odd.
         classes: number of classes, or None for an unconditional model.
         image_size: what ``sample`` draws by default: one size, (H, W) or None.
+        distribution: of a value: categorical, a logit for each level, of two levels Bernoulli; or logistic-mixture, of
+            discretised logistics that know the order of the levels, and couple the colours of a pixel.
+        components: logistics of such a mixture.
     """
 
     recipes: ClassVar = {
@@ -55,17 +58,19 @@ class GatedPixelCNN(AutoregressiveModel):
         kernel_size: int = 3,
         classes: int | None = None,
         image_size: int | tuple[int, int] | None = 28,
+        distribution: Law = "categorical",
+        components: int = 10,
     ) -> None:
-        super().__init__(in_channels, levels, classes, image_size)
+        super().__init__(in_channels, levels, classes, image_size, distribution, components)
         check_positive(channels=channels, layers=layers, kernel_size=kernel_size)
-        check_divides(in_channels, channels=channels)
+        check_divides(self.color_groups, channels=channels)
         in_channels, channels, layers = self.in_channels, int(channels), int(layers)
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size: expected an odd number, got {kernel_size}")
         self.channels = channels
         self.layers = layers
         self.kernel_size = int(kernel_size)
-        params, colors = self.distribution.param_channels(in_channels), in_channels
+        params, colors = self.distribution.param_channels(in_channels), self.color_groups
         masked = partial(MaskedConv2d, color_groups=colors, groups_order="interleaved")
         self.stack = nn.ModuleList([GatedLayer(in_channels, channels, 7, "A", colors, classes)])
         self.stack.extend(GatedLayer(channels, channels, kernel_size, "B", colors, classes) for _ in range(layers))

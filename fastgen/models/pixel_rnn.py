@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .._checks import check_flag
 from ..nn import DiagonalLSTM, MaskedConv2d
 from ..nn import RowLSTM as RowLSTMLayer
-from .autoregressive import AutoregressiveModel
+from .autoregressive import AutoregressiveModel, Law
 from .model import check_divides, check_positive
 
 
@@ -42,14 +42,16 @@ class _PixelRNN(AutoregressiveModel):
         skip: bool = False,
         classes: int | None = None,
         image_size: int | tuple[int, int] | None = 28,
+        distribution: Law = "categorical",
+        components: int = 10,
     ) -> None:
-        super().__init__(in_channels, levels, classes, image_size)
+        super().__init__(in_channels, levels, classes, image_size, distribution, components)
         check_positive(channels=channels, layers=layers)
-        check_divides(in_channels, channels=channels)
-        colors, h, self.layers = self.in_channels, int(channels), int(layers)
+        check_divides(self.color_groups, channels=channels)
+        colors, h, self.layers = self.color_groups, int(channels), int(layers)
         self.channels = h
         masked = partial(MaskedConv2d, color_groups=colors, groups_order="interleaved")
-        self.input = masked(colors, 2 * h, 7, "A")
+        self.input = masked(self.in_channels, 2 * h, 7, "A")
         stack = [self.layer(h, colors, residual) for _ in range(self.layers)]
         self.stack = nn.ModuleList(stack)
         self.residual = stack[0].residual
@@ -62,7 +64,7 @@ class _PixelRNN(AutoregressiveModel):
                 nn.init.zeros_(embedding.weight)  # a class adds nothing until something is learned about it
             self.classes_to_gates = nn.ModuleList(told)
         self.hidden = masked(2 * h, 2 * h, 1, "B", activation="relu")
-        self.output = masked(2 * h, self.distribution.param_channels(colors), 1, "B")
+        self.output = masked(2 * h, self.distribution.param_channels(self.in_channels), 1, "B")
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Inputs (N, C, H, W) in [−1, 1], labels (N,) for a model with classes → parameters (N, P, H, W)."""
@@ -84,13 +86,16 @@ class RowLSTM(_PixelRNN):
 
     Args:
         in_channels: colours of an image.
-        levels: values of a pixel; 2 gives a Bernoulli, more a Categorical distribution.
+        levels: values of a pixel.
         channels: width h of the cells, a multiple of the colours; the stream between layers has 2h.
         layers: LSTM layers.
         residual: add each layer's input to its result.
         skip: make the parameters of what every layer has found, through a 1×1 convolution each.
         classes: number of classes, or None for an unconditional model.
         image_size: what ``sample`` draws by default: one size, (H, W) or None.
+        distribution: of a value: categorical, a logit for each level, of two levels Bernoulli; or logistic-mixture, of
+            discretised logistics that know the order of the levels, and couple the colours of a pixel.
+        components: logistics of such a mixture.
     """
 
     layer = RowLSTMLayer
@@ -111,13 +116,16 @@ class DiagonalBiLSTM(_PixelRNN):
 
     Args:
         in_channels: colours of an image.
-        levels: values of a pixel; 2 gives a Bernoulli, more a Categorical distribution.
+        levels: values of a pixel.
         channels: width h of the cells, a multiple of the colours; the stream between layers has 2h.
         layers: LSTM layers.
         residual: add each layer's input to its result.
         skip: make the parameters of what every layer has found, through a 1×1 convolution each.
         classes: number of classes, or None for an unconditional model.
         image_size: what ``sample`` draws by default: one size, (H, W) or None.
+        distribution: of a value: categorical, a logit for each level, of two levels Bernoulli; or logistic-mixture, of
+            discretised logistics that know the order of the levels, and couple the colours of a pixel.
+        components: logistics of such a mixture.
     """
 
     layer = DiagonalLSTM

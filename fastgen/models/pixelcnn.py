@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn import MaskedConv2d
-from .autoregressive import AutoregressiveModel
+from .autoregressive import AutoregressiveModel, Law
 from .model import check_divides, check_positive
 
 
@@ -24,10 +24,13 @@ class PixelCNN(AutoregressiveModel):
 
     Args:
         in_channels: colours of an image.
-        levels: values of a pixel; 2 gives a Bernoulli, more a Categorical distribution.
+        levels: values of a pixel.
         channels: width h of the residual blocks, a multiple of the colours; their stream has 2h.
         layers: residual blocks.
         image_size: what ``sample`` draws by default: one size, (H, W) or None.
+        distribution: of a value: categorical, a logit for each level, of two levels Bernoulli; or logistic-mixture, of
+            discretised logistics that know the order of the levels, and couple the colours of a pixel.
+        components: logistics of such a mixture.
     """
 
     recipes: ClassVar = {
@@ -45,14 +48,16 @@ class PixelCNN(AutoregressiveModel):
         channels: int = 64,
         layers: int = 7,
         image_size: int | tuple[int, int] | None = 28,
+        distribution: Law = "categorical",
+        components: int = 10,
     ) -> None:
-        super().__init__(in_channels, levels, classes=None, image_size=image_size)
+        super().__init__(in_channels, levels, None, image_size, distribution, components)
         check_positive(channels=channels, layers=layers)
-        check_divides(in_channels, channels=channels)
+        check_divides(self.color_groups, channels=channels)
         in_channels, channels, layers = self.in_channels, int(channels), int(layers)
         self.channels = channels
         self.layers = layers
-        params, groups = self.distribution.param_channels(in_channels), in_channels
+        params, groups = self.distribution.param_channels(in_channels), self.color_groups
         self.input = MaskedConv2d(in_channels, 2 * channels, 7, "A", color_groups=groups)
         self.blocks = nn.ModuleList(ResidualBlock(channels, groups) for _ in range(layers))
         self.hidden = MaskedConv2d(2 * channels, 2 * channels, 1, "B", activation="relu", color_groups=groups)

@@ -10,6 +10,7 @@ from .masked_conv2d import MaskedConv2d
 from .pixel_lstm import DiagonalLSTM, RowLSTM
 from .rsample_kl import GaussianRSample
 from .sync_batch_norm import SyncBatchNorm
+from .weight_norm import data_dependent_init
 
 __all__ = [
     "ConvTranspose2dBatchNorm",
@@ -23,4 +24,5 @@ __all__ = [
     "RowLSTM",
     "SyncBatchNorm",
     "check_double_backward",
+    "data_dependent_init",
 ]

@@ -152,6 +152,14 @@ def first_only(action: Callable[[], object]) -> None:
         raise failure
 
 
+def share_state(module: nn.Module) -> None:
+    """Make the parameters and buffers of every process those of the first."""
+    if size() > 1:
+        for parameter in module.parameters():
+            dist.broadcast(parameter.detach(), 0)
+    share_buffers(module)
+
+
 def share_buffers(*modules: nn.Module) -> None:
     """Make the buffers of every process those of the first."""
     if size() > 1:

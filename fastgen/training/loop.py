@@ -23,7 +23,8 @@ from .._extras import require
 from ..data import Dataset
 from ..nn import SyncBatchNorm
 from . import batch, checkpoint, distributed, randomness, resuming
-from .checks import check_batch, check_data, check_parts, check_shared
+from .beginning import begin
+from .checks import check_data, check_parts, check_shared
 from .ema import EMA
 from .evaluation import Evaluation, evaluate, measure_set
 from .loss_monitor import LossMonitor
@@ -217,6 +218,8 @@ class Trainer:
             started = time.perf_counter()
             while here.batch < batches:
                 whole = order[here.batch * recipe.batch_size :][: recipe.batch_size]
+                if here.step == 0:
+                    begin(self.objective, train, whole, recipe.seed, device)
                 mine = distributed.share(whole)
                 some = mine if len(mine) else whole[:1]
                 ((values, condition),) = train.batches(len(whole), device, some)
@@ -242,8 +245,6 @@ class Trainer:
     def _step(self, values: Tensor, condition: Any, mine: int, images: int, steps: int) -> None:
         """One batch: every player whose turn it is moves, on this process's ``mine`` of ``images`` images."""
         here, recipe = self.position, self.recipe
-        if here.step == 0:
-            check_batch(self.model, values, condition)
         if recipe.channels_last:
             values, condition = batch.channels_last(values, condition)
         turn, factor = here.step % self._round, recipe.lr_factor(here.step, steps)

@@ -40,6 +40,8 @@ class Recipe:
     schedule: Literal["constant", "cosine", "linear", "step"] = "constant"
     """What the learning rate does then; cosine and linear fall to zero at the last step, step to a tenth at half of
     the steps and again at three quarters."""
+    lr_decay: float = 1.0
+    """What the learning rate is multiplied by at every step, beside its schedule."""
     ema: float = 0.999
     """Decay of the moving average of the weights, which is evaluated and sampled from; 0 turns it off."""
     clip: float = 1.0
@@ -69,7 +71,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "warmup", "seed", "save_every", "patience"):
             object.__setattr__(self, name, check_integer(name, getattr(self, name)))
-        for name in ("lr", "weight_decay", "ema", "clip", "max_minutes"):
+        for name in ("lr", "lr_decay", "weight_decay", "ema", "clip", "max_minutes"):
             object.__setattr__(self, name, check_number(name, getattr(self, name)))
         for name in ("drop_last", "channels_last", "sync_batch_norm", "compile", "flip", "deterministic"):
             check_flag(name, getattr(self, name))
@@ -91,6 +93,7 @@ class Recipe:
                 self.schedule in ("constant", "cosine", "linear", "step"),
                 "constant, cosine, linear or step",
             ),
+            "lr_decay": (0 < self.lr_decay <= 1, "above 0, at most 1"),
             "ema": (0 <= self.ema < 1, "0 or more, below 1"),
             "clip": (0 <= self.clip < math.inf, "0 or more, finite"),
             "precision": (self.precision in PRECISIONS, "float32, bfloat16 or float16"),
@@ -135,7 +138,7 @@ class Recipe:
             "linear": 1 - step / steps,
             "step": 0.1 ** ((step >= 0.5 * steps) + (step >= 0.75 * steps)),
         }
-        return min(1.0, (step + 1) / (self.warmup + 1)) * shape[self.schedule]
+        return min(1.0, (step + 1) / (self.warmup + 1)) * shape[self.schedule] * self.lr_decay**step
 
     def ema_at(self, step: int) -> float:
         """Decay of the average after ``step`` steps: it looks back over at most a tenth of them."""

@@ -1,0 +1,146 @@
+"""The layers of PixelCNN++: convolutions that see no row below, and blocks that they gate."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+
+def concat_elu(x: Tensor) -> Tensor:
+    """Elu of [x, −x]: twice the channels."""
+    return F.elu(torch.cat((x, -x), dim=1))
+
+
+def down_shift(x: Tensor) -> Tensor:
+    """Row r becomes row r + 1; the first is zeros."""
+    return F.pad(x, (0, 0, 1, -1))
+
+
+def right_shift(x: Tensor) -> Tensor:
+    """Column c becomes column c + 1; the first is zeros."""
+    return F.pad(x, (1, -1))
+
+
+def pointwise(inputs: int, outputs: int) -> nn.Module:
+    """A 1×1 convolution, weight-normed."""
+    return _normed(nn.Conv2d(inputs, outputs, 1))
+
+
+class ShiftedConv2d(nn.Module):
+    """A weight-normed convolution over this row and those above.
+
+    Args:
+        inputs: channels.
+        outputs: channels.
+        kernel: (rows, columns).
+        right: whether it sees this column and those to its left, instead of as many on both sides.
+        stride: of rows and columns; position i of the result is position i·stride of the input, and what it sees.
+        init_scale: standard deviation of its outputs on the first batch, see ``fastgen.nn.data_dependent_init``.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: tuple[int, int], right: bool, stride: int = 1, init_scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        rows, columns = kernel
+        self.padding = (columns - 1, 0, rows - 1, 0) if right else (columns // 2, columns // 2, rows - 1, 0)
+        self.conv = _normed(nn.Conv2d(inputs, outputs, kernel, stride))
+        self.conv.init_scale = init_scale  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, self.padding))
+
+
+class ShiftedConvTranspose2d(nn.Module):
+    """Back to twice the resolution, of which it keeps the first H rows and W columns: positions 2i and 2i + 1 see i."""
+
+    def __init__(self, channels: int, kernel: tuple[int, int], right: bool) -> None:
+        super().__init__()
+        self.first = 0 if right else kernel[1] // 2
+        self.conv = _normed(nn.ConvTranspose2d(channels, channels, kernel, stride=2), dim=1)
+
+    def forward(self, x: Tensor, H: int, W: int) -> Tensor:
+        return self.conv(x)[:, :, :H, self.first : self.first + W]
+
+
+class GatedBlock(nn.Module):
+    """x + a·σ(b), where [a, b] are convolutions of x, and of what another stream or a short-cut brings.
+
+        x ── concat_elu, conv ── + 1×1(concat_elu(other)) ── concat_elu, dropout, conv ── + class ── gate ── + x
+
+    Args:
+        channels: of x.
+        right: of its convolutions: 2×2 if so, else 2×3.
+        others: channels of the other input, or 0.
+        dropout: part of the features that training leaves out, each for itself.
+        classes: number of classes, or None.
+    """
+
+    def __init__(self, channels: int, right: bool, others: int, dropout: float, classes: int | None) -> None:
+        super().__init__()
+        kernel = (2, 2) if right else (2, 3)
+        self.input = ShiftedConv2d(2 * channels, channels, kernel, right)
+        self.other = pointwise(2 * others, channels) if others else None
+        self.dropout = nn.Dropout(dropout)
+        self.output = ShiftedConv2d(2 * channels, 2 * channels, kernel, right, init_scale=0.1)
+        self.class_bias = None if classes is None else nn.Embedding(classes, 2 * channels)
+        if self.class_bias is not None:
+            nn.init.normal_(self.class_bias.weight, std=0.05)
+
+    def forward(self, x: Tensor, other: Tensor | None, labels: Tensor | None) -> Tensor:
+        h = self.input(concat_elu(x))
+        if self.other is not None and other is not None:
+            h = h + self.other(concat_elu(other))
+        h = self.output(self.dropout(concat_elu(h)))
+        if self.class_bias is not None:
+            h = h + self.class_bias(labels)[:, :, None, None]
+        a, b = h.chunk(2, dim=1)
+        return x + a * torch.sigmoid(b)
+
+
+class GatedLayer(nn.Module):
+    """A block of each stream: u of the rows above, and ul of the pixels to the left, which reads u. With short-cuts,
+    both read those of another layer, too.
+    """
+
+    def __init__(self, channels: int, shortcut: bool, dropout: float, classes: int | None) -> None:
+        super().__init__()
+        self.down = GatedBlock(channels, False, channels * shortcut, dropout, classes)
+        self.down_right = GatedBlock(channels, True, channels * (1 + shortcut), dropout, classes)
+
+    def forward(
+        self, u: Tensor, ul: Tensor, shortcut: tuple[Tensor, Tensor] | None, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        u = self.down(u, None if shortcut is None else shortcut[0], labels)
+        return u, self.down_right(ul, u if shortcut is None else torch.cat((u, shortcut[1]), dim=1), labels)
+
+
+class Shrink(nn.Module):
+    """Both streams at half the resolution: position i sees 2i and what it saw."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.down = ShiftedConv2d(channels, channels, (2, 3), False, stride=2)
+        self.down_right = ShiftedConv2d(channels, channels, (2, 2), True, stride=2)
+
+    def forward(self, u: Tensor, ul: Tensor) -> tuple[Tensor, Tensor]:
+        return self.down(u), self.down_right(ul)
+
+
+class Grow(nn.Module):
+    """Both streams at twice the resolution, (H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.down = ShiftedConvTranspose2d(channels, (2, 3), False)
+        self.down_right = ShiftedConvTranspose2d(channels, (2, 2), True)
+
+    def forward(self, u: Tensor, ul: Tensor, H: int, W: int) -> tuple[Tensor, Tensor]:
+        return self.down(u, H, W), self.down_right(ul, H, W)
+
+
+def _normed(layer: nn.Conv2d | nn.ConvTranspose2d, dim: int = 0) -> nn.Module:
+    nn.init.normal_(layer.weight, std=0.05)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return weight_norm(layer, dim=dim)
