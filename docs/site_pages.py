@@ -41,6 +41,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "fastgen.models.autoencoder.AGES",
         "fastgen.models.gated_pixelcnn.GatedLayer",
         "fastgen.models.pixelcnn.ResidualBlock",
+        "fastgen.models.pixelcnnpp_layers",
         "fastgen.models.point_gan.PointGAN",
         "fastgen.models.priors",
         "fastgen.models.residual_blocks",

@@ -29,6 +29,7 @@ SMALL = {
     "train gated-pixelcnn": ["--channels", "4", "--layers", "1"],
     "train row-lstm": ["--channels", "4", "--layers", "1"],
     "train diagonal-bilstm": ["--channels", "4", "--layers", "1"],
+    "train pixelcnn++": ["--channels", "4", "--blocks", "1", "--resolutions", "2"],
     "train autoencoder": ["--hidden", "8", "--latent", "3"],
     "train vae": ["--hidden", "8", "--latent", "3"],
     "train adversarial-autoencoder": ["--hidden", "8", "--discriminator-hidden", "8"],
@@ -58,6 +59,7 @@ SMALL_NUMBERS = {"--importance-samples": "3"}
 
 SMALL_PYTHON = {
     "channels=128, layers=15": "channels=8, layers=2",
+    "channels=160, blocks=5": "channels=4, blocks=1",
     "sample(64": "sample(2",
     "n=4": "n=1",
     "PCA(32": "PCA(4",
@@ -120,7 +122,8 @@ def names(page: str) -> dict[str, Any]:
         }
     if page == "data.md":
         return given()
-    return {"fuse.md": {"model": layers}, "sampling.md": {"model": causal}}.get(page, {})
+    there = {"fuse.md": {"model": layers}, "sampling.md": {"model": causal}}
+    return (there | {"pixelcnnpp.md": {"images": torch.randint(256, (2, 3, 8, 8))}}).get(page, {})
 
 
 @pytest.mark.parametrize("page", PAGES)
