@@ -133,5 +133,12 @@ def test_from_images_to_a_prior_and_back(
     drawn = model.sample(fastgen.load("prior"), 3, seed=1, labels=[1, 2, 3])
     assert drawn.shape == (3, 1, 8, 8)
     assert torch.equal(drawn, model.sample(fastgen.load("prior"), 3, seed=1, labels=[1, 2, 3]))
+    options = ["--n", "3", "--seed", "1", "--labels", "1", "2", "3"]
+    said(capsys, "sample", "prior", "--decoder", "coder", *options, "--out", "drawn.npy", "--npz", "drawn.npz")
+    assert np.load("drawn.npy").shape == (3, 1, 8, 8)
+    assert torch.equal(torch.from_numpy(np.load("drawn.npy").astype(np.int64)), drawn)
+    assert np.load("drawn.npz")["levels"] == 17
+    said(capsys, "sample", "prior", "--decoder", "coder", *options, "--out", "drawn.png")
+    assert "expected the run of a vqvae" in refused(capsys, "sample", "prior", "--decoder", "prior")
     line = refused(capsys, "encode", "prior", "--out", "again.npz")
     assert line.startswith("fastgen: run: expected one of a model whose codes are integers, vqvae, got ")

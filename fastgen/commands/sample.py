@@ -16,10 +16,11 @@ from .._console import several
 from .._extras import require
 from .._files import check_can_write
 from .._philox import uniforms
+from .._shadow import evaluated
 from .._version import __version__
 from ..conditions import Condition, apply, tensors_of
 from ..data.identity import class_number
-from ..models import AutoregressiveModel
+from ..models import VQVAE, AutoregressiveModel
 from ..sampling import Sampler
 from ..training import Run, distributed, load_model
 from ..training.checkpoint import digest
@@ -69,6 +70,8 @@ class Sample:
     """Also write the values, and the labels if any, as an .npz."""
     columns: int | None = None
     """Images in a row of the picture."""
+    decoder: Path | None = None
+    """Run of the VQ-VAE that decodes what is drawn, where the run is of a prior over its codes."""
     checkpoint: Literal["best", "last"] = "best"
     """Weights to draw from."""
     data: str | None = None
@@ -119,14 +122,21 @@ def _sample(options: Sample, device: torch.device, what: str) -> str:
     check_fits(n, shape, picture=not what, npz=options.npz is not None)
     told = {"labels": labels} if condition is None else {"condition": condition}
     draw, how = _way(model, shape, options, told, given)
+    levels = model.levels
+    if options.decoder is not None:
+        coder = _coder(options, model, shape, device)
+        draw, how = _decoded(draw, coder), f"{how}, and a decoder"
+        levels, shape = coder.levels, (coder.in_channels, *coder.sides)
     out: ImageFolder | ArrayFile | None = None
     if what == "an array":
-        out = ArrayFile(path, n, shape, model.levels, labels)
+        out = ArrayFile(path, n, shape, levels, labels)
     elif what:
-        out = ImageFolder(path, n, model.levels, labels, names, classes_of(model), options.shard)
+        out = ImageFolder(path, n, levels, labels, names, classes_of(model), options.shard)
     parts = tensors_of(labels if condition is None else condition)
     parts += [] if given is None else [given.values, given.mask]
     weights = {name: each.cpu() for name, each in model.state_dict().items()}
+    if options.decoder is not None:
+        weights |= {f"decoder.{name}": each.cpu() for name, each in coder.state_dict().items()}
     request = {
         "n": n, "seed": options.seed, "temperature": options.temperature, "shard": options.shard, "batch": BATCH,
         "weights": digest(weights), "told": digest({str(i): each for i, each in enumerate(parts)}),
@@ -138,11 +148,11 @@ def _sample(options: Sample, device: torch.device, what: str) -> str:
     def save() -> None:
         assert drawn.values is not None
         if out is None:
-            pictures.save(picture_of(drawn.values, model, options, in_turn(labels, slice(0, n)), names, given), path)
+            picture = picture_of(drawn.values, model, options, in_turn(labels, slice(0, n)), names, given, levels)
+            pictures.save(picture, path)
         if options.npz is not None:
-            save_npz(
-                options.npz, drawn.values, model, in_turn(labels, slice(0, n)), names, in_turn(condition, slice(0, n))
-            )
+            first = [in_turn(each, slice(0, n)) for each in (labels, condition)]
+            save_npz(options.npz, drawn.values, model, first[0], names, first[1], levels)
 
     if keep:
         distributed.first_only(save)
@@ -150,6 +160,31 @@ def _sample(options: Sample, device: torch.device, what: str) -> str:
     before = "" if drawn.new == n else f", {n - drawn.new:,} of them before"
     by = f", by {distributed.size()} processes" if distributed.size() > 1 else ""
     return f"{several(n, 'image')}{before}{pace}, {how}{by}: {out or path}"
+
+
+def _coder(options: Sample, prior: Any, shape: tuple[int, int, int], device: torch.device) -> VQVAE:
+    """The VQ-VAE whose codes ``prior`` draws."""
+    if options.complete is not None:
+        raise ValueError(f"decoder: expected none with --complete, which shows codes, got {options.decoder}")
+    assert options.decoder is not None
+    coder = load_model(options.decoder, "best", device)
+    if not isinstance(coder, VQVAE):
+        raise ValueError(f"decoder: expected the run of a vqvae, got {options.decoder}, of {type(coder).__name__}")
+    of, drawn = ((1, *coder.code_size), coder.codes), (shape, prior.levels)
+    if of != drawn:
+        words = [f"{height}x{width} maps of {codes} codes" for (_, height, width), codes in (drawn, of)]
+        raise ValueError(f"decoder: expected one of {words[0]}, as the run draws, got one of {words[1]}")
+    return coder
+
+
+def _decoded(draw: Callable[[int, int], Tensor], coder: VQVAE) -> Callable[[int, int], Tensor]:
+    """What is drawn, as images."""
+
+    def images(first: int, n: int) -> Tensor:
+        with evaluated(coder) as model:
+            return model.decode(draw(first, n)).round().to(torch.int64)
+
+    return images
 
 
 def _told(

@@ -43,13 +43,14 @@ def picture_of(
     labels: Tensor | None,
     names: list[str] | None,
     given: Partial | None,
+    levels: int,
 ) -> np.ndarray:
     """All images, and where some were given, these above them; ``options``: of ``fastgen sample``."""
     n, of = len(values), called(Run(options.run), options.checkpoint)
     title = f"{several(n, 'sample')} of {of}"
-    rows, said, note = [pictures.to_rgb(values, model.levels)], ["drawn"], ""
+    rows, said, note = [pictures.to_rgb(values, levels)], ["drawn"], ""
     if given is not None:
-        known = pictures.to_rgb(given.values, model.levels)
+        known = pictures.to_rgb(given.values, levels)
         rows = [*([known] if given.whole else []), pictures.hide(known, given.mask[:, 0]), *rows]
         said = [*(["held out"] if given.whole else []), "given", "drawn"]
         title = f"{several(n, 'image')} completed by {of}"
@@ -74,12 +75,18 @@ def picture_of(
 
 
 def save_npz(
-    path: Path, values: Tensor, model: Any, labels: Tensor | None, names: list[str] | None, condition: Condition | None
+    path: Path,
+    values: Tensor,
+    model: Any,
+    labels: Tensor | None,
+    names: list[str] | None,
+    condition: Condition | None,
+    levels: int,
 ) -> None:
     """All images with what they were told, as data sets are read."""
     arrays: dict[str, Any] = {
-        "x": values.numpy().astype(numpy_dtype_of(model.levels)),
-        "levels": np.array(model.levels),
+        "x": values.numpy().astype(numpy_dtype_of(levels)),
+        "levels": np.array(levels),
     }
     arrays |= {} if condition is None else as_arrays(condition)
     buffer = io.BytesIO()
