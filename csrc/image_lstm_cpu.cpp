@@ -1,74 +1,14 @@
 // image_lstm on the CPU: a thread walks all steps of its images; the cells of a step are rows of one matrix product.
+#include "image_lstm_cpu.h"
+
 #include <array>
 
-#include "image_lstm.h"
-#include "sample_gemm_cpu.h"
 #include "tensor_utils.h"
 
 namespace fastgen {
 namespace {
 
 constexpr int64_t kImages = 4;  // walked together, so that the short diagonals of several fill a tile
-
-// ---- y[m] = Σ over runs of x[run, m] @ W, for up to kRows rows that lie anywhere
-
-constexpr int kRows = kGemmRows;
-
-template <typename T>
-FG_VECTOR_CLONES void add_scaled(int64_t count, T scale, const T* __restrict w, T* __restrict y) {
-  for (int64_t j = 0; j < count; ++j) y[j] += scale * w[j];
-}
-
-template <typename T>
-class RunsProduct {
- public:
-  // w (runs·length, N), contiguous
-  RunsProduct(int64_t runs, int64_t length, int64_t N, std::vector<T> w)
-      : runs_(runs), length_(length), N_(N), w_(std::move(w)) {}
-
-  int rows() const { return kRows; }
-
-  // x[run·rows + m]; y (rows, N)
-  void multiply(int rows, const T* const* x, T* y) const {
-    std::fill_n(y, rows * N_, T(0));
-    for (int64_t run = 0; run < runs_; ++run)
-      for (int m = 0; m < rows; ++m)
-        for (int64_t k = 0; k < length_; ++k)
-          add_scaled(N_, x[run * rows + m][k], &w_[size_t((run * length_ + k) * N_)], y + m * N_);
-  }
-
- private:
-  int64_t runs_, length_, N_;
-  std::vector<T> w_;
-};
-
-template <>
-class RunsProduct<float> {
- public:
-  RunsProduct(int64_t runs, int64_t length, int64_t N, const std::vector<float>& w)
-      : isa_(gemm_isas().back()), layout_(isa_, runs * length, N, false), lengths_(size_t(runs), length) {
-    packed_.resize(size_t(layout_.size()));
-    layout_.pack(w.data(), packed_.data());
-  }
-
-  int rows() const { return isa_.rows; }
-
-  void multiply(int rows, const float* const* x, float* y) const {
-    alignas(64) float sums[kRows * 16 * kGemmVectors];
-    for (int64_t p = 0; p < layout_.panels(); ++p) {
-      const int vectors = layout_.vectors_of(p);
-      isa_.tile[rows][vectors](int64_t(lengths_.size()), lengths_.data(), x, packed_.data() + layout_.offset(p), sums);
-      for (int m = 0; m < rows; ++m)
-        std::copy_n(sums + m * vectors * isa_.lanes, layout_.count(p), y + m * layout_.N + layout_.first(p));
-    }
-  }
-
- private:
-  const GemmIsa& isa_;
-  GemmLayout layout_;
-  std::vector<int64_t> lengths_;
-  std::vector<float> packed_;
-};
 
 // ---- one cell, all its h channels
 
@@ -221,6 +161,30 @@ void backward(Shape shape, const T* grad_h, const T* grad_c, const T* grad_activ
   });
 }
 
+template <typename T>
+void backward_weight(Shape shape, const T* h, const T* hidden, const T* grads, T* grad_weight) {
+  const ImageLstmScan scan = image_lstm_scan(shape.kind);
+  const int64_t width = shape.h, O = 4 * width, K = scan.taps * width, cells = shape.H * shape.W;
+  const int64_t chunks = ceil_div(shape.N, kImages);
+  std::vector<T> parts(size_t(chunks * K * O), T(0));  // added in their order, whoever has computed them
+  torch::stable::parallel_for(0, cells ? chunks : 0, 1, [&](int64_t begin, int64_t end) {
+    Frame<T> frame(shape.H, shape.W, width);
+    OuterProducts<T> product(cells, O);
+    for (int64_t chunk = begin; chunk < end; ++chunk)
+      for (int64_t n = chunk * kImages; n < std::min((chunk + 1) * kImages, shape.N); ++n) {
+        frame.fill(h + n * cells * width, hidden, scan.around);
+        product.add(scan, frame, grads + n * cells * O, &parts[size_t(chunk * K * O)]);
+      }
+  });
+  for (int64_t k = 0; k < width; ++k)
+    for (int64_t t = 0; t < scan.taps; ++t)
+      for (int64_t o = 0; o < O; ++o) {
+        T sum = T(0);
+        for (int64_t chunk = 0; chunk < chunks; ++chunk) sum += parts[size_t((chunk * K + t * width + k) * O + o)];
+        grad_weight[(o * width + k) * scan.taps + t] = sum;
+      }
+}
+
 // ---- from tensors to pointers
 
 int64_t kind_of(const std::string& scan) {
@@ -265,28 +229,35 @@ std::tuple<Tensor, Tensor, Tensor> image_lstm_cpu(const Tensor& gates_any, const
   return {h, c, activations};
 }
 
-std::tuple<Tensor, Tensor> image_lstm_backward_cpu(const Tensor& grad_h_any, std::optional<Tensor> grad_c_any,
-                                                   std::optional<Tensor> grad_activations_any, const Tensor& c_any,
-                                                   const Tensor& activations_any, const Tensor& weight_any,
-                                                   const Tensor& cell_any, std::string scan) {
+std::tuple<Tensor, Tensor, Tensor> image_lstm_backward_cpu(const Tensor& grad_h_any, std::optional<Tensor> grad_c_any,
+                                                           std::optional<Tensor> grad_activations_any,
+                                                           const Tensor& h_any, const Tensor& c_any,
+                                                           const Tensor& activations_any, const Tensor& weight_any,
+                                                           const Tensor& hidden_any, const Tensor& cell_any,
+                                                           std::string scan) {
   const Shape shape = shape_of_gates(activations_any, weight_any, cell_any, scan);
   const std::vector<int64_t> sizes = {shape.N, shape.H, shape.W, shape.h};
   check_tensor(c_any, "c", sizes, cell_any.scalar_type(), cell_any);
+  check_same(h_any, "h", c_any);
   check_same(grad_h_any, "grad_h", c_any);
+  check_same(hidden_any, "hidden", cell_any);
   if (grad_c_any) check_same(*grad_c_any, "grad_c", c_any);
   if (grad_activations_any) check_same(*grad_activations_any, "grad_activations", activations_any);
-  const Tensor grad_h = as_contiguous(grad_h_any), c = as_contiguous(c_any),
+  const Tensor grad_h = as_contiguous(grad_h_any), h = as_contiguous(h_any), c = as_contiguous(c_any),
                activations = as_contiguous(activations_any), weight = as_contiguous(weight_any),
-               cell = as_contiguous(cell_any);
+               hidden = as_contiguous(hidden_any), cell = as_contiguous(cell_any);
   const Tensor grad_c = grad_c_any ? as_contiguous(*grad_c_any) : c,
                grad_activations = grad_activations_any ? as_contiguous(*grad_activations_any) : c;
-  Tensor grads = empty(activations, shape_of(activations)), grad_cell = empty(c, {shape.N, shape.h});
+  Tensor grads = empty(activations, shape_of(activations)), grad_weight = empty(weight, shape_of(weight)),
+         grad_cell = empty(c, {shape.N, shape.h});
   FG_DISPATCH_WIDE(
       c, backward<scalar_t>(shape, data<scalar_t>(grad_h), grad_c_any ? data<scalar_t>(grad_c) : nullptr,
                             grad_activations_any ? data<scalar_t>(grad_activations) : nullptr, data<scalar_t>(c),
                             data<scalar_t>(activations), data<scalar_t>(weight), data<scalar_t>(cell),
-                            mutable_data<scalar_t>(grads), mutable_data<scalar_t>(grad_cell)));
-  return {grads, grad_cell};
+                            mutable_data<scalar_t>(grads), mutable_data<scalar_t>(grad_cell));
+      backward_weight<scalar_t>(shape, data<scalar_t>(h), data<scalar_t>(hidden), data<scalar_t>(grads),
+                                mutable_data<scalar_t>(grad_weight)));
+  return {grads, grad_weight, grad_cell};
 }
 
 }  // namespace

@@ -120,10 +120,10 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("the mirrored scan reads the left", '"mirrored": ((-1, 0), (0, 1)),', '"mirrored": ((-1, 0), (0, -1)),'),
             ("no initial state above the first row", "above = initial.expand(N, 1, W, -1)",
              "above = 0 * initial.expand(N, 1, W, -1)"),
-            ("a tap's gradient on the wrong side", "return (flat @ torch.cat(read, dim=1))",
+            ("a tap's gradient on the wrong side in the reference", "return (flat @ torch.cat(read, dim=1))",
              "return (flat @ torch.cat(read[::-1], dim=1))"),
-            ("no gradient of the initial state beside a row", "border = grads[:, :, :1] if column < 0 else",
-             "border = 0 * grads[:, :, :1] if column < 0 else"),
+            ("no gradient of the initial state beside a row", "beside = grads[:, :, :1] if column < 0 else",
+             "beside = 0 * grads[:, :, :1] if column < 0 else"),
             ("corners that zeros stand beside", "max(0, -column) : W - max(0, column)]", "0:W]"),
             ("the gradient of the cell state is one image's", "grad_cell.sum(dim=0)", "grad_cell[0]"),
             ("a gradient of a gradient forgets the cell states", "backward(grad_h, grad_c, grad_act",
@@ -132,7 +132,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         "fastgen/nn/pixel_lstm.py": [
             ("the other direction sees the present", "(0, 0, 1, -1))  # one row down", "(0, 0, 0, 0))  # one row down"),
             ("no residual", "residual=x if self.residual else None", "residual=None"),
-            ("what is added is lost", "gates = gates + added", "gates = gates + 0 * added"),
+            ("what is added is lost", "[one + more for one, more", "[one + 0 * more for one, more"),
         ],
         "csrc/image_lstm.h": [
             ("no sigmoid of the forget gate", "*f = sigmoid(*f);", "*f = tanh(*f);"),
@@ -144,6 +144,10 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("a Row LSTM reads two on the left", "{-1, 0, 1}, false}", "{-1, -1, 1}, false}"),
             ("mirrored is diagonal", "kind == kDiagonalScan ? -1 : 1, 0}", "-1, 0}"),
         ],
+        "csrc/image_lstm_cpu.h": [
+            ("another tap's states in a weight's gradient", "frame.at(k, r + scan.row[t], scan.column[t])",
+             "frame.at(k, r + scan.row[0], scan.column[0])"),
+        ],
         "csrc/image_lstm_cpu.cpp": [
             ("no input", "T o = sums[d] + gates[d],", "T o = sums[d],"),
             ("zeros for the initial state", "shape.W) ? hidden : zeros", "shape.W) ? zeros.data() : zeros"),
@@ -151,6 +155,8 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("no gradient of the initial cell", "if (!inside) add_scaled", "if (false) add_scaled"),
             ("the carry of another chain", "shape.kind == kRowScan ? here.c : here.r);",
              "shape.kind == kRowScan ? here.r : here.c);"),
+            ("a weight's gradient of the first images alone", "for (int64_t chunk = 0; chunk < chunks; ++chunk) sum +=",
+             "for (int64_t chunk = 0; chunk < 1; ++chunk) sum +="),
             ("cells of the last tile are left out", "rows == most || (n == last - 1 && index == per_image - 1)",
              "rows == most"),
             ("gradients of the gates are dropped", "grad_activations ? grad_activations + at * O : zeros",

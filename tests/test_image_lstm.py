@@ -66,7 +66,7 @@ def test_parity(shape: tuple[int, ...], scan: str, dtype: torch.dtype, device: s
     h, c, activations = image_lstm_reference(*args)
     grads = [torch.randn_like(t) for t in (h, c, activations)]
     for given in (grads, [grads[0], None, None]):
-        assert_op_parity(BACKWARD, image_lstm_backward_reference, *given, c, activations, weight, cell, scan)
+        assert_op_parity(BACKWARD, image_lstm_backward_reference, *given, h, c, activations, weight, hidden, cell, scan)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -96,12 +96,12 @@ def test_opcheck(device: str) -> None:
     leaves = [t.requires_grad_() for t in others]
     assert_opcheck(OP, (rows.contiguous().requires_grad_(), *leaves, scan), (rows.requires_grad_(), *leaves, scan))
     h, c, activations = (t.detach() for t in OP(rows, *others, scan))
-    weight, cell = others[0].detach(), others[2].detach()
+    rest = *(t.detach() for t in others), scan
     moved = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in (h, c, activations)]
     assert_opcheck(
         BACKWARD,
-        (h, None, None, c, activations, weight, cell, scan),
-        (moved[0], c, None, *moved[1:], weight, cell, scan),
+        (h, None, None, h, c, activations, *rest),
+        (moved[0], c, None, *moved, *rest),
     )
 
 

@@ -55,10 +55,10 @@ class _PixelLSTM(nn.Module):
         nn.init.zeros_(self.cell)
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
-        gates = self.input_to_state(x)
+        gates = self._gates(x)
         if added is not None:
-            gates = gates + added
-        directions = zip(gates.chunk(len(self.scans), dim=1), self.state_to_state, self.hidden, self.cell, strict=True)
+            gates = [one + more for one, more in zip(gates, added.chunk(len(self.scans), dim=-3), strict=True)]
+        directions = zip(gates, self.state_to_state, self.hidden, self.cell, strict=True)
         states = [
             image_lstm(one, weight, hidden, cell, scan)  # type: ignore[arg-type]
             for scan, (one, weight, hidden, cell) in zip(self.scans, directions, strict=True)
@@ -67,6 +67,10 @@ class _PixelLSTM(nn.Module):
         for other in states[1:]:
             h = h + F.pad(other, (0, 0, 1, -1))  # one row down: what it has seen of its own row lies in the future
         return self.up(h, residual=x if self.residual else None)
+
+    def _gates(self, x: Tensor) -> list[Tensor]:
+        """What the cells of each direction owe to the input, (N, 4·h, H, W)."""
+        return [self.input_to_state(x)]
 
     def extra_repr(self) -> str:
         return f"{self.channels}" + (f", color_groups={self.color_groups}" if self.color_groups > 1 else "")
@@ -123,3 +127,9 @@ class DiagonalLSTM(_PixelLSTM):
 
     scans = ("diagonal", "mirrored")
     kernel_size = (1, 1)
+
+    def _gates(self, x: Tensor) -> list[Tensor]:
+        """A product for each direction: in one for both they would have to be copied apart."""
+        rows, weight, bias = x.permute(0, 2, 3, 1), self.input_to_state.live_weight(), self.input_to_state.bias
+        directions = zip(weight.flatten(1).chunk(2), bias.chunk(2), strict=True)  # type: ignore[union-attr]
+        return [F.linear(rows, *one).permute(0, 3, 1, 2) for one in directions]

@@ -71,12 +71,14 @@ def image_lstm_backward_reference(
     grad_h: Tensor,
     grad_c: Tensor | None,
     grad_activations: Tensor | None,
+    h: Tensor,
     c: Tensor,
     activations: Tensor,
     weight: Tensor,
+    hidden: Tensor,
     cell: Tensor,
     scan: str,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Backward through the steps, out of place, so that it can be differentiated."""
     N, H, W, width = grad_h.shape
     taps, (row, column) = TAPS[scan], TAPS[scan][1]
@@ -103,9 +105,10 @@ def image_lstm_backward_reference(
             if not (0 <= r + row < H and 0 <= k + column < W):
                 grad_cell = grad_cell + carried[at]
     if not grads:
-        return torch.zeros_like(activations), zeros
-    image = [torch.stack([grads[r, k] for k in range(W)], dim=1) for r in range(H)]
-    return torch.stack(image, dim=1), grad_cell
+        return torch.zeros_like(activations), torch.zeros_like(weight), zeros
+    rows_of_grads = [torch.stack([grads[r, k] for k in range(W)], dim=1) for r in range(H)]
+    grad_gates = torch.stack(rows_of_grads, dim=1)
+    return grad_gates, _grad_weight(grad_gates, h, hidden, scan), grad_cell
 
 
 def _fake(gates, _weight, _hidden, _cell, _scan):  # type: ignore[no-untyped-def]
@@ -113,8 +116,9 @@ def _fake(gates, _weight, _hidden, _cell, _scan):  # type: ignore[no-untyped-def
     return (*(gates.new_empty((N, H, W, channels // 4)) for _ in range(2)), gates.new_empty(gates.shape))
 
 
-def _fake_backward(grad_h, _grad_c, _grad_activations, _c, activations, *_rest):  # type: ignore[no-untyped-def]
-    return activations.new_empty(activations.shape), grad_h.new_empty((grad_h.shape[0], grad_h.shape[3]))
+def _fake_backward(grad_h, _grad_c, _grad_activations, _h, _c, activations, weight, *_rest):  # type: ignore[no-untyped-def]
+    N, _, _, width = grad_h.shape
+    return activations.new_empty(activations.shape), weight.new_empty(weight.shape), grad_h.new_empty((N, width))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -133,11 +137,12 @@ def _backward(
             return None, None, None, None, None
         grad_h = torch.zeros_like(h)
     backward = torch.ops.fastgen.image_lstm_backward.default
-    grads, grad_cell = backward(grad_h, grad_c, grad_activations, c, activations, weight, cell, ctx.scan)
+    read = h, c, activations, weight, hidden, cell, ctx.scan
+    grads, grad_weight, grad_cell = backward(grad_h, grad_c, grad_activations, *read)
     need_weight, need_hidden, need_cell = ctx.needs_input_grad[1:4]
     return (
         grads,
-        _grad_weight(grads, h, hidden, ctx.scan) if need_weight else None,
+        grad_weight if need_weight else None,
         _grad_hidden(grads, weight, ctx.scan) if need_hidden else None,
         grad_cell.sum(dim=0) if need_cell else None,
         None,
@@ -148,10 +153,8 @@ def _grad_weight(grads: Tensor, h: Tensor, hidden: Tensor, scan: str) -> Tensor:
     """Every cell's gradient times every state that it has read."""
     _, H, W, channels = grads.shape
     states, flat = around(h, hidden, scan), grads.reshape(-1, channels).t()
-    read = [
-        states[:, 1 + row : 1 + row + H, 1 + column : 1 + column + W].reshape(-1, h.shape[3])
-        for row, column in TAPS[scan]
-    ]
+    corners = [(1 + row, 1 + column) for row, column in TAPS[scan]]
+    read = [states[:, r : r + H, c : c + W].reshape(-1, h.shape[3]) for r, c in corners]
     return (flat @ torch.cat(read, dim=1)).unflatten(1, (len(read), -1)).transpose(1, 2).contiguous()
 
 
@@ -160,10 +163,8 @@ def _grad_hidden(grads: Tensor, weight: Tensor, scan: str) -> Tensor:
     W = grads.shape[2]
     total = grads.new_zeros(weight.shape[1])
     for (row, column), tap in zip(TAPS[scan], weight.unbind(2), strict=True):
-        if row:
-            border = grads[:, :1, max(0, -column) : W - max(0, column)]
-        else:
-            border = grads[:, :, :1] if column < 0 else grads[:, :, W - 1 :]
+        beside = grads[:, :, :1] if column < 0 else grads[:, :, W - 1 :]
+        border = grads[:, :1, max(0, -column) : W - max(0, column)] if row else beside
         total = total + border.sum(dim=(0, 1, 2)) @ tap
     return total
 
@@ -178,8 +179,8 @@ define_op(
     backward=_backward,
 )
 define_op(
-    "image_lstm_backward(Tensor grad_h, Tensor? grad_c, Tensor? grad_activations, Tensor c, Tensor activations, "
-    "Tensor weight, Tensor cell, str scan) -> (Tensor, Tensor)",
+    "image_lstm_backward(Tensor grad_h, Tensor? grad_c, Tensor? grad_activations, Tensor h, Tensor c, "
+    "Tensor activations, Tensor weight, Tensor hidden, Tensor cell, str scan) -> (Tensor, Tensor, Tensor)",
     kernels=KERNELS,
     reference=image_lstm_backward_reference,
     fake=_fake_backward,
@@ -242,8 +243,7 @@ def image_lstm(
         check_same(name, check_dense(name, tensor), "gates", gates)
         if tensor.shape != shape:
             raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
-    dtype = gates.dtype
-    wide = torch.promote_types(dtype, torch.float32)
+    wide = torch.promote_types(gates.dtype, torch.float32)
     tensors = (gates.permute(0, 2, 3, 1).contiguous(), weight, hidden, cell)
     h, _, _ = torch.ops.fastgen.image_lstm.default(*(t.to(wide) for t in tensors), scan)
-    return h.to(dtype).permute(0, 3, 1, 2)
+    return h.to(gates.dtype).permute(0, 3, 1, 2)
