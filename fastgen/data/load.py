@@ -19,6 +19,7 @@ from .arrays import read_array, split_arrays
 from .dataset import Dataset
 from .folder import Arrays, read_folder, split_folders
 from .formats import read_cifar_binary, read_cifar_python, read_idx_pair, read_packed
+from .picture import read_pictures
 from .prepare import AS_IT_IS, Preparation
 
 NAMES = ("digits", "mnist", "fashion-mnist", "binarized-mnist", "cifar10")
@@ -105,6 +106,32 @@ def load_for_training(
     if watch == "test" or "valid" in splits(name):
         return train, read(split=watch)
     return train.hold_out()
+
+
+def load_whole(
+    path: str | Path, *, image_size: int | Sequence[int] | None = None, crop: str | int = "none", grey: bool = False
+) -> Dataset:
+    """All images of a picture, a folder of pictures, an .npy or an .npz that has no splits, in order.
+
+    Args:
+        path: of the file or folder.
+        image_size: as in ``load``.
+        crop: as in ``load``.
+        grey: as in ``load``.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it does not hold images of one size.
+    """
+    path, prepare = Path(path), Preparation(image_size, crop, grey)
+    if not path.exists():
+        raise FileNotFoundError(f"given: expected a picture, a folder of pictures, an .npy or an .npz, got {path}")
+    if path.is_dir():
+        return _dataset(read_folder(path, None, prepare), str(path))
+    if path.suffix in (".npy", ".npz"):
+        return _dataset(read_array(path), str(path), prepare)
+    images, _, _ = read_pictures([path], None, prepare)
+    return _dataset(Arrays(images.view(np.uint8), None, 2 if images.dtype == bool else 256, None), str(path))
 
 
 def splits(name: str | Path) -> list[str]:
