@@ -1,7 +1,8 @@
 """A model's options from its constructor: names, types and defaults by the signature, help texts by the docstring.
 
-What a model reads from its data is no option: ``in_channels``, ``levels``, ``image_size``, and ``classes``; where these
-may be None, ``--conditional`` asks for them. The model's page says the rest: ``Model.arguments``, ``Model.by_color``.
+What a model reads from its data is no option: ``in_channels``, ``levels``, ``image_size``, the map that it is told, and
+``classes``; where these may be None, ``--conditional`` asks for them. The model's page says the rest:
+``Model.arguments``, ``Model.by_color``.
 """
 
 import inspect
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 from ..models import Model
 from .boxes import help_texts
 
-OF_THE_DATA = ("in_channels", "levels", "image_size", "classes")
+OF_THE_DATA = ("in_channels", "levels", "image_size", "classes", "condition_shape", "subsampled")
 """Arguments that the data say."""
 
 

@@ -6,8 +6,10 @@ p(x) = Π_i p(x_i | x_1 … x_{i−1}),  over pixels in raster order, and within
 
 import math
 import threading
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from .._checks import check_dense, check_device, check_finite, check_number, check_option, check_pair, check_values
@@ -35,10 +37,12 @@ class AutoregressiveModel(Model):
             ``components`` discretised logistics.
         components: logistics of a mixture.
         image_size: (H, W) that ``sample`` draws by default, or None. Likelihoods take any size.
+        subsampled: K, where every K-th pixel of every K-th row is not drawn but told, by a map of them; or None.
     """
 
     distribution: Distribution
     components: int = 10
+    subsampled: int | None = None
 
     def __init__(
         self,
@@ -118,7 +122,32 @@ class AutoregressiveModel(Model):
         for name, part in named(given).items():
             check_finite(name, part)
         params = self(self.to_input(values), *arguments(given))
-        return self.distribution.log_prob(params, values).sum(dim=(1, 2, 3))
+        nats = self.distribution.log_prob(params, values)
+        if self.subsampled is not None:  # what is given is certain
+            nats = nats.masked_fill(self._given_pixels(nats.shape[2:], nats.device), 0)
+        return nats.sum(dim=(1, 2, 3))
+
+    def known_by(self, condition: AnyCondition | None) -> tuple[Tensor, Tensor] | None:
+        """The pixels that a condition tells, of a model of images ``subsampled``; None of others.
+
+        Args:
+            condition: a map (N, C', H', W') in [−1, 1], or a dict with it as "map"; without N, of one image.
+
+        Returns:
+            (values int64 (N, C, H, W), bool (H, W), true where they are told), as ``sample`` takes what is known.
+        """
+        if self.subsampled is None or condition is None:
+            return None
+        told = condition["map"] if isinstance(condition, dict) else condition
+        small = ((torch.as_tensor(told).double() + 1) * ((self.levels - 1) / 2)).round().to(torch.int64)
+        height, width = self.sides
+        values = small.repeat_interleave(self.subsampled, -2).repeat_interleave(self.subsampled, -1)
+        return values[..., :height, :width], self._given_pixels((height, width), small.device)
+
+    def _given_pixels(self, size: Sequence[int], device: torch.device) -> Tensor:
+        mask = torch.zeros(tuple(size), dtype=torch.bool, device=device)
+        mask[:: self.subsampled, :: self.subsampled] = True
+        return mask
 
     def losses(  # type: ignore[override]  # the base names its second argument condition
         self,
@@ -142,7 +171,9 @@ class AutoregressiveModel(Model):
     def measures(self) -> dict[str, Measure]:
         kind = self.condition_kind
         of_what = law(kind is not None, what="labels" if isinstance(kind, Classes) else "condition")
-        return {"nats": Measure(f"{of_what}, exact", "nats", of_values=True)}
+        if self.subsampled is not None:  # bits/dim would count dimensions that are given
+            of_what = of_what.replace("p(x", "p(the other pixels")
+        return {"nats": Measure(f"{of_what}, exact", "nats", of_values=self.subsampled is None)}
 
     def bits_per_dim(
         self, values: Tensor, labels: Labels | None = None, *, condition: AnyCondition | None = None
@@ -176,6 +207,11 @@ class AutoregressiveModel(Model):
             if size not in self._samplers:
                 self._samplers[size] = compile_sampler(self, (self.in_channels, *size))
             sampler = self._samplers[size]
+        told = self.known_by(condition)
+        if told is not None:
+            if known is not None or known_mask is not None:
+                raise ValueError("known: expected None, since the condition tells the pixels that are known, got some")
+            known, known_mask = told
         return sampler.sample(
             n, seed=seed, uniforms=uniforms, temperature=temperature, labels=labels, condition=condition,
             known=known, known_mask=known_mask, progress=progress,

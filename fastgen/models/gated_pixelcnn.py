@@ -6,7 +6,8 @@
 
 The vertical stack sees the rows above the pixel, the horizontal stack the pixels left of it: together every earlier
 pixel, with no blind spot (section 2.2). The gate is tanh(a)·σ(b), eq. 2; inside of it a class adds a learned vector,
-eq. 4. The first layer has k = 7, mask A and no residual. The horizontal stack makes the parameters: ReLU, 1×1, twice.
+eq. 4, and a map adds V ∗ s, a 1×1 convolution without a mask of its features s = m(h), section 2.3. The first layer has
+k = 7, mask A and no residual. The horizontal stack makes the parameters: ReLU, 1×1, twice.
 
 The vertical stack reads the image shifted down by one row, so that its row r knows the rows before r and the link needs
 no shift of its own. With several colours channel c belongs to colour c mod C, which keeps both halves of a gate in one
@@ -14,14 +15,16 @@ colour; at the current pixel a colour sees only the colours before it.
 """
 
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..conditions import Classes, FeatureMap
 from ..nn import MaskedConv2d
 from ..ops import gated_activation
 from .autoregressive import AutoregressiveModel, Law
+from .map_features import MapFeatures, check_map, check_subsampled
 from .model import check_divides, check_positive
 
 
@@ -39,6 +42,11 @@ class GatedPixelCNN(AutoregressiveModel):
         distribution: of a value: categorical, a logit for each level, of two levels Bernoulli; or logistic-mixture, of
             discretised logistics that know the order of the levels, and couple the colours of a pixel.
         components: logistics of such a mixture.
+        condition_shape: (C', H', W') of a map that the model is told, whose sides divide ``image_size``; or None. With
+            classes as well, its condition is a dict of "labels" and "map".
+        subsampled: K, where the map is every K-th pixel of every K-th row: these are not drawn, but taken from it, and
+            are no part of the likelihood.
+        map_layers: residual blocks of the network m that reads a map.
     """
 
     recipes: ClassVar = {
@@ -60,6 +68,9 @@ class GatedPixelCNN(AutoregressiveModel):
         image_size: int | tuple[int, int] | None = 28,
         distribution: Law = "categorical",
         components: int = 10,
+        condition_shape: tuple[int, int, int] | None = None,
+        subsampled: int | None = None,
+        map_layers: int = 2,
     ) -> None:
         super().__init__(in_channels, levels, classes, image_size, distribution, components)
         check_positive(channels=channels, layers=layers, kernel_size=kernel_size)
@@ -72,18 +83,43 @@ class GatedPixelCNN(AutoregressiveModel):
         self.kernel_size = int(kernel_size)
         params, colors = self.distribution.param_channels(in_channels), self.color_groups
         masked = partial(MaskedConv2d, color_groups=colors, groups_order="interleaved")
-        self.stack = nn.ModuleList([GatedLayer(in_channels, channels, 7, "A", colors, classes)])
-        self.stack.extend(GatedLayer(channels, channels, kernel_size, "B", colors, classes) for _ in range(layers))
+        self._tell(condition_shape, subsampled, map_layers)
+        told = classes, self.condition_shape is not None
+        self.stack = nn.ModuleList([GatedLayer(in_channels, channels, 7, "A", colors, *told)])
+        self.stack.extend(GatedLayer(channels, channels, kernel_size, "B", colors, *told) for _ in range(layers))
         self.hidden = masked(channels, channels, 1, "B", activation="relu")
         self.output = masked(channels, params, 1, "B")
 
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Inputs (N, C, H, W) in [−1, 1], labels (N,) for a model with classes → parameters (N, P, H, W)."""
+    def _tell(self, shape: tuple[int, int, int] | None, subsampled: int | None, layers: int) -> None:
+        """Get ready for a map of ``shape``, if there is one."""
+        check_positive(map_layers=layers)
+        self.condition_shape = None if shape is None else check_map(shape, self.image_size)
+        self.map_layers = int(layers)
+        if self.condition_shape is not None:
+            self.map = MapFeatures(self.condition_shape, self.sides, self.channels, self.map_layers)
+            told = FeatureMap(*self.condition_shape)
+            self.condition_kind = told if self.classes is None else {"labels": Classes(self.classes), "map": told}
+        self.subsampled = None if subsampled is None else check_subsampled(subsampled, self)
+
+    def forward(self, x: Tensor, labels: Any = None) -> Tensor:
+        """Inputs (N, C, H, W) in [−1, 1] → parameters (N, P, H, W).
+
+        Args:
+            x: the image.
+            labels: (N,) for a model with classes; a map (N, C', H', W') for one with ``condition_shape``; a dict of
+                "labels" and "map" for one with both.
+        """
         self.check_input(x)
-        labels = self.check_labels(x.shape[0], labels)
+        told = self.check_condition(x.shape[0], labels)
+        features = None
+        if self.condition_shape is not None:
+            if x.shape[2:] != self.sides:
+                raise ValueError(f"x: expected images of {self.sides}, which the map is of, got {tuple(x.shape)}")
+            features = self.map(told["map"] if isinstance(told, dict) else told)
+            told = told["labels"] if isinstance(told, dict) else None
         v, h = F.pad(x, (0, 0, 1, -1)), x
         for layer in self.stack:
-            v, h = layer(v, h, labels)
+            v, h = layer(v, h, told, features)
         return self.in_parts(self.output(self.hidden(F.relu(h))))
 
 
@@ -91,7 +127,14 @@ class GatedLayer(nn.Module):
     """One layer of both stacks (Figure 2): features of the rows above and of this row, v and h → v and h."""
 
     def __init__(
-        self, inputs: int, channels: int, k: int, mask: Literal["A", "B"], colors: int, classes: int | None
+        self,
+        inputs: int,
+        channels: int,
+        k: int,
+        mask: Literal["A", "B"],
+        colors: int,
+        classes: int | None,
+        told_map: bool = False,
     ) -> None:
         super().__init__()
         masked = partial(MaskedConv2d, color_groups=colors, groups_order="interleaved")
@@ -105,15 +148,26 @@ class GatedLayer(nn.Module):
             self.class_horizontal = nn.Embedding(classes, 2 * channels)
             nn.init.zeros_(self.class_vertical.weight)  # a class adds nothing until something is learned about it
             nn.init.zeros_(self.class_horizontal.weight)
+        if told_map:
+            self.map_vertical = nn.Conv2d(channels, 2 * channels, 1, bias=False)
+            self.map_horizontal = nn.Conv2d(channels, 2 * channels, 1, bias=False)
+            nn.init.zeros_(self.map_vertical.weight)  # nor does a map
+            nn.init.zeros_(self.map_horizontal.weight)
 
-    def forward(self, v: Tensor, h: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, v: Tensor, h: Tensor, labels: Tensor | None, features: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         class_above, class_here = self._classes(labels)
         above = self.vertical(F.pad(v, (0, 0, self.vertical.kernel_size[0] - 1, 0)))
         if class_above is not None:
             above = above + class_above[:, :, None, None]
+        if features is not None:
+            above = above + self.map_vertical(features)
         here = self.horizontal(h, residual=self.link(above))
         if class_here is not None:
             here = here + class_here[:, :, None, None]
+        if features is not None:
+            here = here + self.map_horizontal(features)
         return gated_activation(above), self.out(gated_activation(here), residual=h if self.residual else None)
 
     def _classes(self, labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
