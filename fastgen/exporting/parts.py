@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..conditions import Classes, kind_said
-from ..models import AutoregressiveModel, LatentModel, Model
+from ..models import AutoregressiveModel, LatentModel, Model, MultiScale
 from ..models.model import DecodingModel
 from ..models.networks import Decoder, Encoder
 
@@ -65,7 +65,7 @@ def parts_of(model: Any) -> dict[str, Part]:
     if not isinstance(model, Model):
         raise TypeError(f"model: expected a model of fastgen.models, got {type(model).__name__}")
     kind, name = kind_said(model), type(model).__name__
-    if isinstance(model, AutoregressiveModel):
+    if isinstance(model, AutoregressiveModel | MultiScale):
         raise ValueError(
             f"model: expected one with a {_any_of(PARTS)}, got {name}, which draws an image value by value, each from"
             " those before it; fastgen sample RUN --out DRAWN.npy draws as many images as are wanted"

@@ -15,6 +15,7 @@ from .gan import GAN
 from .gated_pixelcnn import GatedPixelCNN
 from .infogan import InfoGAN
 from .model import DecodingModel, LatentModel, Model
+from .multi_scale import MultiScale
 from .pixel_rnn import DiagonalBiLSTM, RowLSTM
 from .pixelcnn import PixelCNN
 from .pixelcnnpp import PixelCNNPP
@@ -43,6 +44,7 @@ __all__ = [
     "InfoGAN",
     "LatentModel",
     "Model",
+    "MultiScale",
     "PixelCNN",
     "PixelCNNPP",
     "ResNetGAN",
@@ -56,6 +58,7 @@ NAMES: dict[str, type[Model]] = {
     "row-lstm": RowLSTM,
     "diagonal-bilstm": DiagonalBiLSTM,
     "pixelcnn++": PixelCNNPP,
+    "multi-scale": MultiScale,
     "autoencoder": Autoencoder,
     "vae": VAE,
     "vqvae": VQVAE,

@@ -13,7 +13,7 @@ from .._philox import uniforms
 from ..conditions import Classes, apply, kind_said, select
 from ..data import Dataset
 from ..data.storage import dtype_of
-from ..models import AutoregressiveModel
+from ..models import AutoregressiveModel, MultiScale
 from ..sampling import compile as compile_sampler
 from ..training.checks import told_to
 
@@ -25,7 +25,7 @@ WALKED = 1000
 
 def default_samples(model: Any) -> int | None:
     """Images that are drawn where nobody says how many: 1,000 of a model that walks over pixels; None is all."""
-    return WALKED if isinstance(model, AutoregressiveModel) else None
+    return WALKED if isinstance(model, AutoregressiveModel | MultiScale) else None
 
 
 def draw(model: Any, like: Dataset, seed: int = 0, title: str | None = None) -> tuple[Tensor, float]:
