@@ -164,7 +164,7 @@ def test_what_a_constructor_must_say() -> None:
 
 OPTIONS = {
     "pixelcnn": "channels layers distribution components",
-    "gated-pixelcnn": "channels layers kernel_size conditional distribution components",
+    "gated-pixelcnn": "channels layers kernel_size conditional distribution components map_layers given",
     "pixelcnn++": "channels blocks resolutions dropout conditional distribution components",
     "row-lstm": "channels layers residual skip conditional distribution components",
     "diagonal-bilstm": "channels layers residual skip conditional distribution components",

@@ -50,6 +50,7 @@ def sides_of(run: Run, data: str | None = None, root: str | None = None, *, own:
         ValueError: they are not what they were when the run began, or of another size.
     """
     config, options = run.config(), options_of(run)
+    _check_whole(run)
     test = load_images(run, "test", data, root, own=own)
     name, where = data or options.data, f"the run in {run.folder}"
     train = load(name, root=root or options.data_root, split="train", **options.preparation())
@@ -129,8 +130,14 @@ def check_draws(model: Any, asked: Asked) -> None:
         check_integer("samples", asked.samples, 0)
     if not hasattr(model, "sample"):
         raise ValueError(f"samples: expected none, since {type(model).__name__} draws no images")
+    _check_whole(Run(asked.run))
     if asked.split != "test":
         raise ValueError(f"split: expected test, which drawn images are held against, got {asked.split}")
+
+
+def _check_whole(run: Run) -> None:
+    if (form := options_of(run).form) is not None:
+        raise ValueError(f"run: expected one that draws images whole, got {run.folder}, {form.words}")
 
 
 def measure_drawn(model: Any, asked: Asked, has_nats: bool) -> Drawn:

@@ -1,21 +1,24 @@
 """``fastgen evaluate``: likelihood, or other losses, of held-out images."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import torch
 import tyro
 from torch import Tensor
 
 from .._checks import check_integer
 from .._console import several
+from ..conditions import FeatureMap, kind_said
 from ..data import Dataset
-from ..measures import words
+from ..measures import plus_minus, words
 from ..models import Autoencoder
-from ..training import Measures, Run, as_json, evaluate, load_model
-from ..training.checks import check_data
+from ..training import Evaluation, Measures, Run, as_json, evaluate, load_model
+from ..training.checks import check_data, told_to
 from ..training.objective import objective_of
 from . import check_seed, parse, pick_device
 from .beside import pca_squared_error, pca_words
@@ -82,6 +85,7 @@ def main(arguments: list[str]) -> str:
     if k is not None:
         about = model.measures_by(k)
     found = evaluate(model, images, options.batch_size, asked, options.seed, about, title=f"{options.split} images")
+    shuffled = _of_others(model, images, options, asked) if k is None else None
     beside = _beside(model, images, options) if k is None else None
     draws = wants_drawn(model, options, "nats" in found.means)
     drawn = measure_drawn(model, options, "nats" in found.means) if draws else None
@@ -89,14 +93,40 @@ def main(arguments: list[str]) -> str:
         head = {"run": str(options.run), "checkpoint": options.checkpoint, "data": images.name, "split": options.split}
         foot = {"images": found.images, "dims": found.dims, "images_are": images.description}
         foot |= {"measures": words(found.about), **({"pca": beside} if beside else {})}
+        foot |= {"shuffled": {"nats": shuffled.nats, "nats_error": shuffled.nats_error}} if shuffled else {}
         foot |= {} if drawn is None else drawn.as_dict()
         return as_json(head | found.numbers(all_errors=True) | foot)
     which = "" if images.description == images.name else f" ({images.description})"
     said = (
         f"{images.name}, {options.split} split{which}, {several(len(images), 'image')}: {found} (mean ± standard error)"
     )
+    if shuffled is not None:
+        said += f"; {shuffled.nats:.2f}{plus_minus(shuffled.nats_error, '.2f')} nats given the map of another image"
     said += f"; {pca_words(beside)}" if beside else ""
     return said if drawn is None else f"{said}\n{drawn}"
+
+
+def _of_others(model: Any, images: Dataset, options: Evaluate, asked: Measures) -> Evaluation | None:
+    """What the images cost given the map of another one each: more, where the model makes use of it."""
+    told = told_to(model, images).condition
+    names = [name for name, kind in _kinds(model).items() if isinstance(kind, FeatureMap)]
+    if not names or told is None or len(images) < 2 or "nats" not in getattr(model, "measures", {"nats": None}):
+        return None
+    order = torch.from_numpy(np.random.default_rng(options.seed).permutation(len(images)))
+    other = torch.empty_like(order)
+    other[order] = order.roll(1)
+    condition = (
+        {name: part[other] if name in names else part for name, part in told.items()}
+        if isinstance(told, dict)
+        else told[other]
+    )
+    shuffled = replace(images, condition=condition)
+    return evaluate(model, shuffled, options.batch_size, asked, options.seed, title="maps of other images")
+
+
+def _kinds(model: Any) -> dict[str, Any]:
+    kind = kind_said(model)
+    return kind if isinstance(kind, dict) else {"": kind}
 
 
 def _beside(model: Any, images: Dataset, options: Evaluate) -> dict[str, Any] | None:

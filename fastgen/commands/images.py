@@ -31,15 +31,21 @@ def load_images(
     if split == "valid" and options["held_out"] == "test":
         raise ValueError(f"split: expected train or test, since {where} held out no others, got valid")
     notes: tuple[str, ...] = ()
-    prepared = options_of(run).preparation()
+    trained_as = options_of(run)
+    prepared, form, done = trained_as.preparation(), trained_as.form, None
     if own or data is None:
-        trained, watched = replace(options_of(run), data=name, data_root=root).load_data()
+        trained, watched = replace(trained_as, data=name, data_root=root).load_data()
         notes = check_content(trained, watched, config, where)
-        images = {"train": trained, "valid": watched}.get(split) or load(name, root=root, split="test", **prepared)
+        done = {"train": trained, "valid": watched}.get(split)
+        images = done or load(name, root=root, split="test", **prepared)
     elif split == "test":
         images = load(name, root=root, split="test", **prepared)
     else:
         images = load_for_training(name, root=root, watch=options["held_out"], **prepared)[split == "valid"]
+    if done is None and form is not None:  # not in two parts yet
+        channels, height, width = about["shape"]
+        shape = form.image_shape((channels, height, width))
+        about = {"shape": list(shape), "levels": form.image_levels(about["levels"])}
     if list(images.shape) != about["shape"] or images.levels < about["levels"]:
         expected, got = (
             f"{shape[0]}x{shape[1]}x{shape[2]} images of {levels} levels"
@@ -47,6 +53,7 @@ def load_images(
         )
         raise ValueError(f"data: expected {expected}, as in {where}; {name} has {got}")
     images = in_classes_of(images.quantise(about["levels"]), config, where)
+    images = trained_as.as_told(images) if done is None else images
     return replace(images, notes=(*images.notes, *notes))
 
 

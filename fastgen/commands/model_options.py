@@ -13,9 +13,11 @@ from .autoencoder_options import TrainAdversarialAutoencoder
 from .boxes import option_words
 from .classifier_options import TrainClassifier
 from .constructor_options import options_of_model
+from .given_options import TrainGiven
 from .train_options import Train
 
 BASES: dict[str, type[Train]] = {
+    "gated-pixelcnn": TrainGiven,
     "classifier": TrainClassifier,
     "adversarial-autoencoder": TrainAdversarialAutoencoder,
 }

@@ -29,8 +29,10 @@ from .array_file import ArrayFile
 from .completion import DRAWN, HALVES, Partial, images_to_complete
 from .condition_file import classes_of, condition_for, in_turn, is_told_more
 from .drawing import PATIENCE, draw_all
+from .given_images import source_of
 from .image_folder import ImageFolder
 from .images import class_names
+from .model_options import options_of
 from .sample_picture import check_fits, picture_of, save_npz
 
 BATCH = 256
@@ -43,7 +45,8 @@ class Sample:
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
     n: int | None = None
-    """How many images; default: 64, or all there are to complete where they are fewer."""
+    """How many images; default: 64, or all there are to complete where they are fewer; from how many given ones,
+    default: 12 held-out ones, or all of --given."""
     seed: int = 0
     """Image i depends on the seed and i alone."""
     temperature: float = 1.0
@@ -53,6 +56,11 @@ class Sample:
     condition: Path | None = None
     """Conditions of the images, in turn, for a model that is told something other than a class: an .npy of one for each
     image; or an .npz of condition, or of condition_NAME for each part. Without --n there are as many images."""
+    given: str | None = None
+    """Of a run that was trained with --given: images to draw from, a picture, a folder of pictures, an .npy or an .npz,
+    whole ones or what is given of such; default: held-out ones of the run."""
+    draws: int | None = None
+    """Images to draw from each of those; default: 3."""
     complete: str | None = None
     """Complete images: given the top-half, bottom-half, left-half or right-half of held-out ones, and their labels or
     condition where the model is told any; or FILE.npz with known, values (N, C, H, W) or (H, W), and known_mask, bool,
@@ -87,9 +95,11 @@ def main(arguments: list[str]) -> str:
     options = parse(Sample, "sample", arguments)
     if options.n is not None and options.n < 1:
         raise ValueError(f"n: expected 1 or more, got {options.n}")
+    if options.draws is not None and options.draws < 1:
+        raise ValueError(f"draws: expected 1 or more, got {options.draws}")
     if options.columns is not None and options.columns < 1:
         raise ValueError(f"columns: expected 1 or more, got {options.columns}")
-    if options.data is not None and options.complete not in HALVES:
+    if options.data is not None and options.complete not in HALVES and options_of(Run(options.run)).form is None:
         raise ValueError(f"data: expected it with --complete {', '.join(HALVES)}, which show the run's images")
     check_seed(options.seed)
     many = options.out.endswith(("/", os.sep)) or Path(options.out).is_dir()
@@ -116,17 +126,20 @@ def _sample(options: Sample, device: torch.device, what: str) -> str:
     if options.complete is not None and not isinstance(model, AutoregressiveModel):
         kind = type(model).__name__
         raise ValueError(f"complete: expected none, since {kind} draws whole images, got {options.complete}")
+    source = source_of(options, model, shape)
     given = None if options.complete is None else images_to_complete(options, model, shape)
     names = class_names(run)
-    n, labels, condition = _told(options, model, names, given)
-    check_fits(n, shape, picture=not what, npz=options.npz is not None)
+    n, labels, condition = _told(options, model, names, given) if source is None else (source.n, None, source.condition)
     told = {"labels": labels} if condition is None else {"condition": condition}
     draw, how = _way(model, shape, options, told, given)
     levels = model.levels
+    if source is not None:
+        draw, shape, levels = source.joined(draw, BATCH), source.shape, source.levels
     if options.decoder is not None:
         coder = _coder(options, model, shape, device)
         draw, how = _decoded(draw, coder), f"{how}, and a decoder"
         levels, shape = coder.levels, (coder.in_channels, *coder.sides)
+    check_fits(n, shape, picture=not what, npz=options.npz is not None)
     out: ImageFolder | ArrayFile | None = None
     if what == "an array":
         out = ArrayFile(path, n, shape, levels, labels)
@@ -147,7 +160,9 @@ def _sample(options: Sample, device: torch.device, what: str) -> str:
 
     def save() -> None:
         assert drawn.values is not None
-        if out is None:
+        if out is None and source is not None:
+            pictures.save(source.picture(drawn.values, options), path)
+        elif out is None:
             picture = picture_of(drawn.values, model, options, in_turn(labels, slice(0, n)), names, given, levels)
             pictures.save(picture, path)
         if options.npz is not None:
@@ -238,7 +253,8 @@ def _way(
             part.stop - part.start, seed=options.seed, temperature=options.temperature, first=first, **_of(part, told)
         )
 
-    return draw, f"a forward of the {'generator' if hasattr(model, 'generator') else 'decoder'} each"
+    how = f"a forward of the {'generator' if hasattr(model, 'generator') else 'decoder'} each"
+    return draw, getattr(model, "drawn_how", how)
 
 
 def _of(part: slice, told: dict[str, Any]) -> dict[str, Any]:
@@ -249,12 +265,16 @@ def _of(part: slice, told: dict[str, Any]) -> dict[str, Any]:
 def _draw(sampler: Sampler, options: Sample, first: int, n: int, told: dict[str, Any], given: Partial | None) -> Tensor:
     """Images ``first`` to ``first + BATCH`` of ``n``."""
     part = slice(first, min(first + BATCH, n))
+    about = _of(part, told)
+    known, mask = (None, None) if given is None else (given.values[part], given.mask[part])
+    if isinstance(sampler.model, AutoregressiveModel) and given is None:
+        known, mask = sampler.model.known_by(about.get("condition")) or (None, None)
     with require("tqdm").tqdm(total=sampler.shape[1], desc="rows", leave=False, disable=None) as bar:
         return sampler.sample(
             uniforms=uniforms(options.seed, part.stop - part.start, sampler.uniforms_shape, first=first),
             temperature=options.temperature,
-            **_of(part, told),
-            known=given if given is None else given.values[part],
-            known_mask=given if given is None else given.mask[part],
+            **about,
+            known=known,
+            known_mask=mask,
             progress=lambda rows, _: bar.update(rows - bar.n),
         )

@@ -25,6 +25,7 @@ from .animation import animate
 from .beside import pca_squared_error, pca_words
 from .dry_run import describe_plan, estimate
 from .epoch_pictures import draw_curves, draw_epoch, keep_held_out
+from .given_images import draw_given
 from .played import played
 from .remarks import remarks
 from .run_words import name_of, so_far, where
@@ -71,7 +72,10 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
     with run.lock(), on_signals(trainer.ask_to_stop):
         if not options.resume:
             distributed.first_only(lambda: run.create(config, options.overwrite))
-        distributed.first_only(lambda: keep_held_out(run, held_out, options.samples, model.classes))
+        shown, classes = held_out, model.classes
+        if options.form is not None:
+            shown, classes = options.form.restore(held_out), None
+        distributed.first_only(lambda: keep_held_out(run, shown, options.samples, classes))
         say = require("tqdm").tqdm.write if distributed.rank() == 0 else lambda line: None
         say(f"{name}, {config['parameters']:,} parameters, on {config['device']}")
         sizes = f"{several(len(train), 'image')} to train on, {len(held_out):,} held out"
@@ -201,7 +205,11 @@ class _Reporter:
     def _draw(self, epoch: int) -> np.ndarray | None:
         self.run.check_there()
         n, of = self.options.samples, f"{name_of(self.run.config())}, epoch {epoch}"
-        picture = draw_epoch(self.trainer.ema, self.held_out, n, self.options.seed, of) if n > 0 else None
+        picture, form = None, self.options.form
+        if n > 0 and form is not None:
+            picture = draw_given(self.trainer.ema, self.held_out, form, n, self.options.seed, of)
+        elif n > 0:
+            picture = draw_epoch(self.trainer.ema, self.held_out, n, self.options.seed, of)
         if picture is not None:
             self.run.samples.mkdir(exist_ok=True)
             pictures.save(picture, self.run.picture(epoch))

@@ -8,7 +8,7 @@ import tyro
 
 from .. import models
 from .._checks import check_integer
-from ..data import Dataset, load_for_training
+from ..data import Dataset, Given, load_for_training
 from ..data.prepare import Preparation
 from ..training import Recipe, load_weights
 from .constructor_options import arguments_of, record_of
@@ -132,6 +132,15 @@ class Train(Recipe):
         what = Preparation(image_size, crop, grey)
         for name, value in (("image_size", what.size), ("crop", str(what.crop)), ("grey", what.grey)):
             object.__setattr__(self, name, value)
+
+    @property
+    def form(self) -> Given | None:
+        """What of each image is given to a model that draws the rest."""
+        return None
+
+    def as_told(self, images: Dataset) -> Dataset:
+        """Images as the model has them: what is given as their condition, the rest as their values."""
+        return images
 
     def load_data(self) -> tuple[Dataset, Dataset]:
         """Images to train on, and held-out ones."""
