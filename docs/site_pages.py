@@ -37,6 +37,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "fastgen": ("fastgen.fusing.FuseReport", "fastgen.fusing.Swapped", "fastgen.fusing.Left"),
     "fastgen.models": (
         "fastgen.models.likelihoods",
+        "fastgen.models.map_features",
         "fastgen.models.networks",
         "fastgen.models.autoencoder.AGES",
         "fastgen.models.gated_pixelcnn.GatedLayer",
