@@ -280,7 +280,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("a wrong tap", "weight.flip(2, 3).view(I, O", "weight.flip(3, 2).flip(3).view(I, O"),
             ("phases exchanged", "q] = phases[:, p, q,", "q] = phases[:, q, p,"),
             ("no gradient of the bias", "grad_bias = grad.sum((0, 2, 3)) if", "grad_bias = 0 * grad.sum((0, 2, 3)) if"),
-            ("no bias of a product", "None if bias is None else bias.repeat_interleave(KH * KW)", "None"),
+            ("no bias of a product", "else bias.repeat(taps) if last", "else None if last"),
             ("output_padding forgotten in the shape", "        + output_padding[i]\n", ""),
             ("a product with padding", "([0, 0], [0, 0], [1, 1])\n", "(list(padding), [0, 0], [1, 1])\n"),
         ],

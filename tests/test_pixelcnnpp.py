@@ -1,25 +1,18 @@
 """PixelCNN++: it sees every earlier pixel and no other, computes what another port does, and begins from data."""
 
 import json
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
 
-import tiny
 from architectures import randomise
 from autoregressive import assert_normalised, before, influence, random_values
 from fastgen import models, sampling
 from fastgen.distributions import Bernoulli, DiscretizedLogisticMixture
 from fastgen.models import AutoregressiveModel, PixelCNNPP
-from fastgen.nn import data_dependent_init
-from fastgen.training import Recipe, Run, Trainer
 from foreign import ShiftedPixelCNN
-from trainers import assert_same, lines, new_run
 
 SMALL: dict[str, Any] = {"levels": 4, "channels": 4, "blocks": 1, "resolutions": 2, "components": 3}
 MIXTURE = {"levels": 4, "channels": 4, "layers": 2, "distribution": "logistic-mixture", "components": 3}
@@ -194,140 +187,3 @@ def test_it_compiles_whole() -> None:
 def test_errors_name_argument_expected_and_got(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PixelCNNPP(**arguments)
-
-
-# ---- where training begins
-
-
-def outputs(model: nn.Module, *inputs: Any) -> dict[nn.Module, Tensor]:
-    """What every weight-normed layer answers."""
-    found: dict[nn.Module, Tensor] = {}
-    hooks = [
-        module.register_forward_hook(lambda layer, _, y: found.update({layer: y}))
-        for module in model.modules()
-        if hasattr(module, "parametrizations")
-    ]
-    with torch.no_grad():
-        model(*inputs)
-    for hook in hooks:
-        hook.remove()
-    return found
-
-
-def assert_begun(found: dict[nn.Module, Tensor], channel: int = 1) -> None:
-    for layer, y in found.items():
-        rows, scale = y.movedim(channel, 0).flatten(1), getattr(layer, "init_scale", 1.0)
-        torch.testing.assert_close(rows.mean(1), torch.zeros(len(rows)), rtol=0, atol=1e-4)
-        torch.testing.assert_close(rows.std(1, correction=0), torch.full((len(rows),), scale), rtol=1e-3, atol=0)
-
-
-def test_features_begin_with_mean_0_and_variance_1() -> None:
-    """Those of the blocks' last convolutions with a tenth of it, before the gate."""
-    model = PixelCNNPP(3, **SMALL | {"resolutions": 3}, dropout=0.0, classes=3).train()
-    values, labels = random_values(model, 6, 8, 8), torch.arange(6) % 3
-    model.begin_training(values, labels)
-    assert model.initialised == 1
-    found = outputs(model, model.to_input(values), labels)
-    assert len(found) == 3 + 1 + 8 + 3 * 2 + 3 * 3 + 2 * 5 * 3
-    assert_begun(found)
-    assert {getattr(layer, "init_scale", 1.0) for layer in found} == {1.0, 0.1}
-    begun = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.begin_training(random_values(model, 6, 8, 8), labels)
-    other = PixelCNNPP(3, **SMALL | {"resolutions": 3}, dropout=0.0, classes=3)
-    other.load_state_dict(begun)
-    other.begin_training(random_values(model, 6, 8, 8), labels)
-    for each in (model, other):  # what has begun, or was loaded, is left as it is
-        assert all(torch.equal(tensor, begun[name]) for name, tensor in each.state_dict().items())
-
-
-def test_any_weight_normed_layers_begin_so() -> None:
-    model = nn.Sequential(
-        weight_norm(nn.Conv1d(2, 5, 3)), nn.Tanh(), weight_norm(nn.ConvTranspose1d(5, 4, 2), dim=1), nn.Conv1d(4, 4, 1)
-    )
-    x = 3 + 5 * torch.randn(7, 2, 9)
-    data_dependent_init(model, lambda: model(x))
-    assert_begun(outputs(model, x))
-    linear = weight_norm(nn.Linear(4, 3))
-    x = torch.randn(5, 6, 4) - 2
-    data_dependent_init(linear, lambda: linear(x))
-    assert_begun(outputs(linear, x), channel=-1)
-    plain = weight_norm(nn.Linear(4, 3, bias=False))
-    data_dependent_init(plain, lambda: plain(x))
-    y = plain(x)
-    torch.testing.assert_close(y.flatten(0, 1).std(0, correction=0), torch.ones(3))
-    assert y.mean().abs() > 0.1, "without a bias the mean stays"
-    assert not linear._forward_hooks
-
-
-def test_layers_that_cannot_begin_so_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"model: expected layers with .*weight_norm, got none"):
-        data_dependent_init(nn.Linear(2, 2), lambda: None)
-    wrong = weight_norm(nn.ConvTranspose2d(5, 4, 2))
-    with pytest.raises(ValueError, match=r"a norm for each of the 4 output channels of .*, got 5; .* dim=1"):
-        data_dependent_init(wrong, lambda: None)
-
-    def fail() -> None:
-        raise RuntimeError("no data")
-
-    layer = weight_norm(nn.Linear(2, 2))
-    with pytest.raises(RuntimeError, match="no data"):
-        data_dependent_init(layer, fail)
-    assert not layer._forward_hooks
-
-
-RECIPE = Recipe(
-    epochs=2, batch_size=12, lr=0.01, lr_decay=0.99, betas=(0.95, 0.9995), optimizer="adam", ema=0.8, save_every=1
-)
-
-
-def trainer(run: Run | None = None, recipe: Recipe = RECIPE) -> Trainer:
-    torch.manual_seed(0)
-    return Trainer(PixelCNNPP(1, **SMALL | {"levels": 3}, image_size=4), recipe, run)
-
-
-def test_a_run_begins_once_and_resumed_is_unbroken(tmp_path: Path) -> None:
-    """Dropout and all; the first average is of weights that have begun from data."""
-    data, stop = tiny.images(), 2
-    unbroken = trainer(new_run(tmp_path / "unbroken"))
-    unbroken.fit(data, data)
-    assert unbroken.model.initialised == unbroken.ema.initialised == 1
-    run = new_run(tmp_path / "stopped")
-    stopped, steps = trainer(run), []
-    compute = stopped.players[0].gradient
-
-    def interrupted(*arguments: Any) -> Any:
-        if len(steps) == stop:
-            raise KeyboardInterrupt
-        steps.append(stopped.model.initialised.item())
-        return compute(*arguments)
-
-    stopped.players[0].gradient = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        stopped.fit(data, data)
-    assert steps == [1] * stop
-    torch.rand(stop)
-    resumed = trainer(run)
-    resumed.resume()
-    resumed.fit(data, data)
-    assert_same(resumed, unbroken)
-    assert lines(run) == lines(unbroken.run)
-
-
-def test_the_first_batch_is_what_a_run_begins_with() -> None:
-    """All of it, in the order of the data; the run's own random numbers are not moved."""
-    seen: list[tuple[Tensor, Any]] = []
-
-    class Begun(tiny.Tiny):
-        def begin_training(self, values: Tensor, condition: Any) -> None:
-            seen.append((values, torch.rand(1)))
-
-    data, recipe = tiny.images(), replace(RECIPE, epochs=1)
-    torch.manual_seed(1)
-    begun = Trainer(Begun(), recipe)
-    begun.fit(data, data)
-    torch.manual_seed(1)
-    plain = Trainer(tiny.Tiny(), recipe)
-    plain.fit(data, data)
-    assert_same(begun, plain)
-    ((values, _),) = seen
-    assert values.shape == (12, 1, 4, 4)
