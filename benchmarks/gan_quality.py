@@ -167,7 +167,7 @@ def contest(name: str, seed: int, epochs: int, reference: quality.Reference, tra
 
 
 def draw(rows: list[dict], floors: dict[str, dict], path: Path) -> None:
-    """``feature_fid`` over steps, a line for each seed of each way, and the floors beside them."""
+    """``feature_fid`` over steps, a line for each seed of each way, and those of the floors that are not above them."""
     figure = require("matplotlib.figure").Figure(figsize=(6.4, 4), dpi=110, layout="constrained")
     axis = figure.subplots()
     for way, color in (("fastgen", "C0"), ("public", "C1")):
@@ -175,11 +175,16 @@ def draw(rows: list[dict], floors: dict[str, dict], path: Path) -> None:
             mine = [row for row in rows if row["seed"] == seed]
             steps = [row["steps"] for row in mine]
             label = way if seed == rows[0]["seed"] else None
-            axis.plot(steps, [row[way]["feature_fid"] for row in mine], "o-", color=color, label=label, markersize=3)
+            mark = "o-" if way == "fastgen" else "x--"
+            axis.plot(steps, [row[way]["feature_fid"] for row in mine], mark, color=color, label=label, markersize=4)
+    shown = [row[way]["feature_fid"] for row in rows for way in ("fastgen", "public")]
+    axis.set_ylim(0, 1.1 * max(shown))
     for name, floor in floors.items():
+        if floor["feature_fid"] > 1.1 * max(shown):
+            continue
         axis.axhline(floor["feature_fid"], color="0.6", linewidth=0.8, linestyle=":")
         axis.text(1, floor["feature_fid"], f" {name}", transform=axis.get_yaxis_transform(), va="center", fontsize=8)
-    axis.set(xlabel="steps of 64 images", ylabel="feature_fid, 10,000 images", yscale="log")
+    axis.set(xlabel="steps of 64 images", ylabel="feature_fid, 10,000 images")
     axis.set_title(f"{rows[0]['game']}, 28×28, 32 filters, Fashion-MNIST", fontsize=10)
     axis.legend(frameon=False)
     save_figure(figure, path)
