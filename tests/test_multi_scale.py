@@ -84,6 +84,11 @@ def test_sampling_to_64() -> None:
     assert torch.equal(drawn[:, :, ::8, ::8], small), "copied through both scales"
 
 
+def test_what_scales_there_are_by_default() -> None:
+    sizes = {size: MultiScale(channels=2, layers=1, image_size=size).sizes for size in ((28, 28), (9, 6), (7, 5))}
+    assert sizes == {(28, 28): [(14, 14), (28, 28)], (9, 6): [(3, 2), (9, 6)], (7, 5): [(7, 5)]}
+
+
 def test_config_builds_the_same_model() -> None:
     model = built(image_size=8)
     twin = models.build("multi-scale", **json.loads(json.dumps(model.config)))
@@ -115,7 +120,7 @@ def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     [
         ({"scales": (3,)}, "scales: expected heights below the image's 28x28, each a divisor of the next, the"),
         ({"scales": (7, 7)}, "each a divisor of the next, the last of 28, got (7, 7)"),
-        ({"image_size": 7}, "each a divisor of the next, the last of 7, got (3,)"),
+        ({"image_size": 7, "scales": (3,)}, "each a divisor of the next, the last of 7, got (3,)"),
         ({"base": "pixelcnn", "classes": 3}, "base: expected one that is told a class, with classes, got"),
         (
             {"base": "vae"},

@@ -43,7 +43,7 @@ class MultiScale(Model):
         in_channels: colours of an image.
         levels: values of a pixel; 2 gives a Bernoulli, more a Categorical distribution.
         scales: heights of the smaller images, the smallest first, each a divisor of the next and the last one of the
-            image's; None is half of the image's.
+            image's; None is one scale, half of the image's where that can be, and none for images that have no such.
         base: model of the smallest image; all others are drawn by Gated PixelCNNs.
         channels: width of every model, a multiple of the colours.
         layers: of every model.
@@ -58,9 +58,11 @@ class MultiScale(Model):
     """
 
     recipes: ClassVar = {
-        "small": {"channels": 16, "layers": 3, "epochs": 6, "batch_size": 16, "lr": 6e-3, "schedule": "cosine"}
+        "paper": {"base": "row-lstm", "optimizer": "rmsprop"},
+        "small": {"channels": 16, "layers": 3, "epochs": 6, "batch_size": 16, "lr": 6e-3, "schedule": "cosine"},
     }
-    """The paper says nothing of its settings for several scales."""
+    """paper: section 5, whose models all are trained by RMSProp. It says no sizes for several scales, and these stay at
+    their defaults; larger images are drawn by Gated PixelCNNs."""
     by_color = ("channels",)
     drawn_how: ClassVar = "with the compiled sampler of each scale"
 
@@ -229,7 +231,11 @@ class MultiScale(Model):
 def _sizes(scales: Sequence[int] | None, sides: tuple[int, int]) -> list[tuple[int, int]]:
     """(H, W) of every image, the smallest first."""
     height, width = sides
-    scales = (height // 2,) if scales is None else tuple(scales)
+    if scales is None:
+        step = next((each for each in range(2, height + 1) if height % each == 0 and width % each == 0), None)
+        if step is None:  # no smaller image is every K-th pixel of both sides
+            return [sides]
+        scales = (height // step,)
     heights = [check_integer("scales", scale, 1) for scale in scales] + [height]
     steps = [height // each for each in heights]
     whole = all(height % each == 0 and width % step == 0 for each, step in zip(heights, steps, strict=True))
