@@ -1,13 +1,17 @@
 """Models that read the integers themselves: embeddings of them, and one-hot vectors, as priors over codes do."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures import randomise
+from autoregressive import assert_normalised
 from fastgen import sampling
 from fastgen.distributions import Categorical
+from fastgen.models import GatedPixelCNN
 from fastgen.nn import MaskedConv2d
 from fastgen.sampling import UnsupportedModelError
 from samplers import assert_same_as_naive
@@ -71,3 +75,19 @@ def test_an_embedding_that_writes_over_its_weight_is_refused() -> None:
     model.embedding.max_norm = 1.0
     with pytest.raises(UnsupportedModelError, match="embedding"):
         sampling.compile(model.eval(), (1, 4, 3), Categorical(7), "integers")
+
+
+def test_a_gated_pixelcnn_of_codes() -> None:
+    """It is normalised, its samples are those of naive sampling, and codes are names: renamed, they are as likely."""
+    model = randomise(GatedPixelCNN(levels=5, channels=4, layers=1, classes=2, image_size=(2, 3), embedding=3)).eval()
+    assert_normalised(model, 2, 2)
+    assert sampling.verify(sampling.compile(model, (1, 4, 3)), n=3).same
+    twin, order = GatedPixelCNN(**json.loads(json.dumps(model.config))).double().eval(), torch.tensor([3, 0, 4, 1, 2])
+    twin.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        twin.vectors.weight[order] = model.vectors.weight
+        twin.output.weight[order], twin.output.bias[order] = model.output.weight, model.output.bias
+    values, labels = torch.randint(5, (6, 1, 2, 3)), torch.arange(6) % 2
+    torch.testing.assert_close(twin.log_prob(order[values], labels), model.log_prob(values, labels))
+    with pytest.raises(ValueError, match="embedding: expected 0 for images of 3 colours, got 4"):
+        GatedPixelCNN(3, 5, channels=6, embedding=4)

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._checks import check_dense, check_integer
 from ..conditions import Classes, FeatureMap
 from ..nn import MaskedConv2d
 from ..ops import gated_activation
@@ -47,6 +48,8 @@ class GatedPixelCNN(AutoregressiveModel):
         subsampled: K, where the map is every K-th pixel of every K-th row: these are not drawn, but taken from it, and
             are no part of the likelihood.
         map_layers: residual blocks of the network m that reads a map.
+        embedding: width of a learned vector for each level, read in place of its number, for one colour whose numbers
+            are names, as the codes of a VQ-VAE; 0 reads numbers in [−1, 1].
     """
 
     recipes: ClassVar = {
@@ -71,6 +74,7 @@ class GatedPixelCNN(AutoregressiveModel):
         condition_shape: tuple[int, int, int] | None = None,
         subsampled: int | None = None,
         map_layers: int = 2,
+        embedding: int = 0,
     ) -> None:
         super().__init__(in_channels, levels, classes, image_size, distribution, components)
         check_positive(channels=channels, layers=layers, kernel_size=kernel_size)
@@ -81,11 +85,18 @@ class GatedPixelCNN(AutoregressiveModel):
         self.channels = channels
         self.layers = layers
         self.kernel_size = int(kernel_size)
+        self.embedding = check_integer("embedding", embedding, 0)
+        if self.embedding and in_channels != 1:
+            raise ValueError(f"embedding: expected 0 for images of {in_channels} colours, got {embedding}")
+        if self.embedding:
+            check_positive(embedding=embedding)
+            self.vectors = nn.Embedding(self.levels, self.embedding)
         params, colors = self.distribution.param_channels(in_channels), self.color_groups
         masked = partial(MaskedConv2d, color_groups=colors, groups_order="interleaved")
         self._tell(condition_shape, subsampled, map_layers)
         told = classes, self.condition_shape is not None
-        self.stack = nn.ModuleList([GatedLayer(in_channels, channels, 7, "A", colors, *told)])
+        reads = self.embedding or in_channels
+        self.stack = nn.ModuleList([GatedLayer(reads, channels, 7, "A", colors, *told)])
         self.stack.extend(GatedLayer(channels, channels, kernel_size, "B", colors, *told) for _ in range(layers))
         self.hidden = masked(channels, channels, 1, "B", activation="relu")
         self.output = masked(channels, params, 1, "B")
@@ -101,8 +112,14 @@ class GatedPixelCNN(AutoregressiveModel):
             self.condition_kind = told if self.classes is None else {"labels": Classes(self.classes), "map": told}
         self.subsampled = None if subsampled is None else check_subsampled(subsampled, self)
 
+    def to_input(self, values: Tensor) -> Tensor:
+        """Values as ``forward`` reads them, in the dtype of the parameters: in [−1, 1]; as they are to be embedded."""
+        if not self.embedding:
+            return super().to_input(values)
+        return check_dense("values", values).to(next(self.parameters()).dtype)
+
     def forward(self, x: Tensor, labels: Any = None) -> Tensor:
-        """Inputs (N, C, H, W) in [−1, 1] → parameters (N, P, H, W).
+        """Inputs (N, C, H, W), see ``to_input`` → parameters (N, P, H, W).
 
         Args:
             x: the image.
@@ -117,6 +134,8 @@ class GatedPixelCNN(AutoregressiveModel):
                 raise ValueError(f"x: expected images of {self.sides}, which the map is of, got {tuple(x.shape)}")
             features = self.map(told["map"] if isinstance(told, dict) else told)
             told = told["labels"] if isinstance(told, dict) else None
+        if self.embedding:
+            x = self.vectors(x[:, 0].long()).permute(0, 3, 1, 2)
         v, h = F.pad(x, (0, 0, 1, -1)), x
         for layer in self.stack:
             v, h = layer(v, h, told, features)
