@@ -164,13 +164,14 @@ def test_what_a_constructor_must_say() -> None:
 
 OPTIONS = {
     "pixelcnn": "channels layers distribution components",
-    "gated-pixelcnn": "channels layers kernel_size conditional distribution components map_layers given",
+    "gated-pixelcnn": "channels layers kernel_size conditional distribution components map_layers embedding given",
     "pixelcnn++": "channels blocks resolutions dropout conditional distribution components",
     "row-lstm": "channels layers residual skip conditional distribution components",
     "diagonal-bilstm": "channels layers residual skip conditional distribution components",
     "autoencoder": "age latent hidden channels activation sigmoid",
     "vae": "latent hidden channels activation likelihood beta kl_warmup free_bits importance_samples conditional",
     "classifier": "source labels frozen scratch",
+    "vqvae": "codes code_channels channels layers halvings commitment decay deviation",
 }
 """What runs have been started with: these stay."""
 
