@@ -24,7 +24,9 @@ class PlainMaskedConv2d(MaskedConv2d):
 
 
 class PlainGatedLayer(GatedLayer):
-    def forward(self, v: Tensor, h: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, v: Tensor, h: Tensor, labels: Tensor | None, features: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         above = self.vertical(F.pad(v, (0, 0, self.vertical.kernel_size[0] - 1, 0)))
         here = self.horizontal(h, residual=self.link(above))
         return activate(above, "gated"), self.out(activate(here, "gated"), residual=h if self.residual else None)

@@ -50,7 +50,7 @@ def build(what: str, run: Run | None = None, dtype: torch.dtype = torch.float32,
         return Trainer(model.to(dtype), dataclasses.replace(GAN, **changes), run)
     if what == "infogan":
         model = InfoGAN(1, 3, latent=7, categories=(3,), channels=2, hidden=5, code_hidden=4, image_size=16)
-        return Trainer(model.to(dtype), dataclasses.replace(GAN, **changes), run)
+        return Trainer(model.to(dtype), dataclasses.replace(GAN, lr=0.005, **changes), run)
     if what == "aae":
         sizes = {"latent": 3, "hidden": (6,), "channels": (2, 3), "discriminator_hidden": (4,), "noise": 0.2}
         model = AdversarialAutoencoder(1, 3, **sizes, image_size=16)

@@ -56,7 +56,8 @@ VALUES: dict[str, list[Any]] = {
     "unbiased": [True, False], "var.dim.dim": [[1], [-3]], "var_mean.dim.dim": [[1]], "std.dim.dim": [[1]],
     "masked_conv2d.activation": ["none", "relu", "elu", "gated", "concat_elu"], "mask": ["B", "A"],
     "color_groups": [1, 3], "groups_order": ["contiguous", "interleaved"], "save_preactivation": [False],
-    "scan": ["row"],
+    "scan": ["row"], "embedding.indices": [lambda h: (h[:, 2] > 0).long(), lambda h: (3 * h[:, 4].sin() + 3).long()],
+    "padding_idx": [-1, 1], "scale_grad_by_freq": [False], "sparse": [False],
 }  # fmt: skip
 
 #: Tensors other than the image's features, likewise.
@@ -90,6 +91,7 @@ TENSORS: dict[str, list[Any]] = {
             "_native_batch_norm_legit.bias",
         )
     },
+    "embedding.weight": [torch.linspace(-1, 1, 7 * C).view(7, C)],
     "gates": [lambda h: h], "image_lstm.weight": [torch.linspace(-1, 1, 48).view(8, 2, 3)],
     "hidden": [torch.zeros(2), OTHER.flatten()[:2]], "cell": [torch.zeros(2), OTHER.flatten()[2:4]],
     "running_mean": [OTHER.flatten()], "running_var": [OTHER.flatten().abs()],

@@ -47,9 +47,9 @@ class VQVAE(Model):
         channels: of the convolutions.
         layers: residual blocks of the encoder, and of the decoder.
         halvings: convolutions of stride 2: codes have a place for 2^halvings × 2^halvings pixels.
-        commitment: β of eq. 3.
-        decay: γ of appendix A.1.
-        deviation: σ of p(x | z) = N(x̂, σ²), x in [0, 1]: the smaller, the more an error counts against the codebook's.
+        commitment: weight β of what draws the encoder to the codebook, eq. 3.
+        decay: share γ of the codebook that a batch leaves, appendix A.1.
+        deviation: standard deviation σ of p(x | z), x in [0, 1]: the smaller, the more an error of the image counts.
         image_size: one size or (H, W).
 
     Attributes:
