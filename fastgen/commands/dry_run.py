@@ -43,8 +43,10 @@ def describe_plan(name: str, options: Train, trainer: Trainer, train: Dataset, h
     )
     channels, height, width = train.shape
     losses, kept = _first_losses(trainer, train, held_out)
-    state = 4 * (weights + moved + slots + (weights if options.ema else 0))
-    averaged = f", average {options.ema:g}" if options.ema else ", no average"
+    state = 4 * (weights + moved + slots + (weights if options.averages else 0))
+    averaged = f", average {options.ema:g}" if options.averages else ", no average"
+    if options.average == "polyak":
+        averaged = ", mean of the weights" + (f" from epoch {options.average_from:g}" if options.average_from else "")
     files = ["config.json", "metrics.jsonl", "curves.png", "checkpoints/{last,best}.safetensors, state-*.pt"]
     files += ["held_out.png", "samples/epoch-*.png", "samples.gif"] if options.samples > 0 else []
     files += ["tensorboard/"] if options.tensorboard else []

@@ -89,19 +89,9 @@ class Train(Recipe):
 
     boxes: ClassVar[dict[str, tuple[str, ...]]] = {
         "optimisation": (
-            *(
-                "epochs",
-                "batch_size",
-                "lr",
-                "schedule",
-                "warmup",
-                "lr_decay",
-                "optimizer",
-                "betas",
-                "weight_decay",
-                "clip",
-            ),
-            *("ema", "precision", "channels_last", "compile", "accumulate", "drop_last", "patience", "deterministic"),
+            *("epochs", "batch_size", "lr", "schedule", "warmup", "lr_decay", "optimizer", "betas", "weight_decay"),
+            *("clip", "ema", "average", "average_from", "precision", "channels_last", "compile", "accumulate"),
+            *("drop_last", "patience", "deterministic"),
             "sync_batch_norm",
         ),
         "data": (

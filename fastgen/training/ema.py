@@ -1,4 +1,4 @@
-"""The moving average of a model's weights."""
+"""An average of a model's weights: the moving one, or their mean."""
 
 import copy
 from typing import Any
@@ -32,7 +32,10 @@ class EMA:
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
-        """Move towards the model, by 1 − ``decay`` of the way; all of it the first time."""
+        """Move towards the model, by 1 − ``decay`` of the way; all of it the first time.
+
+        With (k − 1) / k as the k-th decay it is the arithmetic mean.
+        """
         ours, theirs = self._parameters
         if self.updates == 0:
             torch._foreach_copy_(ours, theirs)

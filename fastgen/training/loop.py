@@ -63,7 +63,7 @@ class Trainer:
         self.run = run
         self.objective = objective or objective_of(model)
         self.position = Position()
-        self.average = EMA(model) if recipe.ema else None
+        self.average = EMA(model) if recipe.averages else None
         self.players = PlayerOptimizer.all(self.objective, recipe, self.device)
         self._observes = type(self.objective).observe is not Objective.observe  # else processes need not meet
         self._asked = 0
@@ -267,7 +267,7 @@ class Trainer:
             self.objective.end_of_round(here.step)
         here.step, here.batch = here.step + 1, here.batch + 1
         if self.average is not None:
-            self.average.update(recipe.ema_at(here.step))
+            self.average.update(recipe.average_at(here.step, steps // recipe.epochs))
 
     def _good(self) -> str:
         return "no checkpoint was asked for" if self.run is None else checkpoint.good(self.run.checkpoints)

@@ -42,8 +42,13 @@ class Recipe:
     the steps and again at three quarters."""
     lr_decay: float = 1.0
     """What the learning rate is multiplied by at every step, beside its schedule."""
+    average: Literal["ema", "polyak"] = "ema"
+    """Which average of the weights is evaluated and sampled from: ema, the moving one, or polyak, the arithmetic mean
+    of those after every step since --average-from, whatever --ema says."""
     ema: float = 0.999
-    """Decay of the moving average of the weights, which is evaluated and sampled from; 0 turns it off."""
+    """Decay of the moving average of the weights; 0 turns it off."""
+    average_from: float = 0.0
+    """Epochs, or a part of one, before the mean of polyak begins; until then the weights themselves are taken."""
     clip: float = 1.0
     """Largest norm of the gradient, of nats per dimension where a loss is in nats; 0 turns clipping off."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -71,11 +76,11 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "warmup", "seed", "save_every", "patience"):
             object.__setattr__(self, name, check_integer(name, getattr(self, name)))
-        for name in ("lr", "lr_decay", "weight_decay", "ema", "clip", "max_minutes"):
+        for name in ("lr", "lr_decay", "weight_decay", "ema", "average_from", "clip", "max_minutes"):
             object.__setattr__(self, name, check_number(name, getattr(self, name)))
         for name in ("drop_last", "channels_last", "sync_batch_norm", "compile", "flip", "deterministic"):
             check_flag(name, getattr(self, name))
-        for name in ("optimizer", "schedule", "precision"):
+        for name in ("optimizer", "schedule", "precision", "average"):
             check_instance(name, getattr(self, name), str, "a word")
         check_instance("betas", self.betas, (tuple, list), "two numbers")
         betas = tuple(check_number(f"betas[{index}]", beta) for index, beta in enumerate(self.betas))
@@ -94,7 +99,9 @@ class Recipe:
                 "constant, cosine, linear or step",
             ),
             "lr_decay": (0 < self.lr_decay <= 1, "above 0, at most 1"),
+            "average": (self.average in ("ema", "polyak"), "ema or polyak"),
             "ema": (0 <= self.ema < 1, "0 or more, below 1"),
+            "average_from": (0 <= self.average_from < math.inf, "0 or more, finite"),
             "clip": (0 <= self.clip < math.inf, "0 or more, finite"),
             "precision": (self.precision in PRECISIONS, "float32, bfloat16 or float16"),
             "seed": (0 <= self.seed < 2**63, "0 or more, below 2**63"),
@@ -105,6 +112,10 @@ class Recipe:
         for name, (holds, expected) in checks.items():
             if not holds:
                 raise ValueError(f"{name}: expected {expected}, got {describe(getattr(self, name))}")
+        if self.average_from and self.average != "polyak":
+            raise ValueError(f"average_from: expected 0 with the average {self.average}, got {self.average_from:g}")
+        if self.average_from and self.average_from >= self.epochs:
+            raise ValueError(f"average_from: expected less than the {self.epochs} epochs, got {self.average_from:g}")
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """The precision of training on ``device``, as a context."""
@@ -140,8 +151,24 @@ class Recipe:
         }
         return min(1.0, (step + 1) / (self.warmup + 1)) * shape[self.schedule] * self.lr_decay**step
 
+    @property
+    def averages(self) -> bool:
+        """Whether an average of the weights is kept."""
+        return self.average == "polyak" or self.ema > 0
+
+    def average_at(self, step: int, batches: int) -> float:
+        """Decay of the average after ``step`` steps, of which an epoch has ``batches``.
+
+        That of the mean of k weights is (k − 1) / k: Polyak and Juditsky 1992, SIAM J. Control Optim. 30(4).
+        """
+        if self.average == "ema":
+            return self.ema_at(step)
+        check_integer("step", step, 0)
+        averaged = step - round(self.average_from * check_integer("batches", batches, 1))
+        return (averaged - 1) / averaged if averaged > 1 else 0.0
+
     def ema_at(self, step: int) -> float:
-        """Decay of the average after ``step`` steps: it looks back over at most a tenth of them."""
+        """Decay of the moving average after ``step`` steps: it looks back over at most a tenth of them."""
         check_integer("step", step, 0)
         return min(self.ema, (1 + step) / (10 + step))
 
