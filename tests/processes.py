@@ -13,7 +13,7 @@ import torch
 
 import tiny
 from fastgen.data import Dataset
-from fastgen.models import BEGAN, DCGAN, AdversarialAutoencoder, InfoGAN, PixelCNNPP
+from fastgen.models import BEGAN, DCGAN, VQVAE, AdversarialAutoencoder, InfoGAN, PixelCNNPP
 from fastgen.training import ElsewhereError, Recipe, Run, Trainer, distributed
 from fastgen.training.stopping import Stopped, on_signals
 
@@ -58,6 +58,13 @@ def build(what: str, run: Run | None = None, dtype: torch.dtype = torch.float32,
     if what == "began":
         model = BEGAN(1, 3, latent=3, channels=2, image_size=4, balance={"gain": 0.3})
         return Trainer(model.to(dtype), dataclasses.replace(GAME, **changes), run)
+    if what == "codes":  # of which none is so rare that it would begin anew, from random places
+        quantised = VQVAE(1, 3, codes=3, code_channels=2, channels=4, layers=1, halvings=1, image_size=4)
+        return Trainer(
+            quantised.to(dtype),
+            dataclasses.replace(CODER, **{"accumulate": 1, "lr": 0.02, "drop_last": True, **changes}),
+            run,
+        )
     if what == "pixels":  # which begin from the first batch, whole
         shifted = PixelCNNPP(1, 3, channels=2, blocks=1, resolutions=2, dropout=0, components=2, image_size=4)
         return Trainer(shifted.to(dtype), dataclasses.replace(CODER, lr=0.01, **changes), run)
@@ -121,7 +128,8 @@ def failures() -> str:
 
     said = []
     short = lambda: build("gan", drop_last=False).fit(*images("gan"))  # noqa: E731
-    for action in (lambda: build("coder", batch_size=10), lambda: distributed.first_only(fail), short):
+    few = lambda: build("codes", drop_last=False).fit(*images("codes"))  # noqa: E731
+    for action in (lambda: build("coder", batch_size=10), lambda: distributed.first_only(fail), short, few):
         try:
             action()
         except (ValueError, OSError, ElsewhereError) as error:
@@ -150,6 +158,7 @@ def main(what: str, folder: Path) -> None:
                 train(what, folder / what)
             train("began", folder / "began")
             train("pixels", folder / "pixels")
+            train("codes", folder / "codes")
             train("game", folder / "stopped", epochs=1)
             signalled(folder / "signalled")
             (folder / f"failures{distributed.rank()}.txt").write_text(failures())

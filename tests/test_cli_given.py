@@ -19,7 +19,8 @@ for package in ("tyro", "tqdm", "safetensors", "PIL"):
 
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 256, (40, 4, 4, 3), np.uint8)
-TRAIN = ["train", "gated-pixelcnn", "--channels", "6", "--layers", "1", "--map-layers", "1", "--batch-size", "12"]
+PLAIN = ["train", "gated-pixelcnn", "--channels", "6", "--layers", "1", "--batch-size", "12"]
+TRAIN = [*PLAIN, "--map-layers", "1"]
 
 
 @pytest.fixture
@@ -109,7 +110,8 @@ def test_a_picture_is_prepared_as_the_runs_images_were(
 def test_what_does_not_fit_is_refused(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture) -> None:
     run, plain = tmp_path / "run", tmp_path / "plain"
     np.savez(tmp_path / "grey.npz", x=X[..., 0])
-    train = [*TRAIN, "--data", data, "--samples", "0", "--limit", "12", "--epochs", "1"]
+    how = ["--data", data, "--samples", "0", "--limit", "12", "--epochs", "1"]
+    train = [*TRAIN, *how]
     for options, message in (
         (["--given", "grey", "--data", tmp_path / "grey.npz"], "given: expected images of three colours for grey, got"),
         (["--given", "downsampled:3"], "given: expected a divisor of the images' 4x4 pixels, got downsampled:3"),
@@ -123,7 +125,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, data: Path, capsys: pytest
             main([str(each) for each in [*train, *options]])
         assert message in " ".join(capsys.readouterr().err.split())
     said(capsys, *train, "--levels", "4", "--given", "downsampled:2", "--run", run)
-    said(capsys, *train, "--levels", "4", "--run", plain)
+    said(capsys, *PLAIN, *how, "--levels", "4", "--run", plain)
     np.save(tmp_path / "odd.npy", np.full((2, 6, 6, 3), 255, np.uint8))
     for options, message in (
         ([run, "--given", tmp_path / "none.npy"], "given: expected a picture, a folder of pictures, an .npy or"),

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from commands import said
+from commands import refused, said
 from fastgen import models
 from fastgen.cli import main
 from fastgen.commands import dry_run
@@ -188,3 +188,42 @@ def test_every_option_has_a_box_and_words(name: str) -> None:
     for option in options_of_model(kind.model):
         assert re.fullmatch(r"[A-Zk].*\.", option.text, re.DOTALL), option
         assert "`" not in option.text
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("dcgan --conditioning projection", "conditioning: expected it with --conditional only, got projection"),
+        ("gan --conditional --class-weight 2", "class_weight: expected it with --conditioning auxiliary only, got 2.0"),
+        (
+            "resnet-gan --fake-class-weight 0",
+            "fake_class_weight: expected it with --conditioning auxiliary only, and that with --conditional only,"
+            " got 0.0",
+        ),
+        ("infogan --class-weight 2", "class_weight: expected it with models that have --conditioning only, got 2.0"),
+        ("infogan --continuous 0 --learned-variance", "learned_variance: expected it with --continuous only, got True"),
+        ("infogan --categories --category-weight 2", "category_weight: expected it with --categories only, got 2.0"),
+        ("row-lstm --components 3", "components: expected it with --distribution logistic-mixture only, got 3"),
+        ("gated-pixelcnn --map-layers 3", "map_layers: expected it with --given only, got 3"),
+        (
+            "adversarial-autoencoder --components 3",
+            "components: expected it with --prior mixture or --prior swiss-roll only, got 3",
+        ),
+        (
+            "adversarial-autoencoder --prior mixture --conditional --components 3",
+            "components: expected it with --no-conditional only, got 3",
+        ),
+        (
+            "adversarial-autoencoder --recipe paper --prior mixture --prior-std 2",
+            "prior_std: expected it with --prior normal only, got 2.0",
+        ),
+    ],
+)
+def test_an_option_without_effect_is_refused(line: str, words: str, capsys: pytest.CaptureFixture) -> None:
+    assert refused(capsys, "train", *line.split(), "--data", "digits").strip() == f"fastgen: {words}"
+
+
+def test_an_option_of_a_recipe_may_be_without_effect(capsys: pytest.CaptureFixture) -> None:
+    """The paper's width of a normal prior, beside another prior."""
+    line = "adversarial-autoencoder --recipe paper --prior mixture --latent 2 --data digits --dry-run"
+    assert "nothing was written" in said(capsys, "train", *line.split())

@@ -104,6 +104,20 @@ def test_planned(what):
     assert_same_as_naive(randomise(Around(PLANNED[what], 6, None)), (1, 5, 6), Bernoulli())
 
 
+@pytest.mark.parametrize("size", [(4, 1), (1, 1), (1, 4)])
+def test_products_over_channels_of_a_narrow_image(size):
+    """Views of these may leave positions of size 1 beside the channels."""
+    weight = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+
+    def products(m: nn.Module, h: Tensor) -> Tensor:
+        last = h.movedim(1, -1)
+        by_rows = torch.einsum("oc,nhwc->nohw", weight, last)
+        by_matrix = (last.reshape(-1, 6) @ weight).view(last.shape).movedim(-1, 1)
+        return by_rows + by_matrix + torch.einsum("oc,nwhc->nohw", weight, h.permute(0, 3, 2, 1))
+
+    assert_same_as_naive(randomise(Around(products, 6, None)), (1, *size), Bernoulli())
+
+
 class PerColour(nn.Module):
     """A layer norm over each colour's channels: what one colour waits for, another need not."""
 

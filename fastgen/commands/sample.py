@@ -16,7 +16,6 @@ from .._console import several
 from .._extras import require
 from .._files import check_can_write
 from .._philox import uniforms
-from .._shadow import evaluated
 from .._version import __version__
 from ..conditions import Condition, apply, tensors_of
 from ..data.identity import class_number
@@ -137,7 +136,11 @@ def _sample(options: Sample, device: torch.device, what: str) -> str:
         draw, shape, levels = source.joined(draw, BATCH), source.shape, source.levels
     if options.decoder is not None:
         coder = _coder(options, model, shape, device)
-        draw, how = _decoded(draw, coder), f"{how}, and a decoder"
+        codes, how = draw, f"{how}, and a decoder"
+
+        def draw(first: int, n: int) -> Tensor:
+            return coder.images(codes(first, n))
+
         levels, shape = coder.levels, (coder.in_channels, *coder.sides)
     check_fits(n, shape, picture=not what, npz=options.npz is not None)
     out: ImageFolder | ArrayFile | None = None
@@ -190,16 +193,6 @@ def _coder(options: Sample, prior: Any, shape: tuple[int, int, int], device: tor
         words = [f"{height}x{width} maps of {codes} codes" for (_, height, width), codes in (drawn, of)]
         raise ValueError(f"decoder: expected one of {words[0]}, as the run draws, got one of {words[1]}")
     return coder
-
-
-def _decoded(draw: Callable[[int, int], Tensor], coder: VQVAE) -> Callable[[int, int], Tensor]:
-    """What is drawn, as images."""
-
-    def images(first: int, n: int) -> Tensor:
-        with evaluated(coder) as model:
-            return model.decode(draw(first, n)).round().to(torch.int64)
-
-    return images
 
 
 def _told(

@@ -38,13 +38,16 @@ def read(arguments: list[str]) -> tuple[str, Train, Run]:
     name, arguments = arguments[0], arguments[1:]
     check_foreign(arguments)
     options: Train = parse(MODELS[name], f"train {name}", arguments)
+    begun: Train = MODELS[name]()
     if options.recipe is not None and not options.resume:
         recipes = MODELS[name].model.recipes
-        recipe = recipes[check_option("recipe", options.recipe, list(recipes))]
-        options = parse(MODELS[name], f"train {name}", [*option_words(recipe), *arguments])
+        recipe = option_words(recipes[check_option("recipe", options.recipe, list(recipes))])
+        begun = parse(MODELS[name], f"train {name}", recipe)
+        options = parse(MODELS[name], f"train {name}", [*recipe, *arguments])
     data = options.data if options.data in NAMES else Path(options.data).resolve().stem or "images"
     run = Run(options.run or f"runs/{name}-{data}")
     if not options.resume:
+        _check_needed(options, begun)
         if not options.dry_run:
             run.check_new(options.overwrite)
         for option, other in {"init_from": options.init_from, "from": getattr(options, "source", None)}.items():
@@ -63,6 +66,41 @@ def read(arguments: list[str]) -> tuple[str, Train, Run]:
         if now != before and field.name not in FREE_ON_RESUME and not moved:
             raise ValueError(f"{field.name}: expected {before}, as when the run in {run.folder} began, got {now}")
     return name, options, run
+
+
+def _check_needed(options: Train, begun: Train) -> None:
+    """Raise ValueError if an option was given that has no effect beside the others.
+
+    Args:
+        options: all.
+        begun: what they are where nothing is given.
+    """
+    for name in options.model.needs:
+        value = getattr(options, name, None)
+        if value != getattr(begun, name, None) and (lacks := _lacks(options, name)):
+            raise ValueError(f"{name}: expected it {lacks}, got {_said(value)}")
+
+
+def _lacks(options: Train, name: str) -> str:
+    """With what alone the option ``name`` counts, where that is not so, or ""."""
+    for other, values in options.model.needs.get(name, {}).items():
+        flag = f"--{other.replace('_', '-')}"
+        if not hasattr(options, other):
+            return f"with models that have {flag} only"
+        found = getattr(options, other)
+        if found not in values if values else not found:
+            return f"with {' or '.join(_flag(flag, each) for each in values) or flag} only"
+        if lacks := _lacks(options, other):
+            return f"with {_flag(flag, found)} only, and that {lacks}"
+    return ""
+
+
+def _flag(flag: str, value: Any) -> str:
+    return flag.replace("--", "--no-") if value is False else f"{flag} {_said(value)}"
+
+
+def _said(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _absolute(options: Train) -> Train:

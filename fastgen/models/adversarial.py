@@ -46,6 +46,12 @@ class AdversarialModel(DecodingModel):
         "optimizer": "adam", "lr": 2e-4, "betas": (0.5, 0.999), "clip": 0.0, "drop_last": True, "ema": 0.99,
     }  # fmt: skip
     """Adam as DCGAN has it; no clipping; batches of one size, since their statistics count; a short average."""
+    needs: ClassVar = {
+        "conditioning": {"conditional": ()},
+        "class_weight": {"conditioning": ("auxiliary",)},
+        "fake_class_weight": {"conditioning": ("auxiliary",)},
+        "generator_class_weight": {"conditioning": ("auxiliary",)},
+    }
     unaveraged: ClassVar[tuple[str, ...]] = ("discriminator",)
     per_dimension = False
     """Losses are of an image as a whole."""

@@ -66,6 +66,10 @@ class AdversarialAutoencoder(LatentModel):
     }
     """paper: appendix A.1: codes of 8 dimensions, SGD with momentum 0.9 and 0.1; the rates fall to a tenth there after
     50 and 1,000 epochs, which is no option here, and for how long it goes on after that the paper does not say."""
+    needs: ClassVar = {
+        "prior_std": {"prior": ("normal",)},
+        "components": {"prior": ("mixture", "swiss-roll"), "conditional": (False,)},
+    }
     unaveraged: ClassVar[tuple[str, ...]] = ("discriminator",)
 
     @classmethod

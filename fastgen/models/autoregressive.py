@@ -7,7 +7,7 @@ p(x) = Π_i p(x_i | x_1 … x_{i−1}),  over pixels in raster order, and within
 import math
 import threading
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ class AutoregressiveModel(Model):
         image_size: (H, W) that ``sample`` draws by default, or None. Likelihoods take any size.
         subsampled: K, where every K-th pixel of every K-th row is not drawn but told, by a map of them; or None.
     """
+
+    needs: ClassVar = {"components": {"distribution": ("logistic-mixture",)}}
 
     distribution: Distribution
     components: int = 10

@@ -59,6 +59,7 @@ class GatedPixelCNN(AutoregressiveModel):
     """paper: of 32×32 ImageNet, section 3.1, whose 200,000 steps are 20 passes over its images. It says neither
     optimiser nor learning rate, and no sizes for other data: what it leaves open stays at its default."""
     by_color = ("channels",)
+    needs: ClassVar = AutoregressiveModel.needs | {"map_layers": {"given": ()}}
 
     def __init__(
         self,

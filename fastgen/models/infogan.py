@@ -55,6 +55,10 @@ class InfoGAN(AdversarialModel):
     """
 
     defaults: ClassVar = {**AdversarialModel.defaults, "generator_lr": 1e-3, "batch_size": 128}
+    needs: ClassVar = AdversarialModel.needs | {
+        "category_weight": {"categories": ()}, "continuous_weight": {"continuous": ()},
+        "learned_variance": {"continuous": ()},
+    }  # fmt: skip
     recipes: ClassVar = {
         "paper": {"epochs": 11, "ema": 0.0},
         "small": {"channels": 32, "hidden": 256, "batch_size": 64, "epochs": 6},

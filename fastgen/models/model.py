@@ -38,6 +38,9 @@ class Model(nn.Module):
     """Names of submodules that no average of weights is kept of, as of what only training needs."""
     by_color: ClassVar[tuple[str, ...]] = ()
     """Arguments that are multiples of the colours; ``fastgen train`` makes those so that nobody gave."""
+    needs: ClassVar[Mapping[str, Mapping[str, tuple[Any, ...]]]] = {}
+    """Options of ``fastgen train`` that count only where others have one of these values, () being any but none, 0 and
+    off; given elsewhere they are refused."""
 
     @classmethod
     def arguments(cls, *_: Any, **__: Any) -> dict[str, Any]:

@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from .._checks import check_integer, check_number, check_values
 from .._shadow import evaluated
 from ..measures import Measure
+from ..ops._batch_norm_sync import is_shared
 from .autoregressive import AutoregressiveModel
+from .drawing import draw_in_parts
 from .model import Model, check_positive
 from .networks import halved
 from .vqvae_objective import VQVAEObjective
 
-STEP = 256
-"""Images that are decoded at once."""
 IDLE = 0.02
 """Share of an average vector's places below which a vector begins anew."""
 
@@ -61,6 +61,8 @@ class VQVAE(Model):
     codebook: Tensor
     counts: Tensor
     sums: Tensor
+    shares_batches = True
+    """Processes follow the means over all of them: each needs images of every batch."""
     recipes: ClassVar = {
         "paper": {"codes": 512, "channels": 256, "batch_size": 128, "lr": 2e-4, "ema": 0.0},
         "small": {"codes": 128, "code_channels": 32, "channels": 32, "epochs": 5, "batch_size": 64, "lr": 1e-3},
@@ -101,6 +103,7 @@ class VQVAE(Model):
         self.register_buffer("codebook", torch.randn(self.codes, self.code_channels))
         self.register_buffer("counts", torch.zeros(self.codes))
         self.register_buffer("sums", torch.zeros(self.codes, self.code_channels))
+        self._has_begun = False  # as far as is known: one look at counts, which waits for a GPU, says more
 
     def objective(self) -> VQVAEObjective:
         """One player; how many of the codes are used is measured beside its losses."""
@@ -116,7 +119,7 @@ class VQVAE(Model):
         check_number("progress", progress, 0, 1)
         x = self.to_input(values)
         z = self.encoder(x)
-        if self.training and not self.counts.any():
+        if self.training and not self._has_begun:
             self._begin(z)
         nearest = self._nearest(z)
         e = self._vectors(nearest).to(z.dtype)
@@ -127,6 +130,12 @@ class VQVAE(Model):
         if self.training:
             self._follow(z, nearest)
         return {"loss": loss, "squared_error": squared.detach(), "code_error": committed.detach()}
+
+    def begin_training(self, values: Tensor, condition: Any) -> None:
+        """A codebook of the first batch's; ``losses`` does so where nobody calls this."""
+        self.check_images(values)
+        with torch.no_grad():
+            self._begin(self.encoder(self.to_input(values)))
 
     @property
     def measures(self) -> dict[str, Measure]:
@@ -179,9 +188,15 @@ class VQVAE(Model):
         has = getattr(prior, "in_channels", None), getattr(prior, "levels", None)
         if has != (1, self.codes):
             raise ValueError(f"prior: expected one of 1 colour and {self.codes} levels, K, got {has[0]} and {has[1]}")
-        drawn = prior.sample(n, size=self.code_size, **options)
-        with evaluated(self) as model:
-            return torch.cat([model.decode(some).round().to(torch.int64) for some in drawn.split(STEP)])
+        return self.images(prior.sample(n, size=self.code_size, **options))
+
+    def images(self, codes: Tensor) -> Tensor:
+        """``decode`` of any number of codes, some at a time, in eval mode, as int64 (N, C, H, W) in [0, levels)."""
+
+        def draw(model: VQVAE, count: int, seed: int, first: int, *_: Any) -> Tensor:
+            return model.decode(codes[first : first + count])
+
+        return draw_in_parts(self, len(codes), 0, None, 1.0, 0, draw)
 
     preview_rows = ("given", "reconstructed")
 
@@ -192,9 +207,9 @@ class VQVAE(Model):
 
     def _nearest(self, z: Tensor) -> Tensor:
         """(N, D, h, w) → the number of the nearest vector at each place, int64 (N, h, w)."""
-        e = self.codebook.to(z.dtype)
-        flat = z.detach().movedim(1, -1).flatten(0, -2)  # (N·h·w, D)
-        squares = e.square().sum(1) - 2 * (flat @ e.t())  # ‖z − e‖² less ‖z‖², which is the same for all
+        e, flat = self.codebook, self._places(z)
+        with torch.autocast(z.device.type, enabled=False):  # sums in half precision would choose others
+            squares = e.square().sum(1) - 2 * (flat @ e.t())  # ‖z − e‖² less ‖z‖², which is the same for all
         return squares.argmin(1).view(z.shape[0], *z.shape[2:])
 
     def _vectors(self, codes: Tensor) -> Tensor:
@@ -203,7 +218,12 @@ class VQVAE(Model):
 
     @torch.no_grad()
     def _begin(self, z: Tensor) -> None:
-        """A codebook of what the encoder makes of some places: vectors far from all would be nobody's nearest."""
+        """A codebook of what the encoder makes of some places, unless there is one: vectors far from all would be
+        nobody's nearest.
+        """
+        self._has_begun = True
+        if self.counts.any():
+            return
         self.codebook.copy_(self._some(z, self.codes))
         self.counts.fill_(1)
         self.sums.copy_(self.codebook)
@@ -211,11 +231,11 @@ class VQVAE(Model):
     @torch.no_grad()
     def _follow(self, z: Tensor, nearest: Tensor) -> None:
         """Appendix A.1, over the batch of all processes; vectors that are hardly used begin anew."""
-        flat = z.detach().movedim(1, -1).flatten(0, -2).to(self.sums.dtype)
+        flat = self._places(z)
         counts = torch.bincount(nearest.flatten(), minlength=self.codes).to(self.counts.dtype)
         sums = torch.zeros_like(self.sums).index_add_(0, nearest.flatten(), flat)
-        for part in (counts, sums):
-            if _several():
+        if is_shared(dist.group.WORLD):
+            for part in (counts, sums):
                 dist.all_reduce(part)
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
@@ -228,16 +248,16 @@ class VQVAE(Model):
 
     def _some(self, z: Tensor, count: int) -> Tensor:
         """``z`` (N, D, h, w) at ``count`` places, drawn: (count, D), the same in all processes."""
-        flat = z.detach().movedim(1, -1).flatten(0, -2).to(self.codebook.dtype)
+        flat = self._places(z)
         drawn = torch.randperm(len(flat), device=z.device)[torch.arange(count, device=z.device) % len(flat)]
         some = flat[drawn] + 0.01 * flat.std() * torch.randn(count, flat.shape[1], dtype=flat.dtype, device=z.device)
-        if _several():
+        if is_shared(dist.group.WORLD):
             dist.broadcast(some, 0)
         return some
 
-
-def _several() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    def _places(self, z: Tensor) -> Tensor:
+        """(N, D, h, w) → (N·h·w, D), without a gradient, in the codebook's precision."""
+        return z.detach().movedim(1, -1).flatten(0, -2).to(self.codebook.dtype)
 
 
 class _Residual(nn.Module):

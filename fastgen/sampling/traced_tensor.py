@@ -83,8 +83,11 @@ class Value:
         raise UnsupportedModelError("model: expected what is computed here to depend on the image")
 
     def kind(self, dim: int) -> str:
-        """What lies along a dimension: "n", "c", "r", "s", several of these, or "" for nothing."""
-        kinds = "".join(kind for kind, _ in self.dims[dim])
+        """What lies along a dimension: "n", "c", "r", "s", several of these, or "" for nothing.
+
+        Atoms of size 1, which a view may have left beside longer ones, do not count.
+        """
+        kinds = "".join(kind for kind, _ in _long(self.dims[dim]) or self.dims[dim])
         return "c" if kinds and set(kinds) == {"c"} else kinds
 
     def settled(self) -> Value:

@@ -129,16 +129,16 @@ def check_parts(recipe: Recipe) -> None:
 
 
 def check_shared(model: nn.Module, recipe: Recipe, images: int) -> None:
-    """Raise ValueError where batch norms share a batch that has no image for one of the processes, or of its parts: one
-    that stood in for it would count in their statistics.
+    """Raise ValueError where processes share a batch that has no image for one of them, or of its parts: one that stood
+    in for it would count in the statistics of batch norms, and in the codebook of a VQ-VAE.
     """
     parts, last = distributed.size() * recipe.accumulate, images % recipe.batch_size
-    shared = distributed.size() > 1 and any(
-        isinstance(one, (SyncBatchNorm, nn.SyncBatchNorm)) for one in model.modules()
-    )
-    if shared and not recipe.drop_last and 0 < last < parts:
-        why = "an image of every batch for each process and part of a step, since batch norms share batches"
-        raise ValueError(
-            f"train: expected {why}, got a last batch of {last} among {parts}; drop_last leaves it out, and without"
-            " sync_batch_norm each process has statistics of its own"
-        )
+    if distributed.size() == 1 or recipe.drop_last or not 0 < last < parts:
+        return
+    why = "an image of every batch for each process and part of a step"
+    what = f"got a last batch of {last} among {parts}; drop_last leaves it out"
+    if any(isinstance(one, (SyncBatchNorm, nn.SyncBatchNorm)) for one in model.modules()):
+        alone = "without sync_batch_norm each process has statistics of its own"
+        raise ValueError(f"train: expected {why}, since batch norms share batches, {what}, and {alone}")
+    if getattr(model, "shares_batches", False):
+        raise ValueError(f"train: expected {why}, since {type(model).__name__} shares batches, {what}")

@@ -96,7 +96,6 @@ def _mm(b: Builder, x: Argument, weight: Argument) -> Value:
         return across_channels(b, weight, x, dim=0)
     if not isinstance(x, Value) or not isinstance(weight, Tensor):
         raise UnsupportedModelError("a product of two things that depend on the image")
-    x = _without_ones(x, 1)
     if x.kind(1) != "c" or "c" in x.kind(0):
         raise UnsupportedModelError("a matrix product over something other than channels")
     return across_channels(b, x, weight.t(), dim=1)
@@ -125,13 +124,6 @@ def _bmm(b: Builder, first: Argument, second: Argument) -> Value:
     if x.kind(dim) != "c" or "c" in x.kind(3 - dim) + x.kind(0):
         raise UnsupportedModelError("a matrix product over something other than channels")
     return across_channels(b, x, weight[0] if left else weight[0].t(), dim)
-
-
-def _without_ones(x: Value, dim: int) -> Value:
-    """With positions of size 1, which a view may have left beside the channels of ``dim``, in the first dimension."""
-    ones = tuple(atom for atom in x.dims[dim] if atom[0] != "c" and atom[1] == 1)
-    dims = [tuple(atom for atom in each if index != dim or atom not in ones) for index, each in enumerate(x.dims)]
-    return replace(x, dims=[(*dims[0], *ones), *dims[1:]])
 
 
 def across_channels(b: Builder, x: Value, weight: Tensor, dim: int) -> Value:
