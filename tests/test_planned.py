@@ -110,10 +110,10 @@ def test_products_over_channels_of_a_narrow_image(size):
     weight = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
 
     def products(m: nn.Module, h: Tensor) -> Tensor:
-        last = h.movedim(1, -1)
-        by_rows = torch.einsum("oc,nhwc->nohw", weight, last)
-        by_matrix = (last.reshape(-1, 6) @ weight).view(last.shape).movedim(-1, 1)
-        return by_rows + by_matrix + torch.einsum("oc,nwhc->nohw", weight, h.permute(0, 3, 2, 1))
+        w, last = weight.to(h.dtype), h.movedim(1, -1)
+        by_rows = torch.einsum("oc,nhwc->nhwo", w, last).movedim(-1, 1)
+        by_matrix = (last.reshape(-1, 6) @ w).view(last.shape).movedim(-1, 1)
+        return by_rows + by_matrix + torch.einsum("oc,nwhc->nohw", w, h.permute(0, 3, 2, 1))
 
     assert_same_as_naive(randomise(Around(products, 6, None)), (1, *size), Bernoulli())
 
