@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ._alike import check_alike
 from .data import Dataset
+from .nn._batch_norms import settling
 
 Losses = Callable[[Tensor, Any, float], dict[str, Tensor]]
 """(values int64 (N, C, H, W), their condition, progress in [0, 1]) → by name, (N,) numbers, one per example.
@@ -116,6 +117,24 @@ class Objective:
 
         It draws no random numbers but from generators of its own, and leaves the mode of modules as it was.
         """
+
+    def settle_on(self, model: Any, images: Dataset, batch_size: int) -> None:
+        """``settle``, with some of the images that are trained on at hand.
+
+        By default: ``settle``; and where no class has one of its own, batch norms of the average keep statistics of
+        what its own layers make of these images in ``evaluate``, in training mode, as torch's ``update_bn`` does.
+        Random numbers may be drawn: the run's own are set aside.
+        """
+        if type(self).settle is not Objective.settle:
+            return self.settle(model)
+        whole = len(images) // batch_size * batch_size or len(images)
+        if whole < 2:  # which have no statistics
+            return None
+        with settling(model) as wanted:
+            for values, condition in images.batches(batch_size, next(model.parameters()).device) if wanted else ():
+                if whole > 0:
+                    self.evaluate(model, values, condition)
+                whole -= len(values)
 
     def remarks(self, record: Mapping[str, Any]) -> list[str]:
         """What a person should be told after an epoch, of which ``record`` has the numbers: a sentence each."""

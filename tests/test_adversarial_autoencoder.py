@@ -216,6 +216,13 @@ def test_on_the_command_line_with_some_labels(tmp_path: Path, capsys: pytest.Cap
         assert words in refused(capsys, *command, "--overwrite", *arguments)
 
 
+def test_a_roll_has_no_temperature() -> None:
+    model = build("swiss-roll")
+    assert model.sample(2, seed=0, labels=1, temperature=1).shape[0] == 2
+    with pytest.raises(ValueError, match=r"temperature: expected 1 with a swiss roll, which has no width, got 0\.5"):
+        model.sample(2, seed=0, labels=1, temperature=0.5)
+
+
 def test_pictures_of_a_prior(tmp_path: Path) -> None:
     """A grid in the prior's own spread; of one with parts a row for each."""
     model = build("normal", latent=2, prior_std=3.0)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import tiny
 from commands import said
@@ -82,6 +83,44 @@ def test_a_mean_goes_on_where_it_was(tmp_path: Path, stop: int) -> None:
     assert lines(run) == lines(unbroken.run)
     loaded = checkpoint.load(run.checkpoints, "last").weights["ema"]
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in unbroken.ema.state_dict().items())
+
+
+class Normalised(nn.Module):
+    """Batch norms that follow their batches, and one that stays as it is; noise of torch's generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.first, self.frozen = nn.BatchNorm2d(1, momentum=0.3), nn.BatchNorm2d(1)
+        self.frozen.running_mean.fill_(0.25)
+        self.train()
+
+    def train(self, mode: bool = True) -> "Normalised":
+        super().train(mode)
+        self.frozen.eval()
+        return self
+
+    def losses(self, values: Tensor, condition: Any = None, progress: float = 1.0) -> dict[str, Tensor]:
+        x = self.frozen(self.first(values.float() * self.scale)) + 0.1 * torch.randn(values.shape)
+        return {"loss": F.softplus(x).flatten(1).sum(1)}
+
+
+@pytest.mark.parametrize("how", [POLYAK, replace(RECIPE, ema=0.9)], ids=["polyak", "ema"])
+def test_batch_norms_of_an_average_are_of_its_own_weights(how: Recipe) -> None:
+    """Those of batches of training images, seen through the averaged weights; nothing else moves by it."""
+    data, how = tiny.images(14), replace(how, batch_size=4, accumulate=1, lr=0.1)
+    trained = trainer(recipe=how, kind=Normalised)
+    trained.fit(data, data)
+    batches = (data.values[:12].float() * trained.ema.scale.detach()).split(4)  # the last two are no batch
+    first = trained.ema.first
+    torch.testing.assert_close(first.running_mean, torch.stack([each.mean() for each in batches]).mean()[None])
+    torch.testing.assert_close(first.running_var, torch.stack([each.var() for each in batches]).mean()[None])
+    assert not torch.equal(first.running_mean, trained.model.first.running_mean)
+    assert (first.momentum, first.training, trained.ema.frozen.training) == (0.3, trained.ema.training, False)
+    assert trained.ema.frozen.running_mean.item() == 0.25
+    alone = trainer(recipe=replace(how, average="ema", average_from=0.0, ema=0.0), kind=Normalised)
+    alone.fit(data, data)
+    assert all(map(torch.equal, trained.model.state_dict().values(), alone.model.state_dict().values()))
 
 
 def test_recipes_say_which_average() -> None:

@@ -21,11 +21,10 @@ from ..conditions import Classes
 from ..data import Dataset
 from ..losses import clip_weights, gradient_penalty, r1_penalty
 from ..nn import check_double_backward
-from ..nn._records import alone
+from ..nn._batch_norms import BATCH_NORMS, settling
 from ..objective import Objective, Player
 from .adversarial_words import words
 from .discriminators import Judged
-from .game import BATCH_NORMS
 
 COMPARED = 2048
 """Images of each set that are compared after an epoch, at most."""
@@ -146,29 +145,13 @@ class AdversarialObjective(Objective):
 
     def settle(self, model: Any) -> None:
         """Give the averaged generator's batch norms the statistics of what its own layers make of noise."""
-        layers = [
-            each for each in model.generator.modules() if isinstance(each, BATCH_NORMS) and each.track_running_stats
-        ]
-        if not layers:
-            return
-        kept, modes = [each.momentum for each in layers], {each: each.training for each in model.generator.modules()}
-        like = next(model.generator.parameters())
-        for each in layers:
-            each.reset_running_stats()
-            each.momentum = None  # a mean of all batches
-        model.generator.train()
         batches, size = SETTLING
-        with torch.no_grad(), uncast(), alone():
-            for batch in range(batches):
-                first, labels = batch * size, None
-                z = model.draw_codes(size, 0, first=first)
+        with settling(model.generator) as wanted:
+            for first in range(0, batches * size if wanted else 0, size):
+                z, labels = model.draw_codes(size, 0, first=first), None
                 if model.classes is not None:
-                    labels = torch.arange(first, first + size, device=like.device) % model.classes
+                    labels = torch.arange(first, first + size, device=z.device) % model.classes
                 model.generator(z, labels)
-        for each, momentum in zip(layers, kept, strict=True):
-            each.momentum = momentum
-        for each, training in modes.items():
-            each.training = training
 
     def after_move(self, player: Player, step: int) -> None:
         if self.settings.weight_clip and player.name == "discriminator":

@@ -9,10 +9,7 @@ from torch import nn
 
 from .._checks import check_flag, check_integer, check_number, check_option, describe
 from ..losses import LOSSES, AdversarialLoss
-from ..nn import SyncBatchNorm
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, SyncBatchNorm)
-
+from ..nn._batch_norms import BATCH_NORMS
 
 Loss = Literal["minimax", "non-saturating", "least-squares", "least-squares-pearson", "wasserstein", "hinge"]
 

@@ -11,10 +11,10 @@ from torch.func import functional_call
 from .. import metrics
 from ..data import Dataset
 from ..losses import categorical_information, gaussian_information
+from ..nn._batch_norms import BATCH_NORMS
 from ..nn._records import process_group_of
 from ..ops._batch_norm_sync import is_shared
 from .adversarial_objective import COMPARED, AdversarialObjective, by_batch
-from .game import BATCH_NORMS
 
 LOG2 = math.log(2)
 BATCH = 256

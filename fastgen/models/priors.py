@@ -46,7 +46,10 @@ class CodePrior:
         Args:
             u: (N, uniforms) in [0, 1).
             parts: the component of each, int64 (N,) in [0, K]; K, and None for all, is a draw from the whole law.
-            temperature: scales the standard deviation of a Gaussian around its mean; on the roll it does nothing.
+            temperature: scales the standard deviation of a Gaussian around its mean; of a roll it is 1.
+
+        Raises:
+            ValueError: the law has no temperature, and it is not 1.
         """
         raise NotImplementedError
 
@@ -124,6 +127,8 @@ class SwissRollPrior(CodePrior):
         super().__init__(2, 2, components)
 
     def from_uniforms(self, u: Tensor, parts: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        if temperature != 1:
+            raise ValueError(f"temperature: expected 1 with a swiss roll, which has no width, got {temperature}")
         return self._at((self._parts(u[:, 1], parts) + u[:, 0]) / self.components)
 
     def components_of(self, z: Tensor) -> Tensor:

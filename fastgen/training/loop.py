@@ -37,6 +37,8 @@ from .stopping import TIME_IS_UP, Stopped
 
 SYNC_EVERY = 25
 """Steps between looks at the losses on a device that runs ahead of Python; on the CPU every step is looked at."""
+SETTLED = 2048
+"""Images to train on, at most, of which batch norms of the average take their statistics."""
 
 
 class Trainer:
@@ -66,6 +68,7 @@ class Trainer:
         self.average = EMA(model) if recipe.averages else None
         self.players = PlayerOptimizer.all(self.objective, recipe, self.device)
         self._observes = type(self.objective).observe is not Objective.observe  # else processes need not meet
+        self._some: Dataset | None = None
         self._asked = 0
         self._deadline = math.inf
         self._round = max(player.player.steps for player in self.players)
@@ -117,6 +120,7 @@ class Trainer:
         train = check_data(self.model, train, "train")
         held_out = check_data(self.model, held_out, "held_out")
         check_shared(self.model, self.recipe, len(train))
+        self._some = train.subset(SETTLED)
         here, batches = self.position, self.recipe.batches(len(train))
         if here.batch > batches or here.step != here.epoch * batches + here.batch:
             raise ValueError(
@@ -175,7 +179,9 @@ class Trainer:
 
     def _settle(self) -> None:
         if self.average is not None:
-            self.objective.settle(self.ema)
+            assert self._some is not None  # since there was a step
+            with randomness.set_aside(self.recipe.seed, self.device):
+                self.objective.settle_on(self.ema, self._some, self.recipe.batch_size)
 
     def _end_epoch(self, held_out: Dataset) -> tuple[Record, bool]:
         here, started = self.position, time.perf_counter()
