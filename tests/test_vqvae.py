@@ -79,6 +79,17 @@ def test_the_codebook_follows_the_means_of_what_it_stands_for() -> None:
     assert model.counts[2] > 0.5
 
 
+def test_codes_are_found_in_full_precision_under_autocast() -> None:
+    """Sums in half precision would choose others, of vectors that lie close together."""
+    model = build(codes=40, code_channels=16)
+    z = torch.randn(50, 16, 2, 2)
+    wanted = model._nearest(z)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model._nearest(z), wanted)
+    distances = (z.movedim(1, -1).unsqueeze(-2) - model.codebook).square().sum(-1)
+    assert torch.equal(wanted, distances.argmin(-1))
+
+
 @pytest.mark.parametrize(("colors", "size", "halvings"), [(1, (28, 28), 2), (3, (9, 14), 1), (3, (15, 13), 3)])
 def test_sizes(colors: int, size: tuple[int, int], halvings: int) -> None:
     model = build(in_channels=colors, image_size=size, halvings=halvings)
