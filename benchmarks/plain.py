@@ -29,7 +29,8 @@ class PlainGatedLayer(GatedLayer):
     ) -> tuple[Tensor, Tensor]:
         above = self.vertical(F.pad(v, (0, 0, self.vertical.kernel_size[0] - 1, 0)))
         here = self.horizontal(h, residual=self.link(above))
-        return activate(above, "gated"), self.out(activate(here, "gated"), residual=h if self.residual else None)
+        found = self.dropout(activate(here, "gated"))
+        return activate(above, "gated"), self.out(found, residual=h if self.residual else None)
 
 
 def plain(model: nn.Module) -> nn.Module:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._checks import check_dense, check_integer
+from .._checks import check_dense, check_integer, check_number
 from ..conditions import Classes, FeatureMap
 from ..nn import MaskedConv2d
 from ..ops import gated_activation
@@ -50,6 +50,8 @@ class GatedPixelCNN(AutoregressiveModel):
         map_layers: residual blocks of the network m that reads a map.
         embedding: width of a learned vector for each level, read in place of its number, for one colour whose numbers
             are names, as the codes of a VQ-VAE; 0 reads numbers in [−1, 1].
+        dropout: part of a layer's gated features that training leaves out, each for itself, on their way to the
+            residual stream; the paper has none, and PixelCNN++ has it at this place, before a block's last convolution.
     """
 
     recipes: ClassVar = {
@@ -76,6 +78,7 @@ class GatedPixelCNN(AutoregressiveModel):
         subsampled: int | None = None,
         map_layers: int = 2,
         embedding: int = 0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(in_channels, levels, classes, image_size, distribution, components)
         check_positive(channels=channels, layers=layers, kernel_size=kernel_size)
@@ -86,6 +89,7 @@ class GatedPixelCNN(AutoregressiveModel):
         self.channels = channels
         self.layers = layers
         self.kernel_size = int(kernel_size)
+        self.dropout = float(check_number("dropout", dropout, 0, 1))
         self.embedding = check_integer("embedding", embedding, 0)
         if self.embedding and in_channels != 1:
             raise ValueError(f"embedding: expected 0 for images of {in_channels} colours, got {embedding}")
@@ -98,7 +102,8 @@ class GatedPixelCNN(AutoregressiveModel):
         told = classes, self.condition_shape is not None
         reads = self.embedding or in_channels
         self.stack = nn.ModuleList([GatedLayer(reads, channels, 7, "A", colors, *told)])
-        self.stack.extend(GatedLayer(channels, channels, kernel_size, "B", colors, *told) for _ in range(layers))
+        more = (*told, self.dropout)
+        self.stack.extend(GatedLayer(channels, channels, kernel_size, "B", colors, *more) for _ in range(layers))
         self.hidden = masked(channels, channels, 1, "B", activation="relu")
         self.output = masked(channels, params, 1, "B")
 
@@ -155,12 +160,14 @@ class GatedLayer(nn.Module):
         colors: int,
         classes: int | None,
         told_map: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         masked = partial(MaskedConv2d, color_groups=colors, groups_order="interleaved")
         self.vertical = nn.Conv2d(inputs, 2 * channels, (k // 2 + 1, k), padding=(0, k // 2))
         self.link = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.horizontal = masked(inputs, 2 * channels, (1, k), mask)
+        self.dropout = nn.Dropout(dropout)
         self.out = masked(channels, channels, 1, "B")
         self.residual = mask == "B"
         if classes is not None:
@@ -188,7 +195,8 @@ class GatedLayer(nn.Module):
             here = here + class_here[:, :, None, None]
         if features is not None:
             here = here + self.map_horizontal(features)
-        return gated_activation(above), self.out(gated_activation(here), residual=h if self.residual else None)
+        found = self.dropout(gated_activation(here))
+        return gated_activation(above), self.out(found, residual=h if self.residual else None)
 
     def _classes(self, labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """What a class adds to the gates of the vertical and of the horizontal stack, (N, 2p) each."""

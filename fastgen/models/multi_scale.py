@@ -51,6 +51,7 @@ class MultiScale(Model):
         map_layers: residual blocks of the networks that read the smaller image.
         classes: number of classes, or None for an unconditional model.
         image_size: of the largest image: one size or (H, W).
+        dropout: part of a layer's features that training leaves out in every model, each for itself, where that has it.
 
     Attributes:
         sizes: (H, W) of every image, the smallest first.
@@ -78,6 +79,7 @@ class MultiScale(Model):
         map_layers: int = 2,
         classes: int | None = None,
         image_size: int | tuple[int, int] = 28,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(in_channels, levels, classes, image_size)
         check_positive(channels=channels, layers=layers, kernel_size=kernel_size, map_layers=map_layers)
@@ -89,7 +91,8 @@ class MultiScale(Model):
         self.channels, self.layers = int(channels), int(layers)
         self.kernel_size, self.map_layers = int(kernel_size), int(map_layers)
         shared: dict[str, Any] = {"in_channels": self.in_channels, "levels": self.levels, "classes": self.classes}
-        shared |= {"channels": self.channels, "layers": self.layers}
+        self.dropout = float(check_number("dropout", dropout, 0, 1))
+        shared |= {"channels": self.channels, "layers": self.layers, "dropout": self.dropout}
         gated = shared | {"kernel_size": self.kernel_size, "map_layers": self.map_layers}
         first = gated if base == "gated-pixelcnn" else shared
         self.stages = nn.ModuleList([BASES[base](image_size=self.sizes[0], **first)])

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._checks import check_flag
+from .._checks import check_flag, check_number
 from ..nn import DiagonalLSTM, MaskedConv2d
 from ..nn import RowLSTM as RowLSTMLayer
 from .autoregressive import AutoregressiveModel, Law
@@ -44,15 +44,17 @@ class _PixelRNN(AutoregressiveModel):
         image_size: int | tuple[int, int] | None = 28,
         distribution: Law = "categorical",
         components: int = 10,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(in_channels, levels, classes, image_size, distribution, components)
         check_positive(channels=channels, layers=layers)
         check_divides(self.color_groups, channels=channels)
         colors, h, self.layers = self.color_groups, int(channels), int(layers)
         self.channels = h
+        self.dropout = float(check_number("dropout", dropout, 0, 1))
         masked = partial(MaskedConv2d, color_groups=colors, groups_order="interleaved")
         self.input = masked(self.in_channels, 2 * h, 7, "A")
-        stack = [self.layer(h, colors, residual) for _ in range(self.layers)]
+        stack = [self.layer(h, colors, residual, self.dropout) for _ in range(self.layers)]
         self.stack = nn.ModuleList(stack)
         self.residual = stack[0].residual
         self.skip = check_flag("skip", skip)
@@ -96,6 +98,8 @@ class RowLSTM(_PixelRNN):
         distribution: of a value: categorical, a logit for each level, of two levels Bernoulli; or logistic-mixture, of
             discretised logistics that know the order of the levels, and couple the colours of a pixel.
         components: logistics of such a mixture.
+        dropout: part of the states that training leaves out, each for itself, on their way to the next layer and not to
+            the next pixel, as in Zaremba et al. 2014, arXiv:1409.2329; the paper has none.
     """
 
     layer = RowLSTMLayer
@@ -126,6 +130,8 @@ class DiagonalBiLSTM(_PixelRNN):
         distribution: of a value: categorical, a logit for each level, of two levels Bernoulli; or logistic-mixture, of
             discretised logistics that know the order of the levels, and couple the colours of a pixel.
         components: logistics of such a mixture.
+        dropout: part of the states that training leaves out, each for itself, on their way to the next layer and not to
+            the next pixel, as in Zaremba et al. 2014, arXiv:1409.2329; the paper has none.
     """
 
     layer = DiagonalLSTM

@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._checks import check_number
 from ..nn import MaskedConv2d
 from .autoregressive import AutoregressiveModel, Law
 from .model import check_divides, check_positive
@@ -31,6 +32,8 @@ class PixelCNN(AutoregressiveModel):
         distribution: of a value: categorical, a logit for each level, of two levels Bernoulli; or logistic-mixture, of
             discretised logistics that know the order of the levels, and couple the colours of a pixel.
         components: logistics of such a mixture.
+        dropout: part of a block's features that training leaves out, each for itself; the paper has none, and
+            PixelCNN++ has it at this place, before a block's last convolution.
     """
 
     recipes: ClassVar = {
@@ -50,6 +53,7 @@ class PixelCNN(AutoregressiveModel):
         image_size: int | tuple[int, int] | None = 28,
         distribution: Law = "categorical",
         components: int = 10,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(in_channels, levels, None, image_size, distribution, components)
         check_positive(channels=channels, layers=layers)
@@ -57,9 +61,10 @@ class PixelCNN(AutoregressiveModel):
         in_channels, channels, layers = self.in_channels, int(channels), int(layers)
         self.channels = channels
         self.layers = layers
+        self.dropout = float(check_number("dropout", dropout, 0, 1))
         params, groups = self.distribution.param_channels(in_channels), self.color_groups
         self.input = MaskedConv2d(in_channels, 2 * channels, 7, "A", color_groups=groups)
-        self.blocks = nn.ModuleList(ResidualBlock(channels, groups) for _ in range(layers))
+        self.blocks = nn.ModuleList(ResidualBlock(channels, groups, self.dropout) for _ in range(layers))
         self.hidden = MaskedConv2d(2 * channels, 2 * channels, 1, "B", activation="relu", color_groups=groups)
         self.output = MaskedConv2d(2 * channels, params, 1, "B", color_groups=groups)
 
@@ -76,11 +81,12 @@ class PixelCNN(AutoregressiveModel):
 class ResidualBlock(nn.Module):
     """Figure 5, left; each ReLU is fused into the convolution before it, except the one on the residual stream."""
 
-    def __init__(self, channels: int, groups: int) -> None:
+    def __init__(self, channels: int, groups: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.down = MaskedConv2d(2 * channels, channels, 1, "B", activation="relu", color_groups=groups)
         self.context = MaskedConv2d(channels, channels, 3, "B", activation="relu", color_groups=groups)
+        self.dropout = nn.Dropout(dropout)
         self.up = MaskedConv2d(channels, 2 * channels, 1, "B", color_groups=groups)
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.up(self.context(self.down(F.relu(h))), residual=h)
+        return self.up(self.dropout(self.context(self.down(F.relu(h)))), residual=h)

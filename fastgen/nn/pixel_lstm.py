@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._checks import check_flag
+from .._checks import check_flag, check_number
 from ..ops.image_lstm import TAPS, image_lstm
 from ._checks import check_placed, check_size
 from .masked_conv2d import MaskedConv2d
@@ -23,6 +23,7 @@ class _PixelLSTM(nn.Module):
         channels: int,
         color_groups: int = 1,
         residual: bool = True,
+        dropout: float = 0.0,
         *,
         device: Any = None,
         dtype: torch.dtype | None = None,
@@ -32,6 +33,7 @@ class _PixelLSTM(nn.Module):
         if self.channels % check_size("color_groups", color_groups):
             raise ValueError(f"channels: expected a multiple of color_groups = {color_groups}, got {channels}")
         self.residual = check_flag("residual", residual)
+        self.dropout = nn.Dropout(check_number("dropout", dropout, 0, 1))
         placed = check_placed(device, dtype)
         colors: dict[str, Any] = {"color_groups": color_groups, "groups_order": "interleaved", **placed}
         h, count = self.channels, len(self.scans)
@@ -66,7 +68,7 @@ class _PixelLSTM(nn.Module):
         h = states[0]
         for other in states[1:]:
             h = h + F.pad(other, (0, 0, 1, -1))  # one row down: what it has seen of its own row lies in the future
-        return self.up(h, residual=x if self.residual else None)
+        return self.up(self.dropout(h), residual=x if self.residual else None)
 
     def _gates(self, x: Tensor) -> list[Tensor]:
         """What the cells of each direction owe to the input, (N, 4·h, H, W)."""
@@ -90,6 +92,7 @@ class RowLSTM(_PixelLSTM):
         channels: h; the layer reads and writes 2·h.
         color_groups: how many colours the channels are divided into; channel c has colour c mod ``color_groups``.
         residual: whether the input is added to the result.
+        dropout: part of the states that training leaves out before ``up``, each for itself; cells read all of them.
 
     Shapes: x (N, 2·h, H, W), and ``added``, which joins the gates (4·h channels, any shape that broadcasts to
     (N, 4·h, H, W)) or None → (N, 2·h, H, W).
@@ -117,6 +120,7 @@ class DiagonalLSTM(_PixelLSTM):
         channels: h; the layer reads and writes 2·h.
         color_groups: how many colours the channels are divided into; channel c has colour c mod ``color_groups``.
         residual: whether the input is added to the result.
+        dropout: part of the states that training leaves out before ``up``, each for itself; cells read all of them.
 
     Shapes: x (N, 2·h, H, W), and ``added``, which joins the gates (8·h channels, any shape that broadcasts to
     (N, 8·h, H, W)) or None → (N, 2·h, H, W).
