@@ -163,13 +163,13 @@ def test_what_a_constructor_must_say() -> None:
 
 
 OPTIONS = {
-    "pixelcnn": "channels layers distribution components dropout",
+    "pixelcnn": "channels layers distribution components dropout label_smoothing",
     "gated-pixelcnn": "channels layers kernel_size conditional distribution components map_layers embedding given"
-    " dropout",
-    "pixelcnn++": "channels blocks resolutions dropout conditional distribution components",
-    "row-lstm": "channels layers residual skip conditional distribution components dropout",
-    "diagonal-bilstm": "channels layers residual skip conditional distribution components dropout",
-    "multi-scale": "scales base channels layers kernel_size map_layers conditional dropout",
+    " dropout label_smoothing",
+    "pixelcnn++": "channels blocks resolutions dropout conditional distribution components label_smoothing",
+    "row-lstm": "channels layers residual skip conditional distribution components dropout label_smoothing",
+    "diagonal-bilstm": "channels layers residual skip conditional distribution components dropout label_smoothing",
+    "multi-scale": "scales base channels layers kernel_size map_layers conditional dropout label_smoothing",
     "autoencoder": "age latent hidden channels activation sigmoid",
     "vae": "latent hidden channels activation likelihood beta kl_warmup free_bits importance_samples conditional",
     "classifier": "source labels frozen scratch",

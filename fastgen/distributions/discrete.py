@@ -4,11 +4,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._checks import check_integer
-from .distribution import Distribution
+from .._checks import check_integer, check_number, check_values
+from .distribution import Distribution, at_least_float32
 
 
-class Bernoulli(Distribution):
+class _Unordered(Distribution):
+    """What both laws share."""
+
+    def cross_entropy(self, params: Tensor, values: Tensor, smoothing: float) -> Tensor:
+        """−Σᵤ q(u) log p(u), where q is (1 − ε)·[u = v] + ε / L: what training by smoothed labels minimises.
+
+        Args:
+            params: (N, P, H, W), floating point; half types are computed in float32.
+            values: v, integers (N, C, H, W) in [0, levels).
+            smoothing: ε, in [0, 1]. With 0 it is −log p(v).
+
+        Returns:
+            (N, C, H, W), differentiable in ``params``.
+
+        Raises:
+            ValueError: shapes do not fit, or a value or ε is out of range.
+            TypeError: ``params`` are not floating point, or ``values`` are not integers.
+
+        Source: Szegedy et al. 2016, arXiv:1512.00567, section 7.
+        """
+        check_values(values, self.levels)
+        check_number("smoothing", smoothing, 0, 1)
+        self._check_params(params, "values", values)
+        return self._cross_entropy(at_least_float32(params), values.to(torch.int64), float(smoothing))
+
+    def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        return -self._cross_entropy(params, values)
+
+    def _cross_entropy(self, params: Tensor, values: Tensor, smoothing: float = 0.0) -> Tensor:
+        raise NotImplementedError
+
+
+class Bernoulli(_Unordered):
     """Two levels; one channel per colour, the logit of value 1."""
 
     def __init__(self) -> None:
@@ -17,8 +49,10 @@ class Bernoulli(Distribution):
     def param_channels(self, channels: int) -> int:
         return check_integer("channels", channels, 1)
 
-    def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
-        return -F.binary_cross_entropy_with_logits(params, values.to(params.dtype), reduction="none")
+    def _cross_entropy(self, params: Tensor, values: Tensor, smoothing: float = 0.0) -> Tensor:
+        q = values.to(params.dtype)
+        q = q * (1 - smoothing) + smoothing / 2 if smoothing else q
+        return F.binary_cross_entropy_with_logits(params, q, reduction="none")
 
     def _draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
         return (uniforms < torch.sigmoid(logits)).to(torch.int64)
@@ -27,7 +61,7 @@ class Bernoulli(Distribution):
         return "Bernoulli()"
 
 
-class Categorical(Distribution):
+class Categorical(_Unordered):
     """Any number of levels; one logit for each, those of a colour side by side: colour k has [k·L, (k + 1)·L)."""
 
     def param_channels(self, channels: int) -> int:
@@ -37,8 +71,8 @@ class Categorical(Distribution):
         """(N, C·L, H, W) → (N, L, C, H, W)"""
         return params.unflatten(1, (-1, self.levels)).transpose(1, 2)
 
-    def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
-        return -F.cross_entropy(self._by_level(params), values, reduction="none")
+    def _cross_entropy(self, params: Tensor, values: Tensor, smoothing: float = 0.0) -> Tensor:
+        return F.cross_entropy(self._by_level(params), values, reduction="none", label_smoothing=smoothing)
 
     def _draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
         cdf = torch.softmax(self._by_level(logits), dim=1).cumsum(dim=1)

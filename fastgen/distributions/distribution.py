@@ -56,7 +56,7 @@ class Distribution:
         """
         check_values(values, self.levels)
         self._check_params(params, "values", values)
-        return self._log_prob(_at_least_float32(params), values.to(torch.int64))
+        return self._log_prob(at_least_float32(params), values.to(torch.int64))
 
     def draw(self, params: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
         """Draw values by inverting the cumulative distribution: the same uniforms give the same values.
@@ -76,7 +76,7 @@ class Distribution:
         temperature = check_temperature(temperature)
         N, C, H, W = self._check_params(params, "uniforms", uniforms, self.uniforms_per_value)
         check_floating("uniforms", uniforms)
-        params = _at_least_float32(params)
+        params = at_least_float32(params)
         if not self.couples_colors:
             return self._draw(params / temperature, uniforms)
         values = torch.zeros((N, C, H, W), dtype=torch.int64, device=params.device)
@@ -108,7 +108,7 @@ class Distribution:
         check_floating("uniforms", uniforms)
         check_values(check_tensor("values", values, (N, C, H, W)), None)
         k = check_integer("k", k, 0, C - 1)
-        return self._draw_color(_at_least_float32(params), uniforms, values, k, temperature).unsqueeze(1)
+        return self._draw_color(at_least_float32(params), uniforms, values, k, temperature).unsqueeze(1)
 
     def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         raise NotImplementedError
@@ -148,5 +148,6 @@ def check_temperature(temperature: float) -> float:
     return float(check_number("temperature", temperature, 1e-6))
 
 
-def _at_least_float32(tensor: Tensor) -> Tensor:
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half types as float32."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -25,6 +25,10 @@ Law = Literal["categorical", "logistic-mixture"]
 """What a value is drawn from, in a word."""
 
 
+SMOOTHED = "smoothed_cross_entropy"
+"""What training by smoothed labels minimises."""
+
+
 class AutoregressiveModel(Model):
     """Base of models whose parameters for a value depend on earlier values only.
 
@@ -36,6 +40,7 @@ class AutoregressiveModel(Model):
         distribution: of a value: Bernoulli for 2 levels, Categorical for more; or, of any number, a mixture of
             ``components`` discretised logistics.
         components: logistics of a mixture.
+        label_smoothing: ε of the labels that training reads.
         image_size: (H, W) that ``sample`` draws by default, or None. Likelihoods take any size.
         subsampled: K, where every K-th pixel of every K-th row is not drawn but told, by a map of them; or None.
     """
@@ -44,6 +49,7 @@ class AutoregressiveModel(Model):
 
     distribution: Distribution
     components: int = 10
+    label_smoothing: float = 0.0
     subsampled: int | None = None
 
     def __init__(
@@ -54,6 +60,7 @@ class AutoregressiveModel(Model):
         image_size: int | tuple[int, int] | None,
         distribution: Law = "categorical",
         components: int = 10,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(in_channels, levels, classes, image_size)
         check_positive(components=components)
@@ -62,6 +69,12 @@ class AutoregressiveModel(Model):
             self.distribution = DiscretizedLogisticMixture(self.components, self.levels)
         else:
             self.distribution = Bernoulli() if levels == 2 else Categorical(levels)
+        self.label_smoothing = float(check_number("label_smoothing", label_smoothing, 0, 1))
+        if self.label_smoothing and not hasattr(self.distribution, "cross_entropy"):
+            raise ValueError(
+                f"label_smoothing: expected 0 with the distribution {distribution}, whose levels have an order, got"
+                f" {label_smoothing:g}"
+            )
         self._samplers: dict[tuple[int, int], Sampler] = {}
         self._lock = threading.RLock()
 
@@ -114,20 +127,26 @@ class AutoregressiveModel(Model):
             ValueError: a shape, value, label or condition does not fit.
             TypeError: a dtype does not fit.
         """
+        _, given = told(labels, condition, self.condition_kind)
+        return self._of_images(self.distribution.log_prob(self._params(values, given), values))
+
+    def _params(self, values: Tensor, given: AnyCondition | None) -> Tensor:
+        """Parameters (N, P, H, W) of images that are checked, given a condition that is."""
         check_device("values", check_dense("values", values), "the model", next(self.parameters()))
         if values.dim() != 4 or values.shape[1] != self.in_channels:
             raise ValueError(f"values: expected shape (N, {self.in_channels}, H, W), got {tuple(values.shape)}")
         self._check_pixels("values", values)
         check_values(values, self.levels)
-        _, given = told(labels, condition, self.condition_kind)
         given = self.check_condition(len(values), given)
         for name, part in named(given).items():
             check_finite(name, part)
-        params = self(self.to_input(values), *arguments(given))
-        nats = self.distribution.log_prob(params, values)
+        return self(self.to_input(values), *arguments(given))
+
+    def _of_images(self, each: Tensor) -> Tensor:
+        """(N, C, H, W), of values → (N,)"""
         if self.subsampled is not None:  # what is given is certain
-            nats = nats.masked_fill(self._given_pixels(nats.shape[2:], nats.device), 0)
-        return nats.sum(dim=(1, 2, 3))
+            each = each.masked_fill(self._given_pixels(each.shape[2:], each.device), 0)
+        return each.sum(dim=(1, 2, 3))
 
     def known_by(self, condition: AnyCondition | None) -> tuple[Tensor, Tensor] | None:
         """The pixels that a condition tells, of a model of images ``subsampled``; None of others.
@@ -161,13 +180,20 @@ class AutoregressiveModel(Model):
     ) -> dict[str, Tensor]:
         """What training minimises: {"nats": −log_prob}, (N,) nats per example.
 
+        In training mode with label smoothing, "smoothed_cross_entropy" comes first, which is no likelihood.
         ``labels`` is the condition of a batch, of whatever kind; a model that is told nothing does not read it.
         """
         check_number("progress", progress, 0, 1)
         if labels is not None:
             told(labels, condition, None)  # not both
             condition = labels
-        return {"nats": -self.log_prob(values, condition=None if self.condition_kind is None else condition)}
+        given = None if self.condition_kind is None else condition
+        if not (self.training and self.label_smoothing):
+            return {"nats": -self.log_prob(values, condition=given)}
+        params = self._params(values, given)
+        smoothed = self.distribution.cross_entropy(params, values, self.label_smoothing)  # type: ignore[attr-defined]
+        nats = -self.distribution.log_prob(params.detach(), values)
+        return {SMOOTHED: self._of_images(smoothed), "nats": self._of_images(nats)}
 
     @property
     def measures(self) -> dict[str, Measure]:
@@ -175,7 +201,8 @@ class AutoregressiveModel(Model):
         of_what = law(kind is not None, what="labels" if isinstance(kind, Classes) else "condition")
         if self.subsampled is not None:  # bits/dim would count dimensions that are given
             of_what = of_what.replace("p(x", "p(the other pixels")
-        return {"nats": Measure(f"{of_what}, exact", "nats", of_values=self.subsampled is None)}
+        nats = Measure(f"{of_what}, exact", "nats", of_values=self.subsampled is None)
+        return {SMOOTHED: smoothed_by(self.label_smoothing), "nats": nats} if self.label_smoothing else {"nats": nats}
 
     def bits_per_dim(
         self, values: Tensor, labels: Labels | None = None, *, condition: AnyCondition | None = None
@@ -236,3 +263,8 @@ class AutoregressiveModel(Model):
         if not x.is_floating_point():
             raise TypeError(f"x: expected a floating-point tensor, as distribution.to_input(values) is, got {x.dtype}")
         self.check_dtype("x", x)
+
+
+def smoothed_by(smoothing: float) -> Measure:
+    """What a cross-entropy with smoothed labels is."""
+    return Measure(f"what training minimises: cross-entropy, {smoothing:g} of each label spread over all levels")

@@ -52,6 +52,8 @@ class GatedPixelCNN(AutoregressiveModel):
             are names, as the codes of a VQ-VAE; 0 reads numbers in [−1, 1].
         dropout: part of a layer's gated features that training leaves out, each for itself, on their way to the
             residual stream; the paper has none, and PixelCNN++ has it at this place, before a block's last convolution.
+        label_smoothing: part of a value's label that training spreads over all levels (Szegedy et al. 2016,
+            arXiv:1512.00567); likelihoods know nothing of it. Not with a logistic-mixture, whose levels have an order.
     """
 
     recipes: ClassVar = {
@@ -79,8 +81,9 @@ class GatedPixelCNN(AutoregressiveModel):
         map_layers: int = 2,
         embedding: int = 0,
         dropout: float = 0.0,
+        label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(in_channels, levels, classes, image_size, distribution, components)
+        super().__init__(in_channels, levels, classes, image_size, distribution, components, label_smoothing)
         check_positive(channels=channels, layers=layers, kernel_size=kernel_size)
         check_divides(self.color_groups, channels=channels)
         in_channels, channels, layers = self.in_channels, int(channels), int(layers)

@@ -21,7 +21,7 @@ from .._checks import check_integer, check_number, check_option
 from .._philox import uniforms as philox_uniforms
 from ..conditions import AnyCondition, Labels, as_labels, told
 from ..measures import Measure, law
-from .autoregressive import AutoregressiveModel
+from .autoregressive import SMOOTHED, AutoregressiveModel, smoothed_by
 from .gated_pixelcnn import GatedPixelCNN
 from .model import Model, check_positive
 from .pixel_rnn import DiagonalBiLSTM, RowLSTM
@@ -52,6 +52,8 @@ class MultiScale(Model):
         classes: number of classes, or None for an unconditional model.
         image_size: of the largest image: one size or (H, W).
         dropout: part of a layer's features that training leaves out in every model, each for itself, where that has it.
+        label_smoothing: part of a value's label that training spreads over all levels (Szegedy et al. 2016,
+            arXiv:1512.00567); likelihoods know nothing of it.
 
     Attributes:
         sizes: (H, W) of every image, the smallest first.
@@ -80,6 +82,7 @@ class MultiScale(Model):
         classes: int | None = None,
         image_size: int | tuple[int, int] = 28,
         dropout: float = 0.0,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(in_channels, levels, classes, image_size)
         check_positive(channels=channels, layers=layers, kernel_size=kernel_size, map_layers=map_layers)
@@ -92,7 +95,9 @@ class MultiScale(Model):
         self.kernel_size, self.map_layers = int(kernel_size), int(map_layers)
         shared: dict[str, Any] = {"in_channels": self.in_channels, "levels": self.levels, "classes": self.classes}
         self.dropout = float(check_number("dropout", dropout, 0, 1))
+        self.label_smoothing = float(check_number("label_smoothing", label_smoothing, 0, 1))
         shared |= {"channels": self.channels, "layers": self.layers, "dropout": self.dropout}
+        shared["label_smoothing"] = self.label_smoothing
         gated = shared | {"kernel_size": self.kernel_size, "map_layers": self.map_layers}
         first = gated if base == "gated-pixelcnn" else shared
         self.stages = nn.ModuleList([BASES[base](image_size=self.sizes[0], **first)])
@@ -122,18 +127,16 @@ class MultiScale(Model):
             ValueError: a shape, value or label does not fit.
             TypeError: a dtype does not fit.
         """
-        return torch.stack(self._log_probs(values, labels, condition)).sum(dim=0)
+        each = self._each(values, labels, condition)
+        return torch.stack([stage.log_prob(image, condition=given) for stage, image, given in each]).sum(dim=0)
 
-    def _log_probs(self, values: Tensor, labels: Any, condition: Any) -> list[Tensor]:
-        """(N,) nats of each scale, given that before it."""
+    def _each(self, values: Tensor, labels: Any, condition: Any) -> list[tuple[Any, Tensor, Any]]:
+        """Every model, its image, and what it is told of that before it."""
         self.check_images(values)
         _, given = told(labels, condition, self.condition_kind)
-        of_class = self.check_labels(len(values), given)
-        images, found = self.at_scales(values), []
-        for index, (stage, image) in enumerate(zip(self.stages, images, strict=True)):
-            smaller = None if index == 0 else images[index - 1]
-            found.append(stage.log_prob(image, condition=self._told(of_class, smaller)))  # type: ignore[operator]
-        return found
+        of_class, images = self.check_labels(len(values), given), self.at_scales(values)
+        smaller = [None, *images[:-1]]
+        return [(*pair, self._told(of_class, one)) for *pair, one in zip(self.stages, images, smaller, strict=True)]
 
     def _told(self, labels: Tensor | None, smaller: Tensor | None) -> Any:
         """What a stage is told: the class, the image before it, both or nothing."""
@@ -143,11 +146,16 @@ class MultiScale(Model):
         return read if labels is None else {"labels": labels, "map": read}
 
     def losses(self, values: Tensor, condition: Any = None, progress: float = 1.0) -> dict[str, Tensor]:
-        """What training minimises: "nats" of the whole image, and those of each scale, (N,) each."""
+        """What training minimises: "nats" of the whole image, and those of each scale, (N,) each.
+
+        In training mode with label smoothing, "smoothed_cross_entropy" comes first, the sum of all scales.
+        """
         check_number("progress", progress, 0, 1)
-        parts = self._log_probs(values, None, None if self.classes is None else condition)
-        each = dict(zip(self._names, (-part for part in parts), strict=True))
-        return {"nats": torch.stack(list(each.values())).sum(dim=0), **each}
+        each = self._each(values, None, None if self.classes is None else condition)
+        parts = [stage.losses(image, condition=given) for stage, image, given in each]
+        summed = [name for name in (SMOOTHED, "nats") if name in parts[0]]
+        sums = {name: torch.stack([part[name] for part in parts]).sum(dim=0) for name in summed}
+        return sums | {name: part["nats"] for name, part in zip(self._names, parts, strict=True)}
 
     @property
     def _names(self) -> list[str]:
@@ -156,7 +164,8 @@ class MultiScale(Model):
     @property
     def measures(self) -> dict[str, Measure]:
         given = self.classes is not None
-        found = {"nats": Measure(f"{law(given)}, exact, the sum of all scales", "nats", of_values=True)}
+        found = {SMOOTHED: smoothed_by(self.label_smoothing)} if self.label_smoothing else {}
+        found["nats"] = Measure(f"{law(given)}, exact, the sum of all scales", "nats", of_values=True)
         for index, name in enumerate(self._names):
             smaller = "" if index == 0 else f", given the {self._names[index - 1].removeprefix('nats_')} ones"
             found[name] = Measure(f"of {name.removeprefix('nats_')} pixels{smaller}", "nats")

@@ -45,8 +45,9 @@ class _PixelRNN(AutoregressiveModel):
         distribution: Law = "categorical",
         components: int = 10,
         dropout: float = 0.0,
+        label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(in_channels, levels, classes, image_size, distribution, components)
+        super().__init__(in_channels, levels, classes, image_size, distribution, components, label_smoothing)
         check_positive(channels=channels, layers=layers)
         check_divides(self.color_groups, channels=channels)
         colors, h, self.layers = self.color_groups, int(channels), int(layers)
@@ -100,6 +101,8 @@ class RowLSTM(_PixelRNN):
         components: logistics of such a mixture.
         dropout: part of the states that training leaves out, each for itself, on their way to the next layer and not to
             the next pixel, as in Zaremba et al. 2014, arXiv:1409.2329; the paper has none.
+        label_smoothing: part of a value's label that training spreads over all levels (Szegedy et al. 2016,
+            arXiv:1512.00567); likelihoods know nothing of it. Not with a logistic-mixture, whose levels have an order.
     """
 
     layer = RowLSTMLayer
@@ -132,6 +135,8 @@ class DiagonalBiLSTM(_PixelRNN):
         components: logistics of such a mixture.
         dropout: part of the states that training leaves out, each for itself, on their way to the next layer and not to
             the next pixel, as in Zaremba et al. 2014, arXiv:1409.2329; the paper has none.
+        label_smoothing: part of a value's label that training spreads over all levels (Szegedy et al. 2016,
+            arXiv:1512.00567); likelihoods know nothing of it. Not with a logistic-mixture, whose levels have an order.
     """
 
     layer = DiagonalLSTM

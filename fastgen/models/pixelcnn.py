@@ -34,6 +34,8 @@ class PixelCNN(AutoregressiveModel):
         components: logistics of such a mixture.
         dropout: part of a block's features that training leaves out, each for itself; the paper has none, and
             PixelCNN++ has it at this place, before a block's last convolution.
+        label_smoothing: part of a value's label that training spreads over all levels (Szegedy et al. 2016,
+            arXiv:1512.00567); likelihoods know nothing of it. Not with a logistic-mixture, whose levels have an order.
     """
 
     recipes: ClassVar = {
@@ -54,8 +56,9 @@ class PixelCNN(AutoregressiveModel):
         distribution: Law = "categorical",
         components: int = 10,
         dropout: float = 0.0,
+        label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(in_channels, levels, None, image_size, distribution, components)
+        super().__init__(in_channels, levels, None, image_size, distribution, components, label_smoothing)
         check_positive(channels=channels, layers=layers)
         check_divides(self.color_groups, channels=channels)
         in_channels, channels, layers = self.in_channels, int(channels), int(layers)

@@ -45,6 +45,8 @@ class PixelCNNPP(AutoregressiveModel):
             couple the colours of a pixel; or categorical, a logit for each level, of two levels Bernoulli, of which
             those of the colours of one pixel know nothing of each other.
         components: logistics of such a mixture.
+        label_smoothing: part of a value's label that training spreads over all levels (Szegedy et al. 2016,
+            arXiv:1512.00567); likelihoods know nothing of it. Not with a logistic-mixture, whose levels have an order.
 
     Attributes:
         initialised: 1 once the weights have begun from data, or were loaded from what had.
@@ -77,8 +79,9 @@ class PixelCNNPP(AutoregressiveModel):
         image_size: int | tuple[int, int] | None = 32,
         distribution: Law = "logistic-mixture",
         components: int = 10,
+        label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(in_channels, levels, classes, image_size, distribution, components)
+        super().__init__(in_channels, levels, classes, image_size, distribution, components, label_smoothing)
         check_positive(channels=channels, blocks=blocks, resolutions=resolutions)
         self.channels, self.blocks, self.resolutions = int(channels), int(blocks), int(resolutions)
         self.dropout = float(check_number("dropout", dropout, 0, 1))
