@@ -1,6 +1,6 @@
 """Whole training and eval steps of PixelRNN, against the loops that are written in plain torch, one thread and more.
 
-    python benchmarks/bench_pixel_rnn.py [--threads 1] [--quick] [--output FILE.json]
+    python benchmarks/bench_pixel_rnn.py [--device cuda] [--threads 1] [--quick] [--output FILE.json]
 
 The loops are written as well as they can be: all gates in one convolution, a row or a skewed column at a time, the map
 skewed by padding and a view, both directions of the Diagonal BiLSTM in one batched product, the sigmoids of three gates
@@ -95,20 +95,21 @@ def task(name: str, model: type[AutoregressiveModel], N: int, size: int, **confi
     return Task(name, (N, 1, size, size), models, batch, loss, compiled=False)
 
 
-def tasks(quick: bool) -> list[Task]:
+def tasks(device: str, quick: bool) -> list[Task]:
+    N = 64 if device == "cuda" else 16
     if quick:
         small = {"channels": 4, "layers": 1}
         return [task("Row LSTM", RowLSTM, 2, 5, **small), task("Diagonal BiLSTM", DiagonalBiLSTM, 2, 5, **small)]
     return [
-        task("Row LSTM, 7 layers, h 16", RowLSTM, 16, 28),
-        task("Diagonal BiLSTM, 7 layers, h 16", DiagonalBiLSTM, 16, 28),
-        task("Row LSTM, 2 layers, h 64", RowLSTM, 16, 28, channels=64, layers=2),
-        task("Diagonal BiLSTM, 2 layers, h 64", DiagonalBiLSTM, 16, 28, channels=64, layers=2),
+        task("Row LSTM, 7 layers, h 16", RowLSTM, N, 28),
+        task("Diagonal BiLSTM, 7 layers, h 16", DiagonalBiLSTM, N, 28),
+        task("Row LSTM, 2 layers, h 64", RowLSTM, N, 28, channels=64, layers=2),
+        task("Diagonal BiLSTM, 2 layers, h 64", DiagonalBiLSTM, N, 28, channels=64, layers=2),
     ]
 
 
 def cases(device: str, quick: bool = False) -> list[Contests]:
-    return [Contests(f"{each.name}, {each.shape[0]} at a time", each.contests) for each in tasks(quick)]
+    return [Contests(f"{each.name}, {each.shape[0]} at a time", each.contests) for each in tasks(device, quick)]
 
 
 if __name__ == "__main__":

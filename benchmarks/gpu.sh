@@ -9,7 +9,7 @@
 # A stage that fails, or takes longer than its time, does not stop the others.
 #
 # DIR: summary.json (every stage's status, exit code and seconds), stages.log (what they printed), tests.xml,
-# kernels.json, roofline.png, sampling.json, models.json. Results are written again after every case.
+# kernels.json, roofline.png, sampling.json, models.json, pixel_rnn.json. Results are written again after every case.
 # Exit code: 0 where no stage failed, 1 where one did, 2 where nothing could start.
 set -uo pipefail
 
@@ -34,7 +34,7 @@ PATH="$(dirname "$python"):$PATH:${CUDA_HOME:-/usr/local/cuda}/bin" # cmake and 
 export PATH PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-rm -f "$results"/{summary.json,stages.log,tests.xml,kernels.json,roofline.png,sampling.json,models.json}
+rm -f "$results"/{summary.json,stages.log,tests.xml,kernels.json,roofline.png,sampling.json,models.json,pixel_rnn.json}
 
 machine=$("$python" -c '
 import sys, torch
@@ -172,7 +172,7 @@ bench() { # suite, seconds to leave for later stages
   stage "$1" "$time" "$python" -m fastgen bench --suite "$1" "${how[@]}" --json "$results/$1.json" \
     --budget "$((time > 40 ? time - 25 : time / 3))"
 }
-bench kernels 60
+bench kernels 80
 if ! $have_matplotlib; then
   skip roofline "matplotlib is missing"
 elif [ -e "$results/kernels.json" ]; then
@@ -180,7 +180,8 @@ elif [ -e "$results/kernels.json" ]; then
 else
   skip roofline "there are no results to draw"
 fi
-bench sampling 25
-bench models 0
+bench sampling 45
+bench models 20
+bench pixel_rnn 0
 
 ! grep -qE '"status": "(failed|timed out)"' "$results/summary.json"

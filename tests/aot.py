@@ -58,13 +58,16 @@ def recorded(capability: tuple[int, int], call: Callable[..., Any], *args: Any) 
 
 
 def compiled(launch: Launch, capability: tuple[int, int]) -> Binary:
-    """Specialised as Triton's launcher would: on divisibility by 16 and on integers that are 1."""
+    """Specialised as Triton's launcher would: on divisibility by 16 and on integers that are 1, where it may."""
     names = [p.name for p in launch.kernel.params]
+    fixed = {p.name for p in launch.kernel.params if p.do_not_specialize}
     signature: dict[str, str] = {}
     constants = dict(launch.constants)
     attributes: dict[tuple[int], list[list[Any]]] = {}
     for index, (name, arg) in enumerate(zip(names, launch.args, strict=False)):
         signature[name] = _type(arg)
+        if name in fixed:
+            continue
         if arg is None or (isinstance(arg, int) and arg == 1):
             constants[name] = arg
             signature[name] = "constexpr"

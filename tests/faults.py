@@ -129,6 +129,14 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("a gradient of a gradient forgets the cell states", "backward(grad_h, grad_c, grad_act",
              "backward(grad_h, None, grad_act"),
         ],
+        "fastgen/ops/image_lstm_triton.py": [
+            ("a tap reads the other side", "read = shifted(state, tap - 1,", "read = shifted(state, 1 - tap,"),
+            ("what is owed to later cells", "owed += shifted(sent, 1 - tap,", "owed += shifted(sent, tap - 1,"),
+            ("c' is forgotten where a row begins", "mask & (k > 0), other=0.0), initial)",
+             "mask & (k > 0), other=0.0), 0.0)"),
+            ("a step reads zeros for the initial state", "read = tl.where(there, read, outside)",
+             "read = tl.where(there, read, 0.0)"),
+        ],
         "fastgen/nn/pixel_lstm.py": [
             ("the other direction sees the present", "(0, 0, 1, -1))  # one row down", "(0, 0, 0, 0))  # one row down"),
             ("no residual", "residual=x if self.residual else None", "residual=None"),

@@ -41,6 +41,10 @@ class Fault(NamedTuple):
     def native(self) -> bool:
         return self.file.startswith("csrc/")
 
+    @property
+    def triton(self) -> bool:
+        return self.file.endswith("_triton.py")
+
 
 def faults() -> Iterator[Fault]:
     for op, files in FAULTS.items():
@@ -86,10 +90,13 @@ def build(work: Path) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def run_tests(work: Path, op: str, only: str = "") -> subprocess.CompletedProcess[str]:
+def run_tests(work: Path, op: str, only: str = "", triton: bool = False) -> subprocess.CompletedProcess[str]:
+    """``triton``: those of the op's Triton kernels instead, interpreted."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", "-k", only]
-    files = [str(work / "tests" / file) for file in TESTS[op]]
+    files = [str(work / "tests" / file) for file in ((f"test_{op}_triton.py",) if triton else TESTS[op])]
     environment = {**os.environ, "PYTHONPATH": str(work), "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": ""}
+    if triton:
+        environment["TRITON_INTERPRET"] = "1"
     return subprocess.run([*command, *files], cwd=work, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -103,8 +110,8 @@ def outcome(work: Path, fault: Fault) -> tuple[str, str]:
             done = build(work)
             if done.returncode:
                 return "broken", (done.stdout + done.stderr)[-2000:]
-        done = run_tests(work, fault.op, QUICK)
-        if done.returncode == PASSED:
+        done = run_tests(work, fault.op, "" if fault.triton else QUICK, fault.triton)
+        if done.returncode == PASSED and not fault.triton:
             done = run_tests(work, fault.op)
     finally:
         path.write_text(sound)
@@ -143,11 +150,11 @@ def main() -> int:
         if (done := build(work)).returncode:
             say(done.stdout + done.stderr)
             return 1
-        for op in sorted({fault.op for fault in chosen}):
-            if (done := run_tests(work, op)).returncode:
+        for op, triton in sorted({(fault.op, fault.triton) for fault in chosen}):
+            if (done := run_tests(work, op, triton=triton)).returncode:
                 say(f"{op}: its tests fail without a fault\n{done.stdout[-4000:]}{done.stderr[-2000:]}")
                 return 1
-            say(f"sound    {op}")
+            say(f"sound    {op}" + ", in Triton" * triton)
         counts = {"caught": 0, "survived": 0, "broken": 0}
         for fault in chosen:
             began = time.monotonic()

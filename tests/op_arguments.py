@@ -150,7 +150,20 @@ def _apply_backward(dtype: torch.dtype, activation: str) -> tuple[Any, ...]:
     return grad_z, y, *_vectors(dtype, 13), activation, 0.2
 
 
+def _image_lstm(dtype: torch.dtype, scan: str, H: int, W: int, h: int) -> tuple[Any, ...]:
+    """As the public function calls it: half types are cast before."""
+    gates, weight, hidden, cell = _randn(_accumulated(dtype), (2, H, W, 4 * h), (4 * h, h, 3), (h,), (h,))
+    return gates, weight[..., : 3 if scan == "row" else 2] / h**0.5, hidden, cell, scan
+
+
+def _image_lstm_backward(dtype: torch.dtype, *options: Any) -> tuple[Any, ...]:
+    args = _image_lstm(dtype, *options)
+    states = torch.ops.fastgen.image_lstm.default(*args)
+    return torch.randn_like(states[0]), None, None, *states, *args[1:]
+
+
 _BLOCKS = ((16, True, 1, channels_last), (24, True, 3, Tensor.contiguous), (160, False, 1, channels_last))
+_SCANS = (("row", 4, 5, 16), ("diagonal", 4, 3, 5), ("mirrored", 3, 4, 33))  # the last by a launch for each step
 _MIXTURES = ((3, 5, Tensor.contiguous, torch.uint8), (1, 10, channels_last, torch.int64))
 _TRANSPOSED = (
     (4, 4, 2, 1, True, "none", 16),
@@ -188,6 +201,8 @@ ARGUMENTS: dict[str, list[Make]] = {
     "gated_activation_backward": _for_each(_gated_activation_backward, (37,), (1024,)),
     "gated_residual_block": _for_each(_block, *_BLOCKS),
     "gated_residual_block_backward": _for_each(_block_backward, *_BLOCKS),
+    "image_lstm": _for_each(_image_lstm, *_SCANS),
+    "image_lstm_backward": _for_each(_image_lstm_backward, *_SCANS),
     "masked_conv2d": _for_each(_masked_conv2d, *_CONVOLUTIONS),
     "masked_conv2d_backward": _for_each(_masked_conv2d_backward, *_CONVOLUTIONS),
     "rsample_kl": _for_each(_rsample_kl, *_ROWS),
@@ -219,6 +234,18 @@ def _block_in_torch(x: Tensor, weight: Tensor, bias: Tensor, weight_out: Tensor,
     return x.to(y.dtype) + y
 
 
+def _row_lstm_in_torch(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> Tensor:
+    h, c = hidden[:, None].expand(len(gates), -1, gates.shape[3]), cell[:, None]
+    rows = []
+    for row in gates.unbind(dim=2):
+        read = F.conv1d(h, weight, padding=1)
+        o, f, i, g = (row + read).chunk(4, dim=1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+        rows.append(h.to(read.dtype))
+    return torch.stack(rows, dim=2)
+
+
 def _transposed(x: Tensor, weight: Tensor, bn_weight: Tensor, bn_bias: Tensor) -> Tensor:
     y = F.conv_transpose2d(x, weight, None, 2, 1)
     return F.relu(F.batch_norm(y, None, None, bn_weight, bn_bias, True))
@@ -246,6 +273,7 @@ FUNCTIONS: dict[str, Function] = {
         _block_in_torch,
         ((2, 16, 7, 5), (32, 16, 3, 3), (32,), (16, 16, 1, 1), (16,)),
     ),
+    "image_lstm": Function(ops.image_lstm, _row_lstm_in_torch, ((2, 20, 4, 3), (20, 5, 3), (5,), (5,))),
     "masked_conv2d": Function(
         lambda x, weight, bias: ops.masked_conv2d(x, weight, bias, mask="B", activation="relu"),
         lambda x, weight, bias: masked_conv2d_reference(x, weight, bias, None, "B", "relu", 1, "contiguous", False)[0],

@@ -182,7 +182,7 @@ def test_gpu_script_goes_on_after_stages_that_fail(tmp_path: Path) -> None:
     assert found.pop("info") == "passed"
     assert {found.pop(name) for name in ("memcheck", "racecheck")} <= {"failed", "skipped"}
     assert found.pop("roofline") == "skipped", "there is nothing to draw"
-    assert set(found) == {"build", "tests", "kernels", "sampling", "models"}
+    assert set(found) == {"build", "tests", "kernels", "sampling", "models", "pixel_rnn"}
     assert set(found.values()) == {"failed"}
     summary = json.loads((results / "summary.json").read_text())
     assert (summary["machine"], summary["rehearsal"]) == ("Pretended GPU", False)
@@ -204,10 +204,10 @@ def test_gpu_script_rehearsed_without_one(tmp_path: Path) -> None:
     stages = statuses(tmp_path)
     skipped = {name for name, status in stages.items() if status == "skipped"}
     assert list(stages) == [
-        "build", "info", "memcheck", "racecheck", "tests", "kernels", "roofline", "sampling", "models"
+        "build", "info", "memcheck", "racecheck", "tests", "kernels", "roofline", "sampling", "models", "pixel_rnn",
     ]  # fmt: skip
     assert {"memcheck", "racecheck"} <= skipped <= {"memcheck", "racecheck", "roofline"}
-    for suite in ("kernels", "sampling", "models"):
+    for suite in ("kernels", "sampling", "models", "pixel_rnn"):
         found = json.loads((tmp_path / f"{suite}.json").read_text())
         assert found["cases"]
         assert found["failed"] == []

@@ -11,7 +11,7 @@ from .._checks import check_option, check_same
 from ._dtypes import autocast_dtype, check_dense, check_floating
 from ._registry import define_op
 
-KERNELS = {"CPU": "csrc/image_lstm_cpu.cpp"}
+KERNELS = {"CPU": "csrc/image_lstm_cpu.cpp", "CUDA": "fastgen/ops/image_lstm_triton.py"}
 
 #: Scan → where a cell reads states, as (rows, columns) away from it; c' comes along the second.
 TAPS = {
@@ -108,7 +108,7 @@ def image_lstm_backward_reference(
         return torch.zeros_like(activations), torch.zeros_like(weight), zeros
     rows_of_grads = [torch.stack([grads[r, k] for k in range(W)], dim=1) for r in range(H)]
     grad_gates = torch.stack(rows_of_grads, dim=1)
-    return grad_gates, _grad_weight(grad_gates, h, hidden, scan), grad_cell
+    return grad_gates, weight_gradient(grad_gates, h, hidden, scan), grad_cell
 
 
 def _fake(gates, _weight, _hidden, _cell, _scan):  # type: ignore[no-untyped-def]
@@ -149,7 +149,7 @@ def _backward(
     )
 
 
-def _grad_weight(grads: Tensor, h: Tensor, hidden: Tensor, scan: str) -> Tensor:
+def weight_gradient(grads: Tensor, h: Tensor, hidden: Tensor, scan: str) -> Tensor:
     """Every cell's gradient times every state that it has read."""
     _, H, W, channels = grads.shape
     states, flat = around(h, hidden, scan), grads.reshape(-1, channels).t()
