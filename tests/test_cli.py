@@ -50,7 +50,7 @@ def epochs(run: Path) -> list[int]:
 def test_train_leaves_a_whole_run(trained: Path) -> None:
     config = json.loads((trained / "config.json").read_text())
     model: dict = {"channels": 4, "layers": 1, "kernel_size": 3, "classes": 10}
-    model |= {"distribution": "categorical", "components": 10}
+    model |= {"distribution": "categorical", "components": 10, "dropout": 0.0, "label_smoothing": 0.0}
     model |= {"condition_shape": None, "subsampled": None, "map_layers": 2, "embedding": 0}
     assert config["model"]["config"] == {"in_channels": 1, "levels": 17, "image_size": [8, 8], **model}
     assert config["data"] == {"shape": [1, 8, 8], "levels": 17, "train": 64, "held_out": 150}

@@ -54,7 +54,7 @@ SMALL = {
 }
 """What is added to a command that a reader is shown; of an option that is given twice, the second counts."""
 
-SMALL_NUMBERS = {"--importance-samples": "3"}
+SMALL_NUMBERS = {"--importance-samples": "3", "--average-from": "0.5"}
 """Of the options that commands share, what they are here."""
 
 

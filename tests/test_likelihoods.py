@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from fastgen import distributions
+from fastgen._draws import batch_of, uniforms_of_batch
+from fastgen.models import VAE, likelihoods
 from fastgen.models.likelihoods import LIKELIHOODS, Likelihood, likelihood
 from parity import assert_parity
 
@@ -66,6 +68,58 @@ def test_gaussian_has_a_learned_mean_and_covariance() -> None:
         return (density + math.log(2 / 255)).sum(dim=(1, 2, 3))
 
     assert_parity(p_x.log_prob(params, values), from_definition(params), from_definition(params.double()))
+
+
+def test_dequantised_it_reads_a_place_in_the_interval() -> None:
+    """The same place for an image in the same batch, wherever it is computed, and for all parameters of a value."""
+    p_x, values = likelihood("gaussian", 256, dequantize=True), torch.randint(256, (4, 3, 2, 5))
+    params = random_params(p_x, 4, 3, 2, 5).expand(2, -1, -1, -1, -1)
+    with batch_of(0, 1, "model", torch.arange(4)):
+        uniforms = uniforms_of_batch(4, (3, 2, 5), params)
+    mean, r = params[0].view(4, 3, 2, 2, 5).unbind(2)
+    places = (values + uniforms - 0.5) * 2 / 255 - 1
+    density = Normal(mean, torch.sqrt(r.exp() + (1 / 255) ** 2)).log_prob(places)
+    with batch_of(0, 1, "model", torch.arange(4)):
+        found = p_x.log_prob(params, values)
+    torch.testing.assert_close(found, (density + math.log(2 / 255)).sum((1, 2, 3)).expand(2, -1))
+    with batch_of(0, 1, "model", torch.arange(2, 4)):
+        assert torch.equal(p_x.log_prob(params[:, 2:], values[2:]), found[:, 2:])
+        assert not torch.equal(p_x.log_prob(params[:, 2:], values[2:]), found[:, 2:]), "other places at another call"
+
+
+@pytest.mark.parametrize("r", [-60.0, -4.0, 0.0])
+def test_dequantised_nats_bound_those_of_a_law(r: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On average over the places; on the narrowest scale too, where those at the midpoint are of no law."""
+    L = 16
+    p_x, values = likelihood("gaussian", L, dequantize=True), torch.arange(L).view(L, 1, 1, 1)
+    params = torch.tensor([2 * 5 / (L - 1) - 1, r], dtype=torch.float64).view(1, 2, 1, 1).expand(L, -1, -1, -1)
+    variance = p_x.moments(params)[1][0].item()
+    away = -(values.flatten() - 5).abs().double()  # from the mean
+    upper, lower = (torch.special.log_ndtr((away + d) * p_x.width / math.sqrt(variance)) for d in (0.5, -0.5))
+    law = upper + torch.log(-torch.expm1(lower - upper))
+    nats = []
+    for u in (torch.arange(100).double() + 0.5) / 100:
+        monkeypatch.setattr(likelihoods, "uniforms_of_batch", lambda *_, u=u: u)
+        nats.append(-p_x.log_prob(params, values))
+    bound = torch.stack(nats).mean(0)
+    assert (bound >= -law - 1e-4).all()
+    assert (-bound).exp().sum() <= 1
+    assert (likelihood("gaussian", L).log_prob(params, values) > law).any()
+
+
+def test_only_a_density_needs_dequantising() -> None:
+    for name in ("bernoulli", "categorical", "logistic"):
+        message = f"dequantize: expected False with the likelihood {name}, which is of no density, got True"
+        with pytest.raises(ValueError, match=message):
+            VAE(1, 4, likelihood=name, dequantize=True)
+    with pytest.raises(ValueError, match="dequantize: expected True or False, got 'no'"):
+        VAE(1, 4, likelihood="gaussian", dequantize="no")
+    model = VAE(1, 4, 2, (4,), likelihood="gaussian", image_size=2, dequantize=True)
+    assert VAE(**model.config).p_x.dequantize
+    values = torch.randint(4, (3, 1, 2, 2))
+    with torch.no_grad():
+        model.rsample_kl.forward = lambda mu, logvar: (mu, mu.sum(1))
+        assert not torch.equal(model.losses(values)["nats"], model.losses(values)["nats"])
 
 
 @pytest.mark.parametrize("spread", [1.0, 30.0])

@@ -41,6 +41,7 @@ def vae(levels: int, likelihood: str, **options: object) -> VAE:
         (lambda: vae(3, "categorical", importance_samples=5), "on −log p(x), by 5 importance samples", True),
         (lambda: vae(3, "logistic", classes=2), "upper bound on −log p(x | y), labels given, by ELBO", True),
         (lambda: vae(3, "bernoulli"), "black and white at random by their greys, not of the greys themselves", False),
+        (lambda: vae(3, "gaussian", dequantize=True), "by ELBO; of values with uniform noise, whose density", True),
         (lambda: vae(3, "gaussian"), "of a density, times the width of a value: no law on the values", False),
     ],
 )

@@ -171,7 +171,8 @@ OPTIONS = {
     "diagonal-bilstm": "channels layers residual skip conditional distribution components dropout label_smoothing",
     "multi-scale": "scales base channels layers kernel_size map_layers conditional dropout label_smoothing",
     "autoencoder": "age latent hidden channels activation sigmoid",
-    "vae": "latent hidden channels activation likelihood beta kl_warmup free_bits importance_samples conditional",
+    "vae": "latent hidden channels activation likelihood beta kl_warmup free_bits importance_samples conditional"
+    " dequantize",
     "classifier": "source labels frozen scratch",
     "vqvae": "codes code_channels channels layers halvings commitment decay deviation",
 }

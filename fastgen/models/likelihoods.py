@@ -10,9 +10,11 @@ A decoder ends in ``P = likelihood.param_channels(C)`` channels; colour k reads 
 
 x = 2·value / (levels − 1) − 1, in [−1, 1]. "categorical", "logistic" and "bernoulli" of two levels are laws on values:
 their nats can be compared, and told as bits/dim. The Gaussian's is the density at the midpoint of a value's interval
-times its width Δ, whose sum over values is near 1 and can exceed it by a hundredth. With more than two levels
-"bernoulli" reads a grey value as the probability of white, as is customary for grey MNIST: its nats are the expected
-nats of images binarised at random with these probabilities, and cannot be compared with those of the others.
+times its width Δ, whose sum over values is near 1 and can exceed it by a hundredth. Dequantised, it is the density at a
+place drawn uniformly from the interval: on average its log is at most that of the interval's probability, and so its
+nats are a bound on those of a law on values (Theis et al. 2016, arXiv:1511.01844, section 3.1). With more than two
+levels "bernoulli" reads a grey value as the probability of white, as is customary for grey MNIST: its nats are the
+expected nats of images binarised at random with these probabilities, and cannot be compared with those of the others.
 """
 
 import math
@@ -22,7 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import distributions
-from .._checks import check_integer, check_option
+from .._checks import check_flag, check_integer, check_option
+from .._draws import uniforms_of_batch
 from ..distributions import Distribution
 from ..ops.discretized_logistic_mixture import LOG_SCALE_MIN
 
@@ -106,11 +109,22 @@ class BernoulliLikelihood(Likelihood):
 
 
 class GaussianLikelihood(Likelihood):
-    """Mean μ and r, with σ² = exp(r) + (Δ/2)²: a σ far below Δ would only say that values are discrete."""
+    """Mean μ and r, with σ² = exp(r) + (Δ/2)²: a σ far below Δ would only say that values are discrete.
+
+    Args:
+        levels: values are integers in [0, levels).
+        dequantize: whether ``log_prob`` adds uniform noise of a value's width to the values, other at every call.
+    """
 
     name, per_color = "gaussian", 2
     of_values = False
     caveat = "; of a density, times the width of a value: no law on the values"
+
+    def __init__(self, levels: int, dequantize: bool = False) -> None:
+        super().__init__(levels)
+        self.dequantize = check_flag("dequantize", dequantize)
+        if self.dequantize:
+            self.of_values, self.caveat = True, "; of values with uniform noise, whose density bounds a law on them"
 
     def moments(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """μ and σ², (N, C, H, W) each: the learned mean and diagonal of the covariance."""
@@ -120,6 +134,8 @@ class GaussianLikelihood(Likelihood):
     def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         mean, variance = self.moments(params.flatten(-4, -3))
         x = values.to(params.dtype) * self.width - 1
+        if self.dequantize:
+            x = x + self.width * (uniforms_of_batch(len(values), tuple(values.shape[1:]), params) - 0.5)
         return math.log(self.width) - 0.5 * ((x - mean) ** 2 / variance + torch.log(2 * math.pi * variance))
 
     def mean(self, params: Tensor) -> Tensor:
@@ -186,14 +202,19 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
 }  # fmt: skip
 
 
-def likelihood(name: str, levels: int) -> Likelihood:
+def likelihood(name: str, levels: int, dequantize: bool = False) -> Likelihood:
     """The likelihood called ``name``.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none of that name, or it is of discrete values, which need no noise.
     """
     check_option("likelihood", name, list(LIKELIHOODS))
-    return LIKELIHOODS[name](check_integer("levels", levels, 2))
+    levels = check_integer("levels", levels, 2)
+    if not check_flag("dequantize", dequantize):
+        return LIKELIHOODS[name](levels)
+    if name != GaussianLikelihood.name:
+        raise ValueError(f"dequantize: expected False with the likelihood {name}, which is of no density, got True")
+    return GaussianLikelihood(levels, dequantize)
 
 
 def normals_from(uniforms: Tensor) -> Tensor:

@@ -72,6 +72,8 @@ class VAE(LatentModel):
         free_bits: nats λ in each latent dimension, averaged over the batch, below which the KL is not reduced further.
         importance_samples: k of the bound: 1 is the ELBO, more that of the importance-weighted autoencoder, in training
             and in evaluation.
+        dequantize: add uniform noise of a value's width to the values that a gaussian likelihood reads, so that its
+            nats are a bound on those of a law on the values (Theis et al. 2016, arXiv:1511.01844).
     """
 
     recipes: ClassVar = {
@@ -108,6 +110,7 @@ class VAE(LatentModel):
         warmup: float = 0.0,
         free_bits: float = 0.0,
         importance_samples: int = 1,
+        dequantize: bool = False,
     ) -> None:
         super().__init__(in_channels, levels, classes, image_size)
         check_positive(latent=latent, importance_samples=importance_samples)
@@ -126,7 +129,7 @@ class VAE(LatentModel):
         self.likelihood = likelihood
         self.beta, self.warmup, self.free_bits = float(beta), float(warmup), float(free_bits)
         self.importance_samples = int(importance_samples)
-        self.p_x = likelihood_named(likelihood, levels)
+        self.p_x, self.dequantize = likelihood_named(likelihood, levels, dequantize), dequantize
         sizes = (self.hidden, self.channels, activation)
         self.encoder = Encoder(in_channels, self.sides, latent, *sizes, parts=2, classes=classes)
         self.decoder = Decoder(self.p_x.param_channels(in_channels), self.sides, latent, *sizes, classes=classes)
