@@ -6,15 +6,12 @@
 
 namespace fastgen {
 
-// o, f, i and g come as sums, and leave as what the cell has made of them.
+// From the gates, sigmoids of their sums, and the candidate g, a tanh, to the states.
 template <typename T>
-FG_HD void image_lstm_cell(T* o, T* f, T* i, T* g, T previous, T* c, T* h) {
-  *o = sigmoid(*o);
-  *f = sigmoid(*f);
-  *i = sigmoid(*i);
-  *g = tanh(*g);
-  *c = *f * previous + *i * *g;
-  *h = *o * tanh(*c);
+FG_HD void image_lstm_state(T o, T f, T i, T g, T previous, T* c, T* h) {
+  const T state = f * previous + i * g;
+  *c = state;
+  *h = o * tanh(state);
 }
 
 template <typename T>
@@ -23,11 +20,11 @@ struct ImageLstmGrads {
   T previous;    // of c'
 };
 
-// grad_c: what has come to c from its successor; grad_o … of the gates themselves, beside what the cell sends them.
+// grad_c: what has come to c from its successor; grad_o … of the gates themselves, beside what the cell sends them;
+// t: tanh(c).
 template <typename T>
 FG_HD ImageLstmGrads<T> image_lstm_cell_backward(T grad_h, T grad_c, T grad_o, T grad_f, T grad_i, T grad_g, T o, T f,
-                                                 T i, T g, T previous, T c) {
-  const T t = tanh(c);
+                                                 T i, T g, T previous, T t) {
   grad_c += grad_h * o * (T(1) - t * t);
   grad_o += grad_h * t;
   grad_f += grad_c * previous;

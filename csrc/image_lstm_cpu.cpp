@@ -10,42 +10,6 @@ namespace {
 
 constexpr int64_t kImages = 4;  // walked together, so that the short diagonals of several fill a tile
 
-// ---- one cell, all its h channels
-
-template <typename T>
-FG_VECTOR_CLONES void cell_run(int64_t h, const T* __restrict sums, const T* __restrict gates,
-                               const T* __restrict previous, T* __restrict activations, T* __restrict c,
-                               T* __restrict state) {
-  for (int64_t d = 0; d < h; ++d) {
-    T o = sums[d] + gates[d], f = sums[h + d] + gates[h + d], i = sums[2 * h + d] + gates[2 * h + d],
-      g = sums[3 * h + d] + gates[3 * h + d];
-    image_lstm_cell(&o, &f, &i, &g, previous[d], c + d, state + d);
-    activations[d] = o;
-    activations[h + d] = f;
-    activations[2 * h + d] = i;
-    activations[3 * h + d] = g;
-  }
-}
-
-// `carried` comes from the cell that has read this one's c, and goes to the one that this one has read.
-template <typename T>
-FG_VECTOR_CLONES void cell_backward_run(int64_t h, const T* __restrict sums, const T* __restrict grad_h,
-                                        const T* __restrict grad_c, const T* __restrict grad_activations,
-                                        const T* __restrict activations, const T* __restrict previous,
-                                        const T* __restrict c, T* __restrict carried, T* __restrict grads) {
-  for (int64_t d = 0; d < h; ++d) {
-    const ImageLstmGrads<T> grad = image_lstm_cell_backward(
-        sums[d] + grad_h[d], carried[d] + grad_c[d], grad_activations[d], grad_activations[h + d],
-        grad_activations[2 * h + d], grad_activations[3 * h + d], activations[d], activations[h + d],
-        activations[2 * h + d], activations[3 * h + d], previous[d], c[d]);
-    grads[d] = grad.o;
-    grads[h + d] = grad.f;
-    grads[2 * h + d] = grad.i;
-    grads[3 * h + d] = grad.g;
-    carried[d] = grad.previous;
-  }
-}
-
 // ---- the walk
 
 struct Shape {
@@ -96,21 +60,26 @@ void forward(Shape shape, const T* gates, const T* weight, const T* hidden, cons
     return scan.around || (column >= 0 && column < shape.W) ? hidden : zeros.data();
   };
   torch::stable::parallel_for(0, ceil_div(shape.N, kImages), 1, [&](int64_t begin, int64_t end) {
-    std::vector<T> sums(size_t(kRows * O));
+    std::vector<T> sums(size_t(kRows * product.columns()));
     std::vector<const T*> x(size_t(kRows * taps));
+    ForwardCells<T> at;
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       const int64_t first = chunk * kImages, last = std::min(first + kImages, shape.N);
       walk(shape, first, last, product.rows(), false, [&](int rows, const Cell* cells) {
-        for (int t = 0; t < taps; ++t)
-          for (int m = 0; m < rows; ++m) x[size_t(t * rows + m)] = state(cells[m], t);
-        product.multiply(rows, x.data(), sums.data());
         for (int m = 0; m < rows; ++m) {
-          const int64_t at = shape.at(cells[m].n, cells[m].r, cells[m].c);
-          const int64_t r = cells[m].r + scan.row[1], column = cells[m].c + scan.column[1];
-          const T* previous = shape.inside(r, column) ? c + shape.at(cells[m].n, r, column) * width : cell;
-          cell_run(width, sums.data() + m * O, gates + at * O, previous, activations + at * O, c + at * width,
-                   h + at * width);
+          const Cell& here = cells[m];
+          const int64_t cell_index = shape.at(here.n, here.r, here.c);
+          const int64_t r = here.r + scan.row[1], column = here.c + scan.column[1];
+          at.gates[m] = gates + cell_index * O;
+          prefetch(at.gates[m], O);
+          at.previous[m] = shape.inside(r, column) ? c + shape.at(here.n, r, column) * width : cell;
+          at.activations[m] = activations + cell_index * O;
+          at.c[m] = c + cell_index * width;
+          at.state[m] = h + cell_index * width;
+          for (int t = 0; t < taps; ++t) x[size_t(t * rows + m)] = state(here, t);
         }
+        product.multiply(rows, x.data(), sums.data());
+        cells_run(rows, width, sums.data(), product.columns(), &at);
       });
     }
   });
@@ -130,32 +99,38 @@ void backward(Shape shape, const T* grad_h, const T* grad_c, const T* grad_activ
   const std::vector<T> zeros(size_t(O), T(0));
   std::fill_n(grad_cell, shape.N * width, T(0));
   torch::stable::parallel_for(0, ceil_div(shape.N, kImages), 1, [&](int64_t begin, int64_t end) {
-    std::vector<T> sums(size_t(kRows * width)), carried(size_t(kImages * chains * width));
+    std::vector<T> sums(size_t(kRows * product.columns())), tanh_c(size_t(kRows * width)),
+        carried(size_t(kImages * chains * width));
     std::vector<const T*> x(size_t(kRows * taps));
+    BackwardCells<T> at;
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       const int64_t first = chunk * kImages, last = std::min(first + kImages, shape.N);
       std::fill(carried.begin(), carried.end(), T(0));
       walk(shape, first, last, product.rows(), true, [&](int rows, const Cell* cells) {
-        for (int t = 0; t < taps; ++t)
-          for (int m = 0; m < rows; ++m) {  // who has read this state
-            const int64_t r = cells[m].r - scan.row[t], column = cells[m].c - scan.column[t];
-            x[size_t(t * rows + m)] =
-                shape.inside(r, column) ? grads + shape.at(cells[m].n, r, column) * O : zeros.data();
-          }
-        product.multiply(rows, x.data(), sums.data());
         for (int m = 0; m < rows; ++m) {
           const Cell& here = cells[m];
-          const int64_t at = shape.at(here.n, here.r, here.c);
+          const int64_t cell_index = shape.at(here.n, here.r, here.c);
           const int64_t r = here.r + scan.row[1], column = here.c + scan.column[1];
-          const bool inside = shape.inside(r, column);
           const int64_t chain = (here.n - first) * chains + (shape.kind == kRowScan ? here.c : here.r);
-          T* carry = carried.data() + chain * width;
-          cell_backward_run(
-              width, sums.data() + m * width, grad_h + at * width, grad_c ? grad_c + at * width : zeros.data(),
-              grad_activations ? grad_activations + at * O : zeros.data(), activations + at * O,
-              inside ? c + shape.at(here.n, r, column) * width : cell, c + at * width, carry, grads + at * O);
-          if (!inside) add_scaled(width, T(1), carry, grad_cell + here.n * width);
+          at.activations[m] = activations + cell_index * O;
+          prefetch(at.activations[m], O);
+          at.grad_h[m] = grad_h + cell_index * width;
+          at.grad_c[m] = grad_c ? grad_c + cell_index * width : zeros.data();
+          at.grad_activations[m] = grad_activations ? grad_activations + cell_index * O : zeros.data();
+          at.previous[m] = shape.inside(r, column) ? c + shape.at(here.n, r, column) * width : cell;
+          at.c[m] = c + cell_index * width;
+          at.carried[m] = carried.data() + chain * width;
+          at.grads[m] = grads + cell_index * O;
+          for (int t = 0; t < taps; ++t) {  // who has read this state
+            const int64_t reader = here.r - scan.row[t], beside = here.c - scan.column[t];
+            x[size_t(t * rows + m)] =
+                shape.inside(reader, beside) ? grads + shape.at(here.n, reader, beside) * O : zeros.data();
+          }
         }
+        product.multiply(rows, x.data(), sums.data());
+        cells_backward_run(rows, width, sums.data(), product.columns(), tanh_c.data(), &at);
+        for (int m = 0; m < rows; ++m)
+          if (at.previous[m] == cell) add_scaled(width, T(1), at.carried[m], grad_cell + cells[m].n * width);
       });
     }
   });
@@ -166,21 +141,32 @@ void backward_weight(Shape shape, const T* h, const T* hidden, const T* grads, T
   const ImageLstmScan scan = image_lstm_scan(shape.kind);
   const int64_t width = shape.h, O = 4 * width, K = scan.taps * width, cells = shape.H * shape.W;
   const int64_t chunks = ceil_div(shape.N, kImages);
-  std::vector<T> parts(size_t(chunks * K * O), T(0));  // added in their order, whoever has computed them
+  Frame<T> whole(shape.H, shape.W, width, 1, 1, 1);
+  for (int64_t r = -1; r < shape.H; ++r) {
+    for (int64_t c : {int64_t(-1), shape.W})
+      if (scan.around) std::copy_n(hidden, width, whole.at(r, c));
+    for (int64_t c = 0; r < 0 && c < shape.W; ++c) std::copy_n(hidden, width, whole.at(r, c));
+  }
+  std::vector<int64_t> read;  // by a row of the weight
+  for (int64_t t = 0; t < scan.taps; ++t)
+    for (int64_t k = 0; k < width; ++k) read.push_back(scan.row[t] * whole.row + scan.column[t] * width + k);
+  const int64_t columns = OuterProducts<T>(0, 0, O).columns();
+  std::vector<T> parts(size_t(chunks * K * columns), T(0));  // added in their order, whoever has computed them
   torch::stable::parallel_for(0, cells ? chunks : 0, 1, [&](int64_t begin, int64_t end) {
-    Frame<T> frame(shape.H, shape.W, width);
-    OuterProducts<T> product(cells, O);
+    Frame<T> frame = whole;
+    OuterProducts<T> product(shape.H, shape.W, O);
     for (int64_t chunk = begin; chunk < end; ++chunk)
       for (int64_t n = chunk * kImages; n < std::min((chunk + 1) * kImages, shape.N); ++n) {
-        frame.fill(h + n * cells * width, hidden, scan.around);
-        product.add(scan, frame, grads + n * cells * O, &parts[size_t(chunk * K * O)]);
+        frame.fill(h + n * cells * width);
+        product.add(frame.plane(), read, grads + n * cells * O, &parts[size_t(chunk * K * columns)]);
       }
   });
   for (int64_t k = 0; k < width; ++k)
     for (int64_t t = 0; t < scan.taps; ++t)
       for (int64_t o = 0; o < O; ++o) {
         T sum = T(0);
-        for (int64_t chunk = 0; chunk < chunks; ++chunk) sum += parts[size_t((chunk * K + t * width + k) * O + o)];
+        for (int64_t chunk = 0; chunk < chunks; ++chunk)
+          sum += parts[size_t((chunk * K + t * width + k) * columns + o)];
         grad_weight[(o * width + k) * scan.taps + t] = sum;
       }
 }

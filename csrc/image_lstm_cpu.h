@@ -1,153 +1,79 @@
-// image_lstm on the CPU: its products, of rows that lie anywhere. In float by the tiles of the sampler, in double by
-// loops.
+// image_lstm on the CPU: the cells of a few pixels, as vector loops. Transcendental functions stand in loops of their
+// own, which are short enough for several of their passes to be under way at once. No torch headers.
 #pragma once
 
 #include "image_lstm.h"
-#include "sample_gemm_cpu.h"
+#include "pixel_products_cpu.h"
 
 namespace fastgen {
 
-// ---- y[m] = Σ over runs of x[run, m] @ W, for up to kRows rows that lie anywhere
-
-constexpr int kRows = kGemmRows;
-
+// Where the cells of a product's rows lie; whatever is behind a pointer has h channels, or 4h.
 template <typename T>
-FG_VECTOR_CLONES void add_scaled(int64_t count, T scale, const T* __restrict w, T* __restrict y) {
-  for (int64_t j = 0; j < count; ++j) y[j] += scale * w[j];
+struct ForwardCells {
+  const T *gates[kRows], *previous[kRows];
+  T *activations[kRows], *c[kRows], *state[kRows];
+};
+
+// sums (rows, 4h), rows `columns` apart
+template <typename T>
+FG_VECTOR_CLONES void cells_run(int rows, int64_t h, const T* sums, int64_t columns, const ForwardCells<T>* cells) {
+  for (int m = 0; m < rows; ++m) {
+    const T *sum = sums + m * columns, *gates = cells->gates[m];
+    T* activations = cells->activations[m];
+#pragma GCC ivdep
+    for (int64_t d = 0; d < 3 * h; ++d) activations[d] = sigmoid(sum[d] + gates[d]);
+#pragma GCC ivdep
+    for (int64_t d = 3 * h; d < 4 * h; ++d) activations[d] = tanh(sum[d] + gates[d]);
+  }
+  for (int m = 0; m < rows; ++m) {
+    const T *gate = cells->activations[m], *previous = cells->previous[m];
+    T *c = cells->c[m], *state = cells->state[m];
+#pragma GCC ivdep
+    for (int64_t d = 0; d < h; ++d)
+      image_lstm_state(gate[d], gate[h + d], gate[2 * h + d], gate[3 * h + d], previous[d], c + d, state + d);
+  }
 }
 
 template <typename T>
-class RunsProduct {
- public:
-  // w (runs·length, N), contiguous
-  RunsProduct(int64_t runs, int64_t length, int64_t N, std::vector<T> w)
-      : runs_(runs), length_(length), N_(N), w_(std::move(w)) {}
-
-  int rows() const { return kRows; }
-
-  // x[run·rows + m]; y (rows, N)
-  void multiply(int rows, const T* const* x, T* y) const {
-    std::fill_n(y, rows * N_, T(0));
-    for (int64_t run = 0; run < runs_; ++run)
-      for (int m = 0; m < rows; ++m)
-        for (int64_t k = 0; k < length_; ++k)
-          add_scaled(N_, x[run * rows + m][k], &w_[size_t((run * length_ + k) * N_)], y + m * N_);
-  }
-
- private:
-  int64_t runs_, length_, N_;
-  std::vector<T> w_;
+struct BackwardCells {
+  const T *grad_h[kRows], *grad_c[kRows], *grad_activations[kRows], *activations[kRows], *previous[kRows], *c[kRows];
+  T *carried[kRows];  // comes from the cell that has read this one's c, and goes to the one that this one has read
+  T *grads[kRows];
 };
 
-template <>
-class RunsProduct<float> {
- public:
-  RunsProduct(int64_t runs, int64_t length, int64_t N, const std::vector<float>& w)
-      : isa_(gemm_isas().back()), layout_(isa_, runs * length, N, false), lengths_(size_t(runs), length) {
-    packed_.resize(size_t(layout_.size()));
-    layout_.pack(w.data(), packed_.data());
-  }
-
-  int rows() const { return isa_.rows; }
-
-  void multiply(int rows, const float* const* x, float* y) const {
-    alignas(64) float sums[kRows * 16 * kGemmVectors];
-    for (int64_t p = 0; p < layout_.panels(); ++p) {
-      const int vectors = layout_.vectors_of(p);
-      isa_.tile[rows][vectors](int64_t(lengths_.size()), lengths_.data(), x, packed_.data() + layout_.offset(p), sums);
-      for (int m = 0; m < rows; ++m)
-        std::copy_n(sums + m * vectors * isa_.lanes, layout_.count(p), y + m * layout_.N + layout_.first(p));
-    }
-  }
-
- private:
-  const GemmIsa& isa_;
-  GemmLayout layout_;
-  std::vector<int64_t> lengths_;
-  std::vector<float> packed_;
-};
-
-// ---- y (K, O) += Σ over cells of states[cell] ⊗ grads[cell], where the states of a tap are those of cells moved by it
-
-// States of an image with what cells read outside of it: (H + 1, W + 2) cells.
+// sums (rows, h), rows `columns` apart, of which nothing is left
 template <typename T>
-struct Frame {
-  int64_t H, W, width;
-  std::vector<T> states;  // (width, H + 1, W + 2)
-
-  Frame(int64_t H, int64_t W, int64_t width)
-      : H(H), W(W), width(width), states(size_t(width * (H + 1) * (W + 2)), T(0)) {}
-
-  T* at(int64_t k, int64_t r, int64_t c) { return &states[size_t((k * (H + 1) + r + 1) * (W + 2) + c + 1)]; }
-
-  void fill(const T* h, const T* hidden, bool around) {
-    for (int64_t k = 0; k < width; ++k) {
-      std::fill_n(at(k, -1, 0), W, hidden[k]);
-      for (int64_t r = 0; r < H; ++r) {
-        *at(k, r, -1) = *at(k, r, W) = around ? hidden[k] : T(0);
-        for (int64_t c = 0; c < W; ++c) *at(k, r, c) = h[(r * W + c) * width + k];
-      }
+FG_VECTOR_CLONES void cells_backward_run(int rows, int64_t h, T* sums, int64_t columns, T* tanh_c,
+                                         const BackwardCells<T>* cells) {
+  for (int m = 0; m < rows; ++m) {
+    const T* c = cells->c[m];
+#pragma GCC ivdep
+    for (int64_t d = 0; d < h; ++d) tanh_c[m * h + d] = tanh(c[d]);
+  }
+  for (int m = 0; m < rows; ++m) {
+    const T *sum = sums + m * columns, *t = tanh_c + m * h, *grad_h = cells->grad_h[m], *grad_c = cells->grad_c[m],
+            *more = cells->grad_activations[m], *gate = cells->activations[m], *previous = cells->previous[m];
+    T *carried = cells->carried[m], *grads = cells->grads[m];
+#pragma GCC ivdep
+    for (int64_t d = 0; d < h; ++d) {
+      const ImageLstmGrads<T> grad = image_lstm_cell_backward(
+          sum[d] + grad_h[d], carried[d] + grad_c[d], more[d], more[h + d], more[2 * h + d], more[3 * h + d], gate[d],
+          gate[h + d], gate[2 * h + d], gate[3 * h + d], previous[d], t[d]);
+      grads[d] = grad.o;
+      grads[h + d] = grad.f;
+      grads[2 * h + d] = grad.i;
+      grads[3 * h + d] = grad.g;
+      carried[d] = grad.previous;
     }
   }
-};
+}
 
+// Lines of memory that are read soon; rows are too far apart for the machine to foresee.
 template <typename T>
-struct OuterProducts {
-  explicit OuterProducts(int64_t cells, int64_t O) : O(O) {}
+FG_HD void prefetch(const T* at, int64_t count) {
+#if defined(__GNUC__)
+  for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(at + i);
+#endif
+}
 
-  void add(const ImageLstmScan& scan, Frame<T>& frame, const T* grads, T* y) {
-    for (int t = 0; t < scan.taps; ++t)
-      for (int64_t k = 0; k < frame.width; ++k)
-        for (int64_t r = 0; r < frame.H; ++r)
-          for (int64_t c = 0; c < frame.W; ++c)
-            add_scaled(O, *frame.at(k, r + scan.row[t], c + scan.column[t]), grads + (r * frame.W + c) * O,
-                       y + (t * frame.width + k) * O);
-  }
-
-  int64_t O;
-};
-
-template <>
-struct OuterProducts<float> {
-  OuterProducts(int64_t cells, int64_t O) : isa(gemm_isas().back()), layout(isa, cells, O, false) {
-    packed.assign(size_t(layout.size()), 0.0f);
-  }
-
-  void add(const ImageLstmScan& scan, Frame<float>& frame, const float* grads, float* y) {
-    pack(frame.H * frame.W, grads);
-    const int64_t K = scan.taps * frame.width;
-    const std::vector<int64_t> lengths(size_t(frame.H), frame.W);
-    std::vector<const float*> x(size_t(frame.H * isa.rows));
-    alignas(64) float sums[kRows * 16 * kGemmVectors];
-    for (int64_t first = 0; first < K; first += isa.rows) {
-      const int rows = int(std::min<int64_t>(isa.rows, K - first));
-      for (int64_t r = 0; r < frame.H; ++r)
-        for (int m = 0; m < rows; ++m) {
-          const int64_t t = (first + m) / frame.width, k = (first + m) % frame.width;
-          x[size_t(r * rows + m)] = frame.at(k, r + scan.row[t], scan.column[t]);
-        }
-      for (int64_t p = 0; p < layout.panels(); ++p) {
-        const int vectors = layout.vectors_of(p);
-        isa.tile[rows][vectors](frame.H, lengths.data(), x.data(), packed.data() + layout.offset(p), sums);
-        for (int m = 0; m < rows; ++m)
-          add_scaled(layout.count(p), 1.0f, sums + m * vectors * isa.lanes,
-                     y + (first + m) * layout.N + layout.first(p));
-      }
-    }
-  }
-
-  // As the layout has it, a run of a cell at a time.
-  void pack(int64_t cells, const float* grads) {
-    for (int64_t p = 0; p < layout.panels(); ++p) {
-      const int64_t width = int64_t(layout.vectors_of(p)) * isa.lanes, count = layout.count(p);
-      float* panel = packed.data() + layout.offset(p);
-      for (int64_t cell = 0; cell < cells; ++cell)
-        std::copy_n(grads + cell * layout.N + layout.first(p), count, panel + cell * width);
-    }
-  }
-
-  const GemmIsa& isa;
-  GemmLayout layout;
-  std::vector<float> packed;  // zeros beyond the columns
-};
 }  // namespace fastgen

@@ -18,11 +18,13 @@ namespace fastgen {
 
 // ---- one tile: Rows × Vectors·Lanes sums, all in registers
 
-using GemmTile = void (*)(int64_t runs, const int64_t* lengths, const float* const* x, const float* w, float* sums);
+using GemmTile = void (*)(int64_t runs, const int64_t* lengths, const float* const* x, const float* w, float* sums,
+                          int64_t columns);
 
-// x[run·Rows + r] → lengths[run] floats; w (K, Vectors·Lanes); sums (Rows, Vectors·Lanes)
+// x[run·Rows + r] → lengths[run] floats; w (K, Vectors·Lanes); sums (Rows, Vectors·Lanes), rows `columns` apart
 template <int Lanes, int Rows, int Vectors>
-FG_HD void sample_gemm_tile(int64_t runs, const int64_t* lengths, const float* const* x, const float* w, float* sums) {
+FG_HD void sample_gemm_tile(int64_t runs, const int64_t* lengths, const float* const* x, const float* w, float* sums,
+                            int64_t columns) {
   typedef float V __attribute__((vector_size(4 * Lanes)));
   typedef float Unaligned __attribute__((vector_size(4 * Lanes), aligned(4), may_alias));
   V sum[Rows][Vectors];
@@ -47,7 +49,44 @@ FG_HD void sample_gemm_tile(int64_t runs, const int64_t* lengths, const float* c
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 8
-    for (int v = 0; v < Vectors; ++v) *reinterpret_cast<Unaligned*>(sums + (r * Vectors + v) * Lanes) = sum[r][v];
+    for (int v = 0; v < Vectors; ++v) *reinterpret_cast<Unaligned*>(sums + r * columns + v * Lanes) = sum[r][v];
+}
+
+// ---- one tile of the other product: sums over k of outer products
+
+using OuterTile = void (*)(int64_t runs, int64_t length, const float* const* x, int64_t run, int64_t step,
+                           const float* w, int64_t columns, float* sums);
+
+// sums[r, j] += Σ_k x[r](k)·w[k, j]; k-th of `length` in run i: x[r][i·run + k·step]; w and sums `columns` apart
+template <int Lanes, int Rows, int Vectors>
+FG_HD void sample_gemm_outer(int64_t runs, int64_t length, const float* const* x, int64_t run, int64_t step,
+                             const float* w, int64_t columns, float* sums) {
+  typedef float V __attribute__((vector_size(4 * Lanes)));
+  typedef float Unaligned __attribute__((vector_size(4 * Lanes), aligned(4), may_alias));
+  V sum[Rows][Vectors];
+  const float* row[Rows];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+    row[r] = x[r];
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) sum[r][v] = V{};
+  }
+  for (int64_t i = 0; i < runs; ++i) {
+    int64_t at = i * run;
+    for (int64_t k = 0; k < length; ++k, at += step, w += columns) {
+      V b[Vectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) b[v] = *reinterpret_cast<const Unaligned*>(w + v * Lanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < Vectors; ++v) sum[r][v] += b[v] * row[r][at];
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) *reinterpret_cast<Unaligned*>(sums + r * columns + v * Lanes) += sum[r][v];
 }
 
 constexpr int kGemmRows = 6, kGemmVectors = 4;  // the most of any instruction set
@@ -57,6 +96,7 @@ struct GemmIsa {
   const char* name;
   int lanes, rows, vectors;
   GemmTile tile[kGemmRows + 1][kGemmVectors + 1];
+  OuterTile outer[kGemmRows + 1][kGemmVectors + 1];
 
   int panel() const { return lanes * vectors; }
 };
@@ -65,19 +105,26 @@ struct GemmIsa {
 #define FG_GEMM_ISA(Class, target, Lanes, Rows, Vectors)                                                             \
   struct Class {                                                                                                     \
     template <int R, int V>                                                                                          \
-    target static void tile(int64_t runs, const int64_t* lengths, const float* const* x, const float* w, float* s) { \
-      sample_gemm_tile<Lanes, R, V>(runs, lengths, x, w, s);                                                         \
+    target static void tile(int64_t runs, const int64_t* lengths, const float* const* x, const float* w, float* s,   \
+                            int64_t columns) {                                                                       \
+      sample_gemm_tile<Lanes, R, V>(runs, lengths, x, w, s, columns);                                                \
+    }                                                                                                                \
+    template <int R, int V>                                                                                          \
+    target static void outer(int64_t runs, int64_t length, const float* const* x, int64_t run, int64_t step,         \
+                             const float* w, int64_t columns, float* s) {                                            \
+      sample_gemm_outer<Lanes, R, V>(runs, length, x, run, step, w, columns, s);                                     \
     }                                                                                                                \
     template <int R, int V>                                                                                          \
     static void fill(GemmIsa* isa) {                                                                                 \
       isa->tile[R][V] = tile<R, V>;                                                                                  \
+      isa->outer[R][V] = outer<R, V>;                                                                                \
       if constexpr (V > 1)                                                                                           \
         fill<R, V - 1>(isa);                                                                                         \
       else if constexpr (R > 1)                                                                                      \
         fill<R - 1, Vectors>(isa);                                                                                   \
     }                                                                                                                \
     static GemmIsa make(const char* name) {                                                                          \
-      GemmIsa isa{name, Lanes, Rows, Vectors, {}};                                                                   \
+      GemmIsa isa{name, Lanes, Rows, Vectors, {}, {}};                                                               \
       fill<Rows, Vectors>(&isa);                                                                                     \
       return isa;                                                                                                    \
     }                                                                                                                \
@@ -168,7 +215,7 @@ inline void sample_gemm(const GemmIsa& isa, const GemmLayout& layout, const floa
     for (int64_t m = 0; m < block.rows; m += isa.rows) {
       tile.rows = int(std::min<int64_t>(isa.rows, block.rows - m));
       isa.tile[tile.rows][vectors](runs, block.lengths.data(), block.x.data() + runs * m, packed + layout.offset(p),
-                                   sums);
+                                   sums, tile.width);
       for (size_t a = 1; a < block.addends.size(); ++a) add_to_tile(tile, &block.addends[a][size_t(m)], layout.gate);
       tile.addend = block.addends.empty() ? nullptr : &block.addends[0][size_t(m)];
       tile.residual = block.has_residual ? &block.residual[size_t(m)] : nullptr;

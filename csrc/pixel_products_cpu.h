@@ -1,0 +1,162 @@
+// Products of images' pixels on the CPU, whose channels lie together: y = Σ over taps of x[pixel + tap] @ W, and the
+// gradient of such a W. In float by the tiles of the sampler, in double by loops. No torch headers.
+#pragma once
+
+#include "checked.h"
+#include "sample_gemm_cpu.h"
+
+namespace fastgen {
+
+constexpr int kRows = kGemmRows;  // pixels of a product
+
+template <typename T>
+FG_VECTOR_CLONES void add_scaled(int64_t count, T scale, const T* __restrict w, T* __restrict y) {
+  for (int64_t j = 0; j < count; ++j) y[j] += scale * w[j];
+}
+
+// ---- y[m] = Σ over runs of x[run, m] @ W, for up to kRows rows that lie anywhere
+
+template <typename T>
+class RunsProduct {
+ public:
+  // w (runs·length, N), contiguous
+  RunsProduct(int64_t runs, int64_t length, int64_t N, std::vector<T> w)
+      : runs_(runs), length_(length), N_(N), w_(std::move(w)) {}
+
+  int rows() const { return kRows; }
+  int64_t columns() const { return N_; }  // from a row of y to the next
+
+  // x[run·rows + m]; y (rows, columns)
+  void multiply(int rows, const T* const* x, T* y) const {
+    std::fill_n(y, rows * N_, T(0));
+    for (int64_t run = 0; run < runs_; ++run)
+      for (int m = 0; m < rows; ++m)
+        for (int64_t k = 0; k < length_; ++k)
+          add_scaled(N_, x[run * rows + m][k], &w_[size_t((run * length_ + k) * N_)], y + m * N_);
+  }
+
+ private:
+  int64_t runs_, length_, N_;
+  std::vector<T> w_;
+};
+
+template <>
+class RunsProduct<float> {
+ public:
+  RunsProduct(int64_t runs, int64_t length, int64_t N, const std::vector<float>& w)
+      : isa_(gemm_isas().back()), layout_(isa_, runs * length, N, false), lengths_(size_t(runs), length) {
+    packed_.resize(size_t(layout_.size()));
+    layout_.pack(w.data(), packed_.data());
+  }
+
+  int rows() const { return isa_.rows; }
+  int64_t columns() const { return ceil_div(layout_.N, isa_.lanes) * isa_.lanes; }
+
+  void multiply(int rows, const float* const* x, float* y) const {
+    for (int64_t p = 0; p < layout_.panels(); ++p)
+      isa_.tile[rows][layout_.vectors_of(p)](int64_t(lengths_.size()), lengths_.data(), x,
+                                             packed_.data() + layout_.offset(p), y + layout_.first(p), columns());
+  }
+
+ private:
+  const GemmIsa& isa_;
+  GemmLayout layout_;
+  std::vector<int64_t> lengths_;
+  std::vector<float> packed_;
+};
+
+// ---- y (K, columns) += Σ over pixels of x[pixel] ⊗ grads[pixel]; K channels of x, each moved by the tap it belongs to
+
+// Pixels of an image: channels of (r, c) from at + r·row + c·pixel on.
+template <typename T>
+struct Plane {
+  const T* at;
+  int64_t row, pixel;
+};
+
+// An image with what is read outside of it: top + H rows of left + W + right pixels.
+template <typename T>
+struct Frame {
+  int64_t H, W, width, top, left, row;
+  std::vector<T> pixels;  // zeros until they are filled
+
+  Frame(int64_t H, int64_t W, int64_t width, int64_t top, int64_t left, int64_t right)
+      : H(H),
+        W(W),
+        width(width),
+        top(top),
+        left(left),
+        row((left + W + right) * width),
+        pixels(size_t((top + H) * row), T(0)) {}
+
+  T* at(int64_t r, int64_t c) { return &pixels[size_t((r + top) * row + (c + left) * width)]; }
+  Plane<T> plane() { return {at(0, 0), row, width}; }
+
+  void fill(const T* image) {
+    for (int64_t r = 0; r < H; ++r) std::copy_n(image + r * W * width, W * width, at(r, 0));
+  }
+};
+
+// Parts of an image's rows, so that their gradients stay in the first cache.
+inline int64_t rows_of_a_part(int64_t W, int64_t O) {
+  constexpr int64_t kPart = 8192;
+  return std::max<int64_t>(1, kPart / std::max<int64_t>(1, W * O));
+}
+
+template <typename T>
+class OuterProducts {
+ public:
+  OuterProducts(int64_t H, int64_t W, int64_t O) : H_(H), W_(W), O_(O) {}
+
+  int64_t columns() const { return O_; }
+
+  // x[k]: from the plane's channels at (0, 0) to what y's row k is of
+  void add(const Plane<T>& plane, const std::vector<int64_t>& x, const T* grads, T* y) const {
+    for (size_t k = 0; k < x.size(); ++k)
+      for (int64_t r = 0; r < H_; ++r)
+        for (int64_t c = 0; c < W_; ++c)
+          add_scaled(O_, plane.at[x[k] + r * plane.row + c * plane.pixel], grads + (r * W_ + c) * O_,
+                     y + int64_t(k) * O_);
+  }
+
+ private:
+  int64_t H_, W_, O_;
+};
+
+template <>
+class OuterProducts<float> {
+ public:
+  OuterProducts(int64_t H, int64_t W, int64_t O)
+      : isa_(gemm_isas().back()), H_(H), W_(W), O_(O), columns_(ceil_div(O, isa_.lanes) * isa_.lanes) {
+    if (columns_ != O_) padded_.assign(size_t(H_ * W_ * columns_), 0.0f);
+  }
+
+  int64_t columns() const { return columns_; }
+
+  void add(const Plane<float>& plane, const std::vector<int64_t>& x, const float* grads, float* y) {
+    if (columns_ != O_) {
+      for (int64_t cell = 0; cell < H_ * W_; ++cell)
+        std::copy_n(grads + cell * O_, O_, &padded_[size_t(cell * columns_)]);
+      grads = padded_.data();
+    }
+    const int64_t K = int64_t(x.size()), part = rows_of_a_part(W_, columns_);
+    const float* rows[kRows];
+    for (int64_t r = 0; r < H_; r += part)
+      for (int64_t first = 0; first < columns_; first += isa_.panel()) {
+        const int vectors = int(std::min<int64_t>(isa_.vectors, (columns_ - first) / isa_.lanes));
+        for (int64_t k = 0; k < K; k += isa_.rows) {
+          const int count = int(std::min<int64_t>(isa_.rows, K - k));
+          for (int m = 0; m < count; ++m) rows[m] = plane.at + x[size_t(k + m)] + r * plane.row;
+          isa_.outer[count][vectors](std::min(part, H_ - r), W_, rows, plane.row, plane.pixel,
+                                     grads + r * W_ * columns_ + first, columns_, y + k * columns_ + first);
+        }
+      }
+  }
+
+ private:
+  const GemmIsa& isa_;
+  int64_t H_, W_, O_, columns_;
+  std::vector<float> padded_;  // where a row of O is no whole number of registers
+};
+
+}  // namespace fastgen
