@@ -1,9 +1,10 @@
-// masked_conv2d on the CPU: oneDNN convolves the cropped kernel; activation, gate and residual are one vector loop.
+// masked_conv2d on the CPU: oneDNN convolves the cropped kernel, or products of pixels do; activation, gate and
+// residual are one vector loop.
 #include <array>
 #include <optional>
 
 #include "gated_activation_cpu.h"
-#include "masked_conv2d.h"
+#include "masked_conv2d_products_cpu.h"
 #include "tensor_utils.h"
 
 namespace fastgen {
@@ -273,6 +274,57 @@ void epilogue_backward(const Tensor& grad_y, const Tensor& pre, Activation activ
                                                             data<scalar_t>(pre), mutable_data<scalar_t>(grad_pre)));
 }
 
+// ---- as products of pixels
+
+std::optional<PixelConvolution> as_products(const Tensor& x, const TapMask& taps, const Crop& crop) {
+  const PixelConvolution shape{x.size(0), x.size(2), x.size(3), taps.I, taps.O, crop};
+  if (x.scalar_type() != ScalarType::Float || !is_channels_last(x) || !shape.pays()) return std::nullopt;
+  return shape;
+}
+
+constexpr int64_t kBlocks = 8;  // of pixels, worth a thread's while
+
+void multiply(const PixelConvolution& shape, const TapsProduct& product, const Tensor& x,
+              const std::optional<Tensor>& bias, const std::optional<Tensor>& residual, Tensor& y) {
+  torch::stable::parallel_for(0, ceil_div(shape.pixels(), kGemmBlock), kBlocks, [&](int64_t begin, int64_t end) {
+    product.run(begin * kGemmBlock, std::min(end * kGemmBlock, shape.pixels()), data<float>(x),
+                bias ? data<float>(*bias) : nullptr, residual ? data<float>(*residual) : nullptr,
+                mutable_data<float>(y));
+  });
+}
+
+Tensor convolve(const PixelConvolution& shape, const Tensor& x, const Tensor& cropped,
+                const std::optional<Tensor>& bias, const std::optional<Tensor>& residual) {
+  Tensor y = empty_in_layout(x, {shape.N, shape.O, shape.H, shape.W}, true);
+  const TapsProduct product(shape, 1, shape.I, shape.O, weights_by_tap(shape, data<float>(cropped), false));
+  multiply(shape, product, x, bias ? std::optional(as_contiguous(*bias)) : std::nullopt, residual, y);
+  return y;
+}
+
+// As convolve_backward, but of the image as it is.
+std::vector<Tensor> convolve_backward(const PixelConvolution& shape, const Tensor& grad_pre, const Tensor& x,
+                                      const Tensor& cropped, const std::vector<bool>& wanted) {
+  Tensor grad_x = nothing(x), grad_weight = nothing(x), grad_bias = nothing(x);
+  if (wanted[0]) {
+    grad_x = empty_in_layout(x, shape_of(x), true);
+    const TapsProduct product(shape, -1, shape.O, shape.I, weights_by_tap(shape, data<float>(cropped), true));
+    multiply(shape, product, grad_pre, std::nullopt, std::nullopt, grad_x);
+  }
+  if (wanted[1] || wanted[2]) {
+    if (wanted[1]) grad_weight = empty(x, shape_of(cropped));
+    if (wanted[2]) grad_bias = empty(x, {shape.O});
+    TapsGradient gradient(shape);
+    torch::stable::parallel_for(0, gradient.parts(), 1, [&](int64_t begin, int64_t end) {
+      gradient.add(begin, end, data<float>(x), data<float>(grad_pre), wanted[1], wanted[2]);
+    });
+    gradient.finish(wanted[1] ? mutable_data<float>(grad_weight) : nullptr,
+                    wanted[2] ? mutable_data<float>(grad_bias) : nullptr);
+  }
+  return {grad_x, grad_weight, grad_bias};
+}
+
+// ---- the op
+
 std::tuple<Tensor, Tensor> masked_conv2d_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
                                              std::optional<Tensor> residual, std::string mask, std::string activation,
                                              int64_t color_groups, std::string groups_order, bool save_preactivation) {
@@ -290,13 +342,15 @@ std::tuple<Tensor, Tensor> masked_conv2d_cpu(const Tensor& x, const Tensor& weig
   }
   const Crop crop(options.taps);
   const Tensor cropped = crop_weight(as_contiguous(weight), options.taps, crop);
-  Tensor conv = in_layout(convolve(pad_image(x, crop), cropped, bias), channels_last);  // oneDNN adds the bias
-  if (plain && !residual) return {conv, nothing(x)};
+  std::optional<Tensor> rest;
+  if (residual) rest = in_layout(*residual, channels_last);
+  const std::optional<PixelConvolution> products = as_products(x, options.taps, crop);
+  Tensor conv = products ? convolve(*products, x, cropped, bias, plain ? rest : std::nullopt)
+                         : in_layout(convolve(pad_image(x, crop), cropped, bias), channels_last);  // oneDNN adds bias
+  if (plain && (!residual || products)) return {conv, nothing(x)};
 
   Tensor y = empty_in_layout(x, sizes, channels_last);
   const bool keep_pre = save_preactivation && !plain;
-  std::optional<Tensor> rest;
-  if (residual) rest = in_layout(*residual, channels_last);
   epilogue(conv, rest, options.activation, channels_last, y);
   return {y, keep_pre ? conv : nothing(x)};
 }
@@ -329,8 +383,11 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward_cpu(const Tensor& grad
   }
   const Crop crop(options.taps);
   const Tensor cropped = crop_weight(as_contiguous(weight), options.taps, crop);
-  const std::vector<Tensor> grads = convolve_backward(grad_pre, pad_image(x, crop), cropped, wanted);
-  if (wanted[0]) {
+  const std::optional<PixelConvolution> products = as_products(x, options.taps, crop);
+  const std::vector<Tensor> grads = products ? convolve_backward(*products, grad_pre, x, cropped, wanted)
+                                             : convolve_backward(grad_pre, pad_image(x, crop), cropped, wanted);
+  if (products && wanted[0]) grad_x = grads[0];
+  if (!products && wanted[0]) {
     Tensor inner = torch::stable::narrow(const_cast<Tensor&>(grads[0]), 2, crop.top, H);
     grad_x = in_layout(torch::stable::narrow(inner, 3, crop.left, W), channels_last);
   }

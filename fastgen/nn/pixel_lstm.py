@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .._checks import check_flag, check_number
 from ..ops.image_lstm import TAPS, image_lstm
+from ..ops.masked_conv2d import masked_conv2d
 from ._checks import check_placed, check_size
 from .masked_conv2d import MaskedConv2d
 
@@ -134,6 +135,7 @@ class DiagonalLSTM(_PixelLSTM):
 
     def _gates(self, x: Tensor) -> list[Tensor]:
         """A product for each direction: in one for both they would have to be copied apart."""
-        rows, weight, bias = x.permute(0, 2, 3, 1), self.input_to_state.live_weight(), self.input_to_state.bias
-        directions = zip(weight.flatten(1).chunk(2), bias.chunk(2), strict=True)  # type: ignore[union-attr]
-        return [F.linear(rows, *one).permute(0, 3, 1, 2) for one in directions]
+        read = self.input_to_state
+        halves = zip(read.weight.chunk(2), read.bias.chunk(2), strict=True)  # type: ignore[union-attr]
+        colors: dict[str, Any] = {"color_groups": self.color_groups, "groups_order": "interleaved"}
+        return [masked_conv2d(x, *half, **colors) for half in halves]
