@@ -37,8 +37,8 @@ FG_VECTOR_CLONES void cells_run(int rows, int64_t h, const T* sums, int64_t colu
 template <typename T>
 struct BackwardCells {
   const T *grad_h[kRows], *grad_c[kRows], *grad_activations[kRows], *activations[kRows], *previous[kRows], *c[kRows];
-  T *carried[kRows];  // comes from the cell that has read this one's c, and goes to the one that this one has read
-  T *grads[kRows];
+  T* carried[kRows];  // comes from the cell that has read this one's c, and goes to the one that this one has read
+  T* grads[kRows];
 };
 
 // sums (rows, h), rows `columns` apart, of which nothing is left

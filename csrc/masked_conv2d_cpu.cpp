@@ -1,7 +1,7 @@
-// masked_conv2d on the CPU: oneDNN convolves the cropped kernel, or products of pixels do; activation, gate and
-// residual are one vector loop.
+// masked_conv2d on the CPU: the cropped kernel by oneDNN or as products of pixels; what follows is one vector loop.
 #include <array>
 #include <optional>
+#include <utility>
 
 #include "gated_activation_cpu.h"
 #include "masked_conv2d_products_cpu.h"
@@ -277,42 +277,39 @@ void epilogue_backward(const Tensor& grad_y, const Tensor& pre, Activation activ
 // ---- as products of pixels
 
 std::optional<PixelConvolution> as_products(const Tensor& x, const TapMask& taps, const Crop& crop) {
-  const PixelConvolution shape{x.size(0), x.size(2), x.size(3), taps.I, taps.O, crop};
-  if (x.scalar_type() != ScalarType::Float || !is_channels_last(x) || !shape.pays()) return std::nullopt;
-  return shape;
+  const PixelConvolution shape{x.size(0), x.size(2), x.size(3), taps.I, taps.O, crop.left};
+  const bool fits = x.scalar_type() == ScalarType::Float && is_channels_last(x) && taps.KH == 1;
+  return fits && shape.pays() ? std::optional(shape) : std::nullopt;
 }
 
-constexpr int64_t kBlocks = 8;  // of pixels, worth a thread's while
-
 void multiply(const PixelConvolution& shape, const TapsProduct& product, const Tensor& x,
-              const std::optional<Tensor>& bias, const std::optional<Tensor>& residual, Tensor& y) {
-  torch::stable::parallel_for(0, ceil_div(shape.pixels(), kGemmBlock), kBlocks, [&](int64_t begin, int64_t end) {
-    product.run(begin * kGemmBlock, std::min(end * kGemmBlock, shape.pixels()), data<float>(x),
-                bias ? data<float>(*bias) : nullptr, residual ? data<float>(*residual) : nullptr,
-                mutable_data<float>(y));
+              const std::optional<Tensor>& residual, Tensor& y) {
+  const float* rest = residual ? data<float>(*residual) : nullptr;
+  torch::stable::parallel_for(0, shape.pixels(), 8 * kGemmBlock, [&](int64_t begin, int64_t end) {
+    product.run(begin, end, data<float>(x), rest, mutable_data<float>(y));
   });
 }
 
 Tensor convolve(const PixelConvolution& shape, const Tensor& x, const Tensor& cropped,
                 const std::optional<Tensor>& bias, const std::optional<Tensor>& residual) {
   Tensor y = empty_in_layout(x, {shape.N, shape.O, shape.H, shape.W}, true);
-  const TapsProduct product(shape, 1, shape.I, shape.O, weights_by_tap(shape, data<float>(cropped), false));
-  multiply(shape, product, x, bias ? std::optional(as_contiguous(*bias)) : std::nullopt, residual, y);
+  const Tensor row = bias ? as_contiguous(*bias) : nothing(x);
+  const TapsProduct product(shape, false, data<float>(cropped), bias ? data<float>(row) : nullptr);
+  multiply(shape, product, x, residual, y);
   return y;
 }
 
 // As convolve_backward, but of the image as it is.
 std::vector<Tensor> convolve_backward(const PixelConvolution& shape, const Tensor& grad_pre, const Tensor& x,
                                       const Tensor& cropped, const std::vector<bool>& wanted) {
-  Tensor grad_x = nothing(x), grad_weight = nothing(x), grad_bias = nothing(x);
+  Tensor grad_x = nothing(x), grad_weight = grad_x, grad_bias = grad_x;
   if (wanted[0]) {
     grad_x = empty_in_layout(x, shape_of(x), true);
-    const TapsProduct product(shape, -1, shape.O, shape.I, weights_by_tap(shape, data<float>(cropped), true));
-    multiply(shape, product, grad_pre, std::nullopt, std::nullopt, grad_x);
+    multiply(shape, TapsProduct(shape, true, data<float>(cropped), nullptr), grad_pre, std::nullopt, grad_x);
   }
+  if (wanted[1]) grad_weight = empty(x, shape_of(cropped));
+  if (wanted[2]) grad_bias = empty(x, {shape.O});
   if (wanted[1] || wanted[2]) {
-    if (wanted[1]) grad_weight = empty(x, shape_of(cropped));
-    if (wanted[2]) grad_bias = empty(x, {shape.O});
     TapsGradient gradient(shape);
     torch::stable::parallel_for(0, gradient.parts(), 1, [&](int64_t begin, int64_t end) {
       gradient.add(begin, end, data<float>(x), data<float>(grad_pre), wanted[1], wanted[2]);
@@ -322,8 +319,6 @@ std::vector<Tensor> convolve_backward(const PixelConvolution& shape, const Tenso
   }
   return {grad_x, grad_weight, grad_bias};
 }
-
-// ---- the op
 
 std::tuple<Tensor, Tensor> masked_conv2d_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
                                              std::optional<Tensor> residual, std::string mask, std::string activation,
@@ -377,8 +372,7 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward_cpu(const Tensor& grad
   }
   Tensor grad_pre = in_layout(grad_y_any, channels_last);
   if (!plain) {
-    const Tensor grad_y = grad_pre;
-    grad_pre = empty_in_layout(x, pre_sizes, channels_last);
+    const Tensor grad_y = std::exchange(grad_pre, empty_in_layout(x, pre_sizes, channels_last));
     epilogue_backward(grad_y, in_layout(preactivation, channels_last), options.activation, channels_last, grad_pre);
   }
   const Crop crop(options.taps);
@@ -386,8 +380,8 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward_cpu(const Tensor& grad
   const std::optional<PixelConvolution> products = as_products(x, options.taps, crop);
   const std::vector<Tensor> grads = products ? convolve_backward(*products, grad_pre, x, cropped, wanted)
                                              : convolve_backward(grad_pre, pad_image(x, crop), cropped, wanted);
-  if (products && wanted[0]) grad_x = grads[0];
-  if (!products && wanted[0]) {
+  if (products) grad_x = grads[0];
+  if (wanted[0] && !products) {
     Tensor inner = torch::stable::narrow(const_cast<Tensor&>(grads[0]), 2, crop.top, H);
     grad_x = in_layout(torch::stable::narrow(inner, 3, crop.left, W), channels_last);
   }

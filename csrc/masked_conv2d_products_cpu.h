@@ -7,61 +7,89 @@
 
 namespace fastgen {
 
+FG_VECTOR_CLONES inline void add_runs(int64_t count, const float* __restrict a, const float* __restrict b,
+                                      float* __restrict y) {
+  for (int64_t i = 0; i < count; ++i) y[i] = a[i] + b[i];
+}
+
+// Taps 0 … left of one row, the last of which is the pixel itself.
 struct PixelConvolution {
-  int64_t N, H, W, I, O;
-  Crop crop;
+  int64_t N, H, W, I, O, left;
 
   int64_t pixels() const { return N * H * W; }
-  int64_t taps() const { return crop.KH * crop.KW; }
-  int64_t row(int64_t tap) const { return tap / crop.KW - crop.top; }
-  int64_t column(int64_t tap) const { return tap % crop.KW - crop.left; }
-  bool moves() const { return crop.top + crop.left + crop.right > 0; }
+  int64_t taps() const { return left + 1; }
+  int64_t column(int64_t tap) const { return tap - left; }
 
-  // Whether products are worth it: few channels are read from a long way off, and many weights leave the cache.
-  bool pays() const { return crop.KH == 1 && I >= 8 && taps() * I * O <= kMostWeights; }
-
-  static constexpr int64_t kMostWeights = 65536;
+  // Else runs are short, or the weights leave the cache between one block of pixels and the next.
+  bool pays() const { return I >= 8 && taps() * I * O <= 65536; }
 };
 
 // y[pixel] = Σ over taps of x[pixel ± tap] @ W + bias + residual
 class TapsProduct {
  public:
-  // sign: 1 reads what a tap reads, −1 who has read a pixel along it; w (taps·K, N)
-  TapsProduct(const PixelConvolution& shape, int64_t sign, int64_t K, int64_t N, const std::vector<float>& w)
-      : shape_(shape), sign_(sign), K_(K), N_(N), layout_(isa_, shape.taps() * K, N, false), zeros_(size_t(K), 0.0f) {
-    packed_.resize(size_t(layout_.size()));
-    layout_.pack(w.data(), packed_.data());
+  // Backward it is the gradients of y that are read, by whom a pixel has been read; w (O, I, taps); bias may be null.
+  TapsProduct(const PixelConvolution& shape, bool backward, const float* w, const float* bias)
+      : shape_(shape),
+        sign_(backward ? -1 : 1),
+        K_(backward ? shape.O : shape.I),
+        N_(backward ? shape.I : shape.O),
+        layout_(isa_, shape.taps() * K_ + (bias ? 1 : 0), N_, false),
+        packed_(size_t(layout_.size())),
+        zeros_(size_t(K_), 0.0f),
+        lengths_(size_t(shape.taps()), K_) {
+    const int64_t T = shape.taps(), I = shape.I, O = shape.O;
+    std::vector<float> matrix(size_t(T * K_ * N_));
+    for (int64_t o = 0; o < O; ++o)
+      for (int64_t i = 0; i < I; ++i)
+        for (int64_t t = 0; t < T; ++t)
+          matrix[size_t(backward ? (t * O + o) * I + i : (t * I + i) * O + o)] = w[(o * I + i) * T + t];
+    if (bias) {  // the weight of a one
+      matrix.insert(matrix.end(), bias, bias + N_);
+      lengths_.push_back(1);
+    }
+    layout_.pack(matrix.data(), packed_.data());
   }
 
-  // Pixels [first, last); bias and residual may be null.
-  void run(int64_t first, int64_t last, const float* x, const float* bias, const float* residual, float* y) const {
-    GemmBlock block;
-    const int64_t runs = shape_.taps();
-    block.lengths.assign(size_t(runs), K_);
-    block.x.resize(size_t(runs * kGemmBlock));
-    block.has_residual = residual != nullptr;
-    for (; first < last; first += block.rows) {
-      block.rows = std::min(kGemmBlock, last - first);
-      for (int64_t m = 0; m < block.rows; m += isa_.rows) {
-        const int64_t rows = std::min<int64_t>(isa_.rows, block.rows - m);
-        for (int64_t i = 0; i < rows; ++i) {
-          const int64_t pixel = first + m + i;
-          for (int64_t t = 0; t < runs; ++t) block.x[size_t(runs * m + t * rows + i)] = read(x, pixel, t);
-          block.y[size_t(m + i)] = y + pixel * N_;
-          if (residual) block.residual[size_t(m + i)] = residual + pixel * N_;
-        }
-      }
-      sample_gemm(isa_, layout_, packed_.data(), bias, SampleActivation::kNone, block);
+  // Pixels [first, last); residual may be null.
+  void run(int64_t first, int64_t last, const float* x, const float* residual, float* y) const {
+    const int64_t runs = int64_t(lengths_.size()), columns = ceil_div(N_, isa_.lanes) * isa_.lanes;
+    const bool direct = columns == N_ && !residual;
+    std::vector<const float*> read(size_t(runs * kGemmBlock));
+    std::vector<float> sums(size_t(direct ? 0 : kGemmBlock * columns));
+    for (; first < last; first += kGemmBlock) {
+      const int64_t pixels = std::min(kGemmBlock, last - first);
+      point(first, pixels, x, read.data());
+      float* found = direct ? y + first * N_ : sums.data();
+      for (int64_t p = 0; p < layout_.panels(); ++p)
+        for (int64_t m = 0; m < pixels; m += isa_.rows)
+          isa_.tile[std::min<int64_t>(isa_.rows, pixels - m)][layout_.vectors_of(p)](
+              runs, lengths_.data(), &read[size_t(runs * m)], packed_.data() + layout_.offset(p),
+              found + m * columns + layout_.first(p), columns);
+      if (!direct) finish(pixels, columns, found, residual ? residual + first * N_ : nullptr, y + first * N_);
     }
   }
 
  private:
-  const float* read(const float* x, int64_t pixel, int64_t tap) const {
-    if (!shape_.moves()) return x + pixel * K_;
-    const int64_t down = sign_ * shape_.row(tap), across = sign_ * shape_.column(tap);
-    const int64_t r = pixel / shape_.W % shape_.H + down, c = pixel % shape_.W + across;
-    const bool inside = r >= 0 && r < shape_.H && c >= 0 && c < shape_.W;
-    return inside ? x + (pixel + down * shape_.W + across) * K_ : zeros_.data();
+  // (tile, run, row of the tile)
+  void point(int64_t first, int64_t pixels, const float* x, const float** read) const {
+    static constexpr float kOne = 1.0f;
+    const int64_t runs = int64_t(lengths_.size());
+    for (int64_t m = 0, c = first % shape_.W; m < pixels; ++m, c = c + 1 == shape_.W ? 0 : c + 1) {
+      const int64_t tile = m / isa_.rows * isa_.rows, rows = std::min<int64_t>(isa_.rows, pixels - tile);
+      const float** at = read + runs * tile + (m - tile);
+      for (int64_t t = 0; t < shape_.taps(); ++t, at += rows) {
+        const int64_t across = sign_ * shape_.column(t);
+        *at = c + across >= 0 && c + across < shape_.W ? x + (first + m + across) * K_ : zeros_.data();
+      }
+      if (runs > shape_.taps()) *at = &kOne;
+    }
+  }
+
+  void finish(int64_t pixels, int64_t columns, const float* sums, const float* residual, float* y) const {
+    if (columns == N_) return add_runs(pixels * N_, sums, residual, y);
+    for (int64_t m = 0; m < pixels; ++m)
+      residual ? add_runs(N_, sums + m * columns, residual + m * N_, y + m * N_)
+               : void(std::copy_n(sums + m * columns, N_, y + m * N_));
   }
 
   const GemmIsa& isa_ = gemm_isas().back();
@@ -69,18 +97,8 @@ class TapsProduct {
   int64_t sign_, K_, N_;
   GemmLayout layout_;
   std::vector<float> packed_, zeros_;
+  std::vector<int64_t> lengths_;
 };
-
-// w (O, I, KH, KW) → (taps·I, O), and transposed (taps·O, I)
-inline std::vector<float> weights_by_tap(const PixelConvolution& shape, const float* w, bool transposed) {
-  const int64_t T = shape.taps(), I = shape.I, O = shape.O;
-  std::vector<float> found(size_t(T * I * O));
-  for (int64_t o = 0; o < O; ++o)
-    for (int64_t i = 0; i < I; ++i)
-      for (int64_t t = 0; t < T; ++t)
-        found[size_t(transposed ? (t * O + o) * I + i : (t * I + i) * O + o)] = w[(o * I + i) * T + t];
-  return found;
-}
 
 FG_VECTOR_CLONES inline void add_pixels(int64_t pixels, int64_t O, const float* __restrict x, float* __restrict y) {
   for (int64_t pixel = 0; pixel < pixels; ++pixel)
@@ -96,9 +114,8 @@ class TapsGradient {
         columns_(OuterProducts<float>(0, 0, shape.O).columns()),
         images_(ceil_div(shape.N, kMostParts)),
         parts_(size_t(parts() * part()), 0.0f) {
-    const int64_t row = plane(nullptr).row;
     for (int64_t t = 0; t < shape.taps(); ++t)
-      for (int64_t i = 0; i < shape.I; ++i) read_.push_back(shape.row(t) * row + shape.column(t) * shape.I + i);
+      for (int64_t i = 0; i < shape.I; ++i) read_.push_back(shape.column(t) * shape.I + i);
   }
 
   int64_t parts() const { return ceil_div(shape_.N, images_); }
@@ -106,14 +123,15 @@ class TapsGradient {
   // Parts [first, last)
   void add(int64_t first, int64_t last, const float* x, const float* grads, bool weight, bool bias) {
     const int64_t H = shape_.H, W = shape_.W, O = shape_.O;
-    Frame<float> frame(shape_.moves() ? H : 0, W, shape_.I, shape_.crop.top, shape_.crop.left, shape_.crop.right);
+    Frame<float> frame(shape_.left ? H : 0, W, shape_.I, 0, shape_.left, 0);
     OuterProducts<float> product(H, W, O);
     std::vector<float> row(size_t(O), 0.0f);
     for (int64_t n = first * images_; n < std::min(last * images_, shape_.N); ++n) {
       const float *image = x + n * H * W * shape_.I, *grad = grads + n * H * W * O;
       float* y = &parts_[size_t(n / images_ * part())];
-      if (weight && shape_.moves()) frame.fill(image);
-      if (weight) product.add(shape_.moves() ? frame.plane() : plane(image), read_, grad, y);
+      if (weight && shape_.left) frame.fill(image);
+      const Plane<float> plane = shape_.left ? frame.plane() : Plane<float>{image, W * shape_.I, shape_.I};
+      if (weight) product.add(plane, read_, grad, y);
       for (int64_t r = 0; bias && r < H; ++r) {
         std::fill(row.begin(), row.end(), 0.0f);
         add_pixels(W, O, grad + r * W * O, row.data());
@@ -136,10 +154,6 @@ class TapsGradient {
   static constexpr int64_t kMostParts = 16;
 
   int64_t part() const { return (K_ + 1) * columns_; }  // the last row is the bias'
-  Plane<float> plane(const float* image) const {        // of a frame, where one is needed
-    const int64_t row = shape_.crop.left + shape_.W + shape_.crop.right;
-    return {image, row * shape_.I, shape_.I};
-  }
 
   PixelConvolution shape_;
   int64_t K_, columns_, images_;

@@ -97,10 +97,15 @@ struct Frame {
   }
 };
 
-// Parts of an image's rows, so that their gradients stay in the first cache.
-inline int64_t rows_of_a_part(int64_t W, int64_t O) {
-  constexpr int64_t kPart = 8192;
-  return std::max<int64_t>(1, kPart / std::max<int64_t>(1, W * O));
+FG_VECTOR_CLONES inline void pack_panel(int64_t pixels, int64_t O, int64_t count, int64_t width,
+                                        const float* __restrict x, float* __restrict panel) {
+  if (count == 16 && width == 16) {  // so that it is a few vectors, and no loop
+    for (int64_t pixel = 0; pixel < pixels; ++pixel)
+      for (int64_t j = 0; j < 16; ++j) panel[pixel * 16 + j] = x[pixel * O + j];
+    return;
+  }
+  for (int64_t pixel = 0; pixel < pixels; ++pixel)
+    for (int64_t j = 0; j < width; ++j) panel[pixel * width + j] = j < count ? x[pixel * O + j] : 0.0f;
 }
 
 template <typename T>
@@ -128,35 +133,44 @@ class OuterProducts<float> {
  public:
   OuterProducts(int64_t H, int64_t W, int64_t O)
       : isa_(gemm_isas().back()), H_(H), W_(W), O_(O), columns_(ceil_div(O, isa_.lanes) * isa_.lanes) {
-    if (columns_ != O_) padded_.assign(size_t(H_ * W_ * columns_), 0.0f);
+    part_ = std::min(H, std::max<int64_t>(1, kPart / std::max<int64_t>(1, W)));
+    packed_.assign(size_t(part_ * W * columns_), 0.0f);
   }
 
   int64_t columns() const { return columns_; }
 
   void add(const Plane<float>& plane, const std::vector<int64_t>& x, const float* grads, float* y) {
-    if (columns_ != O_) {
-      for (int64_t cell = 0; cell < H_ * W_; ++cell)
-        std::copy_n(grads + cell * O_, O_, &padded_[size_t(cell * columns_)]);
-      grads = padded_.data();
-    }
-    const int64_t K = int64_t(x.size()), part = rows_of_a_part(W_, columns_);
+    const int64_t K = int64_t(x.size());
     const float* rows[kRows];
-    for (int64_t r = 0; r < H_; r += part)
+    for (int64_t r = 0; r < H_; r += part_) {
+      const int64_t height = std::min(part_, H_ - r);
+      pack(height * W_, grads + r * W_ * O_);
       for (int64_t first = 0; first < columns_; first += isa_.panel()) {
         const int vectors = int(std::min<int64_t>(isa_.vectors, (columns_ - first) / isa_.lanes));
         for (int64_t k = 0; k < K; k += isa_.rows) {
           const int count = int(std::min<int64_t>(isa_.rows, K - k));
           for (int m = 0; m < count; ++m) rows[m] = plane.at + x[size_t(k + m)] + r * plane.row;
-          isa_.outer[count][vectors](std::min(part, H_ - r), W_, rows, plane.row, plane.pixel,
-                                     grads + r * W_ * columns_ + first, columns_, y + k * columns_ + first);
+          isa_.outer[count][vectors](height, W_, rows, plane.row, plane.pixel, &packed_[size_t(first * height * W_)],
+                                     y + k * columns_ + first, columns_);
         }
       }
+    }
   }
 
  private:
+  static constexpr int64_t kPart = 96;  // pixels: their gradients' panel stays in the first cache
+
+  // In panels of as many columns as a tile has.
+  void pack(int64_t pixels, const float* grads) {
+    for (int64_t first = 0; first < O_; first += isa_.panel()) {
+      const int64_t width = std::min<int64_t>(isa_.panel(), columns_ - first), count = std::min(width, O_ - first);
+      pack_panel(pixels, O_, count, width, grads + first, &packed_[size_t(first * pixels)]);
+    }
+  }
+
   const GemmIsa& isa_;
-  int64_t H_, W_, O_, columns_;
-  std::vector<float> padded_;  // where a row of O is no whole number of registers
+  int64_t H_, W_, O_, columns_, part_;
+  std::vector<float> packed_;  // zeros beyond the columns
 };
 
 }  // namespace fastgen

@@ -55,12 +55,13 @@ FG_HD void sample_gemm_tile(int64_t runs, const int64_t* lengths, const float* c
 // ---- one tile of the other product: sums over k of outer products
 
 using OuterTile = void (*)(int64_t runs, int64_t length, const float* const* x, int64_t run, int64_t step,
-                           const float* w, int64_t columns, float* sums);
+                           const float* w, float* sums, int64_t columns);
 
-// sums[r, j] += Σ_k x[r](k)·w[k, j]; k-th of `length` in run i: x[r][i·run + k·step]; w and sums `columns` apart
+// sums[r, j] += Σ_k x[r](k)·w[k, j]; k-th of `length` in run i: x[r][i·run + k·step]; w (runs·length, Vectors·Lanes);
+// rows of sums `columns` apart
 template <int Lanes, int Rows, int Vectors>
 FG_HD void sample_gemm_outer(int64_t runs, int64_t length, const float* const* x, int64_t run, int64_t step,
-                             const float* w, int64_t columns, float* sums) {
+                             const float* w, float* sums, int64_t columns) {
   typedef float V __attribute__((vector_size(4 * Lanes)));
   typedef float Unaligned __attribute__((vector_size(4 * Lanes), aligned(4), may_alias));
   V sum[Rows][Vectors];
@@ -73,7 +74,7 @@ FG_HD void sample_gemm_outer(int64_t runs, int64_t length, const float* const* x
   }
   for (int64_t i = 0; i < runs; ++i) {
     int64_t at = i * run;
-    for (int64_t k = 0; k < length; ++k, at += step, w += columns) {
+    for (int64_t k = 0; k < length; ++k, at += step, w += Vectors * Lanes) {
       V b[Vectors];
 #pragma GCC unroll 8
       for (int v = 0; v < Vectors; ++v) b[v] = *reinterpret_cast<const Unaligned*>(w + v * Lanes);
@@ -102,32 +103,32 @@ struct GemmIsa {
 };
 
 // A class whose tiles are compiled for `target`; the generic body is inlined into each.
-#define FG_GEMM_ISA(Class, target, Lanes, Rows, Vectors)                                                             \
-  struct Class {                                                                                                     \
-    template <int R, int V>                                                                                          \
-    target static void tile(int64_t runs, const int64_t* lengths, const float* const* x, const float* w, float* s,   \
-                            int64_t columns) {                                                                       \
-      sample_gemm_tile<Lanes, R, V>(runs, lengths, x, w, s, columns);                                                \
-    }                                                                                                                \
-    template <int R, int V>                                                                                          \
-    target static void outer(int64_t runs, int64_t length, const float* const* x, int64_t run, int64_t step,         \
-                             const float* w, int64_t columns, float* s) {                                            \
-      sample_gemm_outer<Lanes, R, V>(runs, length, x, run, step, w, columns, s);                                     \
-    }                                                                                                                \
-    template <int R, int V>                                                                                          \
-    static void fill(GemmIsa* isa) {                                                                                 \
-      isa->tile[R][V] = tile<R, V>;                                                                                  \
-      isa->outer[R][V] = outer<R, V>;                                                                                \
-      if constexpr (V > 1)                                                                                           \
-        fill<R, V - 1>(isa);                                                                                         \
-      else if constexpr (R > 1)                                                                                      \
-        fill<R - 1, Vectors>(isa);                                                                                   \
-    }                                                                                                                \
-    static GemmIsa make(const char* name) {                                                                          \
-      GemmIsa isa{name, Lanes, Rows, Vectors, {}, {}};                                                               \
-      fill<Rows, Vectors>(&isa);                                                                                     \
-      return isa;                                                                                                    \
-    }                                                                                                                \
+#define FG_GEMM_ISA(Class, target, Lanes, Rows, Vectors)                                                           \
+  struct Class {                                                                                                   \
+    template <int R, int V>                                                                                        \
+    target static void tile(int64_t runs, const int64_t* lengths, const float* const* x, const float* w, float* s, \
+                            int64_t columns) {                                                                     \
+      sample_gemm_tile<Lanes, R, V>(runs, lengths, x, w, s, columns);                                              \
+    }                                                                                                              \
+    template <int R, int V>                                                                                        \
+    target static void outer(int64_t runs, int64_t length, const float* const* x, int64_t run, int64_t step,       \
+                             const float* w, float* s, int64_t columns) {                                          \
+      sample_gemm_outer<Lanes, R, V>(runs, length, x, run, step, w, s, columns);                                   \
+    }                                                                                                              \
+    template <int R, int V>                                                                                        \
+    static void fill(GemmIsa* isa) {                                                                               \
+      isa->tile[R][V] = tile<R, V>;                                                                                \
+      isa->outer[R][V] = outer<R, V>;                                                                              \
+      if constexpr (V > 1)                                                                                         \
+        fill<R, V - 1>(isa);                                                                                       \
+      else if constexpr (R > 1)                                                                                    \
+        fill<R - 1, Vectors>(isa);                                                                                 \
+    }                                                                                                              \
+    static GemmIsa make(const char* name) {                                                                        \
+      GemmIsa isa{name, Lanes, Rows, Vectors, {}, {}};                                                             \
+      fill<Rows, Vectors>(&isa);                                                                                   \
+      return isa;                                                                                                  \
+    }                                                                                                              \
   }
 
 FG_GEMM_ISA(PortableGemm, , 4, 4, 2);

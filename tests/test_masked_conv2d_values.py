@@ -7,7 +7,8 @@ import torch
 
 from fastgen.ops import masked_conv2d_mask
 from fastgen.ops._masked_conv2d_activations import activate
-from fastgen.ops.masked_conv2d import masked_conv2d_backward_reference
+from fastgen.ops.masked_conv2d import masked_conv2d_backward_reference, masked_conv2d_reference
+from ops import assert_op_parity
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,25 @@ def test_the_mask_takes_no_other_word() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize(("N", "I", "O", "H", "W"), [(2, 8, 19, 9, 31), (18, 9, 16, 3, 5), (1, 8, 1, 2, 1)])
+@pytest.mark.parametrize(("width", "mask", "activation"), [(1, "B", "none"), (3, "B", "relu"), (5, "A", "none")])
+@pytest.mark.parametrize("told", [True, False])
+def test_few_taps_of_one_row_where_channels_lie_together(
+    N: int, I: int, O: int, H: int, W: int, width: int, mask: str, activation: str, told: bool, device: str
+) -> None:
+    """Where a CPU multiplies pixels: beside a row are zeros, and blocks of pixels begin and end anywhere."""
+    x, weight, bias, residual = (
+        torch.randn(size, device=device) for size in ((N, I, H, W), (O, I, 1, width), (O,), (N, O, H, W))
+    )
+    x, grad_y = x.contiguous(memory_format=torch.channels_last), torch.randn_like(residual)
+    options = mask, activation, 1, "contiguous"
+    added = (bias, residual) if told else (None, None)
+    forward = torch.ops.fastgen.masked_conv2d.default
+    assert_op_parity(forward, masked_conv2d_reference, x, weight, *added, *options, True)
+    pre = forward(x, weight, *added, *options, True)[1]
+    backward = torch.ops.fastgen.masked_conv2d_backward.default
+    assert_op_parity(
+        backward, masked_conv2d_backward_reference, grad_y, pre, x, weight, *options, [told, True, not told]
+    )
