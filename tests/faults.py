@@ -88,6 +88,10 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("an empty batch's gradient is uninitialised", "torch::stable::new_zeros(weight, shape_of(weight))",
              "empty(weight, shape_of(weight))"),
         ],
+        "csrc/pixel_products_cpu.h": [
+            ("the first part's rows alone", "x[size_t(k + m)] + r * plane.row", "x[size_t(k + m)]"),
+            ("what stands beyond the last column", "j < count ? x[pixel * O + j] : 0.0f", "0.0f"),
+        ],
         "csrc/masked_conv2d_products_cpu.h": [
             ("products without their bias", "if (bias) {  // the weight of a one", "if (false) {"),
             ("a pixel beside a row", "c + across >= 0 && c + across < shape_.W ?", "first + m + across >= 0 ?"),
@@ -162,10 +166,6 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         "csrc/image_lstm_cpu.h": [
             ("no input", "activations[d] = sigmoid(sum[d] + gates[d]);", "activations[d] = sigmoid(sum[d]);"),
             ("a sigmoid for the candidate", "activations[d] = tanh(sum", "activations[d] = sigmoid(sum"),
-        ],
-        "csrc/pixel_products_cpu.h": [
-            ("the first part's rows alone", "x[size_t(k + m)] + r * plane.row", "x[size_t(k + m)]"),
-            ("what stands beyond the last column", "j < count ? x[pixel * O + j] : 0.0f", "0.0f"),
         ],
         "csrc/image_lstm_cpu.cpp": [
             ("another tap's states in a weight's gradient", "scan.row[t] * whole.row + scan.column[t] * width",
