@@ -82,8 +82,11 @@ class BEGAN(AdversarialModel):
     defaults: ClassVar = {**AdversarialModel.defaults, "lr": 1e-4, "betas": (0.9, 0.999), "batch_size": 16}
     recipes: ClassVar = {
         "paper": {"channels": 128, "lr": 8e-5, "epochs": 40, "ema": 0.0},
-        "small": {"channels": 16, "lr": 4e-4, "gain": 0.01, "epochs": 4, "channels_last": True, "schedule": "linear"},
-    }
+        "small": {
+            "channels": 16, "gamma": 0.7, "gain": 1.0, "lr": 4e-4, "epochs": 1, "channels_last": True,
+            "schedule": "linear",
+        },
+    }  # fmt: skip
     """paper: section 4 and its best-known code (carpedm20/BEGAN-tensorflow): Adam, whose lr is halved when M stands
     still, which is no option here; batches of 16, for 500,000 steps: 40 epochs of CelebA."""
 
