@@ -36,6 +36,17 @@ def evaluated(model: nn.Module) -> Iterator[Any]:
 
 
 @contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards every module is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
 def uncast() -> Iterator[None]:
     """No autocast on any device where there is some."""
     with ExitStack() as stack:

@@ -78,29 +78,21 @@ def _check_needed(options: Train, begun: Train) -> None:
     for name in options.model.needs:
         value = getattr(options, name, None)
         if value != getattr(begun, name, None) and (lacks := _lacks(options, name)):
-            raise ValueError(f"{name}: expected it {lacks}, got {_said(value)}")
+            raise ValueError(f"{name}: expected it {lacks}, got {value}")
 
 
 def _lacks(options: Train, name: str) -> str:
     """With what alone the option ``name`` counts, where that is not so, or ""."""
     for other, values in options.model.needs.get(name, {}).items():
-        flag = f"--{other.replace('_', '-')}"
+        words = [" ".join(option_words({other: each})) for each in values or (True,)]
         if not hasattr(options, other):
-            return f"with models that have {flag} only"
+            return f"with models that have {option_words({other: True})[0]} only"
         found = getattr(options, other)
         if found not in values if values else not found:
-            return f"with {' or '.join(_flag(flag, each) for each in values) or flag} only"
+            return f"with {' or '.join(words)} only"
         if lacks := _lacks(options, other):
-            return f"with {_flag(flag, found)} only, and that {lacks}"
+            return f"with {' '.join(option_words({other: found}))} only, and that {lacks}"
     return ""
-
-
-def _flag(flag: str, value: Any) -> str:
-    return flag.replace("--", "--no-") if value is False else f"{flag} {_said(value)}"
-
-
-def _said(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _absolute(options: Train) -> Train:

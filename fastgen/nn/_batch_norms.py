@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from .._shadow import uncast
+from .._shadow import modes_kept, uncast
 from ._records import alone
 from .sync_batch_norm import SyncBatchNorm
 
@@ -20,8 +20,7 @@ def settling(module: nn.Module) -> Iterator[bool]:
     Yields:
         Whether there are any: of those that ``module.train()`` puts into training mode, and that keep statistics.
     """
-    modes = {each: each.training for each in module.modules()}
-    try:
+    with modes_kept(module):
         module.train()
         layers = [
             each
@@ -38,6 +37,3 @@ def settling(module: nn.Module) -> Iterator[bool]:
         finally:
             for layer, momentum in zip(layers, kept, strict=True):
                 layer.momentum = momentum
-    finally:
-        for each, training in modes.items():
-            each.training = training

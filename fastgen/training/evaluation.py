@@ -14,6 +14,7 @@ from .. import measures as meanings
 from .._checks import check_instance, check_integer, check_number, describe
 from .._draws import batch_of
 from .._extras import require
+from .._shadow import modes_kept
 from ..data import Dataset
 from ..measures import Measure, plus_minus
 from . import distributed
@@ -118,13 +119,9 @@ class Evaluation:
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """``model`` in eval mode; then every module in the mode it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with modes_kept(model):
+        model.eval()
         yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def measure_set(measure: Callable[[], dict[str, float]], model: Any, seed: int) -> dict[str, float]:
