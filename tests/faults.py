@@ -12,7 +12,8 @@ TESTS = {
     "batch_norm_activation": (
         "test_batch_norm_activation.py", "test_conv_transpose2d_bn_layers.py", "test_batch_norm_sync.py",
     ),
-    "conv_transpose2d": ("test_conv_transpose2d.py",),
+    "conv_transpose2d": ("test_conv_transpose2d.py", "test_conv_transpose2d_products.py"),
+    "conv_transpose2d_products": ("test_conv_transpose2d_products.py",),
     "conv_transpose2d_bn": (
         "test_sequence.py", "test_conv_transpose2d_bn_layers.py", "test_conv_transpose2d_bn.py",
         "test_batch_norm_sync.py",
@@ -303,6 +304,30 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("no bias of a product", "else bias.repeat(taps) if last", "else None if last"),
             ("output_padding forgotten in the shape", "        + output_padding[i]\n", ""),
             ("a product with padding", "([0, 0], [0, 0], [1, 1])\n", "(list(padding), [0, 0], [1, 1])\n"),
+        ],
+    },
+    "conv_transpose2d_products": {
+        "fastgen/ops/conv_transpose2d_products.py": [
+            ("products of a large image", "return rows * columns <= LEFT", "return True"),
+            ("products in any dtype", "x.dtype != torch.float32 or", ""),
+            ("products of a dilated kernel", "or list(dilation) != [1, 1]", ""),
+            ("a gradient of another stride", "ctx.bias_sizes, stride, padding,", "ctx.bias_sizes, padding, padding,"),
+        ],
+        "csrc/conv_transpose2d_products.h": [
+            ("a border sees one tap too many", "base + j - size + 1)", "base + j - size)"),
+            ("a phase without its last tap", "ceil_div(kernel - phase, stride)", "(kernel - phase) / stride"),
+            ("phases begin at zero", "start(((phase - padding) % stride + stride) % stride)",
+             "start(phase % stride)"),
+            ("borders as the middle", "segments.back().low != low || segments.back().high != high",
+             "segments.back().low != low"),
+        ],
+        "csrc/conv_transpose2d_products_cpu.h": [
+            ("no bias", "(bias ? bias[column + o] : 0.0f)", "0.0f"),
+            ("taps of other columns", "stride[1]) * strides[3]);", "stride[1]) * strides[2]);"),
+            ("the first group of images alone", "multiply(item / P, phases_[size_t(item % P)], n,",
+             "multiply(item / P, phases_[size_t(item % P)], 0,"),
+            ("packed as if all phases were", "phases_[size_t(first)].before, packed);", "0, packed);"),
+            ("what stands before a border's taps is read", "inside[size_t(low + t)]", "true"),
         ],
     },
     "conv_transpose2d_bn": {

@@ -32,7 +32,14 @@ def test_no_sanitizer_reports_a_case(tmp_path: Path) -> None:
     assert len(seen) > 0.9 * CASES
     outcomes = Counter(line.split(" ", 1)[1] for line in seen)
     sampling = ("sample", "sample_between")
-    for op in ("rsample_kl", "masked_conv2d", "gated_activation", "discretized_logistic_mixture", *sampling):
+    for op in (
+        "rsample_kl",
+        "masked_conv2d",
+        "gated_activation",
+        "discretized_logistic_mixture",
+        "conv_transpose2d_products",
+        *sampling,
+    ):
         assert outcomes[f"{op}: answered"]
         assert outcomes[f"{op}: RuntimeError"]
 

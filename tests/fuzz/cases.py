@@ -33,6 +33,8 @@ def run_case(seed: int, index: int) -> str:
     torch.manual_seed(rng.getrandbits(32))
     if rng.random() < 0.4:
         return _plan_case(rng)
+    if rng.random() < 0.05:
+        return _transposed_case(rng)
     op = rng.choice(OPS)
     makers = ARGUMENTS[op]
     args = list(rng.choice(makers)(rng.choice(DTYPES[:4])))
@@ -42,6 +44,23 @@ def run_case(seed: int, index: int) -> str:
         at = rng.randrange(len(args))
         args[at] = _replaced(args[at], args, rng)
     return f"{op}: {_called(getattr(torch.ops.fastgen, op).default, *args)}"
+
+
+def _transposed_case(rng: random.Random) -> str:
+    """A transposed convolution of any sizes, of which some do not fit."""
+    H, W, KH, KW, *channels = (rng.randint(1, 5) for _ in range(7))
+    N, I, O = channels
+    x, weight = torch.randn(N, I, H, W), torch.randn(I, O, KH, KW)
+    args: list[Any] = [x, weight, rng.choice((None, torch.randn(O)))]
+    args += [[rng.randint(low, 3) for _ in range(2)] for low in (1, 0, 0)]
+    args[5] = [min(each, stride - 1) for each, stride in zip(args[5], args[3], strict=True)]
+    for _ in range(rng.choice((0, 1, 1, 2))):
+        at = rng.randrange(len(args))
+        args[at] = (
+            _replaced(args[at], args, rng) if at < 3 else [rng.choice(NUMBERS[:14]), *args[at][rng.randint(1, 2) :]]
+        )
+    op = torch.ops.fastgen.conv_transpose2d_products.default
+    return f"conv_transpose2d_products: {_called(op, *args)}"
 
 
 def _called(op: Callable[..., Any], *args: Any) -> str:

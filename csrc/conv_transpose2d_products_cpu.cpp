@@ -1,0 +1,80 @@
+// conv_transpose2d_products on the CPU: from tensors to the products of its header.
+#include "conv_transpose2d_products_cpu.h"
+
+#include <optional>
+
+#include "tensor_utils.h"
+
+namespace fastgen {
+namespace {
+
+constexpr int64_t kMost = int64_t(1) << 24;  // of a size, so that none of what is made of two overflows
+constexpr int64_t kMostTaps = 4096;          // lists of them are made at each call
+
+void check_pair(const std::vector<int64_t>& values, const char* name, int64_t least) {
+  STD_TORCH_CHECK(values.size() == 2, name, ": expected two values, got ", values.size());
+  for (int64_t value : values)
+    STD_TORCH_CHECK(value >= least && value < kMost, name, ": expected at least ", least, " and less than ", kMost,
+                    ", got ", value);
+}
+
+Tensor conv_transpose2d_products_cpu(const Tensor& x_any, const Tensor& weight, std::optional<Tensor> bias,
+                                     std::vector<int64_t> stride, std::vector<int64_t> padding,
+                                     std::vector<int64_t> output_padding) {
+  STD_TORCH_CHECK(x_any.scalar_type() == ScalarType::Float, "x: expected float32");
+  STD_TORCH_CHECK(weight.dim() == 4 && weight.numel() > 0, "weight: expected shape (I, O, KH, KW), none of them 0");
+  check_tensor(weight, "weight", weight.sizes(), ScalarType::Float, x_any);
+  STD_TORCH_CHECK(x_any.dim() == 4 && x_any.size(1) == weight.size(0), "x: expected shape (N, ", weight.size(0),
+                  ", H, W)");
+  check_pair(stride, "stride", 1);
+  check_pair(padding, "padding", 0);
+  check_pair(output_padding, "output_padding", 0);
+  TransposedConvolution shape{x_any.size(0),
+                              x_any.size(1),
+                              x_any.size(2),
+                              x_any.size(3),
+                              weight.size(1),
+                              weight.size(2),
+                              weight.size(3),
+                              {},
+                              {},
+                              {},
+                              {}};
+  if (bias) check_tensor(*bias, "bias", std::vector<int64_t>{shape.O}, ScalarType::Float, x_any);
+  STD_TORCH_CHECK(checked_multiply(stride[0], stride[1]) <= kMostTaps, "stride: expected a product of at most ",
+                  kMostTaps);
+  STD_TORCH_CHECK(checked_multiply(weight.size(2), weight.size(3)) <= kMostTaps, "weight: expected at most ", kMostTaps,
+                  " taps");
+  for (int i = 0; i < 2; ++i) {
+    const size_t d = size_t(i);
+    const int64_t size = x_any.size(2 + i), kernel = weight.size(2 + i);
+    STD_TORCH_CHECK(size > 0 && size < kMost && kernel < kMost, "x: expected an image of at least one pixel");
+    STD_TORCH_CHECK(output_padding[d] < stride[d], "output_padding: expected less than stride, got ",
+                    output_padding[d]);
+    shape.stride[i] = stride[d];
+    shape.padding[i] = padding[d];
+    shape.result[i] = (size - 1) * stride[d] - 2 * padding[d] + kernel + output_padding[d];
+    STD_TORCH_CHECK(shape.result[i] > 0, "padding: expected a result of at least one pixel, got ", padding[d]);
+  }
+  for (int i = 0; i < 4; ++i) shape.strides[i] = weight.stride(i);
+  Tensor y = empty(x_any, {shape.N, shape.O, shape.result[0], shape.result[1]}, ScalarType::Float, true);
+  if (shape.N == 0) return y;
+  const Tensor x = torch::stable::contiguous(x_any, torch::headeronly::MemoryFormat::ChannelsLast);
+  const Tensor row = bias ? as_contiguous(*bias) : x;
+  const TransposedProducts products(shape);
+  Tensor packed = empty(x, {products.packed_size()});
+  const float* at_bias = bias ? data<float>(row) : nullptr;
+  torch::stable::parallel_for(0, products.items(), 1, [&](int64_t first, int64_t last) {
+    products.run(first, last, data<float>(x), data<float>(weight), at_bias, mutable_data<float>(packed),
+                 mutable_data<float>(y));
+  });
+  return y;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+  m.impl("conv_transpose2d_products", TORCH_BOX(&conv_transpose2d_products_cpu));
+}
+
+}  // namespace fastgen
