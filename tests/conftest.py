@@ -46,9 +46,9 @@ def _repeatable(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("FASTGEN_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     torch.manual_seed(0)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # without the compiler, which use_deterministic_algorithms imports
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
 
 
 @pytest.fixture(autouse=True)

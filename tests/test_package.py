@@ -11,16 +11,19 @@ CODE = """
 import fastgen
 print(*(f"{name}={type(getattr(fastgen, name)).__name__}" for name in fastgen.__all__))
 print(fastgen.sampling.compile.__module__, fastgen.models.VAE.__module__, fastgen.load.__module__)
+import fastgen.commands, sys
+print(*(name for name in ("torch._dynamo", "torch._inductor", "matplotlib", "scipy", "onnx") if name in sys.modules))
 """
 
 
 def test_all_that_is_public_comes_with_one_import() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
-    kinds, places = done.stdout.splitlines()
+    kinds, places, slow = done.stdout.splitlines()
     functions = {"fuse", "load", "unfuse"}
     expected = {name: "function" if name in functions else "module" for name in fastgen.__all__}
     assert dict(pair.split("=") for pair in kinds.split()) == expected | {"__version__": "str"}
     assert places == "fastgen.sampling fastgen.models.vae fastgen.training.run"
+    assert not slow, "what takes seconds to import is imported where it is used"
 
 
 def test_what_is_not_there_is_named() -> None:
