@@ -23,8 +23,10 @@ sys.path.insert(0, {tests!r})
 from fastgen.training.distributed import leave
 from test_batch_norm_sync import run
 torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method="file://{folder}/meeting", rank=int(sys.argv[1]), world_size=2)
-torch.save(run(*torch.load("{folder}/given.pt", weights_only=False), int(sys.argv[1])), "{folder}/" + sys.argv[1])
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://{folder}/meeting", rank=rank, world_size=2)
+given, firsts = torch.load("{folder}/given.pt", weights_only=False), {firsts}
+torch.save({{first: run(*given, first, rank) for first in firsts}}, "{folder}/" + sys.argv[1])
 dist.destroy_process_group()
 leave(0)
 """
@@ -68,24 +70,40 @@ def results(model: nn.Module, x: Tensor, upstream: Tensor) -> list[Tensor]:
     return [y.detach(), *grads, *(b for b in model.buffers() if b.is_floating_point())]
 
 
-@pytest.mark.parametrize("first", [3, 1, 0])
-def test_two_processes_are_one_with_the_whole_batch(first: int, tmp_path: Path) -> None:
-    model = chain(False)
-    x, upstream = torch.randn(7, 5, 1, 1), torch.randn(7, 3, 16, 16)
-    torch.save((model.state_dict(), x, upstream, first), tmp_path / "given.pt")
-    script = SCRIPT.format(tests=str(Path(__file__).parent), folder=tmp_path)
+FIRSTS = (3, 1, 0)
+"""The first sample of the second process: the parts are uneven, and one is empty."""
+
+
+def whole() -> tuple[nn.Module, Tensor, Tensor]:
+    """Model, batch and gradients, the same at each call."""
+    torch.manual_seed(0)
+    return chain(False), torch.randn(7, 5, 1, 1), torch.randn(7, 3, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[int, list[Tensor]]]:
+    """The results of both processes, by the first sample of the second."""
+    folder = tmp_path_factory.mktemp("two")
+    model, *batch = whole()
+    torch.save((model.state_dict(), *batch), folder / "given.pt")
+    script = SCRIPT.format(tests=str(Path(__file__).parent), folder=folder, firsts=FIRSTS)
     environment = os.environ | {"WORLD_SIZE": "2"}
     ranks = [
         subprocess.Popen([sys.executable, "-c", script, str(rank)], cwd=Path(__file__).parent.parent, env=environment)
         for rank in (0, 1)
     ]
     assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
-    one, two = (torch.load(tmp_path / str(rank)) for rank in (0, 1))
+    return [torch.load(folder / str(rank)) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("first", FIRSTS)
+def test_two_processes_are_one_with_the_whole_batch(first: int, two: list[dict[int, list[Tensor]]]) -> None:
+    model, x, upstream = whole()
     exact = results(copy.deepcopy(model).double(), x.double(), upstream.double())
     eager = results(model, x, upstream)
     parameters = len(list(model.parameters()))
     scale = upstream.abs().sum()  # a bias before batch norm has no gradient but rounding, on this scale
-    for i, (a, b, plain, truth) in enumerate(zip(one, two, eager, exact, strict=True)):
+    for i, (a, b, plain, truth) in enumerate(zip(*(rank[first] for rank in two), eager, exact, strict=True)):
         if i < 2:  # of the samples
             assert_parity(torch.cat((a, b)), plain, truth)
         elif i < 2 + parameters:
