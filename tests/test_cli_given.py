@@ -139,3 +139,29 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, data: Path, capsys: pytest
     ):
         assert message in refused(capsys, "sample", *options, "--out", tmp_path / "s.png")
     assert "run: expected one that draws images whole" in said(capsys, "evaluate", run, "--quality", code=2)
+
+
+def test_a_map_that_the_data_have_themselves(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """--given condition: all of the image is drawn, the map is told, and with --conditional the class, too."""
+    path, run = tmp_path / "told.npz", tmp_path / "run"
+    maps = RNG.standard_normal((40, 2, 2, 4)).astype(np.float32)
+    np.savez(path, x=X, y=np.arange(40) % 2, condition=maps)
+    command = [*TRAIN, "--data", path, "--levels", "4", "--given", "condition", "--epochs", "1", "--samples", "4"]
+    said(capsys, *command, "--run", run)
+    assert load_model(run).config["condition_shape"] == [2, 2, 4]
+    found = json.loads(said(capsys, "evaluate", run, "--json"))
+    own = load(path, split="test", levels=4)
+    nats = -load_model(run).log_prob(own.values, condition=own.condition).detach()
+    assert found["nats"] == pytest.approx(float(nats.double().mean()), rel=1e-5)
+    npz, told = tmp_path / "drawn.npz", tmp_path / "maps.npy"
+    np.save(told, maps[:3])
+    said(capsys, "sample", run, "--n", 3, "--seed", 5, "--condition", told, "--npz", npz, "--out", tmp_path / "s.png")
+    assert torch.equal(torch.from_numpy(values(npz)["condition"]), torch.from_numpy(maps[:3]))
+    both = tmp_path / "both"
+    said(capsys, *command, "--conditional", "--run", both)
+    assert load_model(both).config["classes"] == 2
+    assert json.loads(said(capsys, "evaluate", both, "--json"))["shuffled"]["nats"] > 0
+    np.savez(path, x=X, condition=maps[:, :, 0, 0])
+    message = refused(capsys, *command, "--run", tmp_path / "none")
+    assert "given: expected data with a map, an array of floating-point numbers (N, C', H', W')" in message
+    assert "got floating point (N, 2)" in message
