@@ -12,15 +12,24 @@ constexpr int64_t kImages = 4;  // walked together, so that the short diagonals 
 
 // ---- the walk
 
+struct Cell {
+  int64_t n, r, c, at;  // at: among all cells
+};
+
 struct Shape {
   int64_t kind, N, H, W, h;
 
   int64_t at(int64_t n, int64_t r, int64_t c) const { return (n * H + r) * W + c; }
   bool inside(int64_t r, int64_t c) const { return r >= 0 && r < H && c >= 0 && c < W; }
-};
 
-struct Cell {
-  int64_t n, r, c;
+  // What lies beside a cell: a row of `width` in `of`, or what is outside.
+  template <typename T>
+  const T* beside(const Cell& cell, int row, int column, const T* of, int64_t width, const T* outside) const {
+    return inside(cell.r + row, cell.c + column) ? of + (cell.at + row * W + column) * width : outside;
+  }
+
+  int64_t cells() const { return N * H * W; }
+  int64_t step() const { return kind == kRowScan ? W : kind == kDiagonalScan ? 1 : -1; }  // to a cell of the next one
 };
 
 // Calls body(rows, cells) for all cells of images [first, last), up to `most` that do not read each other at a time.
@@ -36,6 +45,7 @@ void walk(const Shape& shape, int64_t first, int64_t last, int most, bool backwa
         Cell& cell = cells[size_t(rows++)];
         cell.n = n;
         steps.cell(step, index, &cell.r, &cell.c);
+        cell.at = shape.at(n, cell.r, cell.c);
         if (rows == most || (n == last - 1 && index == per_image - 1)) {
           body(rows, cells.data());
           rows = 0;
@@ -47,7 +57,7 @@ void walk(const Shape& shape, int64_t first, int64_t last, int most, bool backwa
 template <typename T>
 void forward(Shape shape, const T* gates, const T* weight, const T* hidden, const T* cell, T* h, T* c, T* activations) {
   const ImageLstmScan scan = image_lstm_scan(shape.kind);
-  const int64_t width = shape.h, O = 4 * width, taps = scan.taps;
+  const int64_t width = shape.h, O = 4 * width, taps = scan.taps, ahead = shape.step();
   std::vector<T> w(size_t(taps * width * O));
   for (int64_t t = 0; t < taps; ++t)
     for (int64_t k = 0; k < width; ++k)
@@ -55,9 +65,9 @@ void forward(Shape shape, const T* gates, const T* weight, const T* hidden, cons
   const RunsProduct<T> product(taps, width, O, w);
   const std::vector<T> zeros(size_t(width), T(0));
   const auto state = [&](const Cell& at, int t) {
-    const int64_t r = at.r + scan.row[t], column = at.c + scan.column[t];
-    if (shape.inside(r, column)) return static_cast<const T*>(h + shape.at(at.n, r, column) * width);
-    return scan.around || (column >= 0 && column < shape.W) ? hidden : zeros.data();
+    const int64_t column = at.c + scan.column[t];
+    const T* outside = scan.around || (column >= 0 && column < shape.W) ? hidden : zeros.data();
+    return shape.beside<T>(at, scan.row[t], scan.column[t], h, width, outside);
   };
   torch::stable::parallel_for(0, ceil_div(shape.N, kImages), 1, [&](int64_t begin, int64_t end) {
     std::vector<T> sums(size_t(kRows * product.columns()));
@@ -68,15 +78,18 @@ void forward(Shape shape, const T* gates, const T* weight, const T* hidden, cons
       walk(shape, first, last, product.rows(), false, [&](int rows, const Cell* cells) {
         for (int m = 0; m < rows; ++m) {
           const Cell& here = cells[m];
-          const int64_t cell_index = shape.at(here.n, here.r, here.c);
-          const int64_t r = here.r + scan.row[1], column = here.c + scan.column[1];
-          at.gates[m] = gates + cell_index * O;
-          prefetch(at.gates[m], O);
-          at.previous[m] = shape.inside(r, column) ? c + shape.at(here.n, r, column) * width : cell;
-          at.activations[m] = activations + cell_index * O;
-          at.c[m] = c + cell_index * width;
-          at.state[m] = h + cell_index * width;
+          at.gates[m] = gates + here.at * O;
+          at.previous[m] = shape.beside<T>(here, scan.row[1], scan.column[1], c, width, cell);
+          at.activations[m] = activations + here.at * O;
+          at.c[m] = c + here.at * width;
+          at.state[m] = h + here.at * width;
           for (int t = 0; t < taps; ++t) x[size_t(t * rows + m)] = state(here, t);
+          const int64_t next = here.at + ahead;
+          if (next < 0 || next >= shape.cells()) continue;
+          prefetch(gates + next * O, O);
+          prefetch(activations + next * O, O);
+          prefetch(c + next * width, width);
+          prefetch(h + next * width, width);
         }
         product.multiply(rows, x.data(), sums.data());
         cells_run(rows, width, sums.data(), product.columns(), &at);
@@ -89,7 +102,7 @@ template <typename T>
 void backward(Shape shape, const T* grad_h, const T* grad_c, const T* grad_activations, const T* c,
               const T* activations, const T* weight, const T* cell, T* grads, T* grad_cell) {
   const ImageLstmScan scan = image_lstm_scan(shape.kind);
-  const int64_t width = shape.h, O = 4 * width, taps = scan.taps;
+  const int64_t width = shape.h, O = 4 * width, taps = scan.taps, ahead = shape.step();
   const int64_t chains = shape.kind == kRowScan ? shape.W : shape.H;  // along each, c is read from one to the next
   std::vector<T> w(size_t(taps * O * width));
   for (int64_t t = 0; t < taps; ++t)
@@ -109,23 +122,23 @@ void backward(Shape shape, const T* grad_h, const T* grad_c, const T* grad_activ
       walk(shape, first, last, product.rows(), true, [&](int rows, const Cell* cells) {
         for (int m = 0; m < rows; ++m) {
           const Cell& here = cells[m];
-          const int64_t cell_index = shape.at(here.n, here.r, here.c);
-          const int64_t r = here.r + scan.row[1], column = here.c + scan.column[1];
           const int64_t chain = (here.n - first) * chains + (shape.kind == kRowScan ? here.c : here.r);
-          at.activations[m] = activations + cell_index * O;
-          prefetch(at.activations[m], O);
-          at.grad_h[m] = grad_h + cell_index * width;
-          at.grad_c[m] = grad_c ? grad_c + cell_index * width : zeros.data();
-          at.grad_activations[m] = grad_activations ? grad_activations + cell_index * O : zeros.data();
-          at.previous[m] = shape.inside(r, column) ? c + shape.at(here.n, r, column) * width : cell;
-          at.c[m] = c + cell_index * width;
+          at.activations[m] = activations + here.at * O;
+          at.grad_h[m] = grad_h + here.at * width;
+          at.grad_c[m] = grad_c ? grad_c + here.at * width : zeros.data();
+          at.grad_activations[m] = grad_activations ? grad_activations + here.at * O : zeros.data();
+          at.previous[m] = shape.beside<T>(here, scan.row[1], scan.column[1], c, width, cell);
+          at.c[m] = c + here.at * width;
           at.carried[m] = carried.data() + chain * width;
-          at.grads[m] = grads + cell_index * O;
-          for (int t = 0; t < taps; ++t) {  // who has read this state
-            const int64_t reader = here.r - scan.row[t], beside = here.c - scan.column[t];
-            x[size_t(t * rows + m)] =
-                shape.inside(reader, beside) ? grads + shape.at(here.n, reader, beside) * O : zeros.data();
-          }
+          at.grads[m] = grads + here.at * O;
+          for (int t = 0; t < taps; ++t)  // who has read this state
+            x[size_t(t * rows + m)] = shape.beside<T>(here, -scan.row[t], -scan.column[t], grads, O, zeros.data());
+          const int64_t next = here.at - ahead;
+          if (next < 0 || next >= shape.cells()) continue;
+          prefetch(activations + next * O, O);
+          prefetch(grads + next * O, O);
+          prefetch(c + next * width, width);
+          prefetch(grad_h + next * width, width);
         }
         product.multiply(rows, x.data(), sums.data());
         cells_backward_run(rows, width, sums.data(), product.columns(), tanh_c.data(), &at);
@@ -150,15 +163,17 @@ void backward_weight(Shape shape, const T* h, const T* hidden, const T* grads, T
   std::vector<int64_t> read;  // by a row of the weight
   for (int64_t t = 0; t < scan.taps; ++t)
     for (int64_t k = 0; k < width; ++k) read.push_back(scan.row[t] * whole.row + scan.column[t] * width + k);
-  const int64_t columns = OuterProducts<T>(0, 0, O).columns();
+  const int64_t columns = OuterProducts<T>(0, O).columns();
   std::vector<T> parts(size_t(chunks * K * columns), T(0));  // added in their order, whoever has computed them
   torch::stable::parallel_for(0, cells ? chunks : 0, 1, [&](int64_t begin, int64_t end) {
     Frame<T> frame = whole;
-    OuterProducts<T> product(shape.H, shape.W, O);
+    OuterProducts<T> product(shape.W, O);
     for (int64_t chunk = begin; chunk < end; ++chunk)
       for (int64_t n = chunk * kImages; n < std::min((chunk + 1) * kImages, shape.N); ++n) {
         frame.fill(h + n * cells * width);
-        product.add(frame.plane(), read, grads + n * cells * O, &parts[size_t(chunk * K * columns)]);
+        for (int64_t r = 0; r < shape.H; r += product.rows())
+          product.add(frame.plane().below(r), std::min(product.rows(), shape.H - r), read, grads + shape.at(n, r, 0) * O,
+                      &parts[size_t(chunk * K * columns)]);
       }
   });
   for (int64_t k = 0; k < width; ++k)

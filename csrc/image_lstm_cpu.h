@@ -68,12 +68,4 @@ FG_VECTOR_CLONES void cells_backward_run(int rows, int64_t h, T* sums, int64_t c
   }
 }
 
-// Lines of memory that are read soon; rows are too far apart for the machine to foresee.
-template <typename T>
-FG_HD void prefetch(const T* at, int64_t count) {
-#if defined(__GNUC__)
-  for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(at + i);
-#endif
-}
-
 }  // namespace fastgen

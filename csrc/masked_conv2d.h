@@ -50,6 +50,25 @@ struct Crop {
         right(mask.KH == 1 ? 0 : mask.KW / 2) {}
 };
 
+// T: of whatever is copied.
+template <typename T>
+void crop_weight(const TapMask& taps, const Crop& crop, const T* weight, T* cropped) {
+  for (int64_t o = 0; o < taps.O; ++o)
+    for (int64_t i = 0; i < taps.I; ++i)
+      for (int64_t kh = 0; kh < crop.KH; ++kh)
+        for (int64_t kw = 0; kw < crop.KW; ++kw)
+          *cropped++ = taps.live(o, i, kh, kw) ? weight[((o * taps.I + i) * taps.KH + kh) * taps.KW + kw] : T(0);
+}
+
+template <typename T>
+void uncrop_weight(const TapMask& taps, const Crop& crop, const T* cropped, T* weight) {
+  for (int64_t o = 0; o < taps.O; ++o)
+    for (int64_t i = 0; i < taps.I; ++i)
+      for (int64_t kh = 0; kh < taps.KH; ++kh)
+        for (int64_t kw = 0; kw < taps.KW; ++kw)
+          *weight++ = taps.live(o, i, kh, kw) ? cropped[((o * taps.I + i) * crop.KH + kh) * crop.KW + kw] : T(0);
+}
+
 // ---- the activations: f(p) and its gradient. Gate and concat_elu tie two channels together and are spelled out below.
 
 struct Identity {

@@ -126,26 +126,6 @@ Tensor pad_image(const Tensor& x, const Crop& crop) {
   return torch::stable::pad(x, padding, "constant", 0.0);
 }
 
-// ---- the kernel without its dead taps
-
-template <typename T>
-void crop_weight(const TapMask& taps, const Crop& crop, const storage_t<T>* weight, storage_t<T>* cropped) {
-  for (int64_t o = 0; o < taps.O; ++o)
-    for (int64_t i = 0; i < taps.I; ++i)
-      for (int64_t kh = 0; kh < crop.KH; ++kh)
-        for (int64_t kw = 0; kw < crop.KW; ++kw)
-          *cropped++ = taps.live(o, i, kh, kw) ? weight[((o * taps.I + i) * taps.KH + kh) * taps.KW + kw] : 0;
-}
-
-template <typename T>
-void uncrop_weight(const TapMask& taps, const Crop& crop, const storage_t<T>* cropped, storage_t<T>* weight) {
-  for (int64_t o = 0; o < taps.O; ++o)
-    for (int64_t i = 0; i < taps.I; ++i)
-      for (int64_t kh = 0; kh < taps.KH; ++kh)
-        for (int64_t kw = 0; kw < taps.KW; ++kw)
-          *weight++ = taps.live(o, i, kh, kw) ? cropped[((o * taps.I + i) * crop.KH + kh) * crop.KW + kw] : 0;
-}
-
 // ---- vector loops; `residual` may be null
 
 template <class F, typename T>
@@ -244,7 +224,7 @@ Tensor crop_weight(const Tensor& weight, const TapMask& taps, const Crop& crop) 
   Tensor cropped = empty(weight, sizes);
   FG_DISPATCH_FLOATING(
       weight, "masked_conv2d",
-      fastgen::crop_weight<scalar_t>(taps, crop, data<scalar_t>(weight), mutable_data<scalar_t>(cropped)));
+      fastgen::crop_weight(taps, crop, data<scalar_t>(weight), mutable_data<scalar_t>(cropped)));
   return cropped;
 }
 
@@ -253,7 +233,7 @@ Tensor uncrop_weight(const Tensor& cropped, const TapMask& taps, const Crop& cro
   Tensor weight = empty(cropped, sizes);
   FG_DISPATCH_FLOATING(
       cropped, "masked_conv2d_backward",
-      fastgen::uncrop_weight<scalar_t>(taps, crop, data<scalar_t>(cropped), mutable_data<scalar_t>(weight)));
+      fastgen::uncrop_weight(taps, crop, data<scalar_t>(cropped), mutable_data<scalar_t>(weight)));
   return weight;
 }
 
@@ -277,9 +257,18 @@ void epilogue_backward(const Tensor& grad_y, const Tensor& pre, Activation activ
 // ---- as products of pixels
 
 std::optional<PixelConvolution> as_products(const Tensor& x, const TapMask& taps, const Crop& crop) {
-  const PixelConvolution shape{x.size(0), x.size(2), x.size(3), taps.I, taps.O, crop.left};
-  const bool fits = x.scalar_type() == ScalarType::Float && is_channels_last(x) && taps.KH == 1;
-  return fits && shape.pays() ? std::optional(shape) : std::nullopt;
+  const PixelConvolution shape{x.size(0), x.size(2), x.size(3), taps.I, taps.O, crop};
+  const bool fits = x.scalar_type() == ScalarType::Float && is_channels_last(x) && shape.pays();
+  return fits ? std::optional(shape) : std::nullopt;
+}
+
+// A first layer's gradients: nobody asks for those of the image, whose one channel lies in both layouts at once.
+std::optional<PixelConvolution> gradient_as_products(const Tensor& grad_pre, const Tensor& x, const TapMask& taps,
+                                                     const Crop& crop, const std::vector<bool>& wanted) {
+  const PixelConvolution shape{x.size(0), x.size(2), x.size(3), taps.I, taps.O, crop};
+  const bool together = is_channels_last(x) || (taps.I == 1 && x.is_contiguous());
+  const bool fits = x.scalar_type() == ScalarType::Float && together && is_channels_last(grad_pre) && !wanted[0];
+  return fits && shape.gradient_pays() ? std::optional(shape) : std::nullopt;
 }
 
 void multiply(const PixelConvolution& shape, const TapsProduct& product, const Tensor& x,
@@ -303,16 +292,20 @@ Tensor convolve(const PixelConvolution& shape, const Tensor& x, const Tensor& cr
 std::vector<Tensor> convolve_backward(const PixelConvolution& shape, const Tensor& grad_pre, const Tensor& x,
                                       const Tensor& cropped, const std::vector<bool>& wanted) {
   Tensor grad_x = nothing(x), grad_weight = grad_x, grad_bias = grad_x;
-  if (wanted[0]) {
-    grad_x = empty_in_layout(x, shape_of(x), true);
-    multiply(shape, TapsProduct(shape, true, data<float>(cropped), nullptr), grad_pre, std::nullopt, grad_x);
-  }
+  std::optional<TapsProduct> product;
+  if (wanted[0]) product.emplace(shape, true, data<float>(cropped), nullptr);
+  if (wanted[0]) grad_x = empty_in_layout(x, shape_of(x), true);
   if (wanted[1]) grad_weight = empty(x, shape_of(cropped));
   if (wanted[2]) grad_bias = empty(x, {shape.O});
+  TapsGradient gradient(shape);
+  // Few parts cannot be spread over threads as finely as pixels.
+  const bool together = wanted[0] && (wanted[1] || wanted[2]) && gradient.parts() >= 8;
+  if (wanted[0] && !together) multiply(shape, *product, grad_pre, std::nullopt, grad_x);
   if (wanted[1] || wanted[2]) {
-    TapsGradient gradient(shape);
+    float* pixels = wanted[0] ? mutable_data<float>(grad_x) : nullptr;
     torch::stable::parallel_for(0, gradient.parts(), 1, [&](int64_t begin, int64_t end) {
-      gradient.add(begin, end, data<float>(x), data<float>(grad_pre), wanted[1], wanted[2]);
+      gradient.add(begin, end, data<float>(x), data<float>(grad_pre), wanted[1], wanted[2],
+                   together ? &*product : nullptr, pixels);
     });
     gradient.finish(wanted[1] ? mutable_data<float>(grad_weight) : nullptr,
                     wanted[2] ? mutable_data<float>(grad_bias) : nullptr);
@@ -370,14 +363,15 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward_cpu(const Tensor& grad
     if (wanted[2]) grad_bias = torch::stable::new_zeros(weight, bias_sizes);
     return {grad_x, grad_weight, grad_bias};
   }
-  Tensor grad_pre = in_layout(grad_y_any, channels_last);
+  const Crop crop(options.taps);
+  std::optional<PixelConvolution> products = as_products(x, options.taps, crop);
+  if (!products && plain) products = gradient_as_products(grad_y_any, x, options.taps, crop, wanted);
+  Tensor grad_pre = in_layout(grad_y_any, channels_last || products);
   if (!plain) {
     const Tensor grad_y = std::exchange(grad_pre, empty_in_layout(x, pre_sizes, channels_last));
     epilogue_backward(grad_y, in_layout(preactivation, channels_last), options.activation, channels_last, grad_pre);
   }
-  const Crop crop(options.taps);
   const Tensor cropped = crop_weight(as_contiguous(weight), options.taps, crop);
-  const std::optional<PixelConvolution> products = as_products(x, options.taps, crop);
   const std::vector<Tensor> grads = products ? convolve_backward(*products, grad_pre, x, cropped, wanted)
                                              : convolve_backward(grad_pre, pad_image(x, crop), cropped, wanted);
   if (products) grad_x = grads[0];

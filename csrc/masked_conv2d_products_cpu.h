@@ -1,5 +1,6 @@
-// masked_conv2d on the CPU as products of pixels, for kernels of which a few taps of one row are alive. Pixels lie in
-// memory with their channels together (channels_last); what they read is read where it lies. No torch headers.
+// masked_conv2d on the CPU as products of pixels, for kernels of which a few taps of one row are alive, and the weight's
+// gradient of those that read a few numbers in all. Pixels lie in memory with their channels together (channels_last);
+// what they read is read where it lies. No torch headers.
 #pragma once
 
 #include "masked_conv2d.h"
@@ -12,16 +13,19 @@ FG_VECTOR_CLONES inline void add_runs(int64_t count, const float* __restrict a, 
   for (int64_t i = 0; i < count; ++i) y[i] = a[i] + b[i];
 }
 
-// Taps 0 … left of one row, the last of which is the pixel itself.
+// Taps in rows from `top` above the pixel to its own, and in columns from its left to its right.
 struct PixelConvolution {
-  int64_t N, H, W, I, O, left;
+  int64_t N, H, W, I, O;
+  Crop crop;
 
   int64_t pixels() const { return N * H * W; }
-  int64_t taps() const { return left + 1; }
-  int64_t column(int64_t tap) const { return tap - left; }
+  int64_t taps() const { return crop.KH * crop.KW; }
+  int64_t row(int64_t tap) const { return tap / crop.KW - crop.top; }
+  int64_t column(int64_t tap) const { return tap % crop.KW - crop.left; }
 
   // Else runs are short, or the weights leave the cache between one block of pixels and the next.
-  bool pays() const { return I >= 8 && taps() * I * O <= 65536; }
+  bool pays() const { return crop.KH == 1 && I >= 8 && taps() * I * O <= 65536; }
+  bool gradient_pays() const { return taps() * I <= 256; }  // of the weight alone
 };
 
 // y[pixel] = Σ over taps of x[pixel ± tap] @ W + bias + residual
@@ -61,10 +65,13 @@ class TapsProduct {
       point(first, pixels, x, read.data());
       float* found = direct ? y + first * N_ : sums.data();
       for (int64_t p = 0; p < layout_.panels(); ++p)
-        for (int64_t m = 0; m < pixels; m += isa_.rows)
-          isa_.tile[std::min<int64_t>(isa_.rows, pixels - m)][layout_.vectors_of(p)](
-              runs, lengths_.data(), &read[size_t(runs * m)], packed_.data() + layout_.offset(p),
-              found + m * columns + layout_.first(p), columns);
+        for (int64_t m = 0; m < pixels; m += isa_.rows) {
+          const int rows = int(std::min<int64_t>(isa_.rows, pixels - m));
+          ahead(first + kGemmBlock + m, std::min(first + kGemmBlock + m + rows, last), p, x, residual, y);
+          isa_.tile[rows][layout_.vectors_of(p)](runs, lengths_.data(), &read[size_t(runs * m)],
+                                                 packed_.data() + layout_.offset(p),
+                                                 found + m * columns + layout_.first(p), columns);
+        }
       if (!direct) finish(pixels, columns, found, residual ? residual + first * N_ : nullptr, y + first * N_);
     }
   }
@@ -82,6 +89,16 @@ class TapsProduct {
         *at = c + across >= 0 && c + across < shape_.W ? x + (first + m + across) * K_ : zeros_.data();
       }
       if (runs > shape_.taps()) *at = &kOne;
+    }
+  }
+
+  // What a tile of the next block reads and writes.
+  void ahead(int64_t first, int64_t last, int64_t panel, const float* x, const float* residual, float* y) const {
+    for (int64_t pixel = first; pixel < last; ++pixel) {
+      const int64_t at = pixel * N_ + layout_.first(panel), count = layout_.count(panel);
+      prefetch(y + at, count);
+      if (residual) prefetch(residual + at, count);
+      if (panel == 0) prefetch(x + pixel * K_, K_);
     }
   }
 
@@ -105,37 +122,45 @@ FG_VECTOR_CLONES inline void add_pixels(int64_t pixels, int64_t O, const float* 
     for (int64_t o = 0; o < O; ++o) y[o] += x[pixel * O + o];
 }
 
-// Gradients of weight and bias, in parts that are added in their order, whoever has computed them.
+// Gradients: of pixels, and of weight and bias in parts that are added in their order, whoever has computed them.
 class TapsGradient {
  public:
   explicit TapsGradient(const PixelConvolution& shape)
       : shape_(shape),
         K_(shape.taps() * shape.I),
-        columns_(OuterProducts<float>(0, 0, shape.O).columns()),
+        columns_(OuterProducts<float>(0, shape.O).columns()),
         images_(ceil_div(shape.N, kMostParts)),
         parts_(size_t(parts() * part()), 0.0f) {
+    const Crop& crop = shape.crop;
+    const int64_t row = (crop.left + shape.W + crop.right) * shape.I;
     for (int64_t t = 0; t < shape.taps(); ++t)
-      for (int64_t i = 0; i < shape.I; ++i) read_.push_back(shape.column(t) * shape.I + i);
+      for (int64_t i = 0; i < shape.I; ++i) read_.push_back(shape.row(t) * row + shape.column(t) * shape.I + i);
   }
 
   int64_t parts() const { return ceil_div(shape_.N, images_); }
 
-  // Parts [first, last)
-  void add(int64_t first, int64_t last, const float* x, const float* grads, bool weight, bool bias) {
+  // Parts [first, last); `pixels`, which may be null, makes grad_x of the same rows while their gradients are near.
+  void add(int64_t first, int64_t last, const float* x, const float* grads, bool weight, bool bias,
+           const TapsProduct* pixels, float* grad_x) {
     const int64_t H = shape_.H, W = shape_.W, O = shape_.O;
-    Frame<float> frame(shape_.left ? H : 0, W, shape_.I, 0, shape_.left, 0);
-    OuterProducts<float> product(H, W, O);
-    std::vector<float> row(size_t(O), 0.0f);
+    const bool framed = weight && shape_.taps() > 1;
+    Frame<float> frame(framed ? H : 0, W, shape_.I, shape_.crop.top, shape_.crop.left, shape_.crop.right);
+    OuterProducts<float> product(W, O);
+    std::vector<float> sum(size_t(O), 0.0f);
     for (int64_t n = first * images_; n < std::min(last * images_, shape_.N); ++n) {
       const float *image = x + n * H * W * shape_.I, *grad = grads + n * H * W * O;
       float* y = &parts_[size_t(n / images_ * part())];
-      if (weight && shape_.left) frame.fill(image);
-      const Plane<float> plane = shape_.left ? frame.plane() : Plane<float>{image, W * shape_.I, shape_.I};
-      if (weight) product.add(plane, read_, grad, y);
-      for (int64_t r = 0; bias && r < H; ++r) {
-        std::fill(row.begin(), row.end(), 0.0f);
-        add_pixels(W, O, grad + r * W * O, row.data());
-        add_run(O, row.data(), y + K_ * columns_);
+      if (framed) frame.fill(image);
+      const Plane<float> plane = framed ? frame.plane() : Plane<float>{image, W * shape_.I, shape_.I};
+      for (int64_t r = 0; r < H; r += product.rows()) {
+        const int64_t end = std::min(r + product.rows(), H);
+        if (pixels) pixels->run((n * H + r) * W, (n * H + end) * W, grads, nullptr, grad_x);
+        if (weight) product.add(plane.below(r), end - r, read_, grad + r * W * O, y);
+        for (int64_t row = r; bias && row < end; ++row) {
+          std::fill(sum.begin(), sum.end(), 0.0f);
+          add_pixels(W, O, grad + row * W * O, sum.data());
+          add_run(O, sum.data(), y + K_ * columns_);
+        }
       }
     }
   }

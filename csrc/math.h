@@ -61,6 +61,14 @@ FG_HD T clamp(T x, T low, T high) {  // NaN passes through
 
 namespace detail {
 
+// Where exp saturates. No constants for a CPU's compiler: it would give what lies outside a path of its own through all
+// of a loop, whose vector code then computes masks and blends where a minimum and a maximum are one instruction each.
+#if defined(__CUDACC__)
+constexpr float kExpLow = -87.3f, kExpHigh = 88.02f;
+#else
+inline float kExpLow = -87.3f, kExpHigh = 88.02f;
+#endif
+
 constexpr float kRoundToInt = 12582912.0f;  // 1.5·2²³: adding it rounds a float below 2²² to an integer
 
 struct ExpParts {
@@ -82,12 +90,12 @@ FG_HD ExpParts exp_parts(float x) {
 }
 
 FG_HD float vector_exp(float x) {
-  const ExpParts e = exp_parts(clamp(x, -87.3f, 88.02f));
+  const ExpParts e = exp_parts(clamp(x, kExpLow, kExpHigh));
   return e.scale + e.scale * e.expm1;
 }
 
 FG_HD float vector_expm1(float x) {
-  const ExpParts e = exp_parts(clamp(x, -87.3f, 88.02f));
+  const ExpParts e = exp_parts(clamp(x, kExpLow, kExpHigh));
   return (e.scale - 1.0f) + e.scale * e.expm1;
 }
 

@@ -9,6 +9,14 @@ namespace fastgen {
 
 constexpr int kRows = kGemmRows;  // pixels of a product
 
+// Lines of memory that are read or written soon; rows are too far apart for the machine to foresee.
+template <typename T>
+FG_HD void prefetch(const T* at, int64_t count) {
+#if defined(__GNUC__)
+  for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(at + i);
+#endif
+}
+
 template <typename T>
 FG_VECTOR_CLONES void add_scaled(int64_t count, T scale, const T* __restrict w, T* __restrict y) {
   for (int64_t j = 0; j < count; ++j) y[j] += scale * w[j];
@@ -72,6 +80,8 @@ template <typename T>
 struct Plane {
   const T* at;
   int64_t row, pixel;
+
+  Plane below(int64_t rows) const { return {at + rows * row, row, pixel}; }
 };
 
 // An image with what is read outside of it: top + H rows of left + W + right pixels.
@@ -97,80 +107,68 @@ struct Frame {
   }
 };
 
-FG_VECTOR_CLONES inline void pack_panel(int64_t pixels, int64_t O, int64_t count, int64_t width,
-                                        const float* __restrict x, float* __restrict panel) {
-  if (count == 16 && width == 16) {  // so that it is a few vectors, and no loop
-    for (int64_t pixel = 0; pixel < pixels; ++pixel)
-      for (int64_t j = 0; j < 16; ++j) panel[pixel * 16 + j] = x[pixel * O + j];
-    return;
-  }
-  for (int64_t pixel = 0; pixel < pixels; ++pixel)
-    for (int64_t j = 0; j < width; ++j) panel[pixel * width + j] = j < count ? x[pixel * O + j] : 0.0f;
-}
-
 template <typename T>
 class OuterProducts {
  public:
-  OuterProducts(int64_t H, int64_t W, int64_t O) : H_(H), W_(W), O_(O) {}
+  OuterProducts(int64_t W, int64_t O) : W_(W), O_(O) {}
 
   int64_t columns() const { return O_; }
+  int64_t rows() const { return 1; }  // of an image, the most that are added at a time
 
-  // x[k]: from the plane's channels at (0, 0) to what y's row k is of
-  void add(const Plane<T>& plane, const std::vector<int64_t>& x, const T* grads, T* y) const {
+  // Rows of the plane, and their gradients. x[k]: from the plane's channels at (0, 0) to what y's row k is of
+  void add(const Plane<T>& plane, int64_t rows, const std::vector<int64_t>& x, const T* grads, T* y) const {
     for (size_t k = 0; k < x.size(); ++k)
-      for (int64_t r = 0; r < H_; ++r)
+      for (int64_t r = 0; r < rows; ++r)
         for (int64_t c = 0; c < W_; ++c)
           add_scaled(O_, plane.at[x[k] + r * plane.row + c * plane.pixel], grads + (r * W_ + c) * O_,
                      y + int64_t(k) * O_);
   }
 
  private:
-  int64_t H_, W_, O_;
+  int64_t W_, O_;
 };
 
 template <>
 class OuterProducts<float> {
  public:
-  OuterProducts(int64_t H, int64_t W, int64_t O)
-      : isa_(gemm_isas().back()), H_(H), W_(W), O_(O), columns_(ceil_div(O, isa_.lanes) * isa_.lanes) {
-    part_ = std::min(H, std::max<int64_t>(1, kPart / std::max<int64_t>(1, W)));
-    packed_.assign(size_t(part_ * W * columns_), 0.0f);
+  OuterProducts(int64_t W, int64_t O)
+      : isa_(gemm_isas().back()), W_(W), O_(O), columns_(ceil_div(O, isa_.lanes) * isa_.lanes) {
+    if (columns_ != O) padded_.assign(size_t(rows() * W * columns_), 0.0f);
   }
 
   int64_t columns() const { return columns_; }
+  int64_t rows() const { return std::max<int64_t>(1, kPixels / std::max<int64_t>(1, W_)); }
 
-  void add(const Plane<float>& plane, const std::vector<int64_t>& x, const float* grads, float* y) {
-    const int64_t K = int64_t(x.size());
-    const float* rows[kRows];
-    for (int64_t r = 0; r < H_; r += part_) {
-      const int64_t height = std::min(part_, H_ - r);
-      pack(height * W_, grads + r * W_ * O_);
-      for (int64_t first = 0; first < columns_; first += isa_.panel()) {
-        const int vectors = int(std::min<int64_t>(isa_.vectors, (columns_ - first) / isa_.lanes));
-        for (int64_t k = 0; k < K; k += isa_.rows) {
-          const int count = int(std::min<int64_t>(isa_.rows, K - k));
-          for (int m = 0; m < count; ++m) rows[m] = plane.at + x[size_t(k + m)] + r * plane.row;
-          isa_.outer[count][vectors](height, W_, rows, plane.row, plane.pixel, &packed_[size_t(first * height * W_)],
-                                     y + k * columns_ + first, columns_);
-        }
+  void add(const Plane<float>& plane, int64_t rows, const std::vector<int64_t>& x, const float* grads, float* y) {
+    const int64_t K = int64_t(x.size()), count = rows * W_ * O_;
+    const int64_t tiles = ceil_div(columns_, isa_.panel()) * ceil_div(K, isa_.rows);
+    const int64_t share = ceil_div(count, tiles * isa_.lanes) * isa_.lanes;
+    const float *next = grads + count, *end = grads + 2 * count;  // most likely what is added next; never read here
+    if (columns_ != O_) {
+      for (int64_t pixel = 0; pixel < rows * W_; ++pixel)
+        std::copy_n(grads + pixel * O_, O_, &padded_[size_t(pixel * columns_)]);
+      grads = padded_.data();
+    }
+    const float* at[kRows];
+    for (int64_t first = 0; first < columns_; first += isa_.panel()) {
+      const int vectors = int(std::min<int64_t>(isa_.vectors, (columns_ - first) / isa_.lanes));
+      for (int64_t k = 0; k < K; k += isa_.rows) {
+        const int channels = int(std::min<int64_t>(isa_.rows, K - k));
+        for (int m = 0; m < channels; ++m) at[m] = plane.at + x[size_t(k + m)];
+        prefetch(next, std::min(share, end - next));
+        next += std::min(share, end - next);
+        isa_.outer[channels][vectors](rows, W_, at, plane.row, plane.pixel, grads + first, columns_,
+                                   y + k * columns_ + first, columns_);
       }
     }
   }
 
  private:
-  static constexpr int64_t kPart = 96;  // pixels: their gradients' panel stays in the first cache
-
-  // In panels of as many columns as a tile has.
-  void pack(int64_t pixels, const float* grads) {
-    for (int64_t first = 0; first < O_; first += isa_.panel()) {
-      const int64_t width = std::min<int64_t>(isa_.panel(), columns_ - first), count = std::min(width, O_ - first);
-      pack_panel(pixels, O_, count, width, grads + first, &packed_[size_t(first * pixels)]);
-    }
-  }
+  static constexpr int64_t kPixels = 96;  // their gradients stay in the first cache
 
   const GemmIsa& isa_;
-  int64_t H_, W_, O_, columns_, part_;
-  std::vector<float> packed_;  // zeros beyond the columns
+  int64_t W_, O_, columns_;
+  std::vector<float> padded_;  // zeros where a tile would read the next pixel's gradients
 };
 
 }  // namespace fastgen

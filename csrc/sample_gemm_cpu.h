@@ -55,13 +55,13 @@ FG_HD void sample_gemm_tile(int64_t runs, const int64_t* lengths, const float* c
 // ---- one tile of the other product: sums over k of outer products
 
 using OuterTile = void (*)(int64_t runs, int64_t length, const float* const* x, int64_t run, int64_t step,
-                           const float* w, float* sums, int64_t columns);
+                           const float* w, int64_t pitch, float* sums, int64_t columns);
 
-// sums[r, j] += Σ_k x[r](k)·w[k, j]; k-th of `length` in run i: x[r][i·run + k·step]; w (runs·length, Vectors·Lanes);
-// rows of sums `columns` apart
+// sums[r, j] += Σ_k x[r](k)·w[k, j]; k-th of `length` in run i: x[r][i·run + k·step]; w (runs·length, Vectors·Lanes),
+// rows `pitch` apart; rows of sums `columns` apart
 template <int Lanes, int Rows, int Vectors>
 FG_HD void sample_gemm_outer(int64_t runs, int64_t length, const float* const* x, int64_t run, int64_t step,
-                             const float* w, float* sums, int64_t columns) {
+                             const float* w, int64_t pitch, float* sums, int64_t columns) {
   typedef float V __attribute__((vector_size(4 * Lanes)));
   typedef float Unaligned __attribute__((vector_size(4 * Lanes), aligned(4), may_alias));
   V sum[Rows][Vectors];
@@ -74,7 +74,7 @@ FG_HD void sample_gemm_outer(int64_t runs, int64_t length, const float* const* x
   }
   for (int64_t i = 0; i < runs; ++i) {
     int64_t at = i * run;
-    for (int64_t k = 0; k < length; ++k, at += step, w += Vectors * Lanes) {
+    for (int64_t k = 0; k < length; ++k, at += step, w += pitch) {
       V b[Vectors];
 #pragma GCC unroll 8
       for (int v = 0; v < Vectors; ++v) b[v] = *reinterpret_cast<const Unaligned*>(w + v * Lanes);
@@ -112,8 +112,8 @@ struct GemmIsa {
     }                                                                                                              \
     template <int R, int V>                                                                                        \
     target static void outer(int64_t runs, int64_t length, const float* const* x, int64_t run, int64_t step,       \
-                             const float* w, float* s, int64_t columns) {                                          \
-      sample_gemm_outer<Lanes, R, V>(runs, length, x, run, step, w, s, columns);                                   \
+                             const float* w, int64_t pitch, float* s, int64_t columns) {                           \
+      sample_gemm_outer<Lanes, R, V>(runs, length, x, run, step, w, pitch, s, columns);                            \
     }                                                                                                              \
     template <int R, int V>                                                                                        \
     static void fill(GemmIsa* isa) {                                                                               \

@@ -90,8 +90,9 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
              "empty(weight, shape_of(weight))"),
         ],
         "csrc/pixel_products_cpu.h": [
-            ("the first part's rows alone", "x[size_t(k + m)] + r * plane.row", "x[size_t(k + m)]"),
-            ("what stands beyond the last column", "j < count ? x[pixel * O + j] : 0.0f", "0.0f"),
+            ("the first pixel's gradients for all", "copy_n(grads + pixel * O_, O_, &padded_",
+             "copy_n(grads, O_, &padded_"),
+            ("rows below are those above", "return {at + rows * row, row, pixel};", "return {at, row, pixel};"),
         ],
         "csrc/masked_conv2d_products_cpu.h": [
             ("products without their bias", "if (bias) {  // the weight of a one", "if (false) {"),
@@ -101,6 +102,8 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("a product without its residual", "y[i] = a[i] + b[i];", "y[i] = a[i];"),
             ("a weight's gradient of the first images", "p < parts(); ++p) add_run", "p < 1; ++p) add_run"),
             ("another tap's pixels in a weight's gradient", "shape.column(t) * shape.I + i);", "i);"),
+            ("a weight's gradient in the pixel's own row", "shape.row(t) * row + shape", "shape"),
+            ("pixels of the first rows again", "run((n * H + r) * W,", "run(n * H * W,"),
         ],
         "csrc/gated_activation_cpu.h": [
             ("a gate without its residual", "S::load(b[i])) + S::load(residual[i]));", "S::load(b[i])));"),
@@ -180,8 +183,8 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
              "chunk = 0; chunk < 1; ++chunk)"),
             ("cells of the last tile are left out", "rows == most || (n == last - 1 && index == per_image - 1)",
              "rows == most"),
-            ("gradients of the gates are dropped", "grad_activations ? grad_activations + cell_index",
-             "false ? grad_activations + cell_index"),
+            ("gradients of the gates are dropped", "grad_activations ? grad_activations + here.at",
+             "false ? grad_activations + here.at"),
         ],
     },
     "rsample_kl": {

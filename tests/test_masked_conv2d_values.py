@@ -61,3 +61,22 @@ def test_few_taps_of_one_row_where_channels_lie_together(
     assert_op_parity(
         backward, masked_conv2d_backward_reference, grad_y, pre, x, weight, *options, [told, True, not told]
     )
+
+
+@pytest.mark.parametrize(
+    ("N", "I", "H", "W", "KH", "KW"), [(2, 1, 9, 31, 7, 7), (18, 1, 3, 5, 3, 5), (1, 3, 7, 2, 5, 3)]
+)
+@pytest.mark.parametrize("mask", ["A", "B"])
+@pytest.mark.parametrize("told", [True, False])
+def test_weights_of_a_first_layer(
+    N: int, I: int, H: int, W: int, KH: int, KW: int, mask: str, told: bool, device: str
+) -> None:
+    """Where a CPU multiplies pixels though rows above are read; one channel lies in both layouts at once."""
+    x, weight = torch.randn(N, I, H, W, device=device), torch.randn(18, I, KH, KW, device=device)
+    grad_y = torch.randn(N, 18, H, W, device=device).contiguous(memory_format=torch.channels_last)
+    x = x.contiguous(memory_format=torch.channels_last)
+    options = mask, "none", I, "contiguous", [False, True, told]
+    assert_op_parity(
+        torch.ops.fastgen.masked_conv2d_backward.default, masked_conv2d_backward_reference, grad_y,
+        x.new_empty(0), x, weight, *options,
+    )  # fmt: skip

@@ -66,6 +66,19 @@ def test_log_prob_gradient() -> None:
     assert_gradients(build("row-lstm", channels=1, layers=1), 2, 3)
 
 
+@pytest.mark.parametrize("kind", ["row-lstm", "diagonal-bilstm"])
+def test_channels_lie_together_from_the_first_layer_on(kind: str) -> None:
+    """As cells lie: an image of one colour, which lies in both layouts, does not decide for all that follows."""
+    model = build(kind, channels=12, layers=2)
+    seen: list[bool] = []
+    for layer in model.stack:
+        layer.register_forward_pre_hook(
+            lambda _, inputs: seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+        )
+    model(torch.randn(2, 1, H, W))
+    assert seen == [True, True]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_config_builds_the_same_model_which_compiles(kind: str) -> None:
     model = build(kind, image_size=4).eval()

@@ -73,7 +73,7 @@ class _PixelRNN(AutoregressiveModel):
         """Inputs (N, C, H, W) in [−1, 1], labels (N,) for a model with classes → parameters (N, P, H, W)."""
         self.check_input(x)
         labels = self.check_labels(x.shape[0], labels)
-        h, found = self.input(x.contiguous(memory_format=torch.channels_last)), None  # as cells lie
+        h, found = self.input(x).contiguous(memory_format=torch.channels_last), None  # as cells lie
         for index, layer in enumerate(self.stack):
             h = layer(h, None if labels is None else self.classes_to_gates[index](labels)[:, :, None, None])
             if self.skip:
