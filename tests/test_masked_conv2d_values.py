@@ -80,3 +80,24 @@ def test_weights_of_a_first_layer(
         torch.ops.fastgen.masked_conv2d_backward.default, masked_conv2d_backward_reference, grad_y,
         x.new_empty(0), x, weight, *options,
     )  # fmt: skip
+
+
+def test_products_of_pixels_by_two_threads_are_those_of_one() -> None:
+    """The same bits: threads share pixels and parts of the images, and parts are added in their order."""
+    N, I, O, H, W = 18, 9, 16, 11, 13
+    x, weight, bias, residual = (torch.randn(size) for size in ((N, I, H, W), (O, I, 1, 3), (O,), (N, O, H, W)))
+    x, grad_y = x.contiguous(memory_format=torch.channels_last), torch.randn_like(residual)
+    options = "B", "relu", 1, "contiguous"
+    forward, backward = torch.ops.fastgen.masked_conv2d.default, torch.ops.fastgen.masked_conv2d_backward.default
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            y, pre = forward(x, weight, bias, residual, *options, True)
+            results.append((y, pre, *backward(grad_y, pre, x, weight, *options, [True] * 3)))
+            assert_op_parity(forward, masked_conv2d_reference, x, weight, bias, residual, *options, True)
+            given = grad_y, pre, x, weight, *options, [True] * 3
+            assert_op_parity(backward, masked_conv2d_backward_reference, *given)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(map(torch.equal, *results))

@@ -222,7 +222,11 @@ def test_every_option_has_a_box_and_words(name: str) -> None:
         ),
     ],
 )
-def test_an_option_without_effect_is_refused(line: str, words: str, capsys: pytest.CaptureFixture) -> None:
+def test_an_option_without_effect_is_refused(
+    line: str, words: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a run begins, which would take minutes."""
+    monkeypatch.setattr("fastgen.commands.train._train", lambda *_: pytest.fail("a run begins"))
     assert refused(capsys, "train", *line.split(), "--data", "digits").strip() == f"fastgen: {words}"
 
 
