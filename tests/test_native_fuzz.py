@@ -23,6 +23,7 @@ CASES = int(os.environ.get("FASTGEN_FUZZ", "300"))
 OPS = torch.ops.fastgen
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(compiler() is None, reason="needs g++ with its sanitizer libraries (libasan, libubsan)")
 def test_no_sanitizer_reports_a_case(tmp_path: Path) -> None:
     """Seeded: the same cases every time. Enough of them are answered, so that kernels did run."""

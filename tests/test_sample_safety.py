@@ -51,6 +51,7 @@ def test_a_library_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) 
         native_executor.NativePlan(deep_plan())
 
 
+@pytest.mark.slow
 def test_no_sanitizer_complains(tmp_path: Path) -> None:
     """AddressSanitizer and UBSan on the executor without torch, every instruction set; the values are the op's."""
     compiler = shutil.which("c++")

@@ -113,6 +113,7 @@ training.fit(tiny.images(), tiny.images())
 LONG = dataclasses.replace(GAME, epochs=120)  # seconds: far from over when a kill comes
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_resumed_is_unbroken(tmp_path: Path) -> None:
     data, run = tiny.images(), new_run(tmp_path / "run")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
