@@ -16,6 +16,7 @@ def quicken() -> None:
     """For this process. Most of what a small kernel took was not arithmetic but looking things up."""
     _patch_a_module_once_in_a_launch()
     _remember_numpy_dtypes()
+    _remember_types_of_blocks()
     TritonSemantic.binary_op_sanitize_overflow_impl = _assert_no_overflow
 
 
@@ -53,6 +54,40 @@ def _remember_numpy_dtypes() -> None:
         return np.dtype(np.uint64) if isinstance(scalar, tl.pointer_type) else look(scalar)
 
     interpreter._get_np_dtype = np_dtype
+
+
+def _remember_types_of_blocks() -> None:
+    """Every result of an operation had its type and its shape made, and checked, anew; and was broadcast to itself."""
+    shapes: dict[tuple[Any, ...], tuple[Any, Any, Any]] = {}  # → as a type has it, as a tensor has it, and its product
+    types: dict[tuple[int, tuple[Any, ...]], dict[str, Any]] = {}  # an element's type lives as long as what is kept
+    make_type, make_tensor, broadcast = tl.block_type.__init__, tl.tensor.__init__, TritonSemantic.broadcast_impl_value
+
+    def block_type(self: Any, element_ty: Any, shape: Any) -> None:
+        sizes = tuple(size.value if isinstance(size, tl.constexpr) else size for size in shape)
+        if (kept := types.get((id(element_ty), sizes))) is None:
+            make_type(self, element_ty, shape)
+            if sizes not in shapes:
+                block = tl.tensor(None, tl.float32)
+                make_tensor(block, None, self)
+                shapes[sizes] = self.shape, block.shape, block.numel
+            self.shape = shapes[sizes][0]
+            kept = types[id(element_ty), sizes] = dict(self.__dict__, sizes=sizes)
+        self.__dict__.update(kept)
+
+    def tensor(self: Any, handle: Any, type: Any) -> None:
+        if not type.is_block():
+            make_tensor(self, handle, type)
+            return
+        self.handle, self.type, self.dtype = handle, type, type.scalar
+        _, self.shape, self.numel = shapes[type.sizes]
+
+    def broadcast_what_differs(self: Any, left: Any, right: Any) -> Any:
+        if left.type.is_block() and right.type.is_block() and left.type.shape is right.type.shape:
+            return left, right
+        return broadcast(self, left, right)
+
+    tl.block_type.__init__, tl.tensor.__init__ = block_type, tensor
+    TritonSemantic.broadcast_impl_value = broadcast_what_differs
 
 
 def _assert_no_overflow(self: Any, left: Any, right: Any, operation: Any) -> None:

@@ -69,3 +69,21 @@ def test_dtypes_are_those_of_the_table(dtype: tl.dtype, name: str) -> None:
     assert interpreter._get_np_dtype(dtype) == interpreter._get_np_dtype(tl.block_type(dtype, [4])) == name
     pointer = tl.pointer_type(dtype)
     assert interpreter._get_np_dtype(pointer) == interpreter._get_np_dtype(tl.block_type(pointer, [4])) == "uint64"
+
+
+@triton.jit
+def outer(a_ptr, y_ptr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    a, b = tl.load(a_ptr + tl.arange(0, ROWS)), tl.full((COLUMNS,), 2, tl.int32)
+    y = a[:, None] * b[None, :] + tl.zeros((ROWS, COLUMNS), tl.float32)
+    tl.static_assert(y.dtype == tl.float32 and y.shape[1] == COLUMNS and y.numel == ROWS * COLUMNS)
+    tl.store(y_ptr + tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :], y)
+
+
+def test_blocks_have_the_type_and_the_shape_that_they_are_given() -> None:
+    """Also those of a size that came before, of other elements; one of a size that none can have is refused again."""
+    for rows, columns in ((4, 4), (2, 8), (4, 4), (1, 4)):
+        a, y = torch.arange(rows, dtype=torch.int32), torch.empty(rows, columns)
+        outer[(1,)](a, y, ROWS=rows, COLUMNS=columns)
+        assert torch.equal(y, (2.0 * a)[:, None].expand(rows, columns))
+        with pytest.raises(InterpreterError, match="must be a power of 2"):
+            outer[(1,)](a, y, ROWS=rows, COLUMNS=6)
