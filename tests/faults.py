@@ -103,7 +103,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("a weight's gradient of the first images", "p < parts(); ++p) add_run", "p < 1; ++p) add_run"),
             ("another tap's pixels in a weight's gradient", "shape.column(t) * shape.I + i);", "i);"),
             ("a weight's gradient in the pixel's own row", "shape.row(t) * row + shape", "shape"),
-            ("pixels of the first rows again", "run((n * H + r) * W,", "run(n * H * W,"),
+            ("pixels of a part's first row alone", "(n * H + end) * W, grads", "(n * H + r + 1) * W, grads"),
         ],
         "csrc/gated_activation_cpu.h": [
             ("a gate without its residual", "S::load(b[i])) + S::load(residual[i]));", "S::load(b[i])));"),

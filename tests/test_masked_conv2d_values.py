@@ -41,7 +41,9 @@ def test_the_mask_takes_no_other_word() -> None:
             call()
 
 
-@pytest.mark.parametrize(("N", "I", "O", "H", "W"), [(2, 8, 19, 9, 31), (18, 9, 16, 3, 5), (1, 8, 1, 2, 1)])
+@pytest.mark.parametrize(
+    ("N", "I", "O", "H", "W"), [(2, 8, 19, 9, 31), (18, 9, 16, 3, 5), (9, 8, 5, 5, 40), (1, 8, 1, 2, 1)]
+)
 @pytest.mark.parametrize(("width", "mask", "activation"), [(1, "B", "none"), (3, "B", "relu"), (5, "A", "none")])
 @pytest.mark.parametrize("told", [True, False])
 def test_few_taps_of_one_row_where_channels_lie_together(
