@@ -172,8 +172,8 @@ void backward_weight(Shape shape, const T* h, const T* hidden, const T* grads, T
       for (int64_t n = chunk * kImages; n < std::min((chunk + 1) * kImages, shape.N); ++n) {
         frame.fill(h + n * cells * width);
         for (int64_t r = 0; r < shape.H; r += product.rows())
-          product.add(frame.plane().below(r), std::min(product.rows(), shape.H - r), read, grads + shape.at(n, r, 0) * O,
-                      &parts[size_t(chunk * K * columns)]);
+          product.add(frame.plane().below(r), std::min(product.rows(), shape.H - r), read,
+                      grads + shape.at(n, r, 0) * O, &parts[size_t(chunk * K * columns)]);
       }
   });
   for (int64_t k = 0; k < width; ++k)

@@ -222,18 +222,16 @@ void epilogue_backward(Activation activation, Rows rows, const storage_t<T>* gra
 Tensor crop_weight(const Tensor& weight, const TapMask& taps, const Crop& crop) {
   const std::vector<int64_t> sizes = {taps.O, taps.I, crop.KH, crop.KW};
   Tensor cropped = empty(weight, sizes);
-  FG_DISPATCH_FLOATING(
-      weight, "masked_conv2d",
-      fastgen::crop_weight(taps, crop, data<scalar_t>(weight), mutable_data<scalar_t>(cropped)));
+  FG_DISPATCH_FLOATING(weight, "masked_conv2d",
+                       fastgen::crop_weight(taps, crop, data<scalar_t>(weight), mutable_data<scalar_t>(cropped)));
   return cropped;
 }
 
 Tensor uncrop_weight(const Tensor& cropped, const TapMask& taps, const Crop& crop) {
   const std::vector<int64_t> sizes = {taps.O, taps.I, taps.KH, taps.KW};
   Tensor weight = empty(cropped, sizes);
-  FG_DISPATCH_FLOATING(
-      cropped, "masked_conv2d_backward",
-      fastgen::uncrop_weight(taps, crop, data<scalar_t>(cropped), mutable_data<scalar_t>(weight)));
+  FG_DISPATCH_FLOATING(cropped, "masked_conv2d_backward",
+                       fastgen::uncrop_weight(taps, crop, data<scalar_t>(cropped), mutable_data<scalar_t>(weight)));
   return weight;
 }
 

@@ -1,6 +1,6 @@
-// masked_conv2d on the CPU as products of pixels, for kernels of which a few taps of one row are alive, and the weight's
-// gradient of those that read a few numbers in all. Pixels lie in memory with their channels together (channels_last);
-// what they read is read where it lies. No torch headers.
+// masked_conv2d on the CPU as products of pixels, for kernels of which a few taps of one row are alive, and the
+// weight's gradient of those that read a few numbers in all. Pixels lie in memory with their channels together
+// (channels_last); what they read is read where it lies. No torch headers.
 #pragma once
 
 #include "masked_conv2d.h"

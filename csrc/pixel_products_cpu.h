@@ -158,7 +158,7 @@ class OuterProducts<float> {
         prefetch(next, std::min(share, end - next));
         next += std::min(share, end - next);
         isa_.outer[channels][vectors](rows, W_, at, plane.row, plane.pixel, grads + first, columns_,
-                                   y + k * columns_ + first, columns_);
+                                      y + k * columns_ + first, columns_);
       }
     }
   }
