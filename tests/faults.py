@@ -305,12 +305,12 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("phases exchanged", "q] = phases[:, p, q,", "q] = phases[:, q, p,"),
             ("no gradient of the bias", "grad_bias = grad.sum((0, 2, 3)) if", "grad_bias = 0 * grad.sum((0, 2, 3)) if"),
             ("no bias of a product", "else bias.repeat(taps) if last", "else None if last"),
-            ("output_padding forgotten in the shape", "        + output_padding[i]\n", ""),
             ("a product with padding", "([0, 0], [0, 0], [1, 1])\n", "(list(padding), [0, 0], [1, 1])\n"),
         ],
     },
     "conv_transpose2d_products": {
         "fastgen/ops/conv_transpose2d_products.py": [
+            ("output_padding forgotten in the shape", "+ output_padding + 1", "+ 1"),
             ("products of a large image", "return rows * columns <= LEFT", "return True"),
             ("products in any dtype", "x.dtype != torch.float32 or", ""),
             ("products of a dilated kernel", "or list(dilation) != [1, 1]", ""),

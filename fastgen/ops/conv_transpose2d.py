@@ -12,7 +12,7 @@ from .._checks import check_integer, check_pair, check_same, describe
 from ._dtypes import check_dense, check_floating
 from ._layouts import is_channels_last
 from ._records import Convolution
-from .conv_transpose2d_products import conv_transpose2d_products, pays
+from .conv_transpose2d_products import conv_transpose2d_products, pays, result_size
 
 #: Up to as many output channels, four 2×2 convolutions outrun torch's transposed one on a CPU: images, not features.
 FEW = 4
@@ -81,14 +81,8 @@ def check_dtypes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 def result_shape(x: Tensor, convolution: Convolution) -> tuple[int, int, int, int]:
     """As ``nn.ConvTranspose2d`` states it."""
     weight, _, stride, padding, output_padding, dilation, groups = convolution
-    H, W = (
-        (x.shape[2 + i] - 1) * stride[i]
-        - 2 * padding[i]
-        + dilation[i] * (weight.shape[2 + i] - 1)
-        + output_padding[i]
-        + 1
-        for i in range(2)
-    )
+    sides = zip(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation, strict=True)
+    H, W = (result_size(*side) for side in sides)
     return x.shape[0], weight.shape[1] * groups, H, W
 
 

@@ -18,6 +18,11 @@ KERNELS = {"CPU": "csrc/conv_transpose2d_products_cpu.cpp"}
 LEFT, PIXELS, CHANNELS, RESULTS = 0.89, 64, 128, 32
 
 
+def result_size(size: int, kernel: int, stride: int, padding: int, output_padding: int, dilation: int = 1) -> int:
+    """Of one side, as ``nn.ConvTranspose2d`` states it."""
+    return (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1
+
+
 def conv_transpose2d_products_reference(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int], output_padding: list[int]
 ) -> Tensor:
@@ -40,7 +45,7 @@ def pays(x: Tensor, convolution: Convolution) -> bool:
 @functools.lru_cache(1024)
 def _left(size: int, kernel: int, stride: int, padding: int, output_padding: int) -> float:
     """The share of the taps of an axis' pixels that are inside of the result."""
-    result = (size - 1) * stride - 2 * padding + kernel + output_padding
+    result = result_size(size, kernel, stride, padding, output_padding)
     inside = sum(0 <= i * stride + tap - padding < result for i in range(size) for tap in range(kernel))
     return inside / (size * kernel)
 
@@ -56,10 +61,8 @@ def conv_transpose2d_products(x: Tensor, convolution: Convolution) -> Tensor:
 def _fake(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int], output_padding: list[int]
 ) -> Tensor:
-    sizes = [
-        (x.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + weight.shape[2 + i] + output_padding[i] for i in range(2)
-    ]
-    shape = (x.shape[0], weight.shape[1], *sizes)
+    sides = zip(x.shape[2:], weight.shape[2:], stride, padding, output_padding, strict=True)
+    shape = (x.shape[0], weight.shape[1], *(result_size(*side) for side in sides))
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
