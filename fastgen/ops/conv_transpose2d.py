@@ -220,8 +220,11 @@ def conv_transpose2d_backward(
         )
     cheaper = _cheaper_layout(x, convolution)
     grad, x = grad.contiguous(memory_format=cheaper), x.contiguous(memory_format=cheaper)
+    taps = weight.contiguous() if groups > 1 else weight  # torch converts the others to the weight's layout
     wanted = [*output_mask[:2], False]
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward.default(
-        grad, x, weight, [convolution.channels], stride, padding, dilation, True, output_padding, groups, wanted
+        grad, x, taps, [convolution.channels], stride, padding, dilation, True, output_padding, groups, wanted
     )
+    if grad_weight is not None and is_channels_last(weight):
+        grad_weight = grad_weight.contiguous(memory_format=torch.channels_last)
     return grad_x, grad_weight, grad_bias
