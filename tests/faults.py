@@ -359,6 +359,8 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("layout of what is deferred", "result.materialize(channels_last)", "result.materialize()"),
             ("no bias of what is deferred", "Deferred(y, mean, scale, batch_norm.bias,",
              "Deferred(y, mean, scale, None,"),
+            ("no activation after torch's batch norm", "in_torch(y, batch_norm, activation).contiguous(",
+             "in_torch(y, batch_norm, NONE).contiguous("),
         ],
         "fastgen/nn/_records.py": [
             ("momentum forgotten", "bn.momentum, bn.eps,", "0.1, bn.eps,"),

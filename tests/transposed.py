@@ -12,7 +12,7 @@ from fastgen.ops import conv_transpose2d_bn
 from fastgen.ops._layouts import is_channels_last
 from fastgen.ops._records import Activation, BatchNorm, Convolution
 from fastgen.ops.batch_norm import Deferred
-from fastgen.ops.conv_transpose2d import result_shape
+from fastgen.ops.conv_transpose2d import _multiplies, result_shape
 from fastgen.ops.conv_transpose2d_bn import run_layer
 
 NAMES = torch.ops.fastgen
@@ -88,10 +88,13 @@ def ours(
 def ops_of(
     case: Any, training: bool, deferred: bool = True, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> list[Any]:
-    """What ``ours`` has to run: in training on a CPU, where nothing defers the result, torch's own instead of ops."""
+    """What ``ours`` has to run: on a CPU torch's own batch norm, where nothing is deferred or folded."""
     if training and not deferred and device == "cpu" and dtype in (torch.float32, torch.float64):
         return []
     x, weight, *_ = arguments(case, device="meta")
     convolution = Convolution(weight, None, *(pair(v) for v in case[1][1:5]), case[1][5])
-    folded = not training and weight.numel() <= math.prod(result_shape(x, convolution))
-    return [FOLD, OP] if folded else [OP, FINALIZE, APPLY]
+    results = math.prod(result_shape(x, convolution))
+    halves = device == "cpu" and dtype in (torch.bfloat16, torch.float16) and _multiplies(dtype)
+    if not training and weight.numel() * (8 if halves else 1) <= results:
+        return [FOLD, OP]
+    return [OP, FINALIZE, APPLY] if training or device != "cpu" else [OP]
