@@ -5,12 +5,17 @@
 A training step is forward, loss, backward and Adam; an eval step is the forward, in eval mode, without gradients. All
 contenders begin with the same weights. Parity is checked on the outputs of the eval step and on the gradients of the
 training step, all of them as one vector. No floor: it would be that of the slowest way to write the model.
+
+"as published" is the training step as the best-known code has it: losses of real and fake images one after the other,
+``.item()`` of each, sigmoid and binary cross-entropy summed. ``--tuned`` lets torch.compile try its kernels for
+minutes, and use the fastest.
 """
 
 import copy
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,9 +24,20 @@ from torch import Tensor, nn
 
 from cases import DTYPES, Contest, Moved, assert_parity
 from fastgen.models import GatedPixelCNN, PixelCNN
+from fastgen.models.autoregressive import AutoregressiveModel
 from fastgen.nn import GaussianRSample
 from harness import Bench, Contests, alone
-from plain import VAE, HandWritten, Reference, generator, plain
+from plain import (
+    VAE,
+    HandWritten,
+    RealAndFake,
+    Reference,
+    connected,
+    convolutional,
+    discriminator,
+    generator,
+    plain,
+)
 
 fuse = getattr(importlib.import_module("fastgen"), "fuse", None)
 TRAINING, EVAL = "training step", "eval step"
@@ -41,6 +57,8 @@ class Task:
             many kinks that rounding decides on which side of some they are.
         by_parameter: whether each parameter's gradient is judged in units of its own largest number, not of all.
         compiled: whether torch.compile takes part, which unrolls loops for many minutes.
+        published: losses of the plain model and a batch, each of which the best-known code computes, backpropagates and
+            reads as a number before it goes on; None where that is what the others do.
     """
 
     name: str
@@ -51,6 +69,7 @@ class Task:
     repeatable: Callable[[], tuple[nn.Module, nn.Module]] | None = None
     by_parameter: bool = False
     compiled: bool = True
+    published: Callable[..., Iterator[Tensor]] | None = None
 
     def contests(self, bench: Bench) -> Iterator[Contest]:
         """An eval and a training step in every dtype of the device."""
@@ -63,15 +82,31 @@ class Task:
                 )  # fmt: skip
 
     def _contenders(self, bench: Bench, dtype: torch.dtype, way: str) -> dict[str, Callable[[], Callable[[], Any]]]:
-        def maker(plain: bool, **options: Any) -> Callable[[], Callable[[], Any]]:
-            return lambda: self._step(self._made(self.models, bench.device, dtype)[plain], bench.device, way, options)
+        def maker(plain: bool, last: bool = False, **options: Any) -> Callable[[], Callable[[], Any]]:
+            return lambda: self._step(
+                self._made(self.models, bench.device, dtype)[plain], bench.device, way, options, last
+            )
 
+        images = len(self.shape) == 4  # which can be laid out in two ways
         contenders = {"fastgen": maker(plain=False), "eager": maker(plain=True)}
-        if not bench.quick and self.compiled:
-            contenders["torch.compile"] = maker(plain=True, mode="default")
-            contenders["fastgen, torch.compile"] = maker(plain=False, mode="default")
-        if not bench.quick and self.compiled and bench.device == "cuda":
-            contenders["torch.compile, reduce-overhead"] = maker(plain=True, mode="reduce-overhead")
+        if images:
+            contenders["fastgen, channels_last"] = maker(plain=False, last=True)
+            contenders["eager, channels_last"] = maker(plain=True, last=True)
+        if self.published is not None and way == TRAINING:
+            contenders["as published"] = lambda: self._as_published(bench.device, dtype)
+        if bench.quick or not self.compiled:
+            return contenders
+        modes = ["default"]
+        if bench.device == "cuda":
+            modes.append("reduce-overhead")
+        if bench.tuned:
+            modes.append("max-autotune")
+        for mode in modes:
+            name = "torch.compile" if mode == "default" else f"torch.compile, {mode}"
+            contenders[name] = maker(plain=True, mode=mode)
+            if images:
+                contenders[f"{name}, channels_last"] = maker(plain=True, last=True, mode=mode)
+        contenders["fastgen, torch.compile"] = maker(plain=False, mode="default")
         return contenders
 
     def _made(self, make: Callable[[], Any], device: str, dtype: torch.dtype) -> list[nn.Module]:
@@ -82,8 +117,13 @@ class Task:
         torch.manual_seed(1)
         return [t.to(device, dtype) for t in self.batch()]
 
-    def _step(self, model: nn.Module, device: str, way: str, options: dict[str, Any]) -> Callable[[], Any]:
+    def _step(
+        self, model: nn.Module, device: str, way: str, options: dict[str, Any], last: bool = False
+    ) -> Callable[[], Any]:
         *inputs, target = self._batch(device, next(model.parameters()).dtype)
+        if last:
+            model = model.to(memory_format=torch.channels_last)
+            inputs = [t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in inputs]
         model.train(way == TRAINING)
         call = torch.compile(model, **options) if options else model
         if way == EVAL:
@@ -96,6 +136,23 @@ class Task:
             loss.backward()
             optimiser.step()
             return loss.detach()
+
+        return step
+
+    def _as_published(self, device: str, dtype: torch.dtype) -> Callable[[], Any]:
+        assert self.published is not None
+        losses, batch = self.published, self._batch(device, dtype)
+        model = self._made(self.models, device, dtype)[1].train()
+        optimiser = torch.optim.Adam(model.parameters(), lr=1e-5)
+
+        def step() -> float:
+            optimiser.zero_grad()
+            total = 0.0
+            for loss in losses(model, *batch):
+                loss.backward()
+                total += loss.item()
+            optimiser.step()
+            return total
 
         return step
 
@@ -128,35 +185,49 @@ class Task:
         return torch.cat([result.flatten().to(parameters[0].dtype) for result in results])
 
 
-def autoregressive(name: str, make: Callable[[], nn.Module], N: int, H: int) -> Task:
+def autoregressive(name: str, make: Callable[[], AutoregressiveModel], shape: tuple[int, ...]) -> Task:
     def models() -> tuple[nn.Module, nn.Module]:
         model = make()
         return model, plain(model)
 
+    levels = make().levels
+
     def batch() -> tuple[Tensor, Tensor]:
-        values = torch.randint(2, (N, 1, H, H)).float()
-        return 2 * values - 1, values
+        values = torch.randint(levels, shape).float()
+        return 2 * values / (levels - 1) - 1, values
 
-    return Task(name, (N, 1, H, H), models, batch, F.binary_cross_entropy_with_logits)
+    def loss(params: Tensor, values: Tensor) -> Tensor:
+        if levels == 2:
+            return F.binary_cross_entropy_with_logits(params, values)
+        return F.cross_entropy(params.unflatten(1, (-1, levels)).transpose(1, 2), values.long())
+
+    return Task(name, shape, models, batch, loss)
 
 
-def vae(N: int, pixels: int, hidden: int, latents: int) -> Task:
+def vae(name: str, networks: Callable[[], tuple[nn.Module, nn.Module]], *shape: int) -> Task:
     def pair(sampler: nn.Module) -> tuple[nn.Module, nn.Module]:
-        model = VAE(GaussianRSample(), pixels, hidden, latents)
-        other = copy.deepcopy(model)
-        other.sampler = sampler
+        other = VAE(sampler, *networks())
+        model = copy.deepcopy(other)
+        model.sampler = GaussianRSample()
+        if len(shape) == 4:
+            fuse(model)
         return model, other
 
     def batch() -> tuple[Tensor, Tensor]:
-        x = torch.rand(N, pixels)
+        x = torch.rand(*shape)
         return x, x
 
     def loss(result: tuple[Tensor, Tensor], target: Tensor) -> Tensor:
         logits, kl = result
-        return (F.binary_cross_entropy_with_logits(logits, target, reduction="sum") + kl.sum()) / N
+        return (F.binary_cross_entropy_with_logits(logits, target, reduction="sum") + kl.sum()) / len(target)
 
-    name = f"VAE, {pixels}-{hidden}-{latents}"
-    return Task(name, (N, pixels), lambda: pair(HandWritten()), batch, loss, lambda: pair(Reference()))
+    def published(model: nn.Module, x: Tensor, target: Tensor) -> Iterator[Tensor]:
+        logits, kl = model(x)
+        yield F.binary_cross_entropy(torch.sigmoid(logits), target, reduction="sum") + kl.sum()
+
+    return Task(
+        name, shape, lambda: pair(HandWritten()), batch, loss, lambda: pair(Reference()), published=published
+    )  # fmt: skip
 
 
 def dcgan(N: int, latents: int, channels: int, size: int) -> Task:
@@ -184,18 +255,52 @@ def dcgan(N: int, latents: int, channels: int, size: int) -> Task:
     return Task(name, (N, latents, 1, 1), models, batch, F.mse_loss, far_from_kinks, True)
 
 
+def judge(N: int, channels: int, size: int) -> Task:
+    """A discriminator's step, on real images and on those of the generator, whose gradient it does not ask for."""
+
+    def models() -> tuple[nn.Module, nn.Module]:
+        network = discriminator(channels, size)
+        fused = copy.deepcopy(network)
+        fuse(fused)
+        return RealAndFake(fused), RealAndFake(network)
+
+    def batch() -> tuple[Tensor, ...]:
+        return torch.rand(N, 3, size, size) * 2 - 1, torch.rand(N, 3, size, size) * 2 - 1, torch.ones(N, 1, 1, 1)
+
+    def loss(result: tuple[Tensor, Tensor], ones: Tensor) -> Tensor:
+        real, fake = result
+        return F.binary_cross_entropy_with_logits(real, ones) + F.binary_cross_entropy_with_logits(fake, 1 - ones)
+
+    def published(model: nn.Module, real: Tensor, fake: Tensor, ones: Tensor) -> Iterator[Tensor]:
+        yield F.binary_cross_entropy(torch.sigmoid(model.network(real)), ones)
+        yield F.binary_cross_entropy(torch.sigmoid(model.network(fake.detach())), torch.zeros_like(ones))
+
+    name = f"DCGAN discriminator, {size}x{size}, {channels} channels"
+    return Task(name, (N, 3, size, size), models, batch, loss, by_parameter=True, published=published)
+
+
 def tasks(device: str, quick: bool = False) -> list[Task]:
-    """The suite; without the generator where this fastgen cannot fuse one."""
-    N = 64 if device == "cuda" else 16
+    """The suite; without what is fused where this fastgen cannot fuse."""
     if quick:
-        found = [autoregressive("PixelCNN", lambda: PixelCNN(channels=4, layers=1), 2, 8), vae(4, 12, 8, 3)]
-        found.append(autoregressive("Gated PixelCNN", lambda: GatedPixelCNN(channels=4, layers=1), 2, 8))
-        sizes = ((2, 4, 2, 16),)
-    else:
-        found = [autoregressive("PixelCNN, 0.4 M weights", PixelCNN, N, 28), vae(128, 784, 400, 20)]
-        found.append(autoregressive("Gated PixelCNN, 5.8 M weights", GatedPixelCNN, N, 28))
-        sizes = ((128, 100, 64, 64), (16, 100, 64, 64)) if device == "cuda" else ((64, 100, 64, 64), (16, 100, 64, 64))
-    return found + [dcgan(*size) for size in sizes if fuse is not None]
+        found = [
+            autoregressive("PixelCNN", lambda: PixelCNN(channels=4, layers=1), (2, 1, 8, 8)),
+            vae("VAE", lambda: connected(12, 8, 3), 4, 12),
+            autoregressive("Gated PixelCNN", lambda: GatedPixelCNN(channels=4, layers=1), (2, 1, 8, 8)),
+        ]
+        fused = [vae("VAE, convolutional", lambda: convolutional(2, 3, 8), 4, 1, 8, 8), dcgan(2, 4, 2, 16)]
+        return found if fuse is None else [*found, *fused, judge(2, 2, 16)]
+    found = []
+    for N in (16, 128):
+        found += [
+            autoregressive("PixelCNN, 0.4 M weights", PixelCNN, (N, 1, 28, 28)),
+            vae("VAE, 784-400-20", lambda: connected(784, 400, 20), N, 784),
+            autoregressive("Gated PixelCNN, 5.8 M weights", GatedPixelCNN, (N, 1, 28, 28)),
+            autoregressive("PixelCNN of RGB, 0.4 M weights", partial(PixelCNN, 3, 256, 63), (N, 3, 32, 32)),
+        ]
+        if fuse is not None:
+            found.append(vae("VAE, convolutional", lambda: convolutional(32, 20, 28), N, 1, 28, 28))
+            found += [dcgan(N, 100, 64, 64), judge(N, 64, 64)]
+    return found
 
 
 def cases(device: str, quick: bool = False) -> list[Contests]:

@@ -1,11 +1,16 @@
 """Measures one contest: parity, contenders in turn, and the floor."""
 
+import itertools
+import os
 import statistics
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import DTYPES, Contest
@@ -63,7 +68,7 @@ class Bench:
             "quartiles": {name: [_micro(q) for q in quartiles(values)] for name, values in times.items()},
             "rounds": len(times["fastgen"]),
             "refused": refused,
-            "peak_bytes": {name: _peak(run) for name, run in calls.items()} if self.device == "cuda" else None,
+            "peak_bytes": {name: peak_bytes(run, self.device) for name, run in calls.items()},
             **against_the_best(medians),
         }
         if isinstance(self.timer, CudaTimer):
@@ -130,14 +135,39 @@ def brief(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
 
 
-def _peak(run: Callable[[], Any]) -> int:
-    """Bytes of the device that a call takes at most, beyond those of its inputs."""
+def peak_bytes(run: Callable[[], Any], device: str) -> int:
+    """Bytes of torch's memory that a call takes at most beyond its inputs, without what C++ takes for itself."""
+    if device != "cuda":
+        return _peak_of_cpu(run)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     run()
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated() - before
+
+
+def _peak_of_cpu(run: Callable[[], Any]) -> int:
+    with silence(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        kept = run()
+    del kept
+    result = profiler.profiler.kineto_results  # type: ignore[union-attr]
+    events = sorted((event.start_ns(), event.nbytes()) for event in result.events() if event.name() == "[memory]")
+    return max(itertools.accumulate((size for _, size in events), initial=0))
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Without what C++ writes to stderr: torch's profiler says there when it begins."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 class _OpsSeen(TorchDispatchMode):

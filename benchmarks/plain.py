@@ -52,17 +52,36 @@ def plain(model: nn.Module) -> nn.Module:
 
 
 class VAE(nn.Module):
-    """Kingma and Welling 2014, arXiv:1312.6114, with the sizes of pytorch/examples."""
+    """Kingma and Welling 2014, arXiv:1312.6114, of two networks: x → (μ, log σ²) side by side, and z → logits."""
 
-    def __init__(self, sampler: nn.Module, pixels: int, hidden: int, latents: int) -> None:
+    def __init__(self, sampler: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(pixels, hidden), nn.ReLU(), nn.Linear(hidden, 2 * latents))
-        self.decoder = nn.Sequential(nn.Linear(latents, hidden), nn.ReLU(), nn.Linear(hidden, pixels))
-        self.sampler = sampler
+        self.encoder, self.decoder, self.sampler = encoder, decoder, sampler
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         z, kl = self.sampler(*self.encoder(x).chunk(2, dim=1))
         return self.decoder(z), kl
+
+
+def connected(pixels: int, hidden: int, latents: int) -> tuple[nn.Module, nn.Module]:
+    """Encoder and decoder with the sizes of pytorch/examples."""
+    encoder = nn.Sequential(nn.Linear(pixels, hidden), nn.ReLU(), nn.Linear(hidden, 2 * latents))
+    return encoder, nn.Sequential(nn.Linear(latents, hidden), nn.ReLU(), nn.Linear(hidden, pixels))
+
+
+def convolutional(channels: int, latents: int, size: int) -> tuple[nn.Module, nn.Module]:
+    """Encoder and decoder of images of one colour: two convolutions that halve them, and two that double them again."""
+    inner, small = 2 * channels, size // 4
+    encoder = nn.Sequential(
+        nn.Conv2d(1, channels, 4, 2, 1), nn.ReLU(), nn.Conv2d(channels, inner, 4, 2, 1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(inner * small**2, 2 * latents),
+    )  # fmt: skip
+    decoder = nn.Sequential(
+        nn.Linear(latents, inner * small**2), nn.ReLU(), nn.Unflatten(1, (inner, small, small)),
+        nn.ConvTranspose2d(inner, channels, 4, 2, 1), nn.BatchNorm2d(channels), nn.ReLU(),
+        nn.ConvTranspose2d(channels, 1, 4, 2, 1),
+    )  # fmt: skip
+    return encoder, decoder
 
 
 class HandWritten(nn.Module):
@@ -79,7 +98,7 @@ class Reference(nn.Module):
         return rsample_kl_reference(mu, logvar, seed)
 
 
-# ---- the generator of a DCGAN
+# ---- the networks of a DCGAN
 
 
 def generator(latents: int, channels: int, size: int) -> nn.Sequential:
@@ -92,3 +111,25 @@ def generator(latents: int, channels: int, size: int) -> nn.Sequential:
         width //= 2
     layers += [nn.BatchNorm2d(width), nn.ReLU(True), nn.ConvTranspose2d(width, 3, 4, 2, 1, bias=False), nn.Tanh()]
     return nn.Sequential(*layers)
+
+
+def discriminator(channels: int, size: int) -> nn.Sequential:
+    """Radford et al. 2016, arXiv:1511.06434, section 3: from images of ``size`` to logits (N, 1, 1, 1)."""
+    layers: list[nn.Module] = [nn.Conv2d(3, channels, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True)]
+    width = channels
+    while width < channels * size // 8:
+        layers.append(nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False))
+        layers += [nn.BatchNorm2d(2 * width), nn.LeakyReLU(0.2, True)]
+        width *= 2
+    return nn.Sequential(*layers, nn.Conv2d(width, 1, 4, 1, 0, bias=False))
+
+
+class RealAndFake(nn.Module):
+    """A discriminator on both, each a batch of its own."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network(real), self.network(fake)

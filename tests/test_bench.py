@@ -97,7 +97,8 @@ def test_a_wrong_or_broken_alternative_takes_no_part_and_is_named() -> None:
     assert result["refused"]["broken"] == "RuntimeError: no such thing"
     assert result["refused"]["wrong"].startswith("AssertionError: error")
     assert result["kernels"] == {"gated_activation": "csrc/gated_activation_cpu.cpp"}
-    assert result["peak_bytes"] is None
+    assert result["peak_bytes"]["fastgen"] == 96  # its result
+    assert result["peak_bytes"]["eager"] == 3 * 96  # beside it, both halves' functions
 
 
 def test_contenders_that_draw_noise_are_held_to_a_pair_that_does_not() -> None:
