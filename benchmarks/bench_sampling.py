@@ -1,7 +1,7 @@
 """Compiled against naive sampling, in CPU-seconds of one thread.
 
-    python benchmarks/bench_sampling.py [--models gated-pixelcnn pixelcnn pixelcnn++] [--batches 1 16 64]
-                                        [--device cuda] [--tuned] [--output FILE.json]
+    python benchmarks/bench_sampling.py [--models gated-pixelcnn pixelcnn pixelcnn++ pixelcnn++-mixture]
+                                        [--batches 1 16 64] [--device cuda] [--tuned] [--output FILE.json]
 
 Naive sampling is counted as one full forward times the number of pixels: what it costs to run the model once for every
 pixel, with nothing else in the loop. Both run in inference mode and eval mode, alternately, in this process, after it
@@ -33,7 +33,7 @@ from foreign import ShiftedPixelCNN
 from harness import Bench, finish, run
 from parity import LOGITS_AGREE
 
-MODELS = ["gated-pixelcnn", "pixelcnn", "pixelcnn++"]
+MODELS = ["gated-pixelcnn", "pixelcnn", "pixelcnn++", "pixelcnn++-mixture"]
 
 #: A model, the shape of its images, and the distribution of a value.
 Model = tuple[nn.Module, tuple[int, int, int], Distribution]
@@ -45,6 +45,10 @@ def build(name: str, small: bool) -> Model:
         if small:
             return ShiftedPixelCNN(filters=8, levels=3, params=6), (3, 8, 8), Categorical(2)
         return ShiftedPixelCNN(filters=160, blocks=5, levels=3, params=768), (3, 32, 32), Categorical(256)
+    if name == "pixelcnn++-mixture":  # fastgen's own, with the head of the paper
+        sizes = {"channels": 8, "blocks": 1, "resolutions": 2, "image_size": 8} if small else {}
+        own = models.PixelCNNPP(**sizes)
+        return own, (own.in_channels, *own.sides), own.distribution
     model = models.build(name, **({"channels": 8, "layers": 2, "image_size": 8} if small else {}))
     return model, (model.in_channels, *model.image_size), model.distribution
 
@@ -57,8 +61,9 @@ def check_parity(name: str, quick: bool = False) -> None:
     small, shape, distribution = build(name, small=True)
     for parameter in small.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # far from the zeros that a last layer may begin with
-    uniforms = torch.rand(2, *shape)
-    naive = sampling.NaiveSampler(small, shape, distribution, "[-1, 1]").sample(uniforms=uniforms)
+    by_forwards = sampling.NaiveSampler(small, shape, distribution, "[-1, 1]")
+    uniforms = torch.rand(2, *by_forwards.uniforms_shape)
+    naive = by_forwards.sample(uniforms=uniforms)
     compiled = sampling.compile(small, shape, distribution, "[-1, 1]").sample(uniforms=uniforms)
     if not torch.equal(compiled, naive):
         raise AssertionError(
