@@ -48,6 +48,7 @@ def build(name: str, small: bool) -> Model:
     if name == "pixelcnn++-mixture":  # fastgen's own, with the head of the paper
         sizes = {"channels": 8, "blocks": 1, "resolutions": 2, "image_size": 8} if small else {}
         own = models.PixelCNNPP(**sizes)
+        own.begin_training(torch.randint(own.levels, (4, own.in_channels, *own.sides)))  # weights of no scale explode
         return own, (own.in_channels, *own.sides), own.distribution
     model = models.build(name, **({"channels": 8, "layers": 2, "image_size": 8} if small else {}))
     return model, (model.in_channels, *model.image_size), model.distribution
