@@ -38,6 +38,6 @@ def test_gates(case: str, capability: tuple[int, int], monkeypatch: pytest.Monke
             assert len(launches) == (side if h == 64 else 1)
             monkeypatch.setattr("aot.recorded", lambda *_, launches=launches: launches[:1])  # all are one kernel
             (binary,) = assert_gates(capability, call, *args)
-            assert binary.count("HMMA|HGMMA|UTC[A-Z]*MMA") > 0 or precision == "ieee"
+            assert binary.count(r"mma\.sync|wgmma\.mma_async|tcgen05\.mma") > 0 or precision == "ieee"
     finally:
         conv.fp32_precision = before
