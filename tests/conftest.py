@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastgen.ops._registry import OPS
 from sizes import fuse_at_every_size
 
 #: Triton decides when it is imported whether it interprets. ``test_triton.py`` runs these files in such a process.
@@ -25,11 +26,25 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as shells start what ru
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+#: As many threads as torch likes have the tests of compiled code: of ops, and of samplers. All others have one: threads
+#: that wait for each other in oneDNN spin, on a busy machine until the other one's turn comes, for 20 times as long as
+#: a small model takes to learn.
+THREADS, THREADED = torch.get_num_threads(), (*OPS, "sampling", "compile")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Threads of a test, of its fixtures, and of the processes that it starts."""
+    threaded = item.path.stem.removeprefix("test_").startswith(THREADED)
+    torch.set_num_threads(THREADS if threaded else 1)
+    os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
+
+
 def pytest_report_header() -> str:
     where = (
         torch.cuda.get_device_name() if torch.cuda.is_available() else "none here: the tests of CUDA kernels need one"
     )
-    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, CUDA device: {where}"
+    return f"torch {torch.__version__}, {THREADS} threads, CUDA device: {where}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
