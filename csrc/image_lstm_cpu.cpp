@@ -217,7 +217,7 @@ Shape shape_of_gates(const Tensor& gates, const Tensor& weight, const Tensor& ce
   }
 
 std::tuple<Tensor, Tensor, Tensor> image_lstm_cpu(const Tensor& gates_any, const Tensor& weight_any,
-                                                  const Tensor& hidden_any, const Tensor& cell_any, std::string scan) {
+                                                  const Tensor& hidden_any, const Tensor& cell_any, Text scan) {
   const Shape shape = shape_of_gates(gates_any, weight_any, cell_any, scan);
   check_same(hidden_any, "hidden", cell_any);
   const Tensor gates = as_contiguous(gates_any), weight = as_contiguous(weight_any), hidden = as_contiguous(hidden_any),
@@ -235,7 +235,7 @@ std::tuple<Tensor, Tensor, Tensor> image_lstm_backward_cpu(const Tensor& grad_h_
                                                            const Tensor& h_any, const Tensor& c_any,
                                                            const Tensor& activations_any, const Tensor& weight_any,
                                                            const Tensor& hidden_any, const Tensor& cell_any,
-                                                           std::string scan) {
+                                                           Text scan) {
   const Shape shape = shape_of_gates(activations_any, weight_any, cell_any, scan);
   const std::vector<int64_t> sizes = {shape.N, shape.H, shape.W, shape.h};
   check_tensor(c_any, "c", sizes, cell_any.scalar_type(), cell_any);

@@ -312,8 +312,8 @@ std::vector<Tensor> convolve_backward(const PixelConvolution& shape, const Tenso
 }
 
 std::tuple<Tensor, Tensor> masked_conv2d_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
-                                             std::optional<Tensor> residual, std::string mask, std::string activation,
-                                             int64_t color_groups, std::string groups_order, bool save_preactivation) {
+                                             std::optional<Tensor> residual, Text mask, Text activation,
+                                             int64_t color_groups, Text groups_order, bool save_preactivation) {
   check_inputs(x, weight);
   const MaskedConv2dOptions options(weight, mask, activation, color_groups, groups_order);
   const bool channels_last = is_channels_last(x);
@@ -342,9 +342,9 @@ std::tuple<Tensor, Tensor> masked_conv2d_cpu(const Tensor& x, const Tensor& weig
 }
 
 std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward_cpu(const Tensor& grad_y_any, const Tensor& preactivation,
-                                                              const Tensor& x, const Tensor& weight, std::string mask,
-                                                              std::string activation, int64_t color_groups,
-                                                              std::string groups_order, std::vector<bool> wanted) {
+                                                              const Tensor& x, const Tensor& weight, Text mask,
+                                                              Text activation, int64_t color_groups, Text groups_order,
+                                                              std::vector<bool> wanted) {
   check_inputs(x, weight);
   const MaskedConv2dOptions options(weight, mask, activation, color_groups, groups_order);
   const bool channels_last = is_channels_last(x), plain = options.activation == Activation::kNone;

@@ -60,7 +60,7 @@ const GemmIsa& isa_of(const Tensor& packed) {
 
 int64_t sample_format_cpu(const Tensor&) { return int64_t(plan_format()); }
 
-Tensor sample_pack_cpu(const Tensor& codes, const Tensor& constants, std::string isa) {
+Tensor sample_pack_cpu(const Tensor& codes, const Tensor& constants, Text isa) {
   const SamplePlan plan = decode(codes, constants);
   const SampleProducts products(plan, isa_of(isa));
   const std::vector<int64_t> sizes = {kPackedHeader + products.packed_size};
