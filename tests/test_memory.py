@@ -9,8 +9,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fastgen import cli
+from fastgen import cli, sampling
 from fastgen._memory import keep_freed_memory
+from fastgen.models import PixelCNN
 from op_arguments import ARGUMENTS
 
 GLIBC = hasattr(ctypes.CDLL(None), "mallinfo2")
@@ -65,9 +66,25 @@ def test_an_op_keeps_nothing(name: str) -> None:
         assert kept(lambda: op(*arguments)) < 8
 
 
+@needs_glibc
+def test_products_of_a_transposed_convolution_keep_nothing() -> None:
+    x, weight, bias = torch.randn(2, 3, 4, 4), torch.randn(3, 5, 4, 4), torch.randn(5)
+    op = torch.ops.fastgen.conv_transpose2d_products.default
+    assert kept(lambda: op(x, weight, bias, [2, 2], [1, 1], [0, 0])) < 8
+
+
+@needs_glibc
+def test_sampling_keeps_nothing() -> None:
+    """Neither drawing nor compiling; of Python's own dictionaries some grow for a while."""
+    model = PixelCNN(channels=2, layers=1, image_size=4)
+    assert kept(lambda: model.sample(1, seed=0), 100) < 64
+    assert kept(lambda: sampling.compile(model, (1, 4, 4), model.distribution, "[-1, 1]"), 10) < 4096
+
+
 FAULTS = """
 import resource, sys
 from fastgen._memory import keep_freed_memory
+from fastgen.models import PixelCNN
 done = len(sys.argv) > 1 and keep_freed_memory()
 def once():
     blocks = [bytearray(3 << 20) for _ in range(8)]
