@@ -113,8 +113,9 @@ def is_torchs_own(x: Tensor | Deferred, batch_norm: BatchNorm) -> bool:
 
 def in_torch(y: Tensor, batch_norm: BatchNorm, activation: Activation) -> Tensor:
     """Normalised and activated by torch's two functions; the result may be laid out in any way."""
-    weight, bias, running_mean, running_var, num_batches_tracked, training, momentum, eps = batch_norm[:8]
+    weight, bias, running_mean, running_var, num_batches_tracked, training = batch_norm[:6]
     if training and num_batches_tracked is not None:
         num_batches_tracked.add_(1)
+    momentum, eps = batch_norm.momentum, batch_norm.eps
     y = F.batch_norm(y, running_mean, running_var, weight, bias, training, momentum or 0.0, eps)
     return activate_(y, activation)
