@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -157,17 +157,24 @@ def _peak_of_cpu(run: Callable[[], Any]) -> int:
 
 
 @contextmanager
-def silence() -> Iterator[None]:
-    """Without what C++ writes to stderr: torch's profiler says there when it begins."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+def redirected(descriptor: int, to: IO[str]) -> Iterator[None]:
+    """What C++ writes to stdout (1) or stderr (2) goes elsewhere."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    kept = os.dup(descriptor)
     try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        os.dup2(to.fileno(), descriptor)
         yield
     finally:
-        os.dup2(kept, 2)
+        os.dup2(kept, descriptor)
         os.close(kept)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Without what torch's profiler says on stderr when it begins."""
+    with open(os.devnull, "w") as nowhere, redirected(2, nowhere):
+        yield
 
 
 class _OpsSeen(TorchDispatchMode):

@@ -3,8 +3,8 @@
     python benchmarks/profile_models.py [--only NAME] [--ways "training step"] [--threads 2] [--json FILE]
 
 The steps are those of ``bench_models.py``. For each contender that does not compile: the wall time of a step (median,
-without the profiler), and of the profiler's steps the time that each operator keeps for itself, its calls, and the
-number of its calls. Three groups stand apart: copies, which move numbers and compute none (``copy_``, ``clone``,
+without the profiler), and of the profiler's steps the time that each operator keeps for itself, and how
+often it is called. Three groups stand apart: copies, which move numbers and compute none (``copy_``, ``clone``,
 ``cat``, padding); the optimiser; and Python, which is what no operator accounts for. What oneDNN reorders inside of its
 operators, from one layout to another, is counted by its own log: how often, how many bytes are read, how long.
 """
@@ -12,10 +12,8 @@ operators, from one layout to another, is counted by its own log: how often, how
 import argparse
 import json
 import math
-import os
 import re
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,7 +27,7 @@ from bench_models import EVAL, TRAINING, Task, tasks
 from environment import environment
 from fastgen._files import write_atomic
 from harness import Bench
-from measure import peak_bytes, silence
+from measure import peak_bytes, redirected, silence
 
 COPIES = ("copy_", "clone", "contiguous", "cat", "constant_pad_nd", "pad", "fill_", "zero_", "index_put", "to_mkldnn")
 """Operators that compute nothing."""
@@ -55,16 +53,9 @@ def seconds(run: Callable[[], Any], rounds: int) -> float:
 
 def reorders(run: Callable[[], Any]) -> dict[str, float]:
     """Changes of layout by oneDNN in one call: how many, the bytes that they read, and their milliseconds."""
-    sys.stdout.flush()
-    kept = os.dup(1)
     with tempfile.TemporaryFile("w+") as log:
-        try:
-            os.dup2(log.fileno(), 1)
-            with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
-                run()
-        finally:
-            os.dup2(kept, 1)
-            os.close(kept)
+        with redirected(1, log), torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+            run()
         log.seek(0)
         return read_log(log.read())
 
@@ -83,7 +74,7 @@ def read_log(log: str) -> dict[str, float]:
 
 
 def profiled(run: Callable[[], Any], rounds: int = 5) -> dict[str, Any]:
-    """One contender's budget: milliseconds, calls and bytes of a step, by group, the largest first."""
+    """One contender's budget: milliseconds and calls of a step by group, the largest first, memory and reorders."""
     for _ in range(3):
         run()
     wall = seconds(run, 2 * rounds + 1)

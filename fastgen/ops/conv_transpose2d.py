@@ -225,6 +225,4 @@ def conv_transpose2d_backward(
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward.default(
         grad, x, taps, [convolution.channels], stride, padding, dilation, True, output_padding, groups, wanted
     )
-    if grad_weight is not None and is_channels_last(weight):
-        grad_weight = grad_weight.contiguous(memory_format=torch.channels_last)
     return grad_x, grad_weight, grad_bias

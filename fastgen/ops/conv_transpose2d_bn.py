@@ -179,9 +179,9 @@ def _folds(x: Tensor, convolution: Convolution, results: int) -> bool:
 
 def _takes_running(y: Tensor, batch_norm: BatchNorm) -> bool:
     """Whether torch's batch norm takes these, on a CPU: vectors of the images' dtype, or of halves' float32."""
-    vectors = [vector.dtype for vector in batch_norm[:4] if vector is not None]
+    vectors = {vector.dtype for vector in batch_norm[:4] if vector is not None}
     kinds = {y.dtype} if y.dtype.itemsize > 2 else {y.dtype, torch.float32}
-    return y.device.type == "cpu" and len(set(vectors)) == 1 and set(vectors) <= kinds
+    return y.device.type == "cpu" and len(vectors) == 1 and vectors <= kinds
 
 
 def convolve(
