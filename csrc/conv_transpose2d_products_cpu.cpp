@@ -1,8 +1,9 @@
-// conv_transpose2d_products on the CPU: from tensors to the products of its header.
+// conv_transpose2d_products and conv_transpose2d_image on the CPU: from tensors to the products of their headers.
 #include "conv_transpose2d_products_cpu.h"
 
 #include <optional>
 
+#include "conv_transpose2d_image_cpu.h"
 #include "tensor_utils.h"
 
 namespace fastgen {
@@ -10,6 +11,8 @@ namespace {
 
 constexpr int64_t kMost = int64_t(1) << 24;  // of a size, so that none of what is made of two overflows
 constexpr int64_t kMostTaps = 4096;          // lists of them are made at each call
+constexpr int64_t kMostColumns = 256;        // their weights are gathered at each call
+constexpr int64_t kRowsOfBlocks = 4;         // worth a thread's while
 
 void check_pair(const std::vector<int64_t>& values, const char* name, int64_t least) {
   STD_TORCH_CHECK(values.size() == 2, name, ": expected two values, got ", values.size());
@@ -18,36 +21,26 @@ void check_pair(const std::vector<int64_t>& values, const char* name, int64_t le
                     ", got ", value);
 }
 
-Tensor conv_transpose2d_products_cpu(const Tensor& x_any, const Tensor& weight, std::optional<Tensor> bias,
-                                     std::vector<int64_t> stride, std::vector<int64_t> padding,
-                                     std::vector<int64_t> output_padding) {
-  STD_TORCH_CHECK(x_any.scalar_type() == ScalarType::Float, "x: expected float32");
+// The sizes of a convolution, none of which overflows.
+TransposedConvolution checked_shape(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                                    const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                                    const std::vector<int64_t>& output_padding) {
   STD_TORCH_CHECK(weight.dim() == 4 && weight.numel() > 0, "weight: expected shape (I, O, KH, KW), none of them 0");
-  check_tensor(weight, "weight", weight.sizes(), ScalarType::Float, x_any);
-  STD_TORCH_CHECK(x_any.dim() == 4 && x_any.size(1) == weight.size(0), "x: expected shape (N, ", weight.size(0),
-                  ", H, W)");
+  check_tensor(weight, "weight", weight.sizes(), x.scalar_type(), x);
+  STD_TORCH_CHECK(x.dim() == 4 && x.size(1) == weight.size(0), "x: expected shape (N, ", weight.size(0), ", H, W)");
   check_pair(stride, "stride", 1);
   check_pair(padding, "padding", 0);
   check_pair(output_padding, "output_padding", 0);
-  TransposedConvolution shape{x_any.size(0),
-                              x_any.size(1),
-                              x_any.size(2),
-                              x_any.size(3),
-                              weight.size(1),
-                              weight.size(2),
-                              weight.size(3),
-                              {},
-                              {},
-                              {},
-                              {}};
-  if (bias) check_tensor(*bias, "bias", std::vector<int64_t>{shape.O}, ScalarType::Float, x_any);
+  TransposedConvolution shape{
+      x.size(0), x.size(1), x.size(2), x.size(3), weight.size(1), weight.size(2), weight.size(3), {}, {}, {}, {}};
+  if (bias) check_tensor(*bias, "bias", std::vector<int64_t>{shape.O}, x.scalar_type(), x);
   STD_TORCH_CHECK(checked_multiply(stride[0], stride[1]) <= kMostTaps, "stride: expected a product of at most ",
                   kMostTaps);
   STD_TORCH_CHECK(checked_multiply(weight.size(2), weight.size(3)) <= kMostTaps, "weight: expected at most ", kMostTaps,
                   " taps");
   for (int i = 0; i < 2; ++i) {
     const size_t d = size_t(i);
-    const int64_t size = x_any.size(2 + i), kernel = weight.size(2 + i);
+    const int64_t size = x.size(2 + i), kernel = weight.size(2 + i);
     STD_TORCH_CHECK(size > 0 && size < kMost && kernel < kMost, "x: expected an image of at least one pixel");
     STD_TORCH_CHECK(output_padding[d] < stride[d], "output_padding: expected less than stride, got ",
                     output_padding[d]);
@@ -57,6 +50,14 @@ Tensor conv_transpose2d_products_cpu(const Tensor& x_any, const Tensor& weight, 
     STD_TORCH_CHECK(shape.result[i] > 0, "padding: expected a result of at least one pixel, got ", padding[d]);
   }
   for (int i = 0; i < 4; ++i) shape.strides[i] = weight.stride(i);
+  return shape;
+}
+
+Tensor conv_transpose2d_products_cpu(const Tensor& x_any, const Tensor& weight, std::optional<Tensor> bias,
+                                     std::vector<int64_t> stride, std::vector<int64_t> padding,
+                                     std::vector<int64_t> output_padding) {
+  STD_TORCH_CHECK(x_any.scalar_type() == ScalarType::Float, "x: expected float32");
+  const TransposedConvolution shape = checked_shape(x_any, weight, bias, stride, padding, output_padding);
   Tensor y = empty(x_any, {shape.N, shape.O, shape.result[0], shape.result[1]}, ScalarType::Float, true);
   if (shape.N == 0) return y;
   const Tensor x = torch::stable::contiguous(x_any, torch::headeronly::MemoryFormat::ChannelsLast);
@@ -71,9 +72,44 @@ Tensor conv_transpose2d_products_cpu(const Tensor& x_any, const Tensor& weight, 
   return y;
 }
 
+ImageActivation image_activation(const std::string& name) {
+  const char* known[] = {"none", "relu", "leaky_relu", "tanh"};  // as the enumeration has them
+  for (int i = 0; i < 4; ++i)
+    if (name == known[i]) return ImageActivation(i);
+  STD_TORCH_CHECK(false, "activation: expected none, relu, leaky_relu or tanh, got ", name);
+}
+
+template <typename T>
+void to_image(const TransposedConvolution& shape, const Tensor& x, const Tensor& weight, const Tensor* bias,
+              ImageActivation activation, float slope, Tensor& y) {
+  const TransposedImage<Storage<T>> image(shape, data<T>(weight), bias ? data<T>(*bias) : nullptr, activation, slope);
+  torch::stable::parallel_for(0, image.items(), kRowsOfBlocks, [&](int64_t first, int64_t last) {
+    image.run(first, last, data<T>(x), mutable_data<T>(y));
+  });
+}
+
+Tensor conv_transpose2d_image_cpu(const Tensor& x_any, const Tensor& weight, std::optional<Tensor> bias,
+                                  std::vector<int64_t> stride, std::vector<int64_t> padding,
+                                  std::vector<int64_t> output_padding, Text activation_name, double slope) {
+  check_floating(x_any, "x");
+  STD_TORCH_CHECK(x_any.scalar_type() != ScalarType::Double, "x: expected float32, float16 or bfloat16");
+  const TransposedConvolution shape = checked_shape(x_any, weight, bias, stride, padding, output_padding);
+  STD_TORCH_CHECK(checked_multiply(shape.phases(), shape.O) <= kMostColumns, "stride: expected at most ", kMostColumns,
+                  " numbers of a block");
+  const ImageActivation activation = image_activation(activation_name);
+  Tensor y = empty(x_any, {shape.N, shape.O, shape.result[0], shape.result[1]});
+  if (shape.N == 0) return y;
+  const Tensor x = torch::stable::contiguous(x_any, torch::headeronly::MemoryFormat::ChannelsLast);
+  const Tensor row = bias ? as_contiguous(*bias) : x;
+  FG_DISPATCH_FLOATING(x, "conv_transpose2d_image",
+                       to_image<scalar_t>(shape, x, weight, bias ? &row : nullptr, activation, float(slope), y));
+  return y;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+  m.impl("conv_transpose2d_image", TORCH_BOX(&conv_transpose2d_image_cpu));
   m.impl("conv_transpose2d_products", TORCH_BOX(&conv_transpose2d_products_cpu));
 }
 

@@ -12,8 +12,10 @@ TESTS = {
     "batch_norm_activation": (
         "test_batch_norm_activation.py", "test_conv_transpose2d_bn_layers.py", "test_batch_norm_sync.py",
     ),
-    "conv_transpose2d": ("test_conv_transpose2d.py", "test_conv_transpose2d_products.py"),
-    "conv_transpose2d_products": ("test_conv_transpose2d_products.py",),
+    "conv_transpose2d": (
+        "test_conv_transpose2d.py", "test_conv_transpose2d_products.py", "test_conv_transpose2d_image.py",
+    ),
+    "conv_transpose2d_products": ("test_conv_transpose2d_products.py", "test_conv_transpose2d_image.py"),
     "conv_transpose2d_bn": (
         "test_sequence.py", "test_conv_transpose2d_bn_layers.py", "test_conv_transpose2d_bn.py",
         "test_batch_norm_sync.py",
@@ -301,8 +303,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
     },
     "conv_transpose2d": {
         "fastgen/ops/conv_transpose2d.py": [
-            ("a wrong tap", "weight.flip(2, 3).view(I, O", "weight.flip(3, 2).flip(3).view(I, O"),
-            ("phases exchanged", "q] = phases[:, p, q,", "q] = phases[:, q, p,"),
+            ("an image without its activation", "image(x, convolution, activation)", "image(x, convolution, NONE)"),
             ("no gradient of the bias", "grad_bias = grad.sum((0, 2, 3)) if", "grad_bias = 0 * grad.sum((0, 2, 3)) if"),
             ("no bias of a product", "else bias.repeat(taps) if last", "else None if last"),
             ("a product with padding", "([0, 0], [0, 0], [1, 1])\n", "(list(padding), [0, 0], [1, 1])\n"),
@@ -315,6 +316,9 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("products in any dtype", "x.dtype != torch.float32 or", ""),
             ("products of a dilated kernel", "or list(dilation) != [1, 1]", ""),
             ("a gradient of another stride", "ctx.bias_sizes, stride, padding,", "ctx.bias_sizes, padding, padding,"),
+            ("an image of many channels", "return whole and weight.shape[1] <= FEW", "return whole"),
+            ("an image of parts of strides", "size % step == 0 and", ""),
+            ("no gradient of an image's activation", "grad if y is None else", "grad if y is not None else"),
         ],
         "csrc/conv_transpose2d_products.h": [
             ("a border sees one tap too many", "base + j - size + 1)", "base + j - size)"),
@@ -331,6 +335,19 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
              "multiply(item / P, phases_[size_t(item % P)], 0,"),
             ("packed as if all phases were", "phases_[size_t(first)].before, packed);", "0, packed);"),
             ("what stands before a border's taps is read", "inside[size_t(low + t)]", "true"),
+        ],
+        "csrc/conv_transpose2d_image_cpu.h": [
+            ("no bias", "rows[b * columns + j] += bias[j];", "rows[b * columns + j] += 0.0f;"),
+            ("a relu of infinities by a product", "rows[j] < 0.0f ? 0.0f :", "rows[j] < 0.0f ? 0.0f * rows[j] :"),
+            ("no slope", "? slope * rows[j]", "? 0.0f * rows[j]"),
+            ("only the newest row", "item == first || block == 0 ? oldest : row;", "row;"),
+            ("a window upside down", "(rows_.window - 1 - r)", "r"),
+            ("taps beyond the kernel", "const bool inside = row < shape_.KH && column < shape_.KW;",
+             "const bool inside = true;"),
+            ("no border on the left", "(low - begin) * I", "0"),
+            ("no first column", "start < 0 ? 1 : 0,", "1,"),
+            ("rows beyond the result", "if (to >= 0 && to < shape_.result[0])", "if (to >= 0)"),
+            ("a block begins at zero", "first(shape.padding[dim] / shape.stride[dim])", "first(0)"),
         ],
     },
     "conv_transpose2d_bn": {

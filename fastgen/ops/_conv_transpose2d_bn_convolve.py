@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._activations import activate_, activate_backward
+from ._activations import activate_backward
 from ._batch_norm_statistics import batch_norm_statistics_reference
 from ._layouts import layout, layout_of
 from ._records import Activation, Convolution
@@ -65,7 +65,7 @@ class Backward(NamedTuple):
 
 def conv_transpose2d_bn_reference(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     x, convolution, activation, take_statistics, channels_last = Forward.of(args)
-    y = activate_(conv_transpose2d(loaded(x), convolution), activation)
+    y = conv_transpose2d(loaded(x), convolution, activation)
     y = y.contiguous(memory_format=layout(channels_last))
     mean, m2 = batch_norm_statistics_reference(y) if take_statistics else (y.new_empty(0), y.new_empty(0))
     return y, mean, m2

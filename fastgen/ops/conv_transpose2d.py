@@ -9,13 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._checks import check_integer, check_pair, check_same, describe
+from ._activations import activate_
 from ._dtypes import check_dense, check_floating
 from ._layouts import is_channels_last
-from ._records import Convolution
-from .conv_transpose2d_products import conv_transpose2d_products, pays, result_size
+from ._records import NONE, Activation, Convolution
+from .conv_transpose2d_products import (
+    conv_transpose2d_image,
+    conv_transpose2d_products,
+    is_image,
+    pays,
+    result_size,
+)
 
-#: Up to as many output channels, four 2×2 convolutions outrun torch's transposed one on a CPU: images, not features.
-FEW = 4
 #: Up to so many pixels of an image and of a batch, of so many channels or more, a product with the whole weight outruns
 #: torch's on a CPU: 512 to 256 channels, 4×4, one thread: 32 pixels take 0.6 of its time.
 SCATTERED_PIXELS, SCATTERED_BATCH, SCATTERED_CHANNELS = 16, 48, 512
@@ -109,23 +114,21 @@ def _unflat(flat: Tensor, weight: Tensor, channels_last: bool) -> Tensor:
     return y.permute(0, 3, 1, 2) if channels_last else y
 
 
-def _is_doubling(convolution: Convolution) -> bool:
-    *sizes, groups = convolution.geometry
-    return convolution.weight.shape[2:] == (4, 4) and (*map(list, sizes), groups) == ([2, 2], [1, 1], [0, 0], [1, 1], 1)
-
-
-def conv_transpose2d(x: Tensor, convolution: Convolution) -> Tensor:
-    """``F.conv_transpose2d``; its result may be laid out in any way, but is no view: one may write over it."""
-    weight, bias, stride, padding, output_padding, dilation, groups = convolution
-    O, KH, KW = weight.shape[1:]
+def conv_transpose2d(x: Tensor, convolution: Convolution, activation: Activation = NONE) -> Tensor:
+    """``F.conv_transpose2d``, activated; laid out in any way, but no view: one may write over it."""
+    if is_image(x, convolution):
+        return conv_transpose2d_image(x, convolution, activation)
     if runs_in_float32(x):
-        return conv_transpose2d(x.float(), in_float32(convolution)).to(x.dtype)
+        return conv_transpose2d(x.float(), in_float32(convolution), activation).to(x.dtype)
+    return activate_(_convolved(x, convolution), activation)
+
+
+def _convolved(x: Tensor, convolution: Convolution) -> Tensor:
+    weight, bias, stride, padding, output_padding, dilation, groups = convolution
     if is_product(x, convolution):
-        last, taps = is_channels_last(weight), KH * KW
+        last, taps = is_channels_last(weight), weight.shape[2] * weight.shape[3]
         offset = None if bias is None else bias.repeat(taps) if last else bias.repeat_interleave(taps)
         return _unflat(F.linear(x.flatten(1), _flat(weight, last).t(), offset), weight, last)
-    if O <= FEW and _is_doubling(convolution):
-        return _doubled(x, weight, bias)
     if _is_scattered(x, convolution):
         return _scattered(x, convolution)
     if pays(x, convolution):
@@ -180,22 +183,6 @@ def _scattered(x: Tensor, convolution: Convolution) -> Tensor:
     taps = taps.view(N, H * W, -1).transpose(1, 2)
     y = F.fold(taps, size[2:], weight.shape[2:], dilation, padding, stride)
     return y if bias is None else y.add_(bias.view(1, -1, 1, 1))
-
-
-def _doubled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Kernel 4, stride 2, padding 1: pixel (2h + p, 2w + q) sees 2×2 pixels, and phase (p, q) has 2×2 taps of its own.
-
-    One convolution answers all four phases; with padding 1, phase (p, q) of (h, w) stands at (h + p, w + q).
-    """
-    (N, _, H, W), (I, O) = x.shape, weight.shape[:2]
-    taps = weight.flip(2, 3).view(I, O, 2, 2, 2, 2).permute(3, 5, 1, 0, 2, 4).reshape(4 * O, I, 2, 2)
-    phases = F.conv2d(x, taps, None if bias is None else bias.repeat(4), padding=1).view(N, 2, 2, O, H + 1, W + 1)
-    y = x.new_empty(N, O, 2 * H, 2 * W)
-    by_phase = y.view(N, O, H, 2, W, 2)
-    for p in range(2):
-        for q in range(2):
-            by_phase[:, :, :, p, :, q] = phases[:, p, q, :, p : p + H, q : q + W]
-    return y
 
 
 def conv_transpose2d_backward(

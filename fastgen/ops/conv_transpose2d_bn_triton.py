@@ -6,7 +6,6 @@ import triton.language as tl
 from torch import Tensor
 
 from . import conv_transpose2d_triton
-from ._activations import activate_
 from ._conv_transpose2d_backward_triton import Operands, grad_bias, grad_image, grad_weight
 from ._conv_transpose2d_bn_convolve import Backward, Forward, total_gradient
 from ._layouts import is_channels_last, layout, layout_of
@@ -32,7 +31,7 @@ def conv_transpose2d_bn_triton(*args) -> tuple[Tensor, Tensor, Tensor]:
         if take_statistics:
             mean, m2 = combined(parts)
     else:
-        y = pixels_last(activate_(conv_transpose2d(_loaded(x), convolution), activation))
+        y = pixels_last(conv_transpose2d(_loaded(x), convolution, activation))
         if take_statistics:
             mean, m2 = batch_norm_statistics_triton(y)
     y = y.contiguous(memory_format=layout(channels_last))

@@ -1,13 +1,19 @@
-"""Transposed convolution on a CPU as products of pixels, which leave out what would be read outside of the image."""
+"""Transposed convolution on a CPU as products of pixels, in two forms.
+
+conv_transpose2d_products  few pixels of many channels: leaves out what would be read outside of the image
+conv_transpose2d_image     to an image of few channels: all phases of the result at once, with the activation
+"""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._records import Convolution
+from ._activations import activate_, activate_backward
+from ._records import Activation, Convolution
 from ._registry import define_op
 
 KERNELS = {"CPU": "csrc/conv_transpose2d_products_cpu.cpp"}
@@ -16,6 +22,8 @@ KERNELS = {"CPU": "csrc/conv_transpose2d_products_cpu.cpp"}
 #: so many pixels, of so many channels and so many of the result. One thread, AVX2, kernel 4, stride 2: 512 to 256
 #: channels of 16 4×4 images take 0.75 of its time, 1024 to 512 0.55, 256 to 128 of 8×8 0.95; of 16×16 it would be 1.1.
 LEFT, PIXELS, CHANNELS, RESULTS = 0.89, 64, 128, 32
+#: Up to so many channels of the result are an image. oneDNN pads them to sixteen, for each tap.
+FEW = 4
 
 
 def result_size(size: int, kernel: int, stride: int, padding: int, output_padding: int, dilation: int = 1) -> int:
@@ -58,27 +66,68 @@ def conv_transpose2d_products(x: Tensor, convolution: Convolution) -> Tensor:
     return y
 
 
-def _fake(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int], output_padding: list[int]
+def conv_transpose2d_image_reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    activation: str,
+    slope: float,
 ) -> Tensor:
-    sides = zip(x.shape[2:], weight.shape[2:], stride, padding, output_padding, strict=True)
-    shape = (x.shape[0], weight.shape[1], *(result_size(*side) for side in sides))
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    y = F.conv_transpose2d(x, weight, bias, stride, padding, output_padding)
+    return activate_(y, Activation(activation, slope)).contiguous()
+
+
+def is_image(x: Tensor, convolution: Convolution) -> bool:
+    """Whether ``conv_transpose2d_image`` takes these: kernels of whole strides, as all of its products then count."""
+    weight, _, stride, _, _, dilation, groups = convolution
+    if x.device.type != "cpu" or x.dtype == torch.float64 or groups != 1 or list(dilation) != [1, 1]:
+        return False
+    whole = all(size % step == 0 and step > 1 for size, step in zip(weight.shape[2:], stride, strict=True))
+    return whole and weight.shape[1] <= FEW
+
+
+def conv_transpose2d_image(x: Tensor, convolution: Convolution, activation: Activation) -> Tensor:
+    """Convolved and activated, without dilation and groups; (N, O, H', W'), contiguous."""
+    op = torch.ops.fastgen.conv_transpose2d_image.default
+    y: Tensor = op(x, *convolution[:5], *activation)
+    return y
+
+
+def _fake_of(layout: torch.memory_format) -> Callable[..., Tensor]:
+    def fake(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: list[int],
+        padding: list[int],
+        output_padding: list[int],
+        *_activation: Any,
+    ) -> Tensor:
+        sides = zip(x.shape[2:], weight.shape[2:], stride, padding, output_padding, strict=True)
+        shape = (x.shape[0], weight.shape[1], *(result_size(*side) for side in sides))
+        return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+
+    return fake
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, *ctx.sizes = inputs
-    ctx.save_for_backward(x, weight)
+    x, weight, bias, *sizes = inputs
+    ctx.sizes, ctx.activation = sizes[:3], Activation(*sizes[3:])
+    ctx.save_for_backward(x, weight, output if sizes[3:] else None)
     ctx.bias_sizes = None if bias is None else list(bias.shape)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight = ctx.saved_tensors
+    x, weight, y = ctx.saved_tensors
+    grad = grad if y is None else activate_backward(grad, y, ctx.activation)
     stride, padding, output_padding = ctx.sizes
     wanted = list(ctx.needs_input_grad[:3])
     backward = torch.ops.aten.convolution_backward.default
     grads = backward(grad, x, weight, ctx.bias_sizes, stride, padding, [1, 1], True, output_padding, 1, wanted)
-    return *grads, None, None, None
+    return *grads, *[None] * (len(ctx.needs_input_grad) - 3)
 
 
 define_op(
@@ -86,8 +135,17 @@ define_op(
     "int[2] output_padding) -> Tensor",
     kernels=KERNELS,
     reference=conv_transpose2d_products_reference,
-    fake=_fake,
+    fake=_fake_of(torch.channels_last),
     setup_context=_setup_context,
     backward=_backward,
     contiguous=False,
+)
+define_op(
+    "conv_transpose2d_image(Tensor x, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, "
+    "int[2] output_padding, str activation, float slope) -> Tensor",
+    kernels=KERNELS,
+    reference=conv_transpose2d_image_reference,
+    fake=_fake_of(torch.contiguous_format),
+    setup_context=_setup_context,
+    backward=_backward,
 )

@@ -59,8 +59,14 @@ def _transposed_case(rng: random.Random) -> str:
         args[at] = (
             _replaced(args[at], args, rng) if at < 3 else [rng.choice(NUMBERS[:14]), *args[at][rng.randint(1, 2) :]]
         )
-    op = torch.ops.fastgen.conv_transpose2d_products.default
-    return f"conv_transpose2d_products: {_called(op, *args)}"
+    name = rng.choice(("conv_transpose2d_products", "conv_transpose2d_image"))
+    if name == "conv_transpose2d_image":
+        args += [rng.choice(("none", "relu", "leaky_relu", "tanh", "tanh", "")), rng.random()]
+        dtype = rng.choice((torch.float32, torch.bfloat16, torch.float16))
+        args[:3] = [
+            arg.to(dtype) if isinstance(arg, Tensor) and arg.dtype == torch.float32 else arg for arg in args[:3]
+        ]
+    return f"{name}: {_called(getattr(torch.ops.fastgen, name).default, *args)}"
 
 
 def _called(op: Callable[..., Any], *args: Any) -> str:
