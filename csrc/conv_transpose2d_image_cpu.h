@@ -9,25 +9,18 @@
 // x is channels_last, y contiguous, the weight has any strides. No torch headers.
 #pragma once
 
+#include "activation.h"
 #include "conv_transpose2d_products.h"
 #include "pixel_products_cpu.h"
 
 namespace fastgen {
 
-enum class ImageActivation { kNone, kRelu, kLeakyRelu, kTanh };
-
 // rows (count, columns) → activation(rows + bias)
-FG_VECTOR_CLONES inline void activate_blocks(int64_t count, int64_t columns, const float* __restrict bias,
-                                             ImageActivation activation, float slope, float* __restrict rows) {
-  for (int64_t b = 0; b < count; ++b)
-    for (int64_t j = 0; j < columns; ++j) rows[b * columns + j] += bias[j];
-  const int64_t total = count * columns;
-  if (activation == ImageActivation::kTanh)
-    for (int64_t j = 0; j < total; ++j) rows[j] = tanh(rows[j]);
-  else if (activation == ImageActivation::kRelu)  // NaN stays NaN
-    for (int64_t j = 0; j < total; ++j) rows[j] = rows[j] < 0.0f ? 0.0f : rows[j];
-  else if (activation == ImageActivation::kLeakyRelu)
-    for (int64_t j = 0; j < total; ++j) rows[j] = rows[j] < 0.0f ? slope * rows[j] : rows[j];
+template <Pointwise kind>
+FG_VECTOR_CLONES void activate_blocks(int64_t count, int64_t columns, const float* __restrict bias, float slope,
+                                      float* __restrict rows) {
+  for (int64_t b = 0; b < count; ++b, rows += columns)
+    for (int64_t j = 0; j < columns; ++j) rows[j] = activate<kind>(rows[j] + bias[j], slope);
 }
 
 template <typename Store>
@@ -42,8 +35,7 @@ class TransposedImage {
   using T = typename Store::type;
 
   // w: the weight, `shape.strides` apart; bias may be null. slope: of a leaky relu
-  TransposedImage(const TransposedConvolution& shape, const T* w, const T* bias, ImageActivation activation,
-                  float slope)
+  TransposedImage(const TransposedConvolution& shape, const T* w, const T* bias, Pointwise activation, float slope)
       : shape_(shape),
         rows_(shape, 0),
         columns_(shape, 1),
@@ -73,7 +65,8 @@ class TransposedImage {
           for (int64_t m = 0; m < tile; ++m) read[size_t(r * tile + m)] = row_at(oldest + r) + (b + m) * shape_.I;
         product_.multiply(int(tile), read.data(), &results[size_t(b * product_.columns())]);
       }
-      activate_blocks(columns_.blocks, product_.columns(), bias_.data(), activation_, slope_, results.data());
+      FG_DISPATCH_POINTWISE(activation_, activate_blocks<kind>(columns_.blocks, product_.columns(), bias_.data(),
+                                                               slope_, results.data()));
       for (int64_t p = 0; p < shape_.stride[0]; ++p) {
         const int64_t to = row * shape_.stride[0] + p - shape_.padding[0];
         if (to >= 0 && to < shape_.result[0]) store(n, to, results.data() + p * shape_.stride[1] * shape_.O, y);
@@ -138,7 +131,7 @@ class TransposedImage {
 
   TransposedConvolution shape_;
   Axis rows_, columns_;
-  ImageActivation activation_;
+  Pointwise activation_;
   float slope_;
   RunsProduct<float> product_;
   std::vector<float> bias_;  // of every column

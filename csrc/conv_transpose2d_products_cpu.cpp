@@ -60,7 +60,7 @@ Tensor conv_transpose2d_products_cpu(const Tensor& x_any, const Tensor& weight, 
   const TransposedConvolution shape = checked_shape(x_any, weight, bias, stride, padding, output_padding);
   Tensor y = empty(x_any, {shape.N, shape.O, shape.result[0], shape.result[1]}, ScalarType::Float, true);
   if (shape.N == 0) return y;
-  const Tensor x = torch::stable::contiguous(x_any, torch::headeronly::MemoryFormat::ChannelsLast);
+  const Tensor x = in_layout(x_any, true);
   const Tensor row = bias ? as_contiguous(*bias) : x;
   const TransposedProducts products(shape);
   Tensor packed = empty(x, {products.packed_size()});
@@ -72,16 +72,9 @@ Tensor conv_transpose2d_products_cpu(const Tensor& x_any, const Tensor& weight, 
   return y;
 }
 
-ImageActivation image_activation(const std::string& name) {
-  const char* known[] = {"none", "relu", "leaky_relu", "tanh"};  // as the enumeration has them
-  for (int i = 0; i < 4; ++i)
-    if (name == known[i]) return ImageActivation(i);
-  STD_TORCH_CHECK(false, "activation: expected none, relu, leaky_relu or tanh, got ", name);
-}
-
 template <typename T>
 void to_image(const TransposedConvolution& shape, const Tensor& x, const Tensor& weight, const Tensor* bias,
-              ImageActivation activation, float slope, Tensor& y) {
+              Pointwise activation, float slope, Tensor& y) {
   const TransposedImage<Storage<T>> image(shape, data<T>(weight), bias ? data<T>(*bias) : nullptr, activation, slope);
   torch::stable::parallel_for(0, image.items(), kRowsOfBlocks, [&](int64_t first, int64_t last) {
     image.run(first, last, data<T>(x), mutable_data<T>(y));
@@ -96,10 +89,10 @@ Tensor conv_transpose2d_image_cpu(const Tensor& x_any, const Tensor& weight, std
   const TransposedConvolution shape = checked_shape(x_any, weight, bias, stride, padding, output_padding);
   STD_TORCH_CHECK(checked_multiply(shape.phases(), shape.O) <= kMostColumns, "stride: expected at most ", kMostColumns,
                   " numbers of a block");
-  const ImageActivation activation = image_activation(activation_name);
+  const Pointwise activation = checked_pointwise(activation_name);
   Tensor y = empty(x_any, {shape.N, shape.O, shape.result[0], shape.result[1]});
   if (shape.N == 0) return y;
-  const Tensor x = torch::stable::contiguous(x_any, torch::headeronly::MemoryFormat::ChannelsLast);
+  const Tensor x = in_layout(x_any, true);
   const Tensor row = bias ? as_contiguous(*bias) : x;
   FG_DISPATCH_FLOATING(x, "conv_transpose2d_image",
                        to_image<scalar_t>(shape, x, weight, bias ? &row : nullptr, activation, float(slope), y));

@@ -105,14 +105,6 @@ bool is_channels_last(const Tensor& x) {  // and not contiguous as well: the lay
   return true;
 }
 
-torch::headeronly::MemoryFormat memory_format(bool channels_last) {
-  return channels_last ? torch::headeronly::MemoryFormat::ChannelsLast : torch::headeronly::MemoryFormat::Contiguous;
-}
-
-Tensor in_layout(const Tensor& tensor, bool channels_last) {
-  return torch::stable::contiguous(tensor, memory_format(channels_last));
-}
-
 Tensor empty_in_layout(const Tensor& like, const std::vector<int64_t>& sizes, bool channels_last) {
   return empty(like, sizes, like.scalar_type(), channels_last);
 }

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "activation.h"
 #include "checked.h"
 #include "half.h"
 
@@ -125,8 +126,19 @@ inline void check_same(const Tensor& tensor, const char* name, const Tensor& lik
   check_tensor(tensor, name, like.sizes(), like.scalar_type(), like);
 }
 
+inline Pointwise checked_pointwise(const Text& name) {
+  const Pointwise kind = pointwise(name);
+  STD_TORCH_CHECK(kind != Pointwise::kUnknown, "activation: expected none, relu, leaky_relu or tanh, got ", name);
+  return kind;
+}
+
 inline Tensor as_contiguous(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+inline Tensor in_layout(const Tensor& image, bool channels_last) {
+  return channels_last ? torch::stable::contiguous(image, torch::headeronly::MemoryFormat::ChannelsLast)
+                       : as_contiguous(image);
 }
 
 // ---- CPU loops over rows of runs

@@ -34,7 +34,7 @@ from transposed import APPLY, FINALIZE, NAMES, running
 APPLY_BACKWARD = NAMES.batch_norm_apply_backward.default
 STATISTICS = NAMES.batch_norm_statistics.default
 FINALIZE_BACKWARD = NAMES.batch_norm_finalize_backward.default
-SIZES = [(0, 3, 2, 2), (1, 1, 1, 1), (5, 7, 3, 11), (16, 16, 16, 16)]
+SIZES = [(0, 3, 2, 2), (1, 1, 1, 1), (5, 7, 3, 11), (16, 16, 16, 16), (2, 0, 3, 3), (3, 300, 5, 5), (9, 48, 20, 19)]
 EPS = 0.01
 
 
@@ -63,6 +63,56 @@ def test_parity(size: tuple[int, ...], dtype: torch.dtype, device: str) -> None:
         assert_op_parity(FINALIZE, batch_norm_finalize_reference, center, scale, weight, *none, 30, 0.1, EPS)
         backward = (shift, scale, weight, 30, EPS)
         assert_op_parity(FINALIZE_BACKWARD, batch_norm_finalize_backward_reference, *backward)
+
+
+def test_threads_and_layouts_change_no_bit() -> None:
+    """Sums of parts are added in one order; what is normalised does not depend on where it lies."""
+    y, grad, (center, scale, shift) = (
+        torch.randn(9, 48, 20, 19),
+        torch.randn(9, 48, 20, 19),
+        vectors(48, torch.float32, "cpu"),
+    )
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            image = channels_last(y)
+            found.append(
+                [*STATISTICS(image), *APPLY_BACKWARD(grad, image, center, scale, shift, "tanh", 0.0), *STATISTICS(y)]
+                + [APPLY(one, center, scale, shift, "tanh", 0.0, last) for one in (y, image) for last in (True, False)]
+            )
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+    assert all(torch.equal(found[0][-1], one) for one in found[0][-4:])
+
+
+def test_what_is_no_number_stays_what_it_is(device: str) -> None:
+    y = torch.tensor([float("inf"), float("-inf"), float("nan"), 0.0], device=device).view(1, 1, 2, 2)
+    one = torch.ones(1, device=device)
+    for activation in ACTIVATIONS:
+        args = (y, 0 * one, one, None, activation, 0.2)
+        torch.testing.assert_close(APPLY(*args, False), batch_norm_apply_reference(*args, False), equal_nan=True)
+        grad = torch.ones_like(y)
+        expected = batch_norm_apply_backward_reference(grad, *args)[0]
+        torch.testing.assert_close(APPLY_BACKWARD(grad, *args)[0], expected, equal_nan=True)
+
+
+def test_a_direct_call_is_checked() -> None:
+    y, vector = torch.randn(2, 3, 4, 4), torch.ones(3)
+    rest = ("relu", 0.0, True)
+    wrong = [
+        (APPLY, (y[0], vector, vector, None, *rest), r"y: expected shape \(N, C, H, W\)"),
+        (APPLY, (y.int(), vector, vector, None, *rest), "y: expected float32"),
+        (APPLY, (y, vector[:2], vector, None, *rest), "center: expected another shape"),
+        (APPLY, (y, vector, vector.double(), None, *rest), "scale: expected another dtype"),
+        (APPLY, (y.double(), vector, vector, None, *rest), "center: expected another dtype"),
+        (APPLY, (y, vector, vector, vector.int(), *rest), "shift: expected float32"),
+        (APPLY, (y, vector, vector, None, "sigmoid", 0.0, True), "activation: expected none, relu, leaky_relu or tanh"),
+        (APPLY_BACKWARD, (y[:1], y, vector, vector, None, "relu", 0.0), "grad_z: expected another shape"),
+        (STATISTICS, (y[0],), r"y: expected shape \(N, C, H, W\)"),
+    ]
+    assert_raises((lambda op=op, args=args: op(*args), RuntimeError, message) for op, args, message in wrong)
 
 
 def ours(y: Tensor, m2: Tensor, weight: Tensor, center: Tensor, shift: Tensor, activation: str) -> Tensor:

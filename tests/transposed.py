@@ -97,4 +97,4 @@ def ops_of(
     halves = device == "cpu" and dtype in (torch.bfloat16, torch.float16) and _multiplies(dtype)
     if not training and weight.numel() * (8 if halves else 1) <= results:
         return [FOLD, OP]
-    return [OP, FINALIZE, APPLY] if training or device != "cpu" else [OP]
+    return [OP, FINALIZE, APPLY]

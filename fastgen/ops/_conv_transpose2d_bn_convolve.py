@@ -6,17 +6,10 @@ import torch
 from torch import Tensor
 
 from ._activations import activate_backward
-from ._batch_norm_statistics import batch_norm_statistics_reference
 from ._layouts import layout, layout_of
 from ._records import Activation, Convolution
 from ._registry import define_op
-from .batch_norm import (
-    Deferred,
-    accumulator,
-    apply_backward,
-    loaded,
-    per_channel,
-)
+from .batch_norm import Deferred, accumulator, per_channel
 from .conv_transpose2d import check_weight, conv_transpose2d, conv_transpose2d_backward, result_shape
 
 KERNELS = {"CUDA": "fastgen/ops/conv_transpose2d_bn_triton.py"}
@@ -63,11 +56,16 @@ class Backward(NamedTuple):
         return cls(Stored(*args[:5]), Deferred(*args[5:11]), convolution, Activation(*args[17:19]), args[19])
 
 
+def _loaded(x: Deferred) -> Tensor:
+    return x.raw if x.scale is None else x.materialize(True)
+
+
 def conv_transpose2d_bn_reference(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     x, convolution, activation, take_statistics, channels_last = Forward.of(args)
-    y = conv_transpose2d(loaded(x), convolution, activation)
+    y = conv_transpose2d(_loaded(x), convolution, activation)
     y = y.contiguous(memory_format=layout(channels_last))
-    mean, m2 = batch_norm_statistics_reference(y) if take_statistics else (y.new_empty(0), y.new_empty(0))
+    statistics = torch.ops.fastgen.batch_norm_statistics.default
+    mean, m2 = statistics(y) if take_statistics else (y.new_empty(0), y.new_empty(0))
     return y, mean, m2
 
 
@@ -87,15 +85,15 @@ def total_gradient(stored: Stored, activation: Activation) -> Tensor:
 
 def conv_transpose2d_bn_backward_reference(*args: Any) -> tuple[Tensor, ...]:
     stored, x, convolution, activation, output_mask = Backward.of(args)
-    weight, z = convolution.weight, loaded(x)
+    weight, z = convolution.weight, _loaded(x)
     grad = total_gradient(stored, activation)
     grad_z, grad_weight, grad_bias = conv_transpose2d_backward(grad, z, convolution, output_mask)
     empty = stored.mean.new_empty
     grads = [x.raw.new_empty(0), empty(0), empty(0), empty(0)]
     if grad_z is not None:
         grads[0] = grad_z
-        if x.center is not None and x.scale is not None:
-            grads[:] = apply_backward(grad_z, z, x.raw, x.center, x.scale, Activation(*x[4:]))
+        if x.scale is not None:
+            grads[:] = torch.ops.fastgen.batch_norm_apply_backward.default(grad_z, *x)
         grads[0] = grads[0].contiguous(memory_format=layout_of(x.raw))
     if grad_weight is not None:
         grad_weight = grad_weight.contiguous(memory_format=layout_of(weight))

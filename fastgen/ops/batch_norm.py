@@ -16,7 +16,9 @@ from ._layouts import layout
 from ._records import Activation, BatchNorm
 from ._registry import define_op
 
-KERNELS = {"CUDA": "fastgen/ops/batch_norm_triton.py"}
+KERNELS = {"CPU": "csrc/batch_norm_cpu.cpp", "CUDA": "fastgen/ops/batch_norm_triton.py"}
+#: Of vectors, which are a few small ops on a CPU.
+VECTOR_KERNELS = {"CUDA": KERNELS["CUDA"]}
 
 #: The dimensions that statistics run over.
 PIXELS = (0, 2, 3)
@@ -120,7 +122,7 @@ def _finalize_backward(ctx: Any, grad_scale: Tensor) -> tuple[Tensor | None, ...
 define_op(
     "batch_norm_finalize(Tensor mean, Tensor m2, Tensor? weight, Tensor(a!)? running_mean, "
     "Tensor(b!)? running_var, Tensor(c!)? num_batches_tracked, SymInt count, float? momentum, float eps) -> Tensor",
-    kernels=KERNELS,
+    kernels=VECTOR_KERNELS,
     reference=batch_norm_finalize_reference,
     fake=lambda mean, *_: torch.empty_like(mean),
     setup_context=_finalize_setup,
@@ -129,7 +131,7 @@ define_op(
 define_op(
     "batch_norm_finalize_backward(Tensor grad_scale, Tensor m2, Tensor? weight, SymInt count, float eps) "
     "-> (Tensor, Tensor)",
-    kernels=KERNELS,
+    kernels=VECTOR_KERNELS,
     reference=batch_norm_finalize_backward_reference,
     fake=lambda grad_scale, m2, weight, *_: (
         torch.empty_like(m2),
@@ -150,33 +152,17 @@ def batch_norm_apply_reference(
     return activate_(z, Activation(activation, slope)).contiguous(memory_format=layout(channels_last))
 
 
-def loaded(x: Deferred) -> Tensor:
-    """What ``x`` stands for, in channels_last, in plain torch; as the op where a gradient will be taken of it.
-
-    Torch's batch norm has no gradient to a mean that it is given.
-    """
-    raw, center, scale, shift = x[:4]
-    if center is None or scale is None:
-        return raw
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in x[:4]):
-        return x.materialize(True)
-    return batch_norm_apply_reference(raw, center, scale, shift, *x[4:], True)
-
-
 def batch_norm_apply_backward_reference(
     grad_z: Tensor, y: Tensor, center: Tensor, scale: Tensor, shift: Tensor | None, activation: str, slope: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients to y, center, scale, shift."""
-    z = loaded(Deferred(y, center, scale, shift, activation, slope))
-    return apply_backward(grad_z, z, y, center, scale, Activation(activation, slope))
-
-
-def apply_backward(
-    grad_z: Tensor, z: Tensor, y: Tensor, center: Tensor, scale: Tensor, activation: Activation
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The same, for who has the result ``z`` already."""
+    kind = Activation(activation, slope)
+    apply: Any = batch_norm_apply_reference
+    if torch.is_grad_enabled():  # torch's batch norm has no gradient to a mean that it is given
+        apply = torch.ops.fastgen.batch_norm_apply.default
+    z = apply(y, center, scale, shift, *kind, True)
     grad_z = grad_z.contiguous(memory_format=torch.channels_last)
-    grad = activate_backward(grad_z, z, activation)
+    grad = activate_backward(grad_z, z, kind)
     grad_shift = grad.sum(PIXELS, dtype=scale.dtype)
     grad_scale = (y - per_channel(center)).mul_(grad).sum(PIXELS)
     own = grad is not grad_z and not grad.requires_grad and grad.dtype == scale.dtype

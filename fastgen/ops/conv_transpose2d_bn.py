@@ -8,8 +8,8 @@ A layer that trains, from top to bottom; what it is goes along in three records:
     materialize    activation((y − mean) · scale + bias), where no layer does it on its load
 
 and backward from the bottom: batch_norm_apply_backward, batch_norm_finalize_backward, Synchronize.backward,
-conv_transpose2d_bn_backward. By running statistics a layer is ``fold`` and ``convolve``, or on a CPU ``convolve`` and
-torch's batch norm. On a CPU a layer that trains alone is torch's own, ``_in_torch``.
+conv_transpose2d_bn_backward. By running statistics a layer is ``fold`` and ``convolve``, or ``convolve`` and
+``materialize``. On a CPU a layer that trains alone is torch's own, ``_in_torch``.
 """
 
 import math
@@ -161,8 +161,6 @@ def run_layer(
         return convolve(x, fold(convolution, batch_norm), activation, False, channels_last)[0]
     else:
         y = convolve(x, convolution, NONE, False, True)[0]
-        if _takes_running(y, batch_norm):
-            return in_torch(y, batch_norm, activation).contiguous(memory_format=layout(channels_last))
         mean, scale = finalize_running(batch_norm, y.dtype)
     result = Deferred(y, mean, scale, batch_norm.bias, *activation)
     return result if deferred else result.materialize(channels_last)
@@ -175,13 +173,6 @@ def _folds(x: Tensor, convolution: Convolution, results: int) -> bool:
     """
     halves = x.device.type == "cpu" and x.dtype.itemsize == 2 and not runs_in_float32(x)
     return convolution.weight.numel() * (HALVES if halves else 1) <= results
-
-
-def _takes_running(y: Tensor, batch_norm: BatchNorm) -> bool:
-    """Whether torch's batch norm takes these, on a CPU: vectors of the images' dtype, or of halves' float32."""
-    vectors = {vector.dtype for vector in batch_norm[:4] if vector is not None}
-    kinds = {y.dtype} if y.dtype.itemsize > 2 else {y.dtype, torch.float32}
-    return y.device.type == "cpu" and len(vectors) == 1 and vectors <= kinds
 
 
 def convolve(
