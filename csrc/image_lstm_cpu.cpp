@@ -20,12 +20,42 @@ struct Shape {
   int64_t kind, N, H, W, h;
 
   int64_t at(int64_t n, int64_t r, int64_t c) const { return (n * H + r) * W + c; }
-  bool inside(int64_t r, int64_t c) const { return r >= 0 && r < H && c >= 0 && c < W; }
 
-  // What lies beside a cell: a row of `width` in `of`, or what is outside.
+  // Whether these cells lie one behind the other in one row of an image.
+  static bool in_line(int rows, const Cell* cells) {
+    return cells[rows - 1].at - cells[0].at == rows - 1 && cells[rows - 1].c - cells[0].c == rows - 1;
+  }
+
+  // What lies beside each cell: `width` numbers in `of`; what stands above and below all columns; or else on the sides.
   template <typename T>
-  const T* beside(const Cell& cell, int row, int column, const T* of, int64_t width, const T* outside) const {
-    return inside(cell.r + row, cell.c + column) ? of + (cell.at + row * W + column) * width : outside;
+  void beside(int rows, const Cell* cells, int row, int column, const T* of, int64_t width, const T* above,
+              const T* side, const T** to) const {
+    const int64_t step = row * W + column;
+    if (!in_line(rows, cells)) {
+      for (int m = 0; m < rows; ++m) {
+        const int64_t r = cells[m].r + row, c = cells[m].c + column;
+        to[m] = c < 0 || c >= W ? side : r < 0 || r >= H ? above : of + (cells[m].at + step) * width;
+      }
+      return;
+    }
+    const int64_t r = cells[0].r + row, first = cells[0].c + column;
+    const bool inside = r >= 0 && r < H;
+    const T* at = inside ? of + (cells[0].at + step) * width : above;
+    for (int m = 0; m < rows; ++m, at += inside ? width : 0) to[m] = first + m < 0 || first + m >= W ? side : at;
+  }
+
+  // Numbers that the cells of the next step read or write, `width` each.
+  template <typename T>
+  void ahead(int rows, const Cell* cells, int64_t step, const T* of, int64_t width) const {
+    if (in_line(rows, cells)) {
+      const int64_t next = cells[0].at + step;
+      if (next >= 0 && next + rows <= this->cells()) prefetch(of + next * width, rows * width);
+      return;
+    }
+    for (int m = 0; m < rows; ++m) {
+      const int64_t next = cells[m].at + step;
+      if (next >= 0 && next < this->cells()) prefetch(of + next * width, width);
+    }
   }
 
   int64_t cells() const { return N * H * W; }
@@ -64,11 +94,6 @@ void forward(Shape shape, const T* gates, const T* weight, const T* hidden, cons
       for (int64_t o = 0; o < O; ++o) w[size_t((t * width + k) * O + o)] = weight[(o * width + k) * taps + t];
   const RunsProduct<T> product(taps, width, O, w);
   const std::vector<T> zeros(size_t(width), T(0));
-  const auto state = [&](const Cell& at, int t) {
-    const int64_t column = at.c + scan.column[t];
-    const T* outside = scan.around || (column >= 0 && column < shape.W) ? hidden : zeros.data();
-    return shape.beside<T>(at, scan.row[t], scan.column[t], h, width, outside);
-  };
   torch::stable::parallel_for(0, ceil_div(shape.N, kImages), 1, [&](int64_t begin, int64_t end) {
     std::vector<T> sums(size_t(kRows * product.columns()));
     std::vector<const T*> x(size_t(kRows * taps));
@@ -79,18 +104,18 @@ void forward(Shape shape, const T* gates, const T* weight, const T* hidden, cons
         for (int m = 0; m < rows; ++m) {
           const Cell& here = cells[m];
           at.gates[m] = gates + here.at * O;
-          at.previous[m] = shape.beside<T>(here, scan.row[1], scan.column[1], c, width, cell);
           at.activations[m] = activations + here.at * O;
           at.c[m] = c + here.at * width;
           at.state[m] = h + here.at * width;
-          for (int t = 0; t < taps; ++t) x[size_t(t * rows + m)] = state(here, t);
-          const int64_t next = here.at + ahead;
-          if (next < 0 || next >= shape.cells()) continue;
-          prefetch(gates + next * O, O);
-          prefetch(activations + next * O, O);
-          prefetch(c + next * width, width);
-          prefetch(h + next * width, width);
         }
+        shape.beside<T>(rows, cells, scan.row[1], scan.column[1], c, width, cell, cell, at.previous);
+        for (int t = 0; t < taps; ++t)
+          shape.beside<T>(rows, cells, scan.row[t], scan.column[t], h, width, hidden,
+                          scan.around ? hidden : zeros.data(), &x[size_t(t * rows)]);
+        shape.ahead(rows, cells, ahead, gates, O);
+        shape.ahead(rows, cells, ahead, activations, O);
+        shape.ahead(rows, cells, ahead, c, width);
+        shape.ahead(rows, cells, ahead, h, width);
         product.multiply(rows, x.data(), sums.data());
         cells_run(rows, width, sums.data(), product.columns(), &at);
       });
@@ -127,19 +152,18 @@ void backward(Shape shape, const T* grad_h, const T* grad_c, const T* grad_activ
           at.grad_h[m] = grad_h + here.at * width;
           at.grad_c[m] = grad_c ? grad_c + here.at * width : zeros.data();
           at.grad_activations[m] = grad_activations ? grad_activations + here.at * O : zeros.data();
-          at.previous[m] = shape.beside<T>(here, scan.row[1], scan.column[1], c, width, cell);
           at.c[m] = c + here.at * width;
           at.carried[m] = carried.data() + chain * width;
           at.grads[m] = grads + here.at * O;
-          for (int t = 0; t < taps; ++t)  // who has read this state
-            x[size_t(t * rows + m)] = shape.beside<T>(here, -scan.row[t], -scan.column[t], grads, O, zeros.data());
-          const int64_t next = here.at - ahead;
-          if (next < 0 || next >= shape.cells()) continue;
-          prefetch(activations + next * O, O);
-          prefetch(grads + next * O, O);
-          prefetch(c + next * width, width);
-          prefetch(grad_h + next * width, width);
         }
+        shape.beside<T>(rows, cells, scan.row[1], scan.column[1], c, width, cell, cell, at.previous);
+        for (int t = 0; t < taps; ++t)  // who has read this state
+          shape.beside<T>(rows, cells, -scan.row[t], -scan.column[t], grads, O, zeros.data(), zeros.data(),
+                          &x[size_t(t * rows)]);
+        shape.ahead(rows, cells, -ahead, activations, O);
+        shape.ahead(rows, cells, -ahead, grads, O);
+        shape.ahead(rows, cells, -ahead, c, width);
+        shape.ahead(rows, cells, -ahead, grad_h, width);
         product.multiply(rows, x.data(), sums.data());
         cells_backward_run(rows, width, sums.data(), product.columns(), tanh_c.data(), &at);
         for (int m = 0; m < rows; ++m)

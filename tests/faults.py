@@ -176,8 +176,11 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         "csrc/image_lstm_cpu.cpp": [
             ("another tap's states in a weight's gradient", "scan.row[t] * whole.row + scan.column[t] * width",
              "scan.row[0] * whole.row + scan.column[0] * width"),
-            ("zeros for the initial state", "shape.W) ? hidden : zeros", "shape.W) ? zeros.data() : zeros"),
-            ("initial state beside a row", "scan.around || (column", "true || (column"),
+            ("zeros for the initial state", "h, width, hidden,\n                          scan",
+             "h, width, zeros.data(),\n                          scan"),
+            ("a line through two images", "&& cells[rows - 1].c - cells[0].c == rows - 1;", ";"),
+            ("sides are not looked for in a line", "first + m < 0 || first + m >= W ? side : at", "at"),
+            ("initial state beside a row", "scan.around ? hidden : zeros.data(),", "hidden,"),
             ("no gradient of the initial cell", "if (at.previous[m] == cell) add", "if (false) add"),
             ("the carry of another chain", "shape.kind == kRowScan ? here.c : here.r);",
              "shape.kind == kRowScan ? here.r : here.c);"),
