@@ -159,14 +159,14 @@ def weight_gradient(grads: Tensor, h: Tensor, hidden: Tensor, scan: str) -> Tens
 
 
 def _grad_hidden(grads: Tensor, weight: Tensor, scan: str) -> Tensor:
-    """Gradients of the cells that read the initial state, along each tap."""
-    W = grads.shape[2]
-    total = grads.new_zeros(weight.shape[1])
-    for (row, column), tap in zip(TAPS[scan], weight.unbind(2), strict=True):
-        beside = grads[:, :, :1] if column < 0 else grads[:, :, W - 1 :]
-        border = grads[:, :1, max(0, -column) : W - max(0, column)] if row else beside
-        total = total + border.sum(dim=(0, 1, 2)) @ tap
-    return total
+    """Of the initial state: the gradients of the cells that read it along each tap, times the tap."""
+    above = grads[:, 0].sum(dim=0)  # (W, 4h)
+    if scan == "row":  # beside a row are zeros
+        read = [above[1:].sum(dim=0), above.sum(dim=0), above[:-1].sum(dim=0)]
+    else:
+        beside = grads[:, :, 0 if scan == "diagonal" else -1]
+        read = [above.sum(dim=0), beside.sum(dim=(0, 1))]
+    return (torch.stack(read, dim=1)[:, None] * weight).sum(dim=(0, 2))
 
 
 define_op(
