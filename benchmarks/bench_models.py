@@ -3,8 +3,9 @@
     python benchmarks/bench_models.py [--device cuda] [--threads 2] [--quick] [--output FILE.json]
 
 A training step is forward, loss, backward and Adam, fused as fastgen trains; an eval step is the forward, in eval mode,
-without gradients. All contenders begin with the same weights. Parity is checked on the outputs of the eval step and on the gradients of the
-training step, all of them as one vector. No floor: it would be that of the slowest way to write the model.
+without gradients. All contenders begin with the same weights. Parity is checked on the outputs of the eval step and on
+the gradients of the training step, all of them as one vector. No floor: it would be that of the slowest way to write
+the model.
 
 "as published" is the training step as the best-known code has it: losses of real and fake images one after the other,
 ``.item()`` of each, sigmoid and binary cross-entropy summed. ``--tuned`` lets torch.compile try its kernels for

@@ -1,6 +1,7 @@
 // batch_norm on the CPU: from tensors to the passes of its header.
 #include "batch_norm_cpu.h"
 
+#include <cmath>
 #include <optional>
 #include <tuple>
 #include <utility>
@@ -41,11 +42,19 @@ struct Channels {
     center = read<A, A>(as_contiguous(center_any));
     scale = read<A, A>(as_contiguous(scale_any));
     shift.resize(center.size());
-    if (!shift_any) return;
-    check_floating(*shift_any, "shift");
-    check_tensor(*shift_any, "shift", sizes, shift_any->scalar_type(), y);
-    const Tensor vector = as_contiguous(*shift_any);
-    FG_DISPATCH_FLOATING(vector, "batch_norm", (shift = read<scalar_t, A>(vector)));
+    if (shift_any) shift = checked(y, *shift_any, "shift");
+  }
+
+  // By the running statistics: any of the vectors may be of any floating dtype.
+  Channels(const Tensor& y, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, const Tensor& mean,
+           const Tensor& variance, double eps)
+      : center(checked(y, mean, "running_mean")), scale(checked(y, variance, "running_var")), shift(center.size()) {
+    for (A& value : scale) value = A(1) / std::sqrt(value + A(eps));
+    if (weight) {
+      const std::vector<A> factors = checked(y, *weight, "weight");
+      for (size_t c = 0; c < scale.size(); ++c) scale[c] *= factors[c];
+    }
+    if (bias) shift = checked(y, *bias, "bias");
   }
 
   Vectors<A> all() const { return {center.data(), scale.data(), shift.data()}; }
@@ -56,6 +65,15 @@ struct Channels {
   }
 
  private:
+  static std::vector<A> checked(const Tensor& y, const Tensor& any, const char* name) {
+    check_floating(any, name);
+    check_tensor(any, name, std::vector<int64_t>{y.size(1)}, any.scalar_type(), y);
+    const Tensor vector = as_contiguous(any);
+    std::vector<A> result;
+    FG_DISPATCH_FLOATING(vector, "batch_norm", (result = read<scalar_t, A>(vector)));
+    return result;
+  }
+
   Channels(std::vector<A> center, std::vector<A> scale, std::vector<A> shift)
       : center(std::move(center)), scale(std::move(scale)), shift(std::move(shift)) {}
 };
@@ -84,20 +102,32 @@ void apply(const Image& image, const Tensor& y, const Channels<accumulation_t<T>
   });
 }
 
-Tensor batch_norm_apply_cpu(const Tensor& y_any, const Tensor& center, const Tensor& scale, std::optional<Tensor> shift,
-                            Text activation, double slope, bool channels_last) {
+// vectors: what the channels of every dtype that is computed in are made of
+template <typename... Args>
+Tensor applied(const Tensor& y_any, const Text& activation, double slope, bool channels_last, const Args&... vectors) {
   const Image image(y_any);
   const Pointwise pointwise = checked_pointwise(activation);
   Tensor z = empty(y_any, shape_of(y_any), y_any.scalar_type(), channels_last);
   FG_DISPATCH_FLOATING(y_any, "batch_norm_apply", {
     using A = accumulation_t<scalar_t>;
-    const Channels<A> channels(y_any, center, scale, shift);
+    const Channels<A> channels(y_any, vectors...);
     if (image.numel() > 0) {
       const Tensor y = in_layout(y_any, channels_last);
       FG_DISPATCH_POINTWISE(pointwise, (apply<scalar_t, kind>(image, y, channels, A(slope), channels_last, z)));
     }
   });
   return z;
+}
+
+Tensor batch_norm_apply_cpu(const Tensor& y, const Tensor& center, const Tensor& scale, std::optional<Tensor> shift,
+                            Text activation, double slope, bool channels_last) {
+  return applied(y, activation, slope, channels_last, center, scale, shift);
+}
+
+Tensor batch_norm_running_cpu(const Tensor& y, std::optional<Tensor> weight, std::optional<Tensor> bias,
+                              const Tensor& mean, const Tensor& variance, double eps, Text activation, double slope,
+                              bool channels_last) {
+  return applied(y, activation, slope, channels_last, weight, bias, mean, variance, eps);
 }
 
 // Images in channels_last; grad_scale and grad_shift (C,).
@@ -211,6 +241,7 @@ std::tuple<Tensor, Tensor> batch_norm_statistics_cpu(const Tensor& y_any) {
 STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
   m.impl("batch_norm_apply", TORCH_BOX(&batch_norm_apply_cpu));
   m.impl("batch_norm_apply_backward", TORCH_BOX(&batch_norm_apply_backward_cpu));
+  m.impl("batch_norm_running", TORCH_BOX(&batch_norm_running_cpu));
   m.impl("batch_norm_statistics", TORCH_BOX(&batch_norm_statistics_cpu));
 }
 

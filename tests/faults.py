@@ -312,7 +312,9 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("the first group's moments alone", "group < groups.size(); ++group) groups[0]",
              "group < 1; ++group) groups[0]"),
             ("sign of the centre's gradient in C++", "A(-double(channels.scale", "A(double(channels.scale"),
-            ("no shift", "(shift = read<scalar_t, A>(vector))", "(read<scalar_t, A>(vector))"),
+            ("no shift", "if (shift_any) shift = checked", "if (shift_any) checked"),
+            ("no bias by running statistics", "if (bias) shift = checked", "if (bias) checked"),
+            ("eps forgotten in C++", "std::sqrt(value + A(eps))", "std::sqrt(value)"),
             ("statistics of the first image", "from + (n * image.C + c) * image.pixels);", "from + c * image.pixels);"),
         ],
         "fastgen/ops/_batch_norm_sync.py": [

@@ -15,6 +15,7 @@ from fastgen.ops.batch_norm import (
     batch_norm_apply_reference,
     batch_norm_finalize_backward_reference,
     batch_norm_finalize_reference,
+    batch_norm_running_reference,
     finalize,
     finalize_running,
 )
@@ -33,6 +34,7 @@ from transposed import APPLY, FINALIZE, NAMES, running
 
 APPLY_BACKWARD = NAMES.batch_norm_apply_backward.default
 STATISTICS = NAMES.batch_norm_statistics.default
+RUNNING = NAMES.batch_norm_running.default
 FINALIZE_BACKWARD = NAMES.batch_norm_finalize_backward.default
 SIZES = [(0, 3, 2, 2), (1, 1, 1, 1), (5, 7, 3, 11), (16, 16, 16, 16), (2, 0, 3, 3), (3, 300, 5, 5), (9, 48, 20, 19)]
 EPS = 0.01
@@ -57,6 +59,10 @@ def test_parity(size: tuple[int, ...], dtype: torch.dtype, device: str) -> None:
                 assert_op_parity(APPLY, batch_norm_apply_reference, *args, last)
             assert_op_parity(APPLY_BACKWARD, batch_norm_apply_backward_reference, torch.randn_like(y), *args)
     for layout in (channels_last, Tensor.contiguous):
+        for activation, weight, bias in (("relu", None, shift), ("tanh", shift.to(dtype), None)):
+            args = (layout(y), weight, bias, center.to(dtype), scale, EPS, activation, 0.2)
+            for last in (True, False):
+                assert_op_parity(RUNNING, batch_norm_running_reference, *args, last)
         assert_op_parity(STATISTICS, batch_norm_statistics_reference, layout(y))
     for weight in (shift.to(dtype), None):
         none = (None, None, None)
@@ -110,6 +116,10 @@ def test_a_direct_call_is_checked() -> None:
         (APPLY, (y, vector, vector, vector.int(), *rest), "shift: expected float32"),
         (APPLY, (y, vector, vector, None, "sigmoid", 0.0, True), "activation: expected none, relu, leaky_relu or tanh"),
         (APPLY_BACKWARD, (y[:1], y, vector, vector, None, "relu", 0.0), "grad_z: expected another shape"),
+        (RUNNING, (y, vector[:2], None, vector, vector, EPS, *rest), "weight: expected another shape"),
+        (RUNNING, (y, None, vector.int(), vector, vector, EPS, *rest), "bias: expected float32"),
+        (RUNNING, (y, None, None, vector[:1], vector, EPS, *rest), "running_mean: expected another shape"),
+        (RUNNING, (y, None, None, vector, vector.int(), EPS, *rest), "running_var: expected float32"),
         (STATISTICS, (y[0],), r"y: expected shape \(N, C, H, W\)"),
     ]
     assert_raises((lambda op=op, args=args: op(*args), RuntimeError, message) for op, args, message in wrong)
@@ -149,6 +159,7 @@ def test_opcheck(device: str) -> None:
         leaves = [t.detach().requires_grad_() for t in (layout(y), center, weight, shift)]
         assert_opcheck(APPLY, (*leaves, "relu", 0.0, True), (*leaves, "relu", 0.0, False))
         assert_opcheck(STATISTICS, (leaves[0],))
+        assert_opcheck(RUNNING, (layout(y), weight, shift, center, m2, EPS, "relu", 0.0, True))
         assert_opcheck(APPLY_BACKWARD, (torch.randn_like(y), layout(y), center, weight, shift, "relu", 0.0))
     buffers = (*running(7, device=device), torch.tensor(3, device=device))
     leaves = [t.detach().requires_grad_() for t in (m2, weight)]

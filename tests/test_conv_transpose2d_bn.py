@@ -57,6 +57,12 @@ def test_parity(name: str, layout: Callable[[Tensor], Tensor], dtype: torch.dtyp
             exact = plain(*doubles)
             moved = Moved(lambda f=plain, d=doubles: [f(*d)], dtype)[0] if deferred else None  # type: ignore[misc]
             assert_parity(result, plain(*given), exact, moved)
+            if not training:  # with gradients or without
+                with torch.no_grad(), ops_run() as ran:
+                    alone = ours(case, buffers, training, activation, deferred)(*given)
+                assert_parity(alone, plain(*given), exact, moved)
+                assert_same_layout(alone, result)
+                assert ("conv_transpose2d_bn" in ran) == (device != "cpu")
             memory = torch.channels_last if last else torch.contiguous_format
             assert_same_layout(result, exact.contiguous(memory_format=memory))
 

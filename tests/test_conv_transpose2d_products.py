@@ -111,9 +111,11 @@ def test_the_op_of_a_layer_computes_by_it() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(forms, "conv_transpose2d_products", watched)
-        with torch.no_grad(), assert_runs(torch.ops.fastgen.conv_transpose2d_bn.default, backward=False):
+        with assert_runs(torch.ops.fastgen.conv_transpose2d_bn.default, backward=False):
             y = conv_transpose2d_bn(x, weight, None, None, None, mean, variance, **layer)  # type: ignore[arg-type]
     assert seen == [(4, 128, 4, 4)]
+    with torch.no_grad(), assert_runs(OP, torch.ops.fastgen.batch_norm_running.default, backward=False):
+        assert torch.equal(conv_transpose2d_bn(x, weight, None, None, None, mean, variance, **layer), y)  # type: ignore[arg-type]
     plain = F.batch_norm(F.conv_transpose2d(x, weight, None, 2, 1), mean, variance).relu()
     exact = F.batch_norm(
         F.conv_transpose2d(x.double(), weight.double(), None, 2, 1), mean.double(), variance.double()

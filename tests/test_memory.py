@@ -67,12 +67,14 @@ def test_an_op_keeps_nothing(name: str) -> None:
 
 
 @needs_glibc
-def test_products_of_a_transposed_convolution_keep_nothing() -> None:
+def test_ops_of_a_cpu_alone_keep_nothing() -> None:
     x, weight, bias = torch.randn(2, 3, 4, 4), torch.randn(3, 5, 4, 4), torch.randn(5)
     ops = torch.ops.fastgen
     assert kept(lambda: ops.conv_transpose2d_products.default(x, weight, bias, [2, 2], [1, 1], [0, 0])) < 8
     image = ops.conv_transpose2d_image.default
     assert kept(lambda: image(x, weight, bias, [2, 2], [1, 1], [0, 0], "tanh", 0.0)) < 8
+    vectors = (None, None, torch.zeros(3), torch.ones(3))
+    assert kept(lambda: ops.batch_norm_running.default(x, *vectors, 0.1, "relu", 0.0, True)) < 8
 
 
 @needs_glibc

@@ -35,6 +35,7 @@ def test_no_sanitizer_reports_a_case(tmp_path: Path) -> None:
     sampling = ("sample", "sample_between")
     for op in (
         "rsample_kl",
+        "batch_norm_apply",
         "masked_conv2d",
         "gated_activation",
         "discretized_logistic_mixture",

@@ -91,8 +91,11 @@ def run_sequence(
             x = module(x)
         return x
     i, deferred, last = 0, False, False
+    following: Step | None = None
     while i < len(modules):
-        step = step_at(modules, i, deferred, everything)
+        step = following  # looked up already; a Sigmoid belongs to a step that normalises on its load
+        if not deferred and (step is None or step.activation == SIGMOID):
+            step = step_at(modules, i, False, everything)
         if step is not None and (deferred or pays is None or pays(x, step.conv)):
             if not deferred:
                 last = is_channels_last(x) if channels_last is None else channels_last
@@ -109,6 +112,7 @@ def run_sequence(
             continue
         done = other(modules, i, x) if other is not None else None
         x, i = (modules[i](x), i + 1) if done is None else done
+        following = None
     return x
 
 

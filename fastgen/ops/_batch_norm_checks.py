@@ -16,7 +16,8 @@ def check_batch_norm(x: Tensor, channels: int, batch_norm: BatchNorm, prefix: st
         if vector is None:
             continue
         check_floating(name, vector)
-        check_device(name, vector, "x", x)
+        if vector.device != x.device:
+            check_device(name, vector, "x", x)
         if vector.shape != (channels,):
             raise ValueError(f"{name}: expected shape ({channels},), got {tuple(vector.shape)}")
     tracked = batch_norm.running_mean is not None

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from .._checks import FLOATING, check_tensor
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
 __all__ = ["FLOATING", "autocast_dtype", "check_dense", "check_floating"]
 
 
@@ -25,6 +27,8 @@ def check_dense(name: str, tensor: Any) -> Tensor:
 
 
 def check_floating(name: str, tensor: Tensor) -> None:
+    if type(tensor) in _PLAIN and tensor.dtype in FLOATING and tensor.layout is torch.strided:
+        return  # at each call of an op, and after a product nothing of Python is in the caches
     check_dense(name, tensor)
     if tensor.dtype not in FLOATING:
         raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {tensor.dtype}")

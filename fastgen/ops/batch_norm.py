@@ -152,6 +152,22 @@ def batch_norm_apply_reference(
     return activate_(z, Activation(activation, slope)).contiguous(memory_format=layout(channels_last))
 
 
+def batch_norm_running_reference(
+    y: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    eps: float,
+    activation: str,
+    slope: float,
+    channels_last: bool,
+) -> Tensor:
+    """Both stages at once, for who takes no gradients: between products that fill the caches, each call is dear."""
+    center, scale = finalize_running(BatchNorm(weight, bias, running_mean, running_var, eps=eps), y.dtype)
+    return Deferred(y, center, scale, bias, activation, slope).materialize(channels_last)
+
+
 def batch_norm_apply_backward_reference(
     grad_z: Tensor, y: Tensor, center: Tensor, scale: Tensor, shift: Tensor | None, activation: str, slope: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -210,5 +226,14 @@ define_op(
     fake=_apply_backward_fake,
     backward=None,
     composite=True,
+    contiguous=False,
+)
+define_op(
+    "batch_norm_running(Tensor y, Tensor? weight, Tensor? bias, Tensor running_mean, Tensor running_var, float eps, "
+    "str activation, float slope, bool channels_last) -> Tensor",
+    kernels={"CPU": KERNELS["CPU"]},
+    reference=batch_norm_running_reference,
+    fake=lambda y, *rest: _apply_fake(y, *rest[2:]),
+    backward=None,
     contiguous=False,
 )

@@ -35,27 +35,37 @@ def check_convolution(x: Tensor, convolution: Convolution) -> Convolution:
         ValueError: a size or a shape does not fit.
         TypeError: ``x``, weight or bias is no dense tensor, or x or the weight not of a floating dtype.
     """
-    weight, bias = convolution[:2]
-    stride, padding = _pair("stride", convolution.stride, 1), _pair("padding", convolution.padding, 0)
-    output_padding, dilation = _pair("output_padding", convolution[4], 0), _pair("dilation", convolution.dilation, 1)
-    groups = convolution.groups
+    weight, bias, *geometry = convolution
+    known = all(type(size) in (int, tuple) for size in geometry) and not torch.compiler.is_compiling()
+    stride, padding, output_padding, dilation, groups = (_known_geometry if known else _geometry)(*geometry)
     check_floating("x", x)
     check_floating("weight", weight)
     check_weight(weight)
     I = weight.shape[0]
-    if I % check_integer("groups", groups, 1):
+    if I % groups:
         raise ValueError(f"groups: expected a divisor of the {I} input channels, got {groups!r}")
     if x.dim() != 4 or x.shape[1] != I or 0 in x.shape[2:]:
         raise ValueError(f"x: expected shape (N, {I}, H, W) to fit the weight, got {tuple(x.shape)}")
     if bias is not None and check_dense("bias", bias).shape != (convolution.channels,):
         raise ValueError(f"bias: expected shape ({convolution.channels},), got {tuple(bias.shape)}")
-    for i in range(2):
-        if output_padding[i] >= max(stride[i], dilation[i]):
-            raise ValueError(
-                f"output_padding: expected less than stride {tuple(stride)} or dilation {tuple(dilation)}, "
-                f"got {tuple(output_padding)}"
-            )
     return Convolution(weight, bias, stride, padding, output_padding, dilation, groups)
+
+
+def _geometry(stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: Any) -> tuple[Any, ...]:
+    """Those of a ``Convolution``: four pairs, as lists, and a number."""
+    steps, zeros = _pair("stride", stride, 1), _pair("padding", padding, 0)
+    more, apart = _pair("output_padding", output_padding, 0), _pair("dilation", dilation, 1)
+    for i in range(2):
+        if more[i] >= max(steps[i], apart[i]):
+            raise ValueError(
+                f"output_padding: expected less than stride {tuple(steps)} or dilation {tuple(apart)}, "
+                f"got {tuple(more)}"
+            )
+    return steps, zeros, more, apart, check_integer("groups", groups, 1)
+
+
+#: The same for what was seen before; nobody writes into its lists.
+_known_geometry = functools.lru_cache(256, typed=True)(_geometry)
 
 
 def _pair(name: str, value: Any, least: int) -> list[int]:

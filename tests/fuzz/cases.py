@@ -17,7 +17,8 @@ from fastgen.sampling.plan import Step
 from op_arguments import ARGUMENTS
 
 OPS = sorted(op for op in ARGUMENTS if op.split("_backward")[0] in (
-    "discretized_logistic_mixture", "gated_activation", "masked_conv2d", "rsample_kl"
+    "batch_norm_apply", "batch_norm_statistics", "discretized_logistic_mixture", "gated_activation", "masked_conv2d",
+    "rsample_kl",
 ))  # fmt: skip
 NUMBERS = (-(2**63), -(2**61), -7, -2, -1, 0, 1, 2, 3, 4, 5, 31, 64, 1000, 2**24, 2**30, 2**31 - 1, 2**31, 2**32, 2**40)
 NUMBERS += (2**59, 2**60, 2**61, 2**62, 2**63 - 1)
