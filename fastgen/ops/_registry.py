@@ -136,6 +136,22 @@ def _autograd_kernel(op: Callable[..., Any], differentiated: Callable[..., Any])
     return kernel
 
 
+def evaluates() -> bool:
+    """Whether nobody asks for gradients, or looks on: then ``call`` goes past what is there for these."""
+    return not torch.is_grad_enabled() and forward_ad._current_level < 0 and not torch.compiler.is_compiling()
+
+
+def call(op: Callable[..., Any], *args: Any) -> Any:
+    """``op(*args)``, without a step through Python where nobody asks for gradients.
+
+    A product leaves nothing of Python in the caches: what takes 10 µs alone takes 100 between two of them.
+    """
+    if not evaluates():
+        return op(*args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
+
+
 def _has_tangent(arg: Any) -> bool:
     return isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None
 

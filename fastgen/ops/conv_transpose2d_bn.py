@@ -28,6 +28,7 @@ from ._conv_transpose2d_bn_fold import conv_transpose2d_bn_fold_reference, fold
 from ._dtypes import autocast_dtype, check_dense
 from ._layouts import is_channels_last, layout
 from ._records import NONE, Activation, BatchNorm, Convolution
+from ._registry import call, evaluates
 from .batch_norm import Deferred, finalize, finalize_running
 from .batch_norm_activation import in_torch, is_torchs_own
 from .conv_transpose2d import check_convolution, check_dtypes, conv_transpose2d, result_shape, runs_in_float32
@@ -170,34 +171,26 @@ def run_layer(
 
 
 def _takes_no_gradients(x: Tensor) -> bool:
-    """Whether a CPU evaluates, and nobody looks on."""
-    return (
-        not torch.is_grad_enabled()
-        and x.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and autocast_dtype(x) is None
-    )
+    """Whether a CPU evaluates, and autocast is off."""
+    return evaluates() and x.device.type == "cpu" and autocast_dtype(x) is None
 
 
 def _without_gradients(
     x: Tensor, convolution: Convolution, batch_norm: BatchNorm | None, activation: Activation, channels_last: bool
 ) -> Tensor:
-    """A layer by running statistics in as few calls as there can be.
-
-    A product leaves nothing of Python in the caches: after one, a small op takes ten times as long as it does alone.
-    """
+    """A layer by running statistics in as few calls as there can be, see ``call``."""
     check_dtypes(x, *convolution[:2])
     if batch_norm is None:
         return conv_transpose2d(x, convolution, activation).contiguous(memory_format=layout(channels_last))
     if _folds(x, convolution, math.prod(result_shape(x, convolution))):
-        vectors: Any = batch_norm[:4]
-        folded = conv_transpose2d_bn_fold_reference(*convolution[:2], *vectors, convolution.groups, batch_norm.eps)
+        args: tuple[Any, ...] = (*convolution[:2], *batch_norm[:4], convolution.groups, batch_norm.eps)
+        folded = conv_transpose2d_bn_fold_reference(*args)
         y = conv_transpose2d(x, Convolution(*folded, *convolution.geometry), activation)
         return y.contiguous(memory_format=layout(channels_last))
     y = conv_transpose2d(x, convolution)
-    with torch._C._AutoDispatchBelowAutograd():
-        run = torch.ops.fastgen.batch_norm_running.default
-        return run(y, *batch_norm[:4], batch_norm.eps, *activation, channels_last)
+    run = torch.ops.fastgen.batch_norm_running.default
+    z: Tensor = call(run, y, *batch_norm[:4], batch_norm.eps, *activation, channels_last)
+    return z
 
 
 def _folds(x: Tensor, convolution: Convolution, results: int) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ._activations import activate_, activate_backward
 from ._records import Activation, Convolution
-from ._registry import define_op
+from ._registry import call, define_op
 
 KERNELS = {"CPU": "csrc/conv_transpose2d_products_cpu.cpp"}
 
@@ -62,7 +62,7 @@ def conv_transpose2d_products(x: Tensor, convolution: Convolution) -> Tensor:
     """``F.conv_transpose2d`` in float32, without dilation and groups; (N, O, H', W'), channels_last."""
     weight, bias, stride, padding, output_padding, *_ = convolution
     op = torch.ops.fastgen.conv_transpose2d_products.default
-    y: Tensor = op(x, weight, bias, stride, padding, output_padding)
+    y: Tensor = call(op, x, weight, bias, stride, padding, output_padding)
     return y
 
 
@@ -92,7 +92,7 @@ def is_image(x: Tensor, convolution: Convolution) -> bool:
 def conv_transpose2d_image(x: Tensor, convolution: Convolution, activation: Activation) -> Tensor:
     """Convolved and activated, without dilation and groups; (N, O, H', W'), contiguous."""
     op = torch.ops.fastgen.conv_transpose2d_image.default
-    y: Tensor = op(x, *convolution[:5], *activation)
+    y: Tensor = call(op, x, *convolution[:5], *activation)
     return y
 
 

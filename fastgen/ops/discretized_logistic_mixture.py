@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._checks import check_device, check_integer
 from ._dtypes import check_dense, check_floating
-from ._registry import define_op
+from ._registry import call, define_op
 
 KERNELS = {
     "CPU": "csrc/discretized_logistic_mixture_cpu.cpp",
@@ -211,4 +211,4 @@ def discretized_logistic_mixture(params: Tensor, values: Tensor, levels: int = 2
             raise ValueError(f"values: expected integers in [0, {levels}), got values from {low} to {high}")
     if values.dtype not in (torch.uint8, torch.int64):
         values = values.to(torch.int64)
-    return torch.ops.fastgen.discretized_logistic_mixture.default(params, values, levels)
+    return call(torch.ops.fastgen.discretized_logistic_mixture.default, params, values, levels)

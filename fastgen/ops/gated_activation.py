@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ._dtypes import check_floating
-from ._registry import define_op
+from ._registry import call, define_op
 
 KERNELS = {"CPU": "csrc/gated_activation_cpu.cpp", "CUDA": "csrc/gated_activation_cuda.cu"}
 
@@ -83,4 +83,4 @@ def gated_activation(x: Tensor) -> Tensor:
     check_floating("x", x)
     if x.dim() < 2 or x.shape[1] % 2:
         raise ValueError(f"x: expected shape (N, 2C, *), got {tuple(x.shape)}")
-    return torch.ops.fastgen.gated_activation.default(x)
+    return call(torch.ops.fastgen.gated_activation.default, x)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._checks import check_option, check_same
 from ._dtypes import autocast_dtype, check_dense, check_floating
-from ._registry import define_op
+from ._registry import call, define_op
 
 KERNELS = {"CPU": "csrc/image_lstm_cpu.cpp", "CUDA": "fastgen/ops/image_lstm_triton.py"}
 
@@ -245,5 +245,5 @@ def image_lstm(
             raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
     wide = torch.promote_types(gates.dtype, torch.float32)
     tensors = (gates.permute(0, 2, 3, 1).contiguous(), weight, hidden, cell)
-    h, _, _ = torch.ops.fastgen.image_lstm.default(*(t.to(wide) for t in tensors), scan)
+    h, _, _ = call(torch.ops.fastgen.image_lstm.default, *(t.to(wide) for t in tensors), scan)
     return h.to(gates.dtype).permute(0, 3, 1, 2)

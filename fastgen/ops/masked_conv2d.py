@@ -10,7 +10,7 @@ from ._dtypes import autocast_dtype, check_dense
 from ._layouts import layout_of
 from ._masked_conv2d_activations import activate, activate_backward
 from ._masked_conv2d_checks import check_masked_conv2d, check_options, check_taps, check_weight
-from ._registry import define_op
+from ._registry import call, define_op
 
 KERNELS = {"CPU": "csrc/masked_conv2d_cpu.cpp", "CUDA": "fastgen/ops/masked_conv2d_triton.py"}
 
@@ -230,7 +230,6 @@ def masked_conv2d(
     differentiated = torch.is_grad_enabled() and (
         x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     )
-    y, _ = torch.ops.fastgen.masked_conv2d.default(
-        x, weight, bias, residual, mask, activation, color_groups, groups_order, differentiated
-    )
+    op = torch.ops.fastgen.masked_conv2d.default
+    y, _ = call(op, x, weight, bias, residual, mask, activation, color_groups, groups_order, differentiated)
     return y

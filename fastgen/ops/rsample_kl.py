@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import _philox
 from .._checks import check_device, check_same
 from ._dtypes import autocast_dtype, check_dense, check_floating
-from ._registry import define_op
+from ._registry import call, define_op
 
 KERNELS = {"CPU": "csrc/rsample_kl_cpu.cpp", "CUDA": "csrc/rsample_kl_cuda.cu"}
 
@@ -125,4 +125,4 @@ def rsample_kl(mu: Tensor, logvar: Tensor, seed: Tensor | int) -> tuple[Tensor, 
     if seed.numel() != 1:
         raise ValueError(f"seed: expected one element, got shape {tuple(seed.shape)}")
     check_device("seed", seed, "mu", mu)
-    return torch.ops.fastgen.rsample_kl.default(mu, logvar, seed)
+    return call(torch.ops.fastgen.rsample_kl.default, mu, logvar, seed)
