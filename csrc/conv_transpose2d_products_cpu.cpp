@@ -99,10 +99,26 @@ Tensor conv_transpose2d_image_cpu(const Tensor& x_any, const Tensor& weight, std
   return y;
 }
 
+Tensor conv_transpose2d_weight_cpu(const Tensor& weight_any) {
+  check_floating(weight_any, "weight");
+  STD_TORCH_CHECK(weight_any.dim() == 4, "weight: expected shape (I, O, KH, KW)");
+  const Tensor weight = as_contiguous(weight_any);
+  Tensor to = empty(weight, shape_of(weight), weight.scalar_type(), true);
+  const int64_t I = weight.size(0), O = weight.size(1), taps = weight.size(2) * weight.size(3);
+  FG_DISPATCH_FLOATING(weight, "conv_transpose2d_weight", {
+    torch::stable::parallel_for(0, I, ceil_div(kGrain, std::max<int64_t>(1, O * taps)),
+                                [&](int64_t first, int64_t last) {
+                                  taps_first(first, last, O, taps, data<scalar_t>(weight), mutable_data<scalar_t>(to));
+                                });
+  });
+  return to;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
   m.impl("conv_transpose2d_image", TORCH_BOX(&conv_transpose2d_image_cpu));
+  m.impl("conv_transpose2d_weight", TORCH_BOX(&conv_transpose2d_weight_cpu));
   m.impl("conv_transpose2d_products", TORCH_BOX(&conv_transpose2d_products_cpu));
 }
 

@@ -374,6 +374,10 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         ],
         "csrc/conv_transpose2d_image_cpu.h": [
             ("no bias", "activate<kind>(rows[j] + bias[j], slope)", "activate<kind>(rows[j], slope)"),
+            ("outputs beside the squares are left out", "for (int64_t o = outputs; o < O; ++o)",
+             "for (int64_t o = O; o < O; ++o)"),
+            ("squares of the first taps alone", "transpose_square(x + o * taps + t, taps,",
+             "transpose_square(x + o * taps, taps,"),
             ("only the newest row", "item == first || block == 0 ? oldest : row;", "row;"),
             ("a window upside down", "(rows_.window - 1 - r)", "r"),
             ("taps beyond the kernel", "const bool inside = row < shape_.KH && column < shape_.KW;",

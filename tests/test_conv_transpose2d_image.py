@@ -13,7 +13,7 @@ from fastgen.ops import conv_transpose2d_products as module
 from fastgen.ops._activations import ACTIVATIONS
 from fastgen.ops._records import NONE, Activation, Convolution
 from ops import assert_gradients, assert_op_parity, assert_opcheck, assert_raises, assert_runs, ops_run
-from parity import assert_parity, channels_last, contiguous
+from parity import DTYPES, assert_parity, channels_last, contiguous
 from test_conv_transpose2d_products import CASES, sizes
 from transposed import arguments, options, pair
 
@@ -111,6 +111,23 @@ def test_it_runs_where_it_is_an_image(dtype: torch.dtype) -> None:
     assert not module.is_image(x.double(), layer)
     assert not module.is_image(x.to("meta"), layer)
     assert not module.is_image(x, layer._replace(groups=19))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [(5, 130, 4, 4), (3, 1, 2, 5), (70, 7, 3, 3), (2, 19, 4, 6)])
+def test_a_weight_in_channels_last(size: tuple[int, ...], dtype: torch.dtype) -> None:
+    op, weight = torch.ops.fastgen.conv_transpose2d_weight.default, torch.randn(size).to(dtype)
+    for given in (weight, weight.transpose(2, 3)):
+        assert torch.equal(op(given), given)
+        assert op(given).is_contiguous(memory_format=torch.channels_last)
+    assert_opcheck(op, (weight,))
+    convolution = Convolution(torch.randn(3, 5, 3, 3), None, [2, 2], [1, 1], [0, 0], [1, 1], 1)
+    x = torch.randn(9, 3, 7, 7)
+    with torch.no_grad(), assert_runs(op, backward=False):
+        y = forms.conv_transpose2d(x, convolution)
+    torch.testing.assert_close(y, F.conv_transpose2d(x, convolution.weight, None, 2, 1))
+    with pytest.raises(RuntimeError, match=r"weight: expected shape \(I, O, KH, KW\)"):
+        op(torch.randn(2, 2))
 
 
 def test_a_direct_call_is_checked() -> None:

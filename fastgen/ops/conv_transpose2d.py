@@ -16,6 +16,7 @@ from ._records import NONE, Activation, Convolution
 from .conv_transpose2d_products import (
     conv_transpose2d_image,
     conv_transpose2d_products,
+    in_channels_last,
     is_image,
     pays,
     result_size,
@@ -143,7 +144,10 @@ def _convolved(x: Tensor, convolution: Convolution) -> Tensor:
         return _scattered(x, convolution)
     if pays(x, convolution):
         return conv_transpose2d_products(x, convolution)
-    x = x.contiguous(memory_format=_cheaper_layout(x, convolution, HEAVY))
+    cheaper = _cheaper_layout(x, convolution, HEAVY)
+    x = x.contiguous(memory_format=cheaper)
+    if cheaper == torch.channels_last:
+        weight = in_channels_last(weight)
     return F.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
