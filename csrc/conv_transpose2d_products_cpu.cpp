@@ -1,9 +1,10 @@
-// conv_transpose2d_products and conv_transpose2d_image on the CPU: from tensors to the products of their headers.
+// conv_transpose2d_products, _image and _weight on the CPU: from tensors to what their headers compute.
 #include "conv_transpose2d_products_cpu.h"
 
 #include <optional>
 
 #include "conv_transpose2d_image_cpu.h"
+#include "conv_transpose2d_weight_cpu.h"
 #include "tensor_utils.h"
 
 namespace fastgen {

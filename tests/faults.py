@@ -352,7 +352,10 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("products of a dilated kernel", "torch.float32 or groups != 1 or list(dilation) != [1, 1]",
              "torch.float32 or groups != 1"),
             ("a gradient of another stride", "ctx.bias_sizes, stride, padding,", "ctx.bias_sizes, padding, padding,"),
-            ("an image of many channels", "return whole and weight.shape[1] <= FEW", "return whole"),
+            ("an image of many channels", "0 < weight.shape[1] <= FEW", "True"),
+            ("an image of larger blocks than the op takes", "weight.shape[1] * math.prod(stride) <= MOST_NUMBERS",
+             "True"),
+            ("kernels of more taps than the ops take", "math.prod(convolution.weight.shape[2:]) <= MOST_TAPS", "True"),
             ("an image of parts of strides", "size % step == 0 and", ""),
             ("no gradient of an image's activation", "grad if y is None else", "grad if y is not None else"),
         ],
@@ -372,12 +375,14 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("packed as if all phases were", "phases_[size_t(first)].before, packed);", "0, packed);"),
             ("what stands before a border's taps is read", "inside[size_t(low + t)]", "true"),
         ],
-        "csrc/conv_transpose2d_image_cpu.h": [
-            ("no bias", "activate<kind>(rows[j] + bias[j], slope)", "activate<kind>(rows[j], slope)"),
+        "csrc/conv_transpose2d_weight_cpu.h": [
             ("outputs beside the squares are left out", "for (int64_t o = outputs; o < O; ++o)",
              "for (int64_t o = O; o < O; ++o)"),
             ("squares of the first taps alone", "transpose_square(x + o * taps + t, taps,",
              "transpose_square(x + o * taps, taps,"),
+        ],
+        "csrc/conv_transpose2d_image_cpu.h": [
+            ("no bias", "activate<kind>(rows[j] + bias[j], slope)", "activate<kind>(rows[j], slope)"),
             ("only the newest row", "item == first || block == 0 ? oldest : row;", "row;"),
             ("a window upside down", "(rows_.window - 1 - r)", "r"),
             ("taps beyond the kernel", "const bool inside = row < shape_.KH && column < shape_.KW;",

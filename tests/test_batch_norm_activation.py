@@ -84,6 +84,11 @@ def test_parity(size: tuple[int, ...], layout: Callable[[Tensor], Tensor], dtype
             truth = function(*exact((x, *given)))
             moved = Moved(lambda f=function, g=given: [f(*exact((x, *g)))], dtype)[0]  # type: ignore[misc]
             assert_parity(y, function(x, *given), truth, moved)
+            if not training and device == "cpu":  # where nobody asks for gradients, in one call
+                with torch.no_grad(), assert_runs(NAMES.batch_norm_running.default, backward=False):
+                    alone = ours(stats, options, by_ops)(x, *given)
+                assert_parity(alone, function(x, *given), truth, moved)
+                assert_same_layout(alone, y)
             last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
             memory = torch.channels_last if last else torch.contiguous_format
             assert_same_layout(y, truth.contiguous(memory_format=memory))

@@ -118,6 +118,16 @@ def test_checks() -> None:
         (x[0], Convolution(weight, None), r"x: expected shape \(N, 3, H, W\) to fit the weight, got \(3, 4, 4\)"),
         (x, Convolution(weight[..., :0], None), "weight: expected at least one input channel and one tap, got"),
         (x, Convolution(weight, None, dilation=0), "dilation: expected one or two integers of at least 1, got 0"),
+        (
+            x,
+            Convolution(weight, None, ([2], 2)),
+            r"stride: expected one or two integers of at least 1, got \(\[2\], 2\)",
+        ),
+        (
+            x,
+            Convolution(weight, None, 2, (1.0, 0.0)),
+            "padding: expected one or two integers",
+        ),  # as (1, 0), seen before
         (x, Convolution(weight, weight[0, :4, 0, 0]), r"bias: expected shape \(5,\), got \(4,\)"),
     ]
     assert_raises((lambda x=x, c=c: check_convolution(x, c), ValueError, message) for x, c, message in many)

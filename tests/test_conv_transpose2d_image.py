@@ -113,6 +113,25 @@ def test_it_runs_where_it_is_an_image(dtype: torch.dtype) -> None:
     assert not module.is_image(x, layer._replace(groups=19))
 
 
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding"),
+    [
+        ((2, 8, 4, 4), (8, 3, 16, 16), 16, 0),
+        ((1, 2, 3, 3), (2, 1, 66, 66), 2, 0),
+        ((4, 128, 4, 4), (128, 32, 65, 65), 1, 32),
+    ],
+    ids=["patches", "a large kernel to an image", "a large kernel of features"],
+)
+def test_what_the_ops_refuse_is_torchs(size: Any, kernel: Any, stride: int, padding: int) -> None:
+    """More numbers of a block or more taps than they take: a decoder of patches has 768."""
+    x, weight = torch.randn(size), torch.randn(kernel) / 100
+    layer = Convolution(weight, None, pair(stride), pair(padding), [0, 0], [1, 1], 1)
+    with ops_run() as ran:
+        y = forms.conv_transpose2d(x, layer)
+    assert not ran
+    torch.testing.assert_close(y, F.conv_transpose2d(x, weight, None, stride, padding))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [(5, 130, 4, 4), (3, 1, 2, 5), (70, 7, 3, 3), (2, 19, 4, 6)])
 def test_a_weight_in_channels_last(size: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -144,7 +144,8 @@ def evaluates() -> bool:
 def call(op: Callable[..., Any], *args: Any) -> Any:
     """``op(*args)``, without a step through Python where nobody asks for gradients.
 
-    A product leaves nothing of Python in the caches: what takes 10 µs alone takes 100 between two of them.
+    A product leaves nothing of Python in the caches: on an AMD EPYC an op of 25 µs took 200 to 400 after two transposed
+    convolutions of 256 to 128 channels.
     """
     if not evaluates():
         return op(*args)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ._activations import activate_, activate_backward
 from ._layouts import layout
 from ._records import Activation, BatchNorm
-from ._registry import define_op
+from ._registry import call, define_op, evaluates
 
 KERNELS = {"CPU": "csrc/batch_norm_cpu.cpp", "CUDA": "fastgen/ops/batch_norm_triton.py"}
 #: Of vectors, which are a few small ops on a CPU.
@@ -150,6 +150,16 @@ def batch_norm_apply_reference(
     affine = torch.ops.aten.native_batch_norm.default  # (y - center) / sqrt(1 + 0) · scale + shift, in one pass
     z = affine(y, scale, shift, center, one, False, 0.0, 0.0)[0]
     return activate_(z, Activation(activation, slope)).contiguous(memory_format=layout(channels_last))
+
+
+def normalize_running(y: Tensor, batch_norm: BatchNorm, activation: Activation, channels_last: bool) -> Tensor:
+    """By the running statistics, and activated; in one call where nobody asks for gradients on a CPU."""
+    if y.device.type == "cpu" and evaluates():
+        run = torch.ops.fastgen.batch_norm_running.default
+        z: Tensor = call(run, y, *batch_norm[:4], batch_norm.eps, *activation, channels_last)
+        return z
+    center, scale = finalize_running(batch_norm, y.dtype)
+    return Deferred(y, center, scale, batch_norm.bias, *activation).materialize(channels_last)
 
 
 def batch_norm_running_reference(

@@ -13,7 +13,7 @@ from ._batch_norm_sync import is_shared, synchronize
 from ._dtypes import autocast_dtype, check_floating
 from ._layouts import is_channels_last, layout_of
 from ._records import Activation, BatchNorm
-from .batch_norm import Deferred, finalize, finalize_running
+from .batch_norm import Deferred, finalize, normalize_running
 
 __all__ = ["batch_norm_activation"]
 
@@ -82,15 +82,14 @@ def batch_norm_activation(
     N, C, H, W = x.shape
     check_batch_norm(x, C, batch_norm, prefix="")
     if not batch_norm.training:
-        center, scale = finalize_running(batch_norm, x.dtype)
-    else:
-        if not is_shared(process_group):
-            check_count(tuple(x.shape), N * H * W)
-        if is_torchs_own(x, batch_norm):
-            return in_torch(x, batch_norm, kind).contiguous(memory_format=layout_of(x))
-        center, m2 = torch.ops.fastgen.batch_norm_statistics.default(x)
-        center, m2, count = synchronize(center, m2, N * H * W, process_group)
-        scale = finalize(center, m2, count, batch_norm)
+        return normalize_running(x, batch_norm, kind, is_channels_last(x))
+    if not is_shared(process_group):
+        check_count(tuple(x.shape), N * H * W)
+    if is_torchs_own(x, batch_norm):
+        return in_torch(x, batch_norm, kind).contiguous(memory_format=layout_of(x))
+    center, m2 = torch.ops.fastgen.batch_norm_statistics.default(x)
+    center, m2, count = synchronize(center, m2, N * H * W, process_group)
+    scale = finalize(center, m2, count, batch_norm)
     return Deferred(x, center, scale, bias, *kind).materialize(is_channels_last(x))
 
 

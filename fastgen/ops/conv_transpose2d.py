@@ -37,7 +37,8 @@ def check_convolution(x: Tensor, convolution: Convolution) -> Convolution:
         TypeError: ``x``, weight or bias is no dense tensor, or x or the weight not of a floating dtype.
     """
     weight, bias, *geometry = convolution
-    known = all(type(size) in (int, tuple) for size in geometry) and not torch.compiler.is_compiling()
+    sizes = (one for size in geometry for one in (size if type(size) is tuple else (size,)))
+    known = all(type(one) is int for one in sizes) and not torch.compiler.is_compiling()
     stride, padding, output_padding, dilation, groups = (_known_geometry if known else _geometry)(*geometry)
     check_floating("x", x)
     check_floating("weight", weight)

@@ -9,7 +9,8 @@ A layer that trains, from top to bottom; what it is goes along in three records:
 
 and backward from the bottom: batch_norm_apply_backward, batch_norm_finalize_backward, Synchronize.backward,
 conv_transpose2d_bn_backward. By running statistics a layer is ``fold`` and ``convolve``, or ``convolve`` and
-``materialize``. On a CPU a layer that trains alone is torch's own, ``_in_torch``.
+``materialize``; on a CPU, without gradients, ``_without_gradients``. A layer that trains alone there is torch's own,
+``_in_torch``.
 """
 
 import math
@@ -28,8 +29,8 @@ from ._conv_transpose2d_bn_fold import conv_transpose2d_bn_fold_reference, fold
 from ._dtypes import autocast_dtype, check_dense
 from ._layouts import is_channels_last, layout
 from ._records import NONE, Activation, BatchNorm, Convolution
-from ._registry import call, evaluates
-from .batch_norm import Deferred, finalize, finalize_running
+from ._registry import evaluates
+from .batch_norm import Deferred, finalize, finalize_running, normalize_running
 from .batch_norm_activation import in_torch, is_torchs_own
 from .conv_transpose2d import check_convolution, check_dtypes, conv_transpose2d, result_shape, runs_in_float32
 
@@ -187,10 +188,7 @@ def _without_gradients(
         folded = conv_transpose2d_bn_fold_reference(*args)
         y = conv_transpose2d(x, Convolution(*folded, *convolution.geometry), activation)
         return y.contiguous(memory_format=layout(channels_last))
-    y = conv_transpose2d(x, convolution)
-    run = torch.ops.fastgen.batch_norm_running.default
-    z: Tensor = call(run, y, *batch_norm[:4], batch_norm.eps, *activation, channels_last)
-    return z
+    return normalize_running(conv_transpose2d(x, convolution), batch_norm, activation, channels_last)
 
 
 def _folds(x: Tensor, convolution: Convolution, results: int) -> bool:
