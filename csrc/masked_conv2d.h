@@ -41,13 +41,15 @@ struct TapMask {
 // image padded by as much above, left and right, a convolution without padding gives the result.
 struct Crop {
   int64_t KH, KW, top, left, right;
+  int64_t live;  // of what is left, taps up to the last in raster order that some channel reads
 
   explicit Crop(const TapMask& mask)
       : KH(mask.KH / 2 + 1),
         KW(mask.KH == 1 ? mask.KW / 2 + 1 : mask.KW),
         top(mask.KH / 2),
         left(mask.KW / 2),
-        right(mask.KH == 1 ? 0 : mask.KW / 2) {}
+        right(mask.KH == 1 ? 0 : mask.KW / 2),
+        live(top * KW + left + (mask.sees_itself || mask.color_groups > 1 ? 1 : 0)) {}
 };
 
 // T: of whatever is copied.

@@ -265,7 +265,8 @@ void multiply(const PixelConvolution& shape, const TapsProduct& product, const T
               const std::optional<Tensor>& residual, Tensor& y) {
   const float* rest = residual ? data<float>(*residual) : nullptr;
   torch::stable::parallel_for(0, shape.pixels(), 8 * kGemmBlock, [&](int64_t begin, int64_t end) {
-    product.run(begin, end, data<float>(x), rest, mutable_data<float>(y));
+    product.run(begin, end, data<float>(x) + begin * product.inputs(),
+                rest ? rest + begin * product.outputs() : nullptr, mutable_data<float>(y) + begin * product.outputs());
   });
 }
 

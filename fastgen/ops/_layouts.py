@@ -16,3 +16,8 @@ def layout(channels_last: bool) -> torch.memory_format:
 def layout_of(x: Tensor) -> torch.memory_format:
     """In which an op answers ``x``."""
     return layout(is_channels_last(x))
+
+
+def together(x: Tensor) -> Tensor:
+    """``x``, on a CPU in channels_last: there the ops of pixels are at their fastest."""
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x

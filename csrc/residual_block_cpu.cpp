@@ -1,0 +1,128 @@
+// residual_block on the CPU, float32 in channels_last: by images where there are as many as threads, else by pixels.
+#include "residual_block_cpu.h"
+
+#include <optional>
+
+#include "tensor_utils.h"
+
+namespace fastgen {
+namespace {
+
+struct Weights {
+  ResidualBlockTaps taps;
+  Tensor down, around, up;  // cropped
+  std::optional<Tensor> bias_down, bias_around, bias_up;
+
+  ResidualBlockWeights pointers() const {
+    const auto bias = [](const std::optional<Tensor>& each) { return each ? data<float>(*each) : nullptr; };
+    return {data<float>(down), bias(bias_down), data<float>(around), bias(bias_around), data<float>(up), bias(bias_up)};
+  }
+};
+
+Tensor cropped(const Tensor& weight, const TapMask& taps) {
+  const Crop crop(taps);
+  Tensor found = empty(weight, {taps.O, taps.I, crop.KH, crop.KW});
+  const Tensor given = as_contiguous(weight);
+  crop_weight(taps, crop, data<float>(given), mutable_data<float>(found));
+  return found;
+}
+
+Tensor uncropped(const Tensor& weight, const TapMask& taps) {
+  Tensor found = empty(weight, {taps.O, taps.I, taps.KH, taps.KW});
+  uncrop_weight(taps, Crop(taps), data<float>(weight), mutable_data<float>(found));
+  return found;
+}
+
+ResidualBlockTaps checked_taps(const Tensor& x, const Tensor& down, const Tensor& weight, const Tensor& up,
+                               int64_t color_groups, const std::string& groups_order) {
+  STD_TORCH_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::Float, "x: expected (N, C, H, W) in float32");
+  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) % 2 == 1 && weight.size(3) % 2 == 1,
+                  "weight: expected shape (M, M, KH, KW), KH and KW odd");
+  STD_TORCH_CHECK(groups_order == "contiguous" || groups_order == "interleaved",
+                  "groups_order: expected 'contiguous' or 'interleaved', got ", groups_order);
+  const int64_t C = x.size(1), M = weight.size(0);
+  STD_TORCH_CHECK(C > 0 && M > 0, "weight: expected channels on both sides");
+  STD_TORCH_CHECK(color_groups > 0 && C % color_groups == 0 && M % color_groups == 0,
+                  "color_groups: expected a divisor of the channels on both sides, got ", color_groups);
+  const std::vector<int64_t> in = {M, C, 1, 1}, between = {M, M, weight.size(2), weight.size(3)}, out = {C, M, 1, 1};
+  check_tensor(down, "down", in, x.scalar_type(), x);
+  check_tensor(weight, "weight", between, x.scalar_type(), x);
+  check_tensor(up, "up", out, x.scalar_type(), x);
+  return {C, M, weight.size(2), weight.size(3), color_groups, groups_order == "interleaved"};
+}
+
+std::optional<Tensor> checked_bias(const std::optional<Tensor>& bias, const char* name, int64_t O, const Tensor& x) {
+  if (!bias) return std::nullopt;
+  check_tensor(*bias, name, std::vector<int64_t>{O}, x.scalar_type(), x);
+  return as_contiguous(*bias);
+}
+
+std::tuple<Tensor, Tensor, Tensor> residual_block_cpu(const Tensor& x_any, const Tensor& down,
+                                                      std::optional<Tensor> bias_down, const Tensor& weight,
+                                                      std::optional<Tensor> bias, const Tensor& up,
+                                                      std::optional<Tensor> bias_up, int64_t color_groups,
+                                                      Text groups_order) {
+  const ResidualBlockTaps taps = checked_taps(x_any, down, weight, up, color_groups, groups_order);
+  const int64_t N = x_any.size(0), C = taps.down.I, M = taps.down.O, H = x_any.size(2), W = x_any.size(3);
+  const Tensor x = in_layout(x_any, true);
+  Tensor y = empty(x, {N, C, H, W}, x.scalar_type(), true), below = empty(x, {N, M, H, W}, x.scalar_type(), true),
+         around = empty(x, {N, M, H, W}, x.scalar_type(), true);
+  const Weights weights{taps,
+                        cropped(down, taps.down),
+                        cropped(weight, taps.around),
+                        cropped(up, taps.up),
+                        checked_bias(bias_down, "bias_down", M, x),
+                        checked_bias(bias, "bias", M, x),
+                        checked_bias(bias_up, "bias_up", C, x)};
+  if (x.numel() == 0) return {y, below, around};
+  const ResidualBlockProducts block(ResidualBlockShapes(N, H, W, taps), weights.pointers());
+  const float* from = data<float>(x);
+  float *a = mutable_data<float>(below), *b = mutable_data<float>(around), *to = mutable_data<float>(y);
+  if (N >= int64_t(torch::stable::get_num_threads())) {
+    torch::stable::parallel_for(0, N, 1, [&](int64_t first, int64_t last) {
+      for (int64_t n = first; n < last; ++n) block.run(n, from, a, b, to);
+    });
+    return {y, below, around};
+  }
+  const int64_t pixels = N * H * W, grain = 8 * kGemmBlock;
+  torch::stable::parallel_for(0, pixels, grain, [&](int64_t at, int64_t end) { block.run_down(at, end, from, a); });
+  torch::stable::parallel_for(0, pixels, grain, [&](int64_t at, int64_t end) { block.run_around(at, end, a, b); });
+  torch::stable::parallel_for(0, pixels, grain, [&](int64_t at, int64_t end) { block.run_up(at, end, b, from, to); });
+  return {y, below, around};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> residual_block_backward_cpu(
+    const Tensor& grad_y_any, const Tensor& x_any, const Tensor& below_any, const Tensor& around_any,
+    const Tensor& down, const Tensor& weight, const Tensor& up, int64_t color_groups, Text groups_order) {
+  const ResidualBlockTaps taps = checked_taps(x_any, down, weight, up, color_groups, groups_order);
+  const int64_t N = x_any.size(0), C = taps.down.I, M = taps.down.O, H = x_any.size(2), W = x_any.size(3);
+  const std::vector<int64_t> between = {N, M, H, W};
+  check_same(grad_y_any, "grad_y", x_any);
+  check_tensor(below_any, "below", between, x_any.scalar_type(), x_any);
+  check_tensor(around_any, "around", between, x_any.scalar_type(), x_any);
+  const Tensor x = in_layout(x_any, true), grad_y = in_layout(grad_y_any, true), below = in_layout(below_any, true),
+               around = in_layout(around_any, true);
+  const Weights weights{taps, cropped(down, taps.down), cropped(weight, taps.around), cropped(up, taps.up), {}, {}, {}};
+  Tensor grad_x = empty(x, {N, C, H, W}, x.scalar_type(), true), grad_bias_down = empty(x, {M}),
+         grad_bias = empty(x, {M}), grad_bias_up = empty(x, {C}), grad_down = empty(x, shape_of(weights.down)),
+         grad_weight = empty(x, shape_of(weights.around)), grad_up = empty(x, shape_of(weights.up));
+  ResidualBlockGradients gradients(ResidualBlockShapes(N, H, W, taps), weights.pointers());
+  torch::stable::parallel_for(0, x.numel() ? gradients.parts() : 0, 1, [&](int64_t first, int64_t last) {
+    gradients.add(first, last, data<float>(grad_y), data<float>(x), data<float>(below), data<float>(around),
+                  mutable_data<float>(grad_x));
+  });
+  gradients.down.finish(mutable_data<float>(grad_down), mutable_data<float>(grad_bias_down));
+  gradients.around.finish(mutable_data<float>(grad_weight), mutable_data<float>(grad_bias));
+  gradients.up.finish(mutable_data<float>(grad_up), mutable_data<float>(grad_bias_up));
+  return {grad_x,    uncropped(grad_down, taps.down), grad_bias_down, uncropped(grad_weight, taps.around),
+          grad_bias, uncropped(grad_up, taps.up),     grad_bias_up};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+  m.impl("residual_block", TORCH_BOX(&residual_block_cpu));
+  m.impl("residual_block_backward", TORCH_BOX(&residual_block_backward_cpu));
+}
+
+}  // namespace fastgen

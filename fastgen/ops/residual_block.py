@@ -1,0 +1,146 @@
+"""The residual block of a PixelCNN on a CPU: three masked convolutions, through which an image passes as one.
+
+y = up(relu(conv(relu(down(relu(x)))))) + x, all masked, mask B                      arXiv:1601.06759, figure 5, left
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._dtypes import autocast_dtype
+from ._layouts import is_channels_last
+from ._masked_conv2d_checks import check_taps
+from ._registry import call, define_op
+
+KERNELS = {"CPU": "csrc/residual_block_cpu.cpp"}
+
+#: Up to so many weights between the narrow layers, and from so few channels on, products of pixels outrun oneDNN.
+MOST_WEIGHTS, FEWEST = 65536, 8
+
+
+def residual_block_reference(
+    x: Tensor,
+    down: Tensor,
+    bias_down: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    up: Tensor,
+    bias_up: Tensor | None,
+    color_groups: int,
+    groups_order: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Three masked convolutions; y and both results between, (N, M, H, W), channels_last."""
+    convolve, colors = torch.ops.fastgen.masked_conv2d.default, (color_groups, groups_order, False)
+    x = x.contiguous(memory_format=torch.channels_last)
+    below = F.relu(convolve(F.relu(x), down, bias_down, None, "B", "none", *colors)[0])
+    around = F.relu(convolve(below, weight, bias, None, "B", "none", *colors)[0])
+    y, _ = convolve(around, up, bias_up, x, "B", "none", *colors)
+    return tuple(t.contiguous(memory_format=torch.channels_last) for t in (y, below, around))  # type: ignore[return-value]
+
+
+def residual_block_backward_reference(
+    grad_y: Tensor,
+    x: Tensor,
+    below: Tensor,
+    around: Tensor,
+    down: Tensor,
+    weight: Tensor,
+    up: Tensor,
+    color_groups: int,
+    groups_order: str,
+) -> tuple[Tensor, ...]:
+    backward, every = torch.ops.fastgen.masked_conv2d_backward.default, [True, True, True]
+    nothing, options = x.new_empty(0), ("B", "none", color_groups, groups_order, every)
+    grad, grad_up, grad_bias_up = backward(grad_y, nothing, around, up, *options)
+    grad, grad_weight, grad_bias = backward(grad * (around > 0), nothing, below, weight, *options)
+    grad, grad_down, grad_bias_down = backward(grad * (below > 0), nothing, F.relu(x), down, *options)
+    grad_x = (grad * (x > 0) + grad_y).contiguous(memory_format=torch.channels_last)
+    return grad_x, grad_down, grad_bias_down, grad_weight, grad_bias, grad_up, grad_bias_up
+
+
+def pays(x: Tensor, down: Tensor, weight: Tensor, up: Tensor) -> bool:
+    """Whether ``residual_block`` takes these, and is the fastest that a CPU has."""
+    if x.device.type != "cpu" or any(each.dtype != torch.float32 for each in (x, down, weight, up)):
+        return False
+    M, C, *point = down.shape
+    KH, KW = weight.shape[2:]
+    if point != [1, 1] or x.dim() != 4 or x.shape[1] != C or not is_channels_last(x):
+        return False
+    most = max(M * M * (KH // 2 * KW + KW // 2 + 1), M * C)
+    return min(M, C) >= FEWEST and most <= MOST_WEIGHTS and autocast_dtype(x) is None
+
+
+def residual_block(x: Tensor, weights: tuple[Tensor | None, ...], color_groups: int, groups_order: str) -> Tensor:
+    """Of x (N, C, H, W), and down, bias_down, weight, bias, up, bias_up; (N, C, H, W), channels_last."""
+    op = torch.ops.fastgen.residual_block.default
+    y: Tensor = call(op, x, *weights, color_groups, groups_order)[0]
+    return y
+
+
+def _fake(x, down, _bias_down, weight, *_rest):  # type: ignore[no-untyped-def]
+    *_, color_groups, groups_order = _rest
+    check_taps(weight, "B", "relu", color_groups, groups_order)
+    N, _, H, W = x.shape
+    between = (N, down.shape[0], H, W)
+    like = {"dtype": x.dtype, "device": x.device, "memory_format": torch.channels_last}
+    return tuple(torch.empty(shape, **like) for shape in (x.shape, between, between))
+
+
+def _fake_backward(_grad_y, x, _below, _around, down, weight, up, *_colors):  # type: ignore[no-untyped-def]
+    weights = [
+        grad for each in (down, weight, up) for grad in (each.new_empty(each.shape), each.new_empty(each.shape[0]))
+    ]
+    return torch.empty_like(x, memory_format=torch.channels_last), *weights
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, color_groups, groups_order = inputs
+    ctx.colors = color_groups, groups_order
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, *output[1:])
+
+
+def _backward(ctx: Any, grad_y: Tensor | None, *grads_between: Tensor | None) -> tuple[Tensor | None, ...]:
+    *inputs, below, around = ctx.saved_tensors
+    needs = ctx.needs_input_grad[:7]
+    grads: list[Tensor | None] = [None] * 7
+    between = any(grad is not None for grad in grads_between)
+    if grad_y is not None and not between and not torch.is_grad_enabled():
+        x, down, _, weight, _, up, _ = inputs
+        run = torch.ops.fastgen.residual_block_backward.default
+        grads = list(call(run, grad_y, x, below, around, down, weight, up, *ctx.colors))
+    elif grad_y is not None or between:  # to be differentiated once more, or because a gradient was that read these
+        asked = [each for each, need in zip(inputs, needs, strict=True) if need]
+        with torch.enable_grad():
+            results = residual_block_reference(*inputs, *ctx.colors)
+        arrived = [(y, grad) for y, grad in zip(results, (grad_y, *grads_between), strict=True) if grad is not None]
+        found = iter(
+            torch.autograd.grad(
+                [y for y, _ in arrived], asked, [grad for _, grad in arrived], create_graph=torch.is_grad_enabled()
+            )
+        )
+        grads = [next(found) if need else None for need in needs]
+    return *(grad if need else None for grad, need in zip(grads, needs, strict=True)), None, None
+
+
+define_op(
+    "residual_block(Tensor x, Tensor down, Tensor? bias_down, Tensor weight, Tensor? bias, Tensor up, Tensor? bias_up, "
+    "int color_groups, str groups_order) -> (Tensor y, Tensor below, Tensor around)",
+    kernels=KERNELS,
+    reference=residual_block_reference,
+    fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+    contiguous=False,
+)
+define_op(
+    "residual_block_backward(Tensor grad_y, Tensor x, Tensor below, Tensor around, Tensor down, Tensor weight, "
+    "Tensor up, int color_groups, str groups_order) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    kernels=KERNELS,
+    reference=residual_block_backward_reference,
+    fake=_fake_backward,
+    backward=None,
+    contiguous=False,
+)
