@@ -7,6 +7,15 @@
 
 namespace fastgen {
 
+// Into each clone of its caller, for the instruction set of that.
+#if defined(__GNUC__)
+#define FG_INLINE inline __attribute__((always_inline))
+#else
+#define FG_INLINE inline
+#endif
+
+constexpr int64_t kFewChannels = 16;  // of which a loop is one vector or two: what it costs to enter one would show
+
 // Where the cells of a product's rows lie; whatever is behind a pointer has h channels, or 4h.
 template <typename T>
 struct ForwardCells {
@@ -16,7 +25,7 @@ struct ForwardCells {
 
 // sums (rows, 4h), rows `columns` apart
 template <typename T>
-FG_VECTOR_CLONES void cells_run(int rows, int64_t h, const T* sums, int64_t columns, const ForwardCells<T>* cells) {
+FG_INLINE void cells(int rows, int64_t h, const T* sums, int64_t columns, const ForwardCells<T>* cells) {
   for (int m = 0; m < rows; ++m) {
     const T *sum = sums + m * columns, *gates = cells->gates[m];
     T* activations = cells->activations[m];
@@ -35,6 +44,11 @@ FG_VECTOR_CLONES void cells_run(int rows, int64_t h, const T* sums, int64_t colu
 }
 
 template <typename T>
+FG_VECTOR_CLONES void cells_run(int rows, int64_t h, const T* sums, int64_t columns, const ForwardCells<T>* of) {
+  h == kFewChannels ? cells<T>(rows, kFewChannels, sums, columns, of) : cells<T>(rows, h, sums, columns, of);
+}
+
+template <typename T>
 struct BackwardCells {
   const T *grad_h[kRows], *grad_c[kRows], *grad_activations[kRows], *activations[kRows], *previous[kRows], *c[kRows];
   T* carried[kRows];  // comes from the cell that has read this one's c, and goes to the one that this one has read
@@ -43,8 +57,7 @@ struct BackwardCells {
 
 // sums (rows, h), rows `columns` apart, of which nothing is left
 template <typename T>
-FG_VECTOR_CLONES void cells_backward_run(int rows, int64_t h, T* sums, int64_t columns, T* tanh_c,
-                                         const BackwardCells<T>* cells) {
+FG_INLINE void cells_backward(int rows, int64_t h, T* sums, int64_t columns, T* tanh_c, const BackwardCells<T>* cells) {
   for (int m = 0; m < rows; ++m) {
     const T* c = cells->c[m];
 #pragma GCC ivdep
@@ -66,6 +79,13 @@ FG_VECTOR_CLONES void cells_backward_run(int rows, int64_t h, T* sums, int64_t c
       carried[d] = grad.previous;
     }
   }
+}
+
+template <typename T>
+FG_VECTOR_CLONES void cells_backward_run(int rows, int64_t h, T* sums, int64_t columns, T* tanh_c,
+                                         const BackwardCells<T>* of) {
+  h == kFewChannels ? cells_backward<T>(rows, kFewChannels, sums, columns, tanh_c, of)
+                    : cells_backward<T>(rows, h, sums, columns, tanh_c, of);
 }
 
 }  // namespace fastgen

@@ -43,6 +43,9 @@ struct Crop {
   int64_t KH, KW, top, left, right;
   int64_t live;  // of what is left, taps up to the last in raster order that some channel reads
 
+  Crop(int64_t KH, int64_t KW, int64_t top, int64_t left, int64_t right, int64_t live)
+      : KH(KH), KW(KW), top(top), left(left), right(right), live(live) {}
+
   explicit Crop(const TapMask& mask)
       : KH(mask.KH / 2 + 1),
         KW(mask.KH == 1 ? mask.KW / 2 + 1 : mask.KW),

@@ -3,7 +3,7 @@
 
 #include <optional>
 
-#include "tensor_utils.h"
+#include "masked_tensors.h"
 
 namespace fastgen {
 namespace {
@@ -14,32 +14,17 @@ struct Weights {
   std::optional<Tensor> bias_down, bias_around, bias_up;
 
   ResidualBlockWeights pointers() const {
-    const auto bias = [](const std::optional<Tensor>& each) { return each ? data<float>(*each) : nullptr; };
-    return {data<float>(down), bias(bias_down), data<float>(around), bias(bias_around), data<float>(up), bias(bias_up)};
+    return {data<float>(down),    numbers(bias_down), data<float>(around),
+            numbers(bias_around), data<float>(up),    numbers(bias_up)};
   }
 };
-
-Tensor cropped(const Tensor& weight, const TapMask& taps) {
-  const Crop crop(taps);
-  Tensor found = empty(weight, {taps.O, taps.I, crop.KH, crop.KW});
-  const Tensor given = as_contiguous(weight);
-  crop_weight(taps, crop, data<float>(given), mutable_data<float>(found));
-  return found;
-}
-
-Tensor uncropped(const Tensor& weight, const TapMask& taps) {
-  Tensor found = empty(weight, {taps.O, taps.I, taps.KH, taps.KW});
-  uncrop_weight(taps, Crop(taps), data<float>(weight), mutable_data<float>(found));
-  return found;
-}
 
 ResidualBlockTaps checked_taps(const Tensor& x, const Tensor& down, const Tensor& weight, const Tensor& up,
                                int64_t color_groups, const std::string& groups_order) {
   STD_TORCH_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::Float, "x: expected (N, C, H, W) in float32");
   STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) % 2 == 1 && weight.size(3) % 2 == 1,
                   "weight: expected shape (M, M, KH, KW), KH and KW odd");
-  STD_TORCH_CHECK(groups_order == "contiguous" || groups_order == "interleaved",
-                  "groups_order: expected 'contiguous' or 'interleaved', got ", groups_order);
+  const bool interleaved = checked_order(groups_order);
   const int64_t C = x.size(1), M = weight.size(0);
   STD_TORCH_CHECK(C > 0 && M > 0, "weight: expected channels on both sides");
   STD_TORCH_CHECK(color_groups > 0 && C % color_groups == 0 && M % color_groups == 0,
@@ -48,13 +33,7 @@ ResidualBlockTaps checked_taps(const Tensor& x, const Tensor& down, const Tensor
   check_tensor(down, "down", in, x.scalar_type(), x);
   check_tensor(weight, "weight", between, x.scalar_type(), x);
   check_tensor(up, "up", out, x.scalar_type(), x);
-  return {C, M, weight.size(2), weight.size(3), color_groups, groups_order == "interleaved"};
-}
-
-std::optional<Tensor> checked_bias(const std::optional<Tensor>& bias, const char* name, int64_t O, const Tensor& x) {
-  if (!bias) return std::nullopt;
-  check_tensor(*bias, name, std::vector<int64_t>{O}, x.scalar_type(), x);
-  return as_contiguous(*bias);
+  return {C, M, weight.size(2), weight.size(3), color_groups, interleaved};
 }
 
 std::tuple<Tensor, Tensor, Tensor> residual_block_cpu(const Tensor& x_any, const Tensor& down,

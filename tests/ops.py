@@ -115,6 +115,16 @@ def _tuple(value: Any) -> tuple[Tensor, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
+def with_threads(threads: int, run: Callable[[], Any]) -> Any:
+    """What ``run`` gives while torch has so many threads."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        return run()
+    finally:
+        torch.set_num_threads(before)
+
+
 def assert_gradients(
     ops: Sequence[Any], function: Callable[..., Any], eager: Callable[..., Any], *inputs: Tensor
 ) -> None:

@@ -14,7 +14,16 @@ from fastgen.ops import masked_conv2d_mask
 from fastgen.ops.residual_block import pays, residual_block_backward_reference, residual_block_reference
 from fastgen.sampling import compile as compile_sampler
 from fastgen.sampling import verify
-from ops import assert_compiles, assert_gradients, assert_op_parity, assert_opcheck, assert_raises, assert_runs, ops_run
+from ops import (
+    assert_compiles,
+    assert_gradients,
+    assert_op_parity,
+    assert_opcheck,
+    assert_raises,
+    assert_runs,
+    ops_run,
+    with_threads,
+)
 from parity import assert_parity, channels_last, contiguous, sliced
 
 OP = torch.ops.fastgen.residual_block.default
@@ -50,15 +59,6 @@ def eager(x, down, bias_down, weight, bias, up, bias_up, groups=1, order="contig
     return x + F.conv2d(around, live[2], bias_up), below, around
 
 
-def without_threads(run: Callable[[], Any], threads: int) -> Any:
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        return run()
-    finally:
-        torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("colors", COLORS)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_parity(shape: tuple[int, ...], colors: tuple[int, str]) -> None:
@@ -74,7 +74,7 @@ def test_parity(shape: tuple[int, ...], colors: tuple[int, str]) -> None:
     backward = (torch.randn_like(x), x, below, around, down, weight, up, *colors)
     assert_op_parity(BACKWARD, residual_block_backward_reference, *backward)
     for op, args in ((OP, (x, *weights, *colors)), (BACKWARD, backward)):
-        found = [without_threads(lambda op=op, args=args: op(*args), threads) for threads in (1, 2, 7)]
+        found = [with_threads(threads, lambda op=op, args=args: op(*args)) for threads in (1, 2, 7)]
         for one, two, three in zip(*found, strict=True):
             assert torch.equal(one, two)
             assert torch.equal(one, three)
@@ -178,7 +178,7 @@ def test_it_runs_where_it_pays() -> None:
     assert not pays(last, down, weight.double(), up)
     with torch.autocast("cpu", torch.bfloat16):
         assert not pays(last, down, weight, up)
-    for C, M, K in ((16, 7, 3), (512, 256, 3), (64, 48, 11)):
+    for C, M, K in ((16, 7, 3), (16, 256, 3), (2**13, 33, 3)):
         x, down, _, weight, _, up, _ = arguments((1, C, M, 2, 2, K, K))
         assert not pays(channels_last(x), down, weight, up)
 
@@ -202,7 +202,8 @@ def test_a_block_is_one_op_unless_somebody_looks_between() -> None:
     assert "residual_block" not in ran
     handle.remove()
     for change in (
-        lambda: nn.utils.parametrizations.weight_norm(block.down),
+        lambda: setattr(block.dropout, "p", 0.5),
+        lambda: setattr(block.dropout, "p", 0.0) or nn.utils.parametrizations.weight_norm(block.down),
         lambda: nn.utils.parametrize.remove_parametrizations(block.down, "weight") and setattr(block.up, "mask", "A"),
         lambda: setattr(block.up, "mask", "B") or setattr(block.context, "activation", "elu"),
         lambda: setattr(block.context, "activation", "relu") or setattr(block.down, "color_groups", 2),
@@ -210,7 +211,9 @@ def test_a_block_is_one_op_unless_somebody_looks_between() -> None:
     ):
         change()
         with ops_run() as ran:
-            torch.testing.assert_close(block(x), layers(x))
+            found = block(x)
+        if not block.dropout.p:
+            torch.testing.assert_close(found, layers(x))
         assert "residual_block" not in ran
 
 

@@ -23,7 +23,10 @@ from torch import Tensor, nn
 from .._checks import check_dense, check_integer, check_number
 from ..conditions import Classes, FeatureMap
 from ..nn import MaskedConv2d
+from ..nn._as_made import are_masked, are_plain, nobody_looks
 from ..ops import gated_activation
+from ..ops._layouts import together
+from ..ops.gated_layer import gated_layer, pays
 from .autoregressive import AutoregressiveModel, Law
 from .map_features import MapFeatures, check_map, check_subsampled
 from .model import check_divides, check_positive
@@ -146,8 +149,11 @@ class GatedPixelCNN(AutoregressiveModel):
         if self.embedding:
             x = self.vectors(x[:, 0].long()).permute(0, 3, 1, 2)
         v, h = F.pad(x, (0, 0, 1, -1)), x
+        in_one = features is None and not (self.training and self.dropout)
         for layer in self.stack:
             v, h = layer(v, h, told, features)
+            if in_one:
+                v, h = together(v), together(h)
         return self.in_parts(self.output(self.hidden(F.relu(h))))
 
 
@@ -188,6 +194,11 @@ class GatedLayer(nn.Module):
         self, v: Tensor, h: Tensor, labels: Tensor | None, features: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         class_above, class_here = self._classes(labels)
+        if features is None and self._is_one_op(v, h):
+            layers = (self.vertical, self.link, self.horizontal, self.out)
+            weights = tuple(tensor for layer in layers for tensor in (layer.weight, layer.bias))
+            colors = self.horizontal.color_groups, self.horizontal.groups_order
+            return gated_layer(v, h, weights, (class_above, class_here), *colors)
         above = self.vertical(F.pad(v, (0, 0, self.vertical.kernel_size[0] - 1, 0)))
         if class_above is not None:
             above = above + class_above[:, :, None, None]
@@ -200,6 +211,18 @@ class GatedLayer(nn.Module):
             here = here + self.map_horizontal(features)
         found = self.dropout(gated_activation(here))
         return gated_activation(above), self.out(found, residual=h if self.residual else None)
+
+    def _is_one_op(self, v: Tensor, h: Tensor) -> bool:
+        """Whether its layers are what they were made as, nobody looks between them, and one op is the fastest."""
+        if not self.residual or (self.training and self.dropout.p):
+            return False
+        plain, masked = (self.vertical, self.link), (self.horizontal, self.out)
+        if not are_plain(plain) or not are_masked(masked, ("none", "none")):
+            return False
+        padded = (self.vertical.padding, self.link.padding) == ((0, self.vertical.kernel_size[1] // 2), (0, 0))
+        if not padded or not nobody_looks((*plain, *masked, self.dropout)):
+            return False
+        return pays(v, h, tuple(layer.weight for layer in (*plain, *masked)))
 
     def _classes(self, labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """What a class adds to the gates of the vertical and of the horizontal stack, (N, 2p) each."""

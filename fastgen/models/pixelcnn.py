@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .._checks import check_number
 from ..nn import MaskedConv2d
-from ..nn.sequence import globally_observed, observed
+from ..nn._as_made import are_masked, nobody_looks
 from ..ops._layouts import together
 from ..ops.residual_block import pays, residual_block
 from .autoregressive import AutoregressiveModel, Law
@@ -105,11 +105,7 @@ class ResidualBlock(nn.Module):
         """Whether its layers are what they were made as, nobody looks between them, and one op is the fastest."""
         if self.training and self.dropout.p:
             return False
-        layers, colors = (self.down, self.context, self.up), (self.up.color_groups, self.up.groups_order)
-        for layer, activation in zip(layers, ("relu", "relu", "none"), strict=True):
-            if type(layer) is not MaskedConv2d or (layer.mask, layer.activation) != ("B", activation):
-                return False
-            if (layer.color_groups, layer.groups_order) != colors or observed(layer):
-                return False
-        weights = (self.down.weight, self.context.weight, self.up.weight)
-        return not (observed(self.dropout) or globally_observed()) and pays(h, *weights)
+        layers = (self.down, self.context, self.up)
+        if not are_masked(layers, ("relu", "relu", "none")) or not nobody_looks((*layers, self.dropout)):
+            return False
+        return pays(h, *(layer.weight for layer in layers))

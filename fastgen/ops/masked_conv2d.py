@@ -141,7 +141,8 @@ def _backward(ctx: Any, grad_y: Tensor | None, grad_pre: Tensor | None) -> tuple
     if not any(needs):  # nothing was kept for them either
         return None, None, None, grad_residual, None, None, None, None, None
     if grad_pre is None:
-        grads = torch.ops.fastgen.masked_conv2d_backward.default(grad_y, preactivation, x, weight, *ctx.options, needs)
+        backward = torch.ops.fastgen.masked_conv2d_backward.default
+        grads = call(backward, grad_y, preactivation, x, weight, *ctx.options, needs)
     else:
         if grad_y is not None:
             grad_pre = grad_pre + activate_backward(grad_y, preactivation, ctx.options[1])

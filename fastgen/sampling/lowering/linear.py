@@ -90,17 +90,6 @@ def _gated_residual_block(
     return _masked_conv2d(b, gated, weight_out, bias_out, x, "B", "none", *colors, False)
 
 
-@handles("fastgen.residual_block")
-def _residual_block(
-    b: Builder, x: Value, down: Tensor, bias_down: Tensor | None, weight: Tensor, bias: Tensor | None, up: Tensor,
-    bias_up: Tensor | None, color_groups: int, groups_order: str,
-) -> list[Value]:  # fmt: skip
-    colors = (color_groups, groups_order, False)
-    (below,) = _masked_conv2d(b, b.pointwise("relu", x), down, bias_down, None, "B", "relu", *colors)
-    (around,) = _masked_conv2d(b, below, weight, bias, None, "B", "relu", *colors)
-    return _masked_conv2d(b, around, up, bias_up, x, "B", "none", *colors)
-
-
 @handles("mm")
 def _mm(b: Builder, x: Argument, weight: Argument) -> Value:
     if isinstance(x, Tensor) and isinstance(weight, Value) and weight.kind(0) == "c" and "c" not in weight.kind(1):

@@ -1,0 +1,41 @@
+// What ops of several masked convolutions share on the side of tensors.
+#pragma once
+
+#include <optional>
+
+#include "masked_conv2d.h"
+#include "tensor_utils.h"
+
+namespace fastgen {
+
+inline Tensor cropped(const Tensor& weight, const TapMask& taps) {
+  const Crop crop(taps);
+  Tensor found = empty(weight, {taps.O, taps.I, crop.KH, crop.KW});
+  const Tensor given = as_contiguous(weight);
+  crop_weight(taps, crop, data<float>(given), mutable_data<float>(found));
+  return found;
+}
+
+inline Tensor uncropped(const Tensor& weight, const TapMask& taps) {
+  Tensor found = empty(weight, {taps.O, taps.I, taps.KH, taps.KW});
+  uncrop_weight(taps, Crop(taps), data<float>(weight), mutable_data<float>(found));
+  return found;
+}
+
+inline std::optional<Tensor> checked_bias(const std::optional<Tensor>& bias, const char* name, int64_t O,
+                                          const Tensor& x) {
+  if (!bias) return std::nullopt;
+  check_tensor(*bias, name, std::vector<int64_t>{O}, x.scalar_type(), x);
+  return as_contiguous(*bias);
+}
+
+// Where the numbers of a tensor are that may not be there.
+inline const float* numbers(const std::optional<Tensor>& tensor) { return tensor ? data<float>(*tensor) : nullptr; }
+
+inline bool checked_order(const std::string& groups_order) {  // whether colours are interleaved
+  STD_TORCH_CHECK(groups_order == "contiguous" || groups_order == "interleaved",
+                  "groups_order: expected 'contiguous' or 'interleaved', got ", groups_order);
+  return groups_order == "interleaved";
+}
+
+}  // namespace fastgen
