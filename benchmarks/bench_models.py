@@ -293,6 +293,7 @@ def tasks(device: str, quick: bool = False) -> list[Task]:
     found = []
     for N in (16, 128):
         found += [
+            autoregressive("PixelCNN, 0.1 M weights", partial(PixelCNN, channels=32), (N, 1, 28, 28)),
             autoregressive("PixelCNN, 0.4 M weights", PixelCNN, (N, 1, 28, 28)),
             vae("VAE, 784-400-20", lambda: connected(784, 400, 20), N, 784),
             autoregressive("Gated PixelCNN, 5.8 M weights", GatedPixelCNN, (N, 1, 28, 28)),

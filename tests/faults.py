@@ -32,8 +32,8 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("a sum for the product", "return torch.tanh(a) * torch.sigmoid(b)",
              "return torch.tanh(a) + torch.sigmoid(b)"),
             ("no derivative of the sigmoid in the reference", "grad_y * t * s * (1 - s)", "grad_y * t * s"),
-            ("the gradient's sign", "return torch.ops.fastgen.gated_activation_backward.default(grad_y, *",
-             "return torch.ops.fastgen.gated_activation_backward.default(-grad_y, *"),
+            ("the gradient's sign", "gated_activation_backward.default, grad_y, *",
+             "gated_activation_backward.default, -grad_y, *"),
         ],
         "csrc/gated_activation.h": [
             ("halves of the gate swapped", "return tanh(a) * sigmoid(b);", "return tanh(b) * sigmoid(a);"),
@@ -252,8 +252,8 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("no gradient of the initial state beside a row", "beside.sum(dim=(0, 1))", "0 * beside.sum(dim=(0, 1))"),
             ("corners that zeros stand beside", "above[1:].sum", "above.sum"),
             ("the gradient of the cell state is one image's", "grad_cell.sum(dim=0)", "grad_cell[0]"),
-            ("a gradient of a gradient forgets the cell states", "backward(grad_h, grad_c, grad_act",
-             "backward(grad_h, None, grad_act"),
+            ("a gradient of a gradient forgets the cell states", "call(backward, grad_h, grad_c, grad_act",
+             "call(backward, grad_h, None, grad_act"),
         ],
         "fastgen/ops/image_lstm_triton.py": [
             ("a tap reads the other side", "read = shifted(state, tap - 1,", "read = shifted(state, 1 - tap,"),

@@ -208,7 +208,9 @@ def test_a_layer_is_one_op_unless_somebody_looks_between() -> None:
         above = layer.vertical(F.pad(v, (0, 0, 1, 0)))
         here = layer.horizontal(h, residual=layer.link(above))
         (a, b), (c, d) = above.chunk(2, 1), here.chunk(2, 1)
-        return torch.tanh(a) * torch.sigmoid(b), layer.out(torch.tanh(c) * torch.sigmoid(d), residual=h)
+        return torch.tanh(a) * torch.sigmoid(b), layer.out(
+            torch.tanh(c) * torch.sigmoid(d), residual=h if layer.residual else None
+        )
 
     with assert_runs(OP):
         found = layer(v, h, None)
@@ -223,7 +225,8 @@ def test_a_layer_is_one_op_unless_somebody_looks_between() -> None:
     handle.remove()
     for change in (
         lambda: setattr(layer.dropout, "p", 0.5),
-        lambda: setattr(layer.dropout, "p", 0.0) or nn.utils.parametrizations.weight_norm(layer.vertical),
+        lambda: setattr(layer.dropout, "p", 0.0) or setattr(layer, "residual", False),
+        lambda: setattr(layer, "residual", True) or nn.utils.parametrizations.weight_norm(layer.vertical),
         lambda: nn.utils.parametrize.remove_parametrizations(layer.vertical, "weight")
         and setattr(layer.out, "mask", "A"),
         lambda: setattr(layer.out, "mask", "B") or setattr(layer.vertical, "padding_mode", "circular")

@@ -127,7 +127,7 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor)
 
 def _backward(ctx: Any, grad_log_likelihood: Tensor) -> tuple[Tensor, None, None]:
     backward = torch.ops.fastgen.discretized_logistic_mixture_backward.default
-    return backward(grad_log_likelihood, *ctx.saved_tensors, ctx.levels), None, None
+    return call(backward, grad_log_likelihood, *ctx.saved_tensors, ctx.levels), None, None
 
 
 define_op(

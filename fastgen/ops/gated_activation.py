@@ -35,7 +35,7 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad_y: Tensor) -> Tensor:
-    return torch.ops.fastgen.gated_activation_backward.default(grad_y, *ctx.saved_tensors)
+    return call(torch.ops.fastgen.gated_activation_backward.default, grad_y, *ctx.saved_tensors)
 
 
 define_op(

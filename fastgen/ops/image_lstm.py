@@ -138,7 +138,7 @@ def _backward(
         grad_h = torch.zeros_like(h)
     backward = torch.ops.fastgen.image_lstm_backward.default
     read = h, c, activations, weight, hidden, cell, ctx.scan
-    grads, grad_weight, grad_cell = backward(grad_h, grad_c, grad_activations, *read)
+    grads, grad_weight, grad_cell = call(backward, grad_h, grad_c, grad_activations, *read)
     need_weight, need_hidden, need_cell = ctx.needs_input_grad[1:4]
     return (
         grads,

@@ -55,7 +55,7 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tupl
 
 
 def _backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> tuple[Tensor, Tensor, None]:
-    grads = torch.ops.fastgen.rsample_kl_backward.default(grad_z, grad_kl, *ctx.saved_tensors)
+    grads = call(torch.ops.fastgen.rsample_kl_backward.default, grad_z, grad_kl, *ctx.saved_tensors)
     return *grads, None
 
 
