@@ -71,7 +71,8 @@ def test_parity(shape: tuple[int, ...], colors: tuple[int, str]) -> None:
     """Forward and backward, of every layout, with all that may be left out, the same by any number of threads."""
     v, h, *rest = arguments(shape)
     for layout in (contiguous, channels_last, sliced):
-        assert_op_parity(OP, eager, layout(v), layout(h), *rest, *colors, True)
+        told = [layout(each) if each.dim() == 4 else each.repeat_interleave(2, -1)[..., ::2] for each in rest]
+        assert_op_parity(OP, eager, layout(v), layout(h), *told, *colors, True)
     weights = rest[:8:2]
     bare = (v, h, *(each for weight in weights for each in (weight, None)), None, None, *colors)
     assert_op_parity(OP, eager, *bare, False)
@@ -260,3 +261,10 @@ def test_a_model_runs_it_and_is_the_same_without(colors: int, classes: int | Non
     model.float().eval()
     condition = {} if classes is None else {"condition": model.condition_kind}
     assert verify(compile_sampler(model, (colors, 6, 6), **condition), 2).differing == 0
+
+
+def test_a_vectorized_model_runs_its_layers() -> None:
+    model, x = GatedPixelCNN(1, channels=8, layers=1), torch.rand(3, 2, 1, 5, 5)
+    with torch.no_grad():
+        found = torch.func.vmap(model)(x)
+        torch.testing.assert_close(found.flatten(0, 1), model(x.flatten(0, 1)))

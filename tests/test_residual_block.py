@@ -65,7 +65,8 @@ def test_parity(shape: tuple[int, ...], colors: tuple[int, str]) -> None:
     """Forward and backward, of every layout, with biases and without, the same by any number of threads."""
     x, *weights = arguments(shape)
     for layout in (contiguous, channels_last, sliced):
-        assert_op_parity(OP, eager, layout(x), *weights, *colors)
+        told = [layout(each) if each.dim() == 4 else each.repeat_interleave(2)[::2] for each in weights]
+        assert_op_parity(OP, eager, layout(x), *told, *colors)
     down, _, weight, _, up, _ = weights
     bare = (x, down, None, weight, None, up, None)
     assert_op_parity(OP, eager, *bare, *colors)
@@ -235,3 +236,10 @@ def test_a_model_runs_it_and_is_the_same_without(colors: int) -> None:
     torch.testing.assert_close(grads.double(), truth, rtol=1e-4, atol=1e-5)
     model.float().eval()
     assert verify(compile_sampler(model, (colors, 6, 6)), 2).differing == 0
+
+
+def test_a_vectorized_model_runs_its_layers() -> None:
+    model, x = PixelCNN(1, channels=8, layers=1), torch.rand(3, 2, 1, 5, 5)
+    with torch.no_grad():
+        found = torch.func.vmap(model)(x)
+        torch.testing.assert_close(found.flatten(0, 1), model(x.flatten(0, 1)))

@@ -18,7 +18,12 @@ def layout_of(x: Tensor) -> torch.memory_format:
     return layout(is_channels_last(x))
 
 
+def is_vectorized() -> bool:
+    """Whether a transform of ``torch.func`` runs: ``vmap`` has tensors of which the layout is not known."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
 def together(x: Tensor) -> Tensor:
     """``x``, in float32 on a CPU in channels_last: there the ops of pixels are at their fastest."""
-    products = x.device.type == "cpu" and x.dtype == torch.float32
+    products = x.device.type == "cpu" and x.dtype == torch.float32 and not is_vectorized()
     return x.contiguous(memory_format=torch.channels_last) if products else x

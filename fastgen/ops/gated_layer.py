@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._dtypes import autocast_dtype
-from ._layouts import is_channels_last
+from ._layouts import is_channels_last, is_vectorized
 from ._masked_conv2d_checks import check_taps
 from ._recomputed import gradients_by
 from ._registry import call, define_op
@@ -102,7 +102,9 @@ def gated_layer_backward_reference(
 def pays(v: Tensor, h: Tensor, weights: tuple[Tensor, ...]) -> bool:
     """Whether ``gated_layer`` takes these, vertical, link, horizontal and out, and is the fastest that a CPU has."""
     tensors = (v, h, *weights)
-    if any(each.device.type != "cpu" or each.dtype != torch.float32 or each.dim() != 4 for each in tensors):
+    if is_vectorized() or any(
+        each.device.type != "cpu" or each.dtype != torch.float32 or each.dim() != 4 for each in tensors
+    ):
         return False
     vertical, link, horizontal, out = (each.shape for each in weights)
     p, (rows, K) = h.shape[1], vertical[2:]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._dtypes import autocast_dtype
-from ._layouts import is_channels_last
+from ._layouts import is_channels_last, is_vectorized
 from ._masked_conv2d_checks import check_taps
 from ._recomputed import gradients_by
 from ._registry import call, define_op
@@ -64,7 +64,7 @@ def residual_block_backward_reference(
 
 def pays(x: Tensor, down: Tensor, weight: Tensor, up: Tensor) -> bool:
     """Whether ``residual_block`` takes these, and is the fastest that a CPU has."""
-    if x.device.type != "cpu" or any(each.dtype != torch.float32 for each in (x, down, weight, up)):
+    if is_vectorized() or x.device.type != "cpu" or any(each.dtype != torch.float32 for each in (x, down, weight, up)):
         return False
     M, C, *point = down.shape
     KH, KW = weight.shape[2:]
