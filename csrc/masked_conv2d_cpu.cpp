@@ -130,6 +130,12 @@ FG_VECTOR_CLONES void activate_run(int64_t count, const storage_t<T>* __restrict
     for (int64_t i = 0; i < count; ++i) y[i] = S::store(F::forward(S::load(pre[i])));
 }
 
+template <typename T>
+FG_VECTOR_CLONES void relu_in_place(int64_t count, storage_t<T>* y) {
+  using S = Storage<T>;
+  for (int64_t i = 0; i < count; ++i) y[i] = S::store(Relu::forward(S::load(y[i])));
+}
+
 template <class F, typename T>
 FG_VECTOR_CLONES void activate_backward_run(int64_t count, const storage_t<T>* __restrict grad_y,
                                             const storage_t<T>* __restrict pre, storage_t<T>* __restrict grad_pre) {
@@ -328,8 +334,15 @@ std::tuple<Tensor, Tensor> masked_conv2d_cpu(const Tensor& x, const Tensor& weig
                          : in_layout(convolve(pad_image(x, crop), cropped, bias), channels_last);  // oneDNN adds bias
   if (plain && (!residual || products)) return {conv, nothing(x)};
 
-  Tensor y = empty_in_layout(x, sizes, channels_last);
   const bool keep_pre = save_preactivation && !plain;
+  if (options.activation == Activation::kRelu && !keep_pre && !residual) {
+    FG_DISPATCH_FLOATING(conv, "masked_conv2d",
+                         parallel_over_runs(1, conv.numel(), [&](int64_t, int64_t first, int64_t count) {
+                           relu_in_place<scalar_t>(count, mutable_data<scalar_t>(conv) + first);
+                         }));
+    return {conv, nothing(x)};
+  }
+  Tensor y = empty_in_layout(x, sizes, channels_last);
   epilogue(conv, rest, options.activation, channels_last, y);
   return {y, keep_pre ? conv : nothing(x)};
 }

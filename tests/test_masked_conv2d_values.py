@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fastgen.ops import masked_conv2d_mask
+from fastgen.ops import masked_conv2d, masked_conv2d_mask
 from fastgen.ops._masked_conv2d_activations import activate
 from fastgen.ops.masked_conv2d import masked_conv2d_backward_reference, masked_conv2d_reference
 from ops import assert_op_parity
@@ -103,3 +103,16 @@ def test_products_of_pixels_by_two_threads_are_those_of_one() -> None:
     finally:
         torch.set_num_threads(threads)
     assert all(map(torch.equal, *results))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("activation", "kept"), [("none", 0), ("relu", 1), ("elu", 1)])
+def test_what_a_gradient_keeps(activation: str, kept: int, layout: torch.memory_format) -> None:
+    """Beside image and weight one image, or none: a ReLU's result is what comes next keeps anyway."""
+    x = torch.randn(2, 8, 5, 6).contiguous(memory_format=layout).requires_grad_()
+    weight, saved = torch.randn(8, 8, 3, 3, requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        y = masked_conv2d(x, weight, None, "B", activation)  # type: ignore[arg-type]
+    inner = [t for t in saved if t.numel() and t.data_ptr() not in (x.data_ptr(), weight.data_ptr())]
+    assert len(inner) == kept
+    assert [t.data_ptr() == y.data_ptr() for t in inner] == [activation == "relu"] * kept

@@ -124,10 +124,15 @@ def _fake_backward(_grad_y, _preactivation, x, weight, *options):  # type: ignor
     )
 
 
+def _tells_by_result(activation: str, residual: Tensor | None) -> bool:
+    """Whether the result says all that the activation's gradient reads: a ReLU has given what it passes on."""
+    return activation == "relu" and residual is None
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, _bias, _residual, *ctx.options = inputs[:8]
+    x, weight, _bias, residual, *ctx.options = inputs[:8]
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, weight, output[1])
+    ctx.save_for_backward(x, weight, output[0 if _tells_by_result(ctx.options[1], residual) else 1])
 
 
 def _backward(ctx: Any, grad_y: Tensor | None, grad_pre: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -231,6 +236,7 @@ def masked_conv2d(
     differentiated = torch.is_grad_enabled() and (
         x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     )
+    save = differentiated and not _tells_by_result(activation, residual)
     op = torch.ops.fastgen.masked_conv2d.default
-    y, _ = call(op, x, weight, bias, residual, mask, activation, color_groups, groups_order, differentiated)
+    y, _ = call(op, x, weight, bias, residual, mask, activation, color_groups, groups_order, save)
     return y
