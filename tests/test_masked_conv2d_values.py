@@ -9,6 +9,7 @@ from fastgen.ops import masked_conv2d, masked_conv2d_mask
 from fastgen.ops._masked_conv2d_activations import activate
 from fastgen.ops.masked_conv2d import masked_conv2d_backward_reference, masked_conv2d_reference
 from ops import assert_op_parity
+from parity import DTYPES
 
 
 @pytest.mark.parametrize(
@@ -116,3 +117,14 @@ def test_what_a_gradient_keeps(activation: str, kept: int, layout: torch.memory_
     inner = [t for t in saved if t.numel() and t.data_ptr() not in (x.data_ptr(), weight.data_ptr())]
     assert len(inner) == kept
     assert [t.data_ptr() == y.data_ptr() for t in inner] == [activation == "relu"] * kept
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_relu_whose_preactivation_nobody_keeps(layout: torch.memory_format, dtype: torch.dtype) -> None:
+    x = torch.randn(2, 9, 5, 6, dtype=dtype).contiguous(memory_format=layout)
+    weight = torch.randn(7, 9, 3, 3, dtype=dtype)
+    assert_op_parity(
+        torch.ops.fastgen.masked_conv2d.default, masked_conv2d_reference,
+        x, weight / 9, None, None, "B", "relu", 1, "contiguous", False,
+    )  # fmt: skip
