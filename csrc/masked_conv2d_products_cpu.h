@@ -27,7 +27,10 @@ struct PixelConvolution {
 
   // Else runs are short, or the weights leave the cache between one block of pixels and the next.
   bool pays() const { return taps() > 0 && I >= 8 && taps() * I * O <= 65536; }
-  bool gradient_pays() const { return taps() * I <= 256; }  // of the weight alone
+  bool gradient_pays() const { return taps() > 0 && taps() * I <= 256; }  // of the weight alone
+
+  // Whether some tap is beside the pixel, and may be outside of the image; the first in raster order is the furthest.
+  bool looks_around() const { return taps() > 0 && (row(0) != 0 || column(0) != 0); }
 };
 
 // y[pixel] = Σ over taps of x[pixel ± tap] @ W + bias + residual
@@ -192,7 +195,8 @@ class TapsGradient {
     std::vector<float> sum;
 
     explicit Scratch(const PixelConvolution& shape)
-        : frame(shape.taps() > 1 ? shape.H : 0, shape.W, shape.I, shape.crop.top, shape.crop.left, shape.crop.right),
+        : frame(shape.looks_around() ? shape.H : 0, shape.W, shape.I, shape.crop.top, shape.crop.left,
+                shape.crop.right),
           product(shape.W, shape.O),
           sum(size_t(shape.O)) {}
   };
@@ -202,7 +206,7 @@ class TapsGradient {
                  float* grad_x, Scratch* scratch) {
     const int64_t H = shape_.H, W = shape_.W, O = shape_.O;
     float* y = &parts_[size_t(n / images_ * part())];
-    const bool framed = shape_.taps() > 1;
+    const bool framed = shape_.looks_around();
     if (framed && weight) scratch->frame.fill(x);
     const Plane<float> plane = framed ? scratch->frame.plane() : Plane<float>{x, W * shape_.I, shape_.I};
     const int64_t rows = scratch->product.rows();

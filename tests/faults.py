@@ -6,7 +6,7 @@ TESTS = {
     "masked_conv2d": ("test_masked_conv2d_values.py", "test_masked_conv2d.py"),
     "gated_residual_block": ("test_gated_residual_block.py",),
     "residual_block": ("test_residual_block.py", "test_dropout.py"),
-    "gated_layer": ("test_gated_layer.py",),
+    "gated_layer": ("test_gated_layer.py", "test_gated_layer_inputs.py"),
     "image_lstm": ("test_image_lstm.py", "test_pixel_lstm.py"),
     "rsample_kl": ("test_rsample_kl.py", "test_math.py"),
     "discretized_logistic_mixture": ("test_discretized_logistic_mixture.py",),
@@ -114,6 +114,8 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("another tap's pixels in a weight's gradient", "shape.column(t) * shape.I + i);", "i);"),
             ("a weight's gradient in the pixel's own row", "shape.row(t) * row + shape", "shape"),
             ("pixels of a part's first row alone", "(n * H + end) * W, grads", "(n * H + r + 1) * W, grads"),
+            ("no frame around one tap", "frame(shape.looks_around() ? shape.H", "frame(shape.taps() > 1 ? shape.H"),
+            ("a gradient of no taps", "taps() > 0 && taps() * I <= 256;", "taps() * I <= 256;"),
             ("another image's part", "parts_[size_t(n / images_ * part())]", "parts_[0]"),
         ],
         "csrc/gated_activation_cpu.h": [
@@ -149,11 +151,12 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
              "if grad_y is not None and"),
             ("a gradient that cannot be differentiated", "and not torch.is_grad_enabled():", "and True:"),
             ("small layers too", "min(M, C) >= FEWEST and", "True and"),
+            ("layers of other widths", "if weight.shape[:2] != (M, M) or up.shape", "if up.shape"),
             ("large ones too", "and most <= MOST_WEIGHTS", ""),
             ("under autocast, too", " and autocast_dtype(x) is None", ""),
         ],
         "fastgen/models/pixelcnn.py": [
-            ("dropout is passed over", "if self.training and self.dropout.p:", "if False:"),
+            ("dropout is passed over", "if not drops_nothing(self.dropout):", "if False:"),
         ],
         "fastgen/nn/_as_made.py": [
             ("hooks are passed over", " and not any(observed(layer) for layer in layers)", ""),
@@ -195,6 +198,8 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
              " and (grad_v"),
             ("nothing is kept for a gradient", "each is not None and each.requires_grad for", "False for"),
             ("small layers too", "fits = p >= FEWEST and", "fits ="),
+            ("one class for all images", "if any(each.shape != (h.shape[0], 2 * p) for each in told):", "if False:"),
+            ("zeros for what is not read", "if grad_h is None:  #", "if False:  #"),
             ("large ones too", " and vertical.numel() <= MOST_WEIGHTS", ""),
             ("under autocast, too", " and autocast_dtype(h) is None", ""),
             ("another link is passed over", " and link == (2 * p, 2 * p, 1, 1)", ""),
@@ -202,13 +207,16 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         "fastgen/models/gated_pixelcnn.py": [
             ("hooks are passed over", " or not nobody_looks((*plain, *masked, self.dropout))", ""),
             ("the classes exchanged", "(class_above, class_here), *colors)", "(class_here, class_above), *colors)"),
-            ("dropout is passed over", "not self.residual or (self.training and self.dropout.p):",
-             "not self.residual:"),
+            ("dropout is passed over", "not self.residual or not drops_nothing(self.dropout):", "not self.residual:"),
             ("a first layer gets a residual", "if not self.residual or", "if"),
         ],
         "fastgen/nn/_as_made.py": [
+            ("another dropout is passed over", "type(layer) is nn.Dropout and not", "not"),
             ("other padding is passed over", 'and each.padding_mode == "zeros"', ""),
             ("another class is passed over", "type(each) is nn.Conv2d", "isinstance(each, nn.Conv2d)"),
+        ],
+        "fastgen/ops/_recomputed.py": [
+            ("two inputs that are one", "each.view_as(each) for each", "each for each"),
         ],
         "csrc/gated_layer.h": [
             ("the row forgets its colours", "horizontal{2 * p, p, 1, K, true, false, color_groups,",

@@ -128,3 +128,17 @@ def test_a_relu_whose_preactivation_nobody_keeps(layout: torch.memory_format, dt
         torch.ops.fastgen.masked_conv2d.default, masked_conv2d_reference,
         x, weight / 9, None, None, "B", "relu", 1, "contiguous", False,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (1, 3), (3, 1), (1, 5), (5, 1), (3, 3), (3, 5)])
+@pytest.mark.parametrize("mask", ["A", "B"])
+def test_gradients_of_products_of_any_kernel(kernel: tuple[int, int], mask: str) -> None:
+    """Of channels that lie together: one tap beside the pixel, none at all, colours; with the image's and without."""
+    for groups in (1, 3):
+        x, weight = torch.randn(2, 9, 4, 5), torch.randn(18, 9, *kernel)
+        grad_y, x = (t.contiguous(memory_format=torch.channels_last) for t in (torch.randn(2, 18, 4, 5), x))
+        for wanted in ([True, True, True], [False, True, True], [False, True, False]):
+            assert_op_parity(
+                torch.ops.fastgen.masked_conv2d_backward.default, masked_conv2d_backward_reference,
+                grad_y, x.new_empty(0), x, weight, mask, "none", groups, "contiguous", wanted,
+            )  # fmt: skip

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastgen.models import PixelCNN
 from fastgen.models.pixelcnn import ResidualBlock
+from fastgen.nn import MaskedConv2d
 from fastgen.ops import masked_conv2d_mask
 from fastgen.ops.residual_block import pays, residual_block_backward_reference, residual_block_reference
 from fastgen.sampling import compile as compile_sampler
@@ -243,3 +244,45 @@ def test_a_vectorized_model_runs_its_layers() -> None:
     with torch.no_grad():
         found = torch.func.vmap(model)(x)
         torch.testing.assert_close(found.flatten(0, 1), model(x.flatten(0, 1)))
+
+
+def test_a_dropout_that_drops_or_is_another_layer_runs() -> None:
+    block, x = ResidualBlock(16, 1, 0.5).eval(), channels_last(torch.randn(2, 32, 5, 6))
+    with torch.no_grad(), ops_run() as ran:
+        block.dropout.train()  # alone: Monte Carlo dropout
+        assert not torch.equal(block(x), block(x))
+        for other in (nn.Tanh(), nn.Identity()):
+            block.dropout = other
+            for mode in (False, True):
+                block.train(mode)
+                found = block.up(other(block.context(block.down(F.relu(x)))), residual=x)
+                torch.testing.assert_close(block(x), found)
+    assert "residual_block" not in ran
+
+
+def test_layers_of_other_widths_run_one_by_one() -> None:
+    x = channels_last(torch.randn(2, 32, 5, 6))
+    for change in (
+        {"context": MaskedConv2d(16, 24, 3, activation="relu"), "up": MaskedConv2d(24, 32, 1)},
+        {"up": MaskedConv2d(16, 32, 3)},
+    ):
+        block = ResidualBlock(16, 1)
+        for name, layer in change.items():
+            setattr(block, name, layer)
+        torch.testing.assert_close(block(x), block.up(block.context(block.down(F.relu(x))), residual=x))
+
+
+def test_second_order_where_two_inputs_are_one_tensor() -> None:
+    block, x = ResidualBlock(16, 1), channels_last(torch.randn(2, 32, 4, 5)).requires_grad_()
+    block.context.bias = block.down.bias
+    leaves = [x, *dict.fromkeys(block.parameters())]
+
+    def one_by_one(x: Tensor) -> Tensor:
+        return block.up(block.context(block.down(F.relu(x))), residual=x)
+
+    found = []
+    for f in (block, one_by_one):
+        once = torch.autograd.grad(f(x).square().mean(), leaves, create_graph=True)
+        twice = torch.autograd.grad(torch.stack([g.square().sum() for g in once]).sum(), leaves)
+        found.append([*once, *twice])
+    torch.testing.assert_close(*found)

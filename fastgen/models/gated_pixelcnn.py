@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .._checks import check_dense, check_integer, check_number
 from ..conditions import Classes, FeatureMap
 from ..nn import MaskedConv2d
-from ..nn._as_made import are_masked, are_plain, nobody_looks
+from ..nn._as_made import are_masked, are_plain, drops_nothing, nobody_looks
 from ..ops import gated_activation
 from ..ops._layouts import together
 from ..ops.gated_layer import gated_layer, pays
@@ -194,7 +194,7 @@ class GatedLayer(nn.Module):
         self, v: Tensor, h: Tensor, labels: Tensor | None, features: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         class_above, class_here = self._classes(labels)
-        if features is None and self._is_one_op(v, h):
+        if features is None and self._is_one_op(v, h, class_above, class_here):
             layers = (self.vertical, self.link, self.horizontal, self.out)
             weights = tuple(tensor for layer in layers for tensor in (layer.weight, layer.bias))
             colors = self.horizontal.color_groups, self.horizontal.groups_order
@@ -212,9 +212,9 @@ class GatedLayer(nn.Module):
         found = self.dropout(gated_activation(here))
         return gated_activation(above), self.out(found, residual=h if self.residual else None)
 
-    def _is_one_op(self, v: Tensor, h: Tensor) -> bool:
+    def _is_one_op(self, v: Tensor, h: Tensor, *classes: Tensor | None) -> bool:
         """Whether its layers are what they were made as, nobody looks between them, and one op is the fastest."""
-        if not self.residual or (self.training and self.dropout.p):
+        if not self.residual or not drops_nothing(self.dropout):
             return False
         plain, masked = (self.vertical, self.link), (self.horizontal, self.out)
         if not are_plain(plain) or not are_masked(masked, ("none", "none")):
@@ -222,7 +222,7 @@ class GatedLayer(nn.Module):
         padded = (self.vertical.padding, self.link.padding) == ((0, self.vertical.kernel_size[1] // 2), (0, 0))
         if not padded or not nobody_looks((*plain, *masked, self.dropout)):
             return False
-        return pays(v, h, tuple(layer.weight for layer in (*plain, *masked)))
+        return pays(v, h, tuple(layer.weight for layer in (*plain, *masked)), classes)
 
     def _classes(self, labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """What a class adds to the gates of the vertical and of the horizontal stack, (N, 2p) each."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .._checks import check_number
 from ..nn import MaskedConv2d
-from ..nn._as_made import are_masked, nobody_looks
+from ..nn._as_made import are_masked, drops_nothing, nobody_looks
 from ..ops._layouts import together
 from ..ops.residual_block import pays, residual_block
 from .autoregressive import AutoregressiveModel, Law
@@ -103,7 +103,7 @@ class ResidualBlock(nn.Module):
 
     def _is_one_op(self, h: Tensor) -> bool:
         """Whether its layers are what they were made as, nobody looks between them, and one op is the fastest."""
-        if self.training and self.dropout.p:
+        if not drops_nothing(self.dropout):
             return False
         layers = (self.down, self.context, self.up)
         if not are_masked(layers, ("relu", "relu", "none")) or not nobody_looks((*layers, self.dropout)):

@@ -23,6 +23,11 @@ def are_masked(layers: Iterable[nn.Module], activations: Iterable[str]) -> bool:
     )
 
 
+def drops_nothing(layer: nn.Module) -> bool:
+    """Whether this is torch's dropout, and is not dropping: it may train on its own, as Monte Carlo dropout has it."""
+    return type(layer) is nn.Dropout and not (layer.training and layer.p)
+
+
 def are_plain(layers: Iterable[nn.Module]) -> bool:
     """Whether these are torch's convolutions, with a stride of one and zeros beside their input."""
     return all(

@@ -18,9 +18,10 @@ def gradients_by(
 
     ``arrived``: the gradients of its results; None where none has.
     """
-    asked = [each for each, need in zip(inputs, needs, strict=True) if need and each is not None]
-    with torch.enable_grad():
-        results = reference(*inputs, *options)
+    with torch.enable_grad():  # each under a name of its own: two inputs may be one tensor, or one made of another
+        own = [None if each is None else each.view_as(each) for each in inputs]
+        results = reference(*own, *options)
+    asked = [each for each, need in zip(own, needs, strict=True) if need and each is not None]
     read = [(result, grad) for result, grad in zip(results, arrived, strict=True) if grad is not None]
     given = torch.autograd.grad(
         [result for result, _ in read], asked, [grad for _, grad in read], create_graph=torch.is_grad_enabled(),

@@ -99,17 +99,20 @@ def gated_layer_backward_reference(
     )  # fmt: skip
 
 
-def pays(v: Tensor, h: Tensor, weights: tuple[Tensor, ...]) -> bool:
+def pays(v: Tensor, h: Tensor, weights: tuple[Tensor, ...], classes: tuple[Tensor | None, ...] = ()) -> bool:
     """Whether ``gated_layer`` takes these, vertical, link, horizontal and out, and is the fastest that a CPU has."""
-    tensors = (v, h, *weights)
-    if is_vectorized() or any(
-        each.device.type != "cpu" or each.dtype != torch.float32 or each.dim() != 4 for each in tensors
-    ):
+    told = [each for each in classes if each is not None]
+    tensors = (v, h, *weights, *told)
+    if is_vectorized() or any(each.device.type != "cpu" or each.dtype != torch.float32 for each in tensors):
+        return False
+    if any(each.dim() != 4 for each in (v, h, *weights)):
         return False
     vertical, link, horizontal, out = (each.shape for each in weights)
     p, (rows, K) = h.shape[1], vertical[2:]
     fits = vertical == (2 * p, p, rows, K) and link == (2 * p, 2 * p, 1, 1) and horizontal == (2 * p, p, 1, K)
     if not fits or out != (p, p, 1, 1) or K % 2 == 0 or v.shape != h.shape:
+        return False
+    if any(each.shape != (h.shape[0], 2 * p) for each in told):  # one for all images, say
         return False
     fits = p >= FEWEST and vertical.numel() <= MOST_WEIGHTS
     return fits and is_channels_last(v) and is_channels_last(h) and autocast_dtype(h) is None
@@ -156,11 +159,13 @@ def _backward(ctx: Any, grad_v: Tensor | None, grad_h: Tensor | None, *kept: Ten
     if not read and above.numel() and not torch.is_grad_enabled() and (grad_v is not None or grad_h is not None):
         v, h, vertical, _, link, _, horizontal, _, out, *_ = inputs
         run = torch.ops.fastgen.gated_layer_backward.default
-        grad_h = torch.zeros_like(h) if grad_h is None else grad_h
-        grads = list(call(run, grad_v, grad_h, v, h, above, factors, vertical, link, horizontal, out, *ctx.colors))
+        arrived = torch.zeros_like(h) if grad_h is None else grad_h
+        grads = list(call(run, grad_v, arrived, v, h, above, factors, vertical, link, horizontal, out, *ctx.colors))
+        if grad_h is None:  # the upper stack reads v, vertical, its bias and a class' numbers alone
+            grads = [grad if i in (0, 2, 3, 10) else None for i, grad in enumerate(grads)]
     elif read or grad_v is not None or grad_h is not None:
-        arrived = (grad_v, grad_h, *kept)
-        grads = gradients_by(gated_layer_reference, inputs, (*ctx.colors, read), needs, arrived)
+        options = (*ctx.colors, read)
+        grads = gradients_by(gated_layer_reference, inputs, options, needs, (grad_v, grad_h, *kept))
     return *(grad if need else None for grad, need in zip(grads, needs, strict=True)), None, None, None
 
 

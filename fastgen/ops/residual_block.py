@@ -68,6 +68,8 @@ def pays(x: Tensor, down: Tensor, weight: Tensor, up: Tensor) -> bool:
         return False
     M, C, *point = down.shape
     KH, KW = weight.shape[2:]
+    if weight.shape[:2] != (M, M) or up.shape != (C, M, 1, 1) or KH % 2 == 0 or KW % 2 == 0:
+        return False
     if point != [1, 1] or x.dim() != 4 or x.shape[1] != C or not is_channels_last(x):
         return False
     most = max(M * M * (KH // 2 * KW + KW // 2 + 1), M * C)
