@@ -7,7 +7,8 @@ binarised digits. Both begin with the same weights, and a check that they comput
 masks into its kernels at each step, as most code does, and walks a PixelRNN in loops, written as well as they can be:
 see ``plain.py`` and ``bench_pixel_rnn.py``. The other contests are of two models of fastgen:
 
-    pixelcnn++           a mixture of logistics against a categorical law, on grey digits
+    pixelcnn++           a mixture of logistics against a categorical law by a PixelCNN, on grey digits
+    pixelcnn++-heads     the same mixture against a categorical law by the same network
     super-resolution     digits given their 7×7 means, against digits alone
     colour               chroma given luma, of photographs of 16×16 pixels and 16 levels, against chroma alone
     multi-scale          7×7 pixels and the rest given these, against one scale
@@ -57,10 +58,12 @@ PEERS: dict[str, Callable[[], AutoregressiveModel]] = {
 """Models that stand beside themselves in plain torch."""
 GATED = partial(GatedPixelCNN, channels=32, layers=5)
 CHROMA = partial(GATED, 2, 31, channels=32, image_size=16)
+PLUS = partial(PixelCNNPP, 1, channels=32, blocks=2, components=5, dropout=0.0, image_size=28)
 PAIRS: dict[str, dict[str, Callable[[], nn.Module]]] = {
-    "pixelcnn++": {
-        "mixture of logistics": partial(PixelCNNPP, 1, channels=32, blocks=2, components=5, dropout=0.0, image_size=28),
-        "categorical": partial(PixelCNN, 1, 256, 32, 7),
+    "pixelcnn++": {"mixture of logistics": PLUS, "categorical": partial(PixelCNN, 1, 256, 32, 7)},
+    "pixelcnn++-heads": {
+        "mixture of logistics": PLUS,
+        "categorical head": partial(PLUS, distribution="categorical"),
     },
     "super-resolution": {"given": partial(GATED, condition_shape=(1, 7, 7)), "alone": GATED},
     "colour": {"given": partial(CHROMA, condition_shape=(1, 16, 16)), "alone": CHROMA},
@@ -69,6 +72,7 @@ PAIRS: dict[str, dict[str, Callable[[], nn.Module]]] = {
 """Two models of fastgen, the one that a contest is about first."""
 DATA: dict[str, tuple[str, dict[str, Any], Given | None]] = {
     "pixelcnn++": ("mnist", {}, None),
+    "pixelcnn++-heads": ("mnist", {}, None),
     "super-resolution": ("binarized-mnist", {}, Downsampled(4)),
     "colour": ("cifar10", {"levels": 16, "image_size": 16}, Grey()),
 }

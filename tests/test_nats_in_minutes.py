@@ -15,9 +15,11 @@ from nats_in_minutes import DATA, GATED, PAIRS, PEERS, in_plain_torch, main, our
 from ops import ops_run
 
 LITTLE = {"channels": 4, "layers": 1}
+PLUS = {"channels": 4, "blocks": 1, "resolutions": 2, "components": 2, "image_size": 8}
 #: The same models, so small that they take no time, of images of 8×8 pixels.
 SMALL: dict[str, dict[str, Any]] = {
-    "mixture of logistics": {"channels": 4, "blocks": 1, "resolutions": 2, "components": 2, "image_size": 8},
+    "mixture of logistics": PLUS,
+    "categorical head": PLUS,
     "categorical": {},
     "two scales": LITTLE | {"scales": (4,), "image_size": 8},
     "given": LITTLE | {"image_size": 8},
