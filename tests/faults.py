@@ -151,7 +151,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
              "if grad_y is not None and"),
             ("a gradient that cannot be differentiated", "and not torch.is_grad_enabled():", "and True:"),
             ("small layers too", "min(M, C) >= FEWEST and", "True and"),
-            ("layers of other widths", "if weight.shape[:2] != (M, M) or up.shape", "if up.shape"),
+            ("layers of other widths", "weight.shape[:2] != (M, M) or up.shape != (C, M, 1, 1) or ", ""),
             ("large ones too", "and most <= MOST_WEIGHTS", ""),
             ("under autocast, too", " and autocast_dtype(x) is None", ""),
         ],
