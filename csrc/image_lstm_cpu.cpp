@@ -165,6 +165,7 @@ void backward(Shape shape, const T* grad_h, const T* grad_c, const T* grad_activ
         shape.ahead(rows, cells, -ahead, c, width);
         shape.ahead(rows, cells, -ahead, grad_h, width);
         product.multiply(rows, x.data(), sums.data());
+        tanh_of_states(rows, width, &at, tanh_c.data());
         cells_backward_run(rows, width, sums.data(), product.columns(), tanh_c.data(), &at);
         for (int m = 0; m < rows; ++m)
           if (at.previous[m] == cell) add_scaled(width, T(1), at.carried[m], grad_cell + cells[m].n * width);

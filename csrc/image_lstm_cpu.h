@@ -55,14 +55,19 @@ struct BackwardCells {
   T* grads[kRows];
 };
 
-// sums (rows, h), rows `columns` apart, of which nothing is left
 template <typename T>
-FG_INLINE void cells_backward(int rows, int64_t h, T* sums, int64_t columns, T* tanh_c, const BackwardCells<T>* cells) {
+FG_VECTOR_CLONES void tanh_of_states(int rows, int64_t h, const BackwardCells<T>* cells, T* tanh_c) {
   for (int m = 0; m < rows; ++m) {
     const T* c = cells->c[m];
 #pragma GCC ivdep
     for (int64_t d = 0; d < h; ++d) tanh_c[m * h + d] = tanh(c[d]);
   }
+}
+
+// sums (rows, h), rows `columns` apart; tanh_c (rows, h)
+template <typename T>
+FG_INLINE void cells_backward(int rows, int64_t h, const T* sums, int64_t columns, const T* tanh_c,
+                              const BackwardCells<T>* cells) {
   for (int m = 0; m < rows; ++m) {
     const T *sum = sums + m * columns, *t = tanh_c + m * h, *grad_h = cells->grad_h[m], *grad_c = cells->grad_c[m],
             *more = cells->grad_activations[m], *gate = cells->activations[m], *previous = cells->previous[m];
@@ -82,7 +87,7 @@ FG_INLINE void cells_backward(int rows, int64_t h, T* sums, int64_t columns, T* 
 }
 
 template <typename T>
-FG_VECTOR_CLONES void cells_backward_run(int rows, int64_t h, T* sums, int64_t columns, T* tanh_c,
+FG_VECTOR_CLONES void cells_backward_run(int rows, int64_t h, const T* sums, int64_t columns, const T* tanh_c,
                                          const BackwardCells<T>* of) {
   h == kFewChannels ? cells_backward<T>(rows, kFewChannels, sums, columns, tanh_c, of)
                     : cells_backward<T>(rows, h, sums, columns, tanh_c, of);

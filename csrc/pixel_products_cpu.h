@@ -112,6 +112,7 @@ class OuterProducts {
  public:
   OuterProducts(int64_t W, int64_t O) : W_(W), O_(O) {}
 
+  int64_t outputs() const { return O_; }
   int64_t columns() const { return O_; }
   int64_t rows() const { return 1; }  // of an image, the most that are added at a time
 
@@ -136,6 +137,7 @@ class OuterProducts<float> {
     if (columns_ != O) padded_.assign(size_t(rows() * W * columns_), 0.0f);
   }
 
+  int64_t outputs() const { return O_; }
   int64_t columns() const { return columns_; }
   int64_t rows() const { return std::max<int64_t>(1, kPixels / std::max<int64_t>(1, W_)); }
 

@@ -83,6 +83,15 @@ def test_gradients(scan: str, layout, dtype: torch.dtype, device: str) -> None:
 
 
 @pytest.mark.parametrize("scan", SCANS)
+@pytest.mark.parametrize("size", [(0, 4), (3, 0)])
+def test_images_without_pixels_have_gradients_of_zero(size: tuple[int, int], scan: str, device: str) -> None:
+    leaves = [t.requires_grad_() for t in arguments((2, 3, *size), scan, torch.float32, device)]
+    for grad, leaf in zip(torch.autograd.grad(image_lstm(*leaves, scan).sum(), leaves), leaves, strict=True):
+        assert grad.shape == leaf.shape
+        assert not grad.any()
+
+
+@pytest.mark.parametrize("scan", SCANS)
 def test_gradcheck_and_second_order(scan: str, device: str) -> None:
     inputs = arguments((2, 2, 3, 2), scan, torch.float64, device)
     assert_gradcheck([OP], lambda *args: image_lstm(*args, scan), *inputs)

@@ -143,7 +143,7 @@ def _backward(
     return (
         grads,
         grad_weight if need_weight else None,
-        _grad_hidden(grads, weight, ctx.scan) if need_hidden else None,
+        grad_hidden(grads, weight, ctx.scan) if need_hidden else None,
         grad_cell.sum(dim=0) if need_cell else None,
         None,
     )
@@ -158,14 +158,14 @@ def weight_gradient(grads: Tensor, h: Tensor, hidden: Tensor, scan: str) -> Tens
     return (flat @ torch.cat(read, dim=1)).unflatten(1, (len(read), -1)).transpose(1, 2).contiguous()
 
 
-def _grad_hidden(grads: Tensor, weight: Tensor, scan: str) -> Tensor:
+def grad_hidden(grads: Tensor, weight: Tensor, scan: str) -> Tensor:
     """Of the initial state: the gradients of the cells that read it along each tap, times the tap."""
-    above = grads[:, 0].sum(dim=0)  # (W, 4h)
+    above = grads[:, :1].sum(dim=(0, 1))  # (W, 4h)
     if scan == "row":  # beside a row are zeros
         read = [above[1:].sum(dim=0), above.sum(dim=0), above[:-1].sum(dim=0)]
     else:
-        beside = grads[:, :, 0 if scan == "diagonal" else -1]
-        read = [above.sum(dim=0), beside.sum(dim=(0, 1))]
+        beside = grads[:, :, :1] if scan == "diagonal" else grads[:, :, -1:]
+        read = [above.sum(dim=0), beside.sum(dim=(0, 1, 2))]
     return (torch.stack(read, dim=1)[:, None] * weight).sum(dim=(0, 2))
 
 
