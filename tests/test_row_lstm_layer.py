@@ -36,6 +36,7 @@ SHAPES = {
     "its own pixel alone": (6, 3, 3, 8, 1),
     "one pixel": (5, 3, 1, 1, 3),
     "one column": (3, 6, 4, 1, 5),
+    "rows that are added one by one": (3, 3, 2, 50, 3),
     "more images than parts": (70, 3, 2, 3, 3),
     "no image": (0, 3, 2, 2, 3),
 }
