@@ -5,22 +5,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastgen.models import RowLSTM
-from fastgen.nn import RowLSTM as Layer
 from fastgen.ops import masked_conv2d_mask
 from fastgen.ops.row_lstm_layer import pays, row_lstm_layer_backward_reference, row_lstm_layer_reference
-from fastgen.sampling import compile as compile_sampler
-from fastgen.sampling import verify
 from ops import (
     assert_compiles,
     assert_gradients,
     assert_op_parity,
     assert_opcheck,
     assert_raises,
-    assert_runs,
-    ops_run,
     with_threads,
 )
 from parity import assert_parity, channels_last, contiguous, sliced
@@ -198,99 +192,25 @@ def test_a_direct_call_is_checked() -> None:
 def test_it_runs_where_it_pays() -> None:
     """In float32 and channels_last, with weights that stay in the caches; elsewhere layers run one by one."""
 
-    def made(h: int) -> tuple[Tensor, ...]:
-        x, read, _, state, _, _, up, _, added = arguments((2, h, 4, 4, 3))
-        return channels_last(x), read, state, up, added
+    def made(h: int, K: int = 3) -> tuple[Tensor, list[Tensor | None], Tensor]:
+        x, *weights, added = arguments((2, h, 4, 4, K))
+        return channels_last(x), weights, added
 
-    x, read, state, up, added = made(16)
-    assert pays(x, read, state, up)
-    assert pays(x, read, state, up, added)
-    for other in (contiguous(x), x.double(), x[0], x[:, :31], x.to("meta")):
-        assert not pays(other, read, state, up)
-    for weights in ((read.double(), state, up), (read[..., :2], state, up), (read, state[..., :2], up)):
-        assert not pays(x, *weights)
-    assert not pays(x, read, state, up.repeat(1, 1, 3, 3))
-    assert not pays(x, read, state, up, added[:1])
+    x, weights, added = made(16)
+    colors = 1, "interleaved"
+    assert pays(x, weights, None, *colors)
+    assert pays(x, weights, added, *colors)
+    assert pays(x, [None if i in (1, 6) else each for i, each in enumerate(weights)], None, *colors)
+    for other in (contiguous(x), x.double(), x[0], x[:, :31], x.to("meta"), None):
+        assert not pays(other, weights, None, *colors)
+    for i, weight in enumerate(weights):
+        for wrong in (weight.double(), weight[:1], weight.to_sparse()):
+            assert not pays(x, [wrong if i == k else each for k, each in enumerate(weights)], None, *colors)
+    assert not pays(x, [made(16, 4)[1][0], *weights[1:]], None, *colors)
+    assert not pays(x, weights, added[:1], *colors)
+    for wrong in ((0, "interleaved"), (3, "interleaved"), (True, "interleaved"), (2.0, "interleaved"), (1, "sorted")):
+        assert not pays(x, weights, None, *wrong)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not pays(x, read, state, up)
-    assert not pays(*made(128))
-
-
-def one_by_one(layer: Layer, x: Tensor, added: Tensor | None = None) -> Tensor:
-    with pytest.MonkeyPatch.context() as patch, ops_run() as ran:
-        patch.setattr(Layer, "_is_one_op", lambda *_: False)
-        found: Tensor = layer(x, added)
-    assert "row_lstm_layer" not in ran
-    return found
-
-
-def randomised(*options: Any) -> Layer:
-    layer = Layer(*options)
-    for parameter in layer.parameters():
-        nn.init.normal_(parameter, std=0.4)
-    return layer
-
-
-def test_a_layer_is_one_op_unless_somebody_looks_between() -> None:
-    """Whatever its parts have become, a layer computes what they do."""
-    layer, x = randomised(8), channels_last(torch.randn(3, 16, 5, 6)).requires_grad_()
-    added = torch.randn(3, 32, 1, 1)
-    for more in (None, added):
-        with assert_runs(OP):
-            found = layer(x, more)
-            found.sum().backward()
-        torch.testing.assert_close(found, one_by_one(layer, x, more))
-    for more in (added[:1], added[:, :, 0, 0][0, :, None, None], added.expand(3, 32, 5, 6)):
-        with ops_run() as ran:
-            torch.testing.assert_close(layer(x, more), one_by_one(layer, x, more))
-        assert "row_lstm_layer" not in ran
-    seen: list[Any] = []
-    handle = layer.input_to_state.register_forward_hook(lambda *args: seen.append(args[2].shape))
-    with ops_run() as ran:
-        layer(x)
-    assert seen == [(3, 32, 5, 6)]
-    assert "row_lstm_layer" not in ran
-    handle.remove()
-    for change in (
-        lambda: setattr(layer.dropout, "p", 0.5),
-        lambda: setattr(layer, "dropout", nn.Tanh()),
-        lambda: setattr(layer, "dropout", nn.Dropout(0.0)) or setattr(layer, "residual", False),
-        lambda: setattr(layer, "residual", True) or nn.utils.parametrizations.weight_norm(layer.up),
-        lambda: nn.utils.parametrize.remove_parametrizations(layer.up, "weight") and setattr(layer.up, "mask", "A"),
-        lambda: setattr(layer.up, "mask", "B") or setattr(layer.input_to_state, "activation", "relu"),
-        lambda: setattr(layer.input_to_state, "activation", "none") or setattr(layer.up, "color_groups", 2),
-    ):
-        change()
-        with ops_run() as ran:
-            found = layer(x)
-        if not getattr(layer.dropout, "p", 0.0):
-            torch.testing.assert_close(found, one_by_one(layer, x))
-        assert "row_lstm_layer" not in ran
-
-
-@pytest.mark.parametrize(("colors", "classes"), [(1, None), (3, 5)])
-def test_a_model_runs_it_and_is_the_same_without(colors: int, classes: int | None) -> None:
-    """Its likelihoods, gradients and samples are those of layers in contiguous memory, and of float64."""
-    model = RowLSTM(colors, channels=12, layers=2, image_size=6, classes=classes)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) / 8)
-    x, labels = torch.randint(0, 2, (5, colors, 6, 6)), None if classes is None else torch.arange(5)
-    with assert_runs(OP):
-        loss = -model.log_prob(x, labels=labels).mean()
-        loss.backward()
-    grads = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])  # type: ignore[union-attr]
-    exact = -model.double().log_prob(x, labels=labels).mean()
-    truth = torch.cat([grad.flatten() for grad in torch.autograd.grad(exact, list(model.parameters()))])
-    torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(grads.double(), truth, rtol=1e-4, atol=1e-4)
-    model.float().eval()
-    condition = {} if classes is None else {"condition": model.condition_kind}
-    assert verify(compile_sampler(model, (colors, 6, 6), **condition), 2).differing == 0
-
-
-def test_a_vectorized_model_runs_its_layers() -> None:
-    model, x = RowLSTM(1, channels=8, layers=1), torch.rand(3, 2, 1, 5, 5)
-    with torch.no_grad():
-        found = torch.func.vmap(model)(x)
-        torch.testing.assert_close(found.flatten(0, 1), model(x.flatten(0, 1)))
+        assert not pays(x, weights, None, *colors)
+    x, weights, _ = made(128)
+    assert not pays(x, weights, None, *colors)

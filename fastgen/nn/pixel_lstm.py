@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from .._checks import check_flag, check_number
 from ..ops.image_lstm import TAPS, image_lstm
@@ -109,26 +110,31 @@ class RowLSTM(_PixelLSTM):
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         numbers = None if added is None else _by_image(added)
-        read, write = self.input_to_state, self.up
-        if (added is None or numbers is not None) and self._is_one_op(x, numbers):
+        if (added is None or numbers is not None) and self._is_as_made():
+            read, write = self.input_to_state, self.up
             states = (self.state_to_state[0], self.hidden[0], self.cell[0])
             weights = (read.weight, read.bias, *states, write.weight, write.bias)
-            return row_lstm_layer(x, weights, numbers, write.color_groups, write.groups_order)
+            colors = write.color_groups, write.groups_order
+            if pays(x, weights, numbers, *colors):
+                return row_lstm_layer(x, weights, numbers, *colors)
         return super().forward(x, added)
 
-    def _is_one_op(self, x: Tensor, added: Tensor | None) -> bool:
-        """Whether its layers are what they were made as, nobody looks between them, and one op is the fastest."""
+    def _is_as_made(self) -> bool:
+        """Whether its parts are what they were made as, and nobody looks between them: then one op may be all of it."""
         masked = (self.input_to_state, self.up)
         if not self.residual or not drops_nothing(self.dropout) or not are_masked(masked, ("none", "none")):
             return False
         if not nobody_looks((*masked, self.dropout)):
             return False
-        return pays(x, masked[0].weight, self.state_to_state[0], masked[1].weight, added)
+        if parametrize.is_parametrized(self) or parametrize.is_parametrized(self.state_to_state):
+            return False
+        own = getattr(self._gates, "__func__", None) is _PixelLSTM._gates and self.scans == ("row",)
+        return own and len(self.state_to_state) == len(self.hidden) == len(self.cell) == 1
 
 
 def _by_image(added: Tensor) -> Tensor | None:
     """(N, 4·h, 1, 1) as (N, 4·h); None of any other shape."""
-    return added[:, :, 0, 0] if added.dim() == 4 and added.shape[2:] == (1, 1) else None
+    return added[:, :, 0, 0] if isinstance(added, Tensor) and added.dim() == 4 and added.shape[2:] == (1, 1) else None
 
 
 class DiagonalLSTM(_PixelLSTM):

@@ -21,6 +21,8 @@ KERNELS = {"CPU": "csrc/row_lstm_layer_cpu.cpp"}
 #: Up to so many weights in both kernels of the gates, products of a row's pixels outrun oneDNN.
 MOST_WEIGHTS = 2**18
 
+ORDERS = ("contiguous", "interleaved")
+
 
 def row_lstm_layer_reference(
     x: Tensor,
@@ -75,20 +77,24 @@ def row_lstm_layer_backward_reference(
     )  # fmt: skip
 
 
-def pays(x: Tensor, input_to_state: Tensor, state_to_state: Tensor, up: Tensor, added: Tensor | None = None) -> bool:
-    """Whether ``row_lstm_layer`` takes these, and is the fastest that a CPU has."""
-    tensors = (x, input_to_state, state_to_state, up, *(() if added is None else (added,)))
-    if is_vectorized() or any(each.device.type != "cpu" or each.dtype != torch.float32 for each in tensors):
+def pays(
+    x: Tensor, weights: tuple[Tensor | None, ...], added: Tensor | None, color_groups: int, groups_order: str
+) -> bool:
+    """Whether ``row_lstm_layer`` takes these, weights, biases and states as it lists them, and is the fastest."""
+    if is_vectorized() or not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] % 2:
         return False
-    if x.dim() != 4 or x.shape[1] % 2 or input_to_state.dim() != 4:
+    given = [each for each in (x, *weights, added) if each is not None]
+    if any(each.device.type != "cpu" or (each.dtype, each.layout) != (torch.float32, torch.strided) for each in given):
         return False
-    h, K = x.shape[1] // 2, input_to_state.shape[3]
-    shapes = (4 * h, 2 * h, 1, K), (4 * h, h, 3), (2 * h, h, 1, 1)
-    if K % 2 == 0 or any(each.shape != shape for each, shape in zip(tensors[1:], shapes, strict=False)):
+    N, h, K = x.shape[0], x.shape[1] // 2, weights[0].shape[-1]  # type: ignore[union-attr]
+    shapes = (4 * h, 2 * h, 1, K), (4 * h,), (4 * h, h, 3), (h,), (h,), (2 * h, h, 1, 1), (2 * h,), (N, 4 * h)
+    if K % 2 == 0 or any(
+        each is not None and each.shape != shape for each, shape in zip((*weights, added), shapes, strict=True)
+    ):  # what is added may be one for all images, say
         return False
-    if added is not None and added.shape != (x.shape[0], 4 * h):  # one for all images, say
+    if type(color_groups) is not int or color_groups < 1 or h % color_groups or groups_order not in ORDERS:
         return False
-    fits = input_to_state.numel() + state_to_state.numel() <= MOST_WEIGHTS
+    fits = (2 * K + 3) * h * 4 * h <= MOST_WEIGHTS
     return fits and is_channels_last(x) and autocast_dtype(x) is None
 
 
