@@ -1,7 +1,9 @@
 """Whether layers that one op can replace are still those that a model was made of."""
 
 from collections.abc import Iterable
+from typing import Any
 
+import torch
 from torch import nn
 
 from .masked_conv2d import MaskedConv2d
@@ -15,12 +17,31 @@ def nobody_looks(layers: Iterable[nn.Module]) -> bool:
 
 def are_masked(layers: Iterable[nn.Module], activations: Iterable[str]) -> bool:
     """Whether these are masked convolutions of mask B and of one colouring, with these activations."""
-    found = list(layers)
-    colors = {(getattr(each, "color_groups", None), getattr(each, "groups_order", None)) for each in found}
-    return len(colors) == 1 and all(
-        type(each) is MaskedConv2d and (each.mask, each.activation) == ("B", activation)
+    found: list[Any] = list(layers)
+    if not all(
+        type(each) is MaskedConv2d and (each.mask, each.activation) == ("B", activation) and has_its_bias(each)
         for each, activation in zip(found, activations, strict=True)
+    ):
+        return False
+    groups, order = found[0].color_groups, found[0].groups_order
+    if type(groups) is not int or groups < 1 or order not in ("contiguous", "interleaved"):
+        return False
+    return all(
+        (each.color_groups, each.groups_order) == (groups, order)
+        and not any(channels % groups for channels in each.weight.shape[:2])
+        for each in found
     )
+
+
+def has_its_bias(layer: nn.Module) -> bool:
+    """Whether weight and bias are such as go together; what is wrong with others is told by the layer itself."""
+    weight, bias = layer.weight, layer.bias
+    if not isinstance(weight, torch.Tensor) or weight.layout != torch.strided:
+        return False
+    if bias is None:
+        return True
+    fits = isinstance(bias, torch.Tensor) and bias.layout == torch.strided and bias.shape == weight.shape[:1]
+    return fits and (bias.dtype, bias.device) == (weight.dtype, weight.device)
 
 
 def drops_nothing(layer: nn.Module) -> bool:
@@ -35,5 +56,6 @@ def are_plain(layers: Iterable[nn.Module]) -> bool:
         and each.stride == each.dilation == (1, 1)
         and each.groups == 1
         and each.padding_mode == "zeros"
+        and has_its_bias(each)
         for each in layers
     )
