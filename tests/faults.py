@@ -5,7 +5,7 @@ TESTS = {
     "gated_activation": ("test_gated_activation.py",),
     "masked_conv2d": ("test_masked_conv2d_values.py", "test_masked_conv2d.py"),
     "gated_residual_block": ("test_gated_residual_block.py",),
-    "residual_block": ("test_residual_block.py", "test_dropout.py"),
+    "residual_block": ("test_residual_block.py", "test_dropout.py", "test_as_made.py"),
     "gated_layer": ("test_gated_layer.py", "test_gated_layer_inputs.py"),
     "image_lstm": ("test_image_lstm.py", "test_pixel_lstm.py"),
     "row_lstm_layer": ("test_row_lstm_layer_inputs.py", "test_row_lstm_layer.py"),
@@ -163,7 +163,8 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("hooks are passed over", " and not any(observed(layer) for layer in layers)", ""),
             ("another activation is passed over", '(each.mask, each.activation) == ("B", activation)',
              '(each.mask, activation) == ("B", activation)'),
-            ("other colours are passed over", "return len(colors) == 1 and all(", "return all("),
+            ("other colours are passed over", "(each.color_groups, each.groups_order) == (groups, order)", "True"),
+            ("a wrong bias goes to the op", "== (\"B\", activation) and has_its_bias(each)", "== (\"B\", activation)"),
             ("another layer is passed over", "type(each) is MaskedConv2d and", ""),
         ],
         "csrc/residual_block.h": [
