@@ -284,9 +284,6 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("hidden and cell exchanged", "(self.state_to_state[0], self.hidden[0], self.cell[0])",
              "(self.state_to_state[0], self.cell[0], self.hidden[0])"),
         ],
-        "fastgen/ops/_layouts.py": [
-            ("a layout of compiled vectors", "if torch.compiler.is_compiling() and x.dim() == 4:", "if False:"),
-        ],
         "fastgen/models/pixel_rnn.py": [
             ("a layout for vectors of images", "if not is_vectorized():", "if True:"),
         ],

@@ -6,8 +6,6 @@ from torch import Tensor
 
 def is_channels_last(x: Tensor) -> bool:
     """Of a tensor that is both, as a single pixel is, no."""
-    if torch.compiler.is_compiling() and x.dim() == 4:  # perhaps of a vector of images, which tells nothing of layouts
-        return x.permute(0, 2, 3, 1).is_contiguous() and not x.is_contiguous()
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
