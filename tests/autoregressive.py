@@ -1,15 +1,17 @@
 """What the autoregressive models are held to: small models of every kind, and the properties they share."""
 
 import itertools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen import models
+from fastgen import models, sampling
 from fastgen.distributions import Categorical
 from fastgen.models import AutoregressiveModel
 from fastgen.nn import MaskedConv2d
+from ops import assert_runs
 from parity import assert_parity
 
 CONFIGS = {
@@ -143,3 +145,19 @@ class TwoBranches(nn.Module):
         for conv in self.above:
             v = conv(F.pad(v, (0, 0, 1, 0)))
         return self.output(h + torch.cat((v, v), dim=1))
+
+
+def assert_same_without(op: Any, model: AutoregressiveModel, atol: float = 1e-4) -> None:
+    """Likelihoods and gradients by ``op`` are those of float64, which has none, and samples are naive sampling's."""
+    x, labels = torch.randint(0, 2, (5, model.in_channels, 6, 6)), labels_for(model, 5)
+    with assert_runs(op):
+        loss = -model.log_prob(x, labels).mean()
+        loss.backward()
+    grads = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])  # type: ignore[union-attr]
+    exact = -model.double().log_prob(x, labels).mean()
+    truth = torch.cat([grad.flatten() for grad in torch.autograd.grad(exact, list(model.parameters()))])
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(grads.double(), truth, rtol=1e-4, atol=atol)
+    condition = {} if model.condition_kind is None else {"condition": model.condition_kind}
+    sampler = sampling.compile(model.float().eval(), (model.in_channels, 6, 6), **condition)
+    assert sampling.verify(sampler, 2).differing == 0

@@ -8,13 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoregressive import assert_same_without
 from fastgen.models import PixelCNN
 from fastgen.models.pixelcnn import ResidualBlock
 from fastgen.nn import MaskedConv2d
 from fastgen.ops import masked_conv2d_mask
 from fastgen.ops.residual_block import pays, residual_block_backward_reference, residual_block_reference
-from fastgen.sampling import compile as compile_sampler
-from fastgen.sampling import verify
 from ops import (
     assert_compiles,
     assert_gradients,
@@ -221,22 +220,11 @@ def test_a_block_is_one_op_unless_somebody_looks_between() -> None:
 
 @pytest.mark.parametrize("colors", [1, 3])
 def test_a_model_runs_it_and_is_the_same_without(colors: int) -> None:
-    """Its likelihoods, gradients and samples are those of layers in contiguous memory, and of float64."""
     model = PixelCNN(colors, channels=24, layers=2, image_size=6)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)
-    x = torch.randint(0, 2, (5, colors, 6, 6))
-    with assert_runs(OP):
-        loss = -model.log_prob(x).mean()
-        loss.backward()
-    grads = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])  # type: ignore[union-attr]
-    exact = -model.double().log_prob(x).mean()
-    truth = torch.cat([grad.flatten() for grad in torch.autograd.grad(exact, list(model.parameters()))])
-    torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(grads.double(), truth, rtol=1e-4, atol=1e-5)
-    model.float().eval()
-    assert verify(compile_sampler(model, (colors, 6, 6)), 2).differing == 0
+    assert_same_without(OP, model, atol=1e-5)
 
 
 def test_a_vectorized_model_runs_its_layers() -> None:

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autoregressive import assert_same_without
 from fastgen.models import RowLSTM
 from fastgen.nn import RowLSTM as Layer
-from fastgen.sampling import compile as compile_sampler
-from fastgen.sampling import verify
 from ops import assert_raises, assert_runs, ops_run
 from parity import channels_last, contiguous
 
@@ -117,23 +116,11 @@ def test_what_is_wrong_is_told_as_without_the_op() -> None:
 
 @pytest.mark.parametrize(("colors", "classes"), [(1, None), (3, 5)])
 def test_a_model_runs_it_and_is_the_same_without(colors: int, classes: int | None) -> None:
-    """Its likelihoods, gradients and samples are those of layers in contiguous memory, and of float64."""
     model = RowLSTM(colors, channels=12, layers=2, image_size=6, classes=classes)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) / 8)
-    x, labels = torch.randint(0, 2, (5, colors, 6, 6)), None if classes is None else torch.arange(5)
-    with assert_runs(OP):
-        loss = -model.log_prob(x, labels=labels).mean()
-        loss.backward()
-    grads = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])  # type: ignore[union-attr]
-    exact = -model.double().log_prob(x, labels=labels).mean()
-    truth = torch.cat([grad.flatten() for grad in torch.autograd.grad(exact, list(model.parameters()))])
-    torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(grads.double(), truth, rtol=1e-4, atol=1e-4)
-    model.float().eval()
-    condition = {} if classes is None else {"condition": model.condition_kind}
-    assert verify(compile_sampler(model, (colors, 6, 6), **condition), 2).differing == 0
+    assert_same_without(OP, model)
 
 
 def test_a_vectorized_layer_compiles() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..ops._masked_conv2d_checks import GROUPS_ORDERS
 from .masked_conv2d import MaskedConv2d
 from .sequence import globally_observed, observed
 
@@ -24,7 +25,7 @@ def are_masked(layers: Iterable[nn.Module], activations: Iterable[str]) -> bool:
     ):
         return False
     groups, order = found[0].color_groups, found[0].groups_order
-    if type(groups) is not int or groups < 1 or order not in ("contiguous", "interleaved"):
+    if type(groups) is not int or groups < 1 or order not in GROUPS_ORDERS:
         return False
     return all(
         (each.color_groups, each.groups_order) == (groups, order)

@@ -114,9 +114,8 @@ class RowLSTM(_PixelLSTM):
             read, write = self.input_to_state, self.up
             states = (self.state_to_state[0], self.hidden[0], self.cell[0])
             weights = (read.weight, read.bias, *states, write.weight, write.bias)
-            colors = write.color_groups, write.groups_order
-            if pays(x, weights, numbers, *colors):
-                return row_lstm_layer(x, weights, numbers, *colors)
+            if pays(x, weights, numbers):
+                return row_lstm_layer(x, weights, numbers, write.color_groups, write.groups_order)
         return super().forward(x, added)
 
     def _is_as_made(self) -> bool:

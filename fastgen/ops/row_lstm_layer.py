@@ -21,8 +21,6 @@ KERNELS = {"CPU": "csrc/row_lstm_layer_cpu.cpp"}
 #: Up to so many weights in both kernels of the gates, products of a row's pixels outrun oneDNN.
 MOST_WEIGHTS = 2**18
 
-ORDERS = ("contiguous", "interleaved")
-
 
 def row_lstm_layer_reference(
     x: Tensor,
@@ -77,9 +75,7 @@ def row_lstm_layer_backward_reference(
     )  # fmt: skip
 
 
-def pays(
-    x: Tensor, weights: tuple[Tensor | None, ...], added: Tensor | None, color_groups: int, groups_order: str
-) -> bool:
+def pays(x: Tensor, weights: tuple[Tensor | None, ...], added: Tensor | None = None) -> bool:
     """Whether ``row_lstm_layer`` takes these, weights, biases and states as it lists them, and is the fastest."""
     if is_vectorized() or not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] % 2:
         return False
@@ -91,8 +87,6 @@ def pays(
     if K % 2 == 0 or any(
         each is not None and each.shape != shape for each, shape in zip((*weights, added), shapes, strict=True)
     ):  # what is added may be one for all images, say
-        return False
-    if type(color_groups) is not int or color_groups < 1 or h % color_groups or groups_order not in ORDERS:
         return False
     fits = (2 * K + 3) * h * 4 * h <= MOST_WEIGHTS
     return fits and is_channels_last(x) and autocast_dtype(x) is None
