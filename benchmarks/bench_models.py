@@ -24,7 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cases import DTYPES, Contest, Moved, assert_parity
-from fastgen.models import GatedPixelCNN, PixelCNN
+from fastgen.distributions import DiscretizedLogisticMixture
+from fastgen.models import GatedPixelCNN, PixelCNN, PixelCNNPP
 from fastgen.models.autoregressive import AutoregressiveModel
 from fastgen.nn import GaussianRSample
 from harness import Bench, Contests, alone
@@ -191,13 +192,15 @@ def autoregressive(name: str, make: Callable[[], AutoregressiveModel], shape: tu
         model = make()
         return model, plain(model)
 
-    levels = make().levels
+    levels, distribution = make().levels, make().distribution
 
     def batch() -> tuple[Tensor, Tensor]:
         values = torch.randint(levels, shape).float()
         return 2 * values / (levels - 1) - 1, values
 
     def loss(params: Tensor, values: Tensor) -> Tensor:
+        if isinstance(distribution, DiscretizedLogisticMixture):
+            return -distribution.log_prob(params, values.long()).mean()
         if levels == 2:
             return F.binary_cross_entropy_with_logits(params, values)
         return F.cross_entropy(params.unflatten(1, (-1, levels)).transpose(1, 2), values.long())
@@ -287,16 +290,19 @@ def tasks(device: str, quick: bool = False) -> list[Task]:
             autoregressive("PixelCNN", lambda: PixelCNN(channels=4, layers=1), (2, 1, 8, 8)),
             vae("VAE", lambda: connected(12, 8, 3), 4, 12),
             autoregressive("Gated PixelCNN", lambda: GatedPixelCNN(channels=4, layers=1), (2, 1, 8, 8)),
+            autoregressive("PixelCNN++", lambda: PixelCNNPP(1, channels=4, blocks=1, dropout=0.0), (2, 1, 8, 8)),
         ]
         fused = [vae("VAE, convolutional", lambda: convolutional(2, 3, 8), 4, 1, 8, 8), dcgan(2, 4, 2, 16)]
         return found if fuse is None else [*found, *fused, judge(2, 2, 16)]
     found = []
+    plus = partial(PixelCNNPP, 1, channels=32, blocks=1, resolutions=1, dropout=0.0, image_size=28)
     for N in (16, 128):
         found += [
             autoregressive("PixelCNN, 0.1 M weights", partial(PixelCNN, channels=32), (N, 1, 28, 28)),
             autoregressive("PixelCNN, 0.4 M weights", PixelCNN, (N, 1, 28, 28)),
             vae("VAE, 784-400-20", lambda: connected(784, 400, 20), N, 784),
             autoregressive("Gated PixelCNN, 5.8 M weights", GatedPixelCNN, (N, 1, 28, 28)),
+            autoregressive("PixelCNN++, 0.1 M weights", plus, (N, 1, 28, 28)),
             autoregressive("PixelCNN of RGB, 0.4 M weights", partial(PixelCNN, 3, 256, 63), (N, 3, 32, 32)),
         ]
         if fuse is not None:

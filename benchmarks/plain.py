@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bench_masked_conv2d import activate
 from fastgen.models.gated_pixelcnn import GatedLayer
+from fastgen.models.pixelcnnpp_layers import GatedBlock, ShiftedConv2d
 from fastgen.nn import MaskedConv2d
 from fastgen.ops import masked_conv2d_mask
 from fastgen.ops.rsample_kl import rsample_kl_reference
@@ -33,6 +34,27 @@ class PlainGatedLayer(GatedLayer):
         return activate(above, "gated"), self.out(found, residual=h if self.residual else None)
 
 
+def concat_elu(x: Tensor) -> Tensor:
+    return F.elu(torch.cat((x, -x), dim=1))
+
+
+class PlainShiftedConv2d(ShiftedConv2d):
+    def forward(self, x: Tensor, dropout: nn.Module | None = None) -> Tensor:
+        x = concat_elu(x) if self.activated else x
+        return self.conv(F.pad(x if dropout is None else dropout(x), self.padding))
+
+
+class PlainGatedBlock(GatedBlock):
+    def forward(self, x: Tensor, other: Tensor | None, labels: Tensor | None) -> Tensor:
+        h = self.input(x) if self.other is None else self.input(x) + self.other(concat_elu(other))
+        h = self.output(h, self.dropout)
+        a, b = (h if self.class_bias is None else h + self.class_bias(labels)[:, :, None, None]).chunk(2, dim=1)
+        return x + a * torch.sigmoid(b)
+
+
+PLAIN = {GatedLayer: PlainGatedLayer, ShiftedConv2d: PlainShiftedConv2d, GatedBlock: PlainGatedBlock}
+
+
 def plain(model: nn.Module) -> nn.Module:
     """A copy of the model in which no op of fastgen is left."""
     model = copy.deepcopy(model)
@@ -43,8 +65,8 @@ def plain(model: nn.Module) -> nn.Module:
             )
             module.register_buffer("taps", taps.to(module.weight), persistent=False)
             module.__class__ = PlainMaskedConv2d
-        elif type(module) is GatedLayer:
-            module.__class__ = PlainGatedLayer
+        elif type(module) in PLAIN:
+            module.__class__ = PLAIN[type(module)]
     return model
 
 

@@ -94,17 +94,6 @@ std::vector<Tensor> convolve_backward(const Tensor& grad_pre, const Tensor& x, c
 
 // ---- memory
 
-bool is_channels_last(const Tensor& x) {  // and not contiguous as well: the layout contract of the op
-  if (x.is_contiguous()) return false;
-  int64_t expected = 1;
-  for (int dim : {1, 3, 2, 0}) {
-    if (x.size(dim) == 1) continue;
-    if (x.stride(dim) != expected) return false;
-    expected *= x.size(dim);
-  }
-  return true;
-}
-
 Tensor empty_in_layout(const Tensor& like, const std::vector<int64_t>& sizes, bool channels_last) {
   return empty(like, sizes, like.scalar_type(), channels_last);
 }

@@ -136,6 +136,17 @@ inline Tensor as_contiguous(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
+inline bool is_channels_last(const Tensor& x) {  // and not contiguous as well: the layout contract of the ops
+  if (x.is_contiguous()) return false;
+  int64_t expected = 1;
+  for (int dim : {1, 3, 2, 0}) {
+    if (x.size(dim) == 1) continue;
+    if (x.stride(dim) != expected) return false;
+    expected *= x.size(dim);
+  }
+  return true;
+}
+
 inline Tensor in_layout(const Tensor& image, bool channels_last) {
   return channels_last ? torch::stable::contiguous(image, torch::headeronly::MemoryFormat::ChannelsLast)
                        : as_contiguous(image);

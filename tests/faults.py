@@ -3,6 +3,7 @@
 #: Stem of an op → the test files that are its own, the quickest first.
 TESTS = {
     "gated_activation": ("test_gated_activation.py",),
+    "concat_elu": ("test_concat_elu.py", "test_schemas.py"),
     "masked_conv2d": ("test_masked_conv2d_values.py", "test_masked_conv2d.py"),
     "gated_residual_block": ("test_gated_residual_block.py",),
     "residual_block": ("test_residual_block.py", "test_dropout.py", "test_as_made.py"),
@@ -10,7 +11,10 @@ TESTS = {
     "image_lstm": ("test_image_lstm.py", "test_pixel_lstm.py"),
     "row_lstm_layer": ("test_row_lstm_layer_inputs.py", "test_row_lstm_layer.py"),
     "rsample_kl": ("test_rsample_kl.py", "test_math.py"),
-    "discretized_logistic_mixture": ("test_discretized_logistic_mixture.py",),
+    "discretized_logistic_mixture": (
+        "test_discretized_logistic_mixture.py", "test_distributions.py", "test_logistic_mixture.py",
+        "test_data_dependent_init.py",
+    ),
     "batch_norm": ("test_batch_norm.py", "test_batch_norm_sync.py", "test_batch_norm_activation.py"),
     "batch_norm_activation": (
         "test_batch_norm_activation.py", "test_conv_transpose2d_bn_layers.py", "test_batch_norm_sync.py",
@@ -45,6 +49,43 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("every second example", "x + 2 * n * shape.run + first", "x + n * shape.run + first"),
             ("halves of the gradient swapped", "grad_x + a, grad_x + b", "grad_x + b, grad_x + a"),
             ("strides ignored", "const Tensor x = as_contiguous(x_any);", "const Tensor x = x_any;"),
+        ],
+    },
+    "concat_elu": {
+        "fastgen/ops/concat_elu.py": [
+            ("elu of −x alone", "F.elu(torch.cat((x, -x), dim=1))", "F.elu(torch.cat((-x, -x), dim=1))"),
+            ("the reference's slope", "y[inside] > 0, 1, y[inside] + 1)", "y[inside] > 0, 1, y[inside])"),
+            ("a sum of both gradients", "(plus - minus).contig", "(plus + minus).contig"),
+            ("the fake forgets the layout", "dtype=y.dtype, device=y.device, memory_format=layout_of(y))",
+             "dtype=y.dtype, device=y.device)"),
+            ("under transforms that hide layouts", "x.dim() == 4 and not is_vectorized()", "x.dim() == 4"),
+        ],
+        "fastgen/models/pixelcnnpp_layers.py": [
+            ("no border", "return padded_concat_elu(x, padding)", "return padded_concat_elu(x)"),
+            ("no border where the op does not pay", "F.pad(y, padding) if any(padding) else y", "y"),
+        ],
+        "fastgen/sampling/lowering/linear.py": [
+            ("a plan without the border", "return pad(b, concat_elu(b, x), padding, 0.0)", "return concat_elu(b, x)"),
+        ],
+        "csrc/concat_elu.h": [
+            ("x for −x", "expm1(x > T(0) ? -x : x)", "expm1(x)"),
+            ("both of x", "*minus = x < T(0) ? -x : below;", "*minus = x > T(0) ? x : below;"),
+            ("the slope below zero", "grad_plus * (plus + T(1))", "grad_plus * plus"),
+            ("the other slope", "grad_minus * (minus + T(1)))", "grad_minus)"),
+        ],
+        "csrc/concat_elu_cpu.h": [
+            ("where the second half is", "C * height() * width(); }", "C * H * W; }"),
+            ("an image's channels", "image / C * 2 * C + image % C", "image"),
+            ("nothing on the right", "std::fill(first + left + inside, first + width, S(0))",
+             "std::fill(first + left + inside, first + left + inside, S(0))"),
+            ("nothing above", "(outside ? width : left), S(0)", "left, S(0)"),
+            ("one half's border", "part < (shape.channels_last ? 1 : 2)", "part < 1"),
+            ("the row above", "shape.x_row(image, h - shape.border.top)", "shape.x_row(image, h)"),
+        ],
+        "csrc/concat_elu_cpu.cpp": [
+            ("gradients of the border", "shape.y_row(image, h + shape.border.top)", "shape.y_row(image, h)"),
+            ("the gradient's layout", "grad_y = in_layout(grad_y_any, channels_last), y", "grad_y = grad_y_any, y"),
+            ("an image smaller than its padding", "H >= 0 && W >= 0", "H >= 0"),
         ],
     },
     "masked_conv2d": {
@@ -430,6 +471,29 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         ],
     },
     "discretized_logistic_mixture": {
+        "fastgen/distributions/logistic_mixture.py": [
+            ("each value once", "frequencies = (counts / counts.sum())",
+             "frequencies = (torch.ones_like(counts) / len(counts))"),
+            ("as far as weights", "torch.full_like(params, _SPREAD)", "torch.ones_like(params)"),
+            ("no number of logistics", "std[:K] = 1\n", "std[:K] = _SPREAD\n"),
+            ("means in levels", "2 * chosen.T / last - 1", "chosen.T.float()"),
+            ("too few steps", "_STEPS, _LR, _PIXELS, _LOG_SCALE, _SPREAD = 400,",
+             "_STEPS, _LR, _PIXELS, _LOG_SCALE, _SPREAD = 4,"),
+            ("other pixels each time", "torch.Generator().manual_seed(0))",
+             "torch.Generator().manual_seed(torch.seed()))"),
+        ],
+        "fastgen/distributions/discrete.py": [
+            ("a logit of minus infinity", "(counts + 1) / (len(pixels) + self.levels)", "counts / len(pixels)"),
+            ("colours of all", "for of_color in pixels.T]", "for of_color in pixels.T.flip(0)]"),
+            ("the logit of 0", "log_probs[:, 1:] - log_probs[:, :1]", "log_probs[:, :1] - log_probs[:, 1:]"),
+        ],
+        "fastgen/models/pixelcnnpp.py": [
+            ("as it was", "scale_and_shift(self.output, *self.distribution.marginal(values))", "pass"),
+        ],
+        "fastgen/nn/weight_norm.py": [
+            ("only around it", "bias.mul_(scale).add_(shift)", "bias.mul_(scale)"),
+            ("the scale of the weights", "    g.mul_(scale.view_as(g))\n    bias", "    bias"),
+        ],
         "fastgen/ops/discretized_logistic_mixture.py": [
             ("the lowest bin in the reference", "torch.where(first, 0, F.logsigmoid(lower))",
              "torch.where(last, 0, F.logsigmoid(lower))"),

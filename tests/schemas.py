@@ -39,6 +39,7 @@ VALUES: dict[str, list[Any]] = {
     "split.split_size": [2, 4], "split_sizes": [[1, 5]], "split.dim": [1, -3],
     "split_with_sizes.dim": [1, -3], "groups": [3], "repeats": [[1, 2, 1, 1]],
     "indices": [[None, ORDER], [None, torch.tensor([-1, 0, -6])], [None, torch.arange(C) > 2]],
+    "concat_elu.padding": [[0, 0, 0, 0], [1, 0, 2, 0]],
     "pad": [[1, 0], [0, 0, 1, 0], [-1, 1, 0, 0, 1, 1]], "constant_pad_nd.value": [0, 1.5, -1e6],
     "normalized_shape": [[C]], "upscale_factor": [1], "downscale_factor": [1], "dims": [[0, 2, 3, 1], [0, -3, -2, -1]],
     "view.size": [(N, 2, 3, H, W)], "_unsafe_view.size": [(N, C, H * W)], "reshape.shape": [(N, 3, 2, H, W)],

@@ -48,6 +48,7 @@ def test_features_begin_with_mean_0_and_variance_1() -> None:
     assert model.initialised == 1
     found = outputs(model, model.to_input(values), labels)
     assert len(found) == 3 + 1 + 8 + 3 * 2 + 3 * 3 + 2 * 5 * 3
+    found.pop(model.output)
     assert_begun(found)
     assert {getattr(layer, "init_scale", 1.0) for layer in found} == {1.0, 0.1}
     begun = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -57,6 +58,20 @@ def test_features_begin_with_mean_0_and_variance_1() -> None:
     other.begin_training(random_values(model, 6, 8, 8), labels)
     for each in (model, other):  # what has begun, or was loaded, is left as it is
         assert all(torch.equal(tensor, begun[name]) for name, tensor in each.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("in_channels", "changes"), [(1, {}), (3, {}), (3, {"distribution": "categorical"}), (1, {"levels": 2})]
+)
+def test_parameters_begin_at_the_law_of_all_values(in_channels: int, changes: dict[str, Any]) -> None:
+    """Whatever their place. Means and scales of logistics are next to it everywhere, logits vary by 1."""
+    model = PixelCNNPP(in_channels, **SMALL | changes, dropout=0.0)
+    values = (random_values(model, 6, 8, 8) + random_values(model, 6, 8, 8)).clamp(max=model.levels - 1)
+    model.begin_training(values)
+    params, std = model.distribution.marginal(values)
+    found = outputs(model, model.to_input(values))[model.output].movedim(1, 0).flatten(1)
+    torch.testing.assert_close(found.mean(1), params, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.std(1, correction=0), std, rtol=1e-3, atol=0)
 
 
 def test_any_weight_normed_layers_begin_so() -> None:

@@ -172,3 +172,27 @@ VALUES = torch.zeros(2, 1, 4, 4, dtype=torch.int64)
 def test_errors_name_argument_expected_and_got(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=repr)
+@pytest.mark.parametrize("C", [1, 3])
+def test_the_law_of_all_values_says_how_often_each_is(distribution: Bernoulli | Categorical, C: int) -> None:
+    """And of what never was, that it may be: once in as many values as there are, and once more for each level."""
+    L = distribution.levels
+    values = torch.randint(L, (N, C, H, W), dtype=torch.uint8)
+    values[:, :, 0] = 0
+    marginal = distribution.marginal(values)
+    assert marginal.params.dtype == marginal.std.dtype == torch.float32
+    p = _probabilities(distribution, marginal.params.view(1, -1, 1, 1).expand(N, -1, H, W), C)[0, :, :, 0, 0]
+    counts = torch.stack([(values == level).sum((0, 2, 3)) for level in range(L)], 1)
+    torch.testing.assert_close(p, (counts + 1) / (N * H * W + L))
+    assert marginal.std.tolist() == [1.0] * distribution.param_channels(C)
+
+
+def test_no_law_of_no_values() -> None:
+    with pytest.raises(ValueError, match=r"values: expected shape .* of one pixel or more, got \(0, 1, 2, 2\)"):
+        Categorical(4).marginal(torch.zeros(0, 1, 2, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"values: expected .*\[0, 4\)"):
+        Categorical(4).marginal(torch.full((1, 1, 2, 2), 4))
+    with pytest.raises(TypeError, match=r"values: expected .*integer"):
+        Categorical(4).marginal(torch.zeros(1, 1, 2, 2))

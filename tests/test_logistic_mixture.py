@@ -107,6 +107,33 @@ def test_what_public_samplers_draw_is_the_same_mixture_on_a_finer_grid() -> None
     assert not torch.equal(values, (x * 255 / 65535).round().long())  # what follows reads another red
 
 
+@pytest.mark.parametrize(("C", "levels"), [(1, 256), (3, 256), (1, 2), (3, 5), (1, 70000)])
+def test_the_law_of_all_values_is_as_likely_as_the_one_they_are_of(C: int, levels: int) -> None:
+    law = DiscretizedLogisticMixture(K, levels)
+    params, *_ = pixels((1, C, K, 1, 1), levels=levels, log_scale=-2.0)
+    params = params.expand(8, -1, 40, 40)
+    values = law.draw(params, torch.rand(8, 2 * C, 40, 40))
+    marginal = law.marginal(values)
+    assert (marginal.std[:K] == 1).all()
+    assert (marginal.std[K:] == 0.01).all()
+    found = law.log_prob(marginal.params.view(1, -1, 1, 1).expand_as(params), values).mean()
+    assert found > law.log_prob(params, values).mean() - 0.02
+    assert torch.equal(marginal.params, law.marginal(values).params), "the same in every process"
+
+
+def test_the_law_of_a_few_frequent_values_has_narrow_logistics_for_them() -> None:
+    """As grey digits are: four fifths 0, many 252 to 254, and anything in between. It asks for no gradients."""
+    often = torch.tensor([0] * 3200 + [252] * 80 + [253] * 360 + [254] * 120 + list(range(1, 241)))
+    frequencies = often.bincount() / len(often)
+    entropy = -frequencies.xlogy(frequencies).sum()
+    law = DiscretizedLogisticMixture(5)
+    with torch.no_grad():
+        params = law.marginal(often.view(40, 1, 10, 10)).params
+    found = -law.log_prob(params.view(1, -1, 1, 1).expand(40, -1, 10, 10), often.view(40, 1, 10, 10)).mean()
+    assert entropy < found < 1.05 * entropy
+    assert not params.requires_grad
+
+
 class Net(nn.Module):
     """All parameters of a pixel from the pixels before it, and from a class where there are some."""
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._checks import check_integer, check_number, check_values
-from .distribution import Distribution, at_least_float32
+from .distribution import Distribution, Marginal, at_least_float32
 
 
 class _Unordered(Distribution):
@@ -39,6 +39,16 @@ class _Unordered(Distribution):
     def _cross_entropy(self, params: Tensor, values: Tensor, smoothing: float = 0.0) -> Tensor:
         raise NotImplementedError
 
+    def _marginal(self, pixels: Tensor) -> Marginal:
+        """Each level as often as it is, and once more: no logit is infinite."""
+        counts = torch.stack([torch.bincount(of_color, minlength=self.levels) for of_color in pixels.T])
+        params = self._logits(((counts + 1) / (len(pixels) + self.levels)).log()).flatten()
+        return Marginal(params, torch.ones_like(params))
+
+    def _logits(self, log_probs: Tensor) -> Tensor:
+        """(C, levels) → (C, P / C)"""
+        raise NotImplementedError
+
 
 class Bernoulli(_Unordered):
     """Two levels; one channel per colour, the logit of value 1."""
@@ -57,6 +67,9 @@ class Bernoulli(_Unordered):
     def _draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
         return (uniforms < torch.sigmoid(logits)).to(torch.int64)
 
+    def _logits(self, log_probs: Tensor) -> Tensor:
+        return log_probs[:, 1:] - log_probs[:, :1]
+
     def __repr__(self) -> str:
         return "Bernoulli()"
 
@@ -73,6 +86,9 @@ class Categorical(_Unordered):
 
     def _cross_entropy(self, params: Tensor, values: Tensor, smoothing: float = 0.0) -> Tensor:
         return F.cross_entropy(self._by_level(params), values, reduction="none", label_smoothing=smoothing)
+
+    def _logits(self, log_probs: Tensor) -> Tensor:
+        return log_probs
 
     def _draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
         cdf = torch.softmax(self._by_level(logits), dim=1).cumsum(dim=1)

@@ -1,15 +1,27 @@
 """Distribution: what samplers and likelihoods ask of one."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from .._checks import check_dense, check_device, check_floating, check_integer, check_number, check_tensor, check_values
 
 
+class Marginal(NamedTuple):
+    """Where a network may begin: the parameters of all pixels alike that fit some data, and how far around them."""
+
+    params: Tensor
+    """(P,), float32"""
+    std: Tensor
+    """(P,), float32: standard deviation of what the network answers at first."""
+
+
 class Distribution:
     """What fastgen's distributions share; a distribution of one's own offers the same methods.
 
     A subclass defines ``param_channels``, ``_log_prob`` and ``_draw``; if it couples colours, ``_draw_color`` instead.
+    One that networks are to begin with, as ``fastgen.models.PixelCNNPP`` does, defines ``_marginal``.
 
     Attributes:
         levels: values are integers in [0, levels).
@@ -57,6 +69,30 @@ class Distribution:
         check_values(values, self.levels)
         self._check_params(params, "values", values)
         return self._log_prob(at_least_float32(params), values.to(torch.int64))
+
+    def marginal(self, values: Tensor) -> Marginal:
+        """Of all parameters that are the same at each pixel, those that give ``values`` the largest likelihood.
+
+        A network of which the last layer begins there need not learn first how often each value is (a bias that says so
+        is from Lin et al. 2017, arXiv:1708.02002, section 4.1).
+
+        Args:
+            values: (N, C, H, W), integers in [0, levels), of one pixel or more.
+
+        Returns:
+            A ``Marginal``, on the device of ``values``: ``params`` and ``std``, (P,) each.
+
+        Raises:
+            ValueError: there is no value, or one is out of range.
+            TypeError: ``values`` are not integers.
+        """
+        check_values(values, self.levels)
+        check_dense("values", values)
+        if values.dim() != 4 or not values.numel():
+            raise ValueError(f"values: expected shape (N, C, H, W) of one pixel or more, got {tuple(values.shape)}")
+        self.param_channels(values.shape[1])
+        with torch.enable_grad():
+            return self._marginal(values.detach().movedim(1, -1).flatten(0, 2).to(torch.int64))
 
     def draw(self, params: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
         """Draw values by inverting the cumulative distribution: the same uniforms give the same values.
@@ -111,6 +147,10 @@ class Distribution:
         return self._draw_color(at_least_float32(params), uniforms, values, k, temperature).unsqueeze(1)
 
     def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _marginal(self, pixels: Tensor) -> Marginal:
+        """Int64 (M, C) → parameters (P,), and how far a network may begin from each."""
         raise NotImplementedError
 
     def _draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:

@@ -5,7 +5,11 @@ from torch import Tensor
 
 from .._checks import check_integer
 from ..ops.discretized_logistic_mixture import CHANNELS, LOG_SCALE_MIN, discretized_logistic_mixture
-from .distribution import Distribution
+from .distribution import Distribution, Marginal
+
+_STEPS, _LR, _PIXELS, _LOG_SCALE, _SPREAD = 400, 0.05, 2048, -2.0, 0.01
+"""Of one law for all pixels: steps of Adam, its learning rate, how many pixels it is fitted to at most, the log-scales
+it begins with, and how far around its means and scales a network begins."""
 
 
 class DiscretizedLogisticMixture(Distribution):
@@ -56,6 +60,34 @@ class DiscretizedLogisticMixture(Distribution):
 
     def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         return discretized_logistic_mixture(params, values, self.levels).unsqueeze(1)
+
+    def _marginal(self, pixels: Tensor) -> Marginal:
+        """By Adam, from logistics that are spread over the values that there are.
+
+        Means and scales begin a hundredth as far apart as weights: where few values are frequent, a logistic is as
+        narrow as one, and would miss it at all pixels whose mean begins elsewhere.
+        """
+        K, C, last = self.components, pixels.shape[1], self.levels - 1
+        distinct, counts = pixels.unique(dim=0, return_counts=True)
+        if len(distinct) > _PIXELS:
+            drawn = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))[:_PIXELS]
+            distinct, counts = pixels[drawn.to(pixels.device)], torch.ones_like(drawn)
+        frequencies = (counts / counts.sum()).to(pixels.device)
+        by_brightness = distinct[distinct.sum(1).argsort(stable=True)]
+        chosen = by_brightness[(torch.arange(K) * 2 + 1) * len(distinct) // (2 * K)]  # (K, C)
+        parts = torch.zeros(C, (CHANNELS[C] - 1) // C, K, device=pixels.device)
+        parts[:, 0] = 2 * chosen.T / last - 1
+        parts[:, 1] = _LOG_SCALE
+        params = torch.cat((parts.new_zeros(K), parts.flatten())).requires_grad_()
+        optimizer = torch.optim.Adam([params], lr=_LR)
+        values = distinct.T[None, :, None].contiguous()  # (1, C, 1, M)
+        for _ in range(_STEPS):
+            log_prob = self._log_prob(params.view(1, -1, 1, 1).expand(-1, -1, 1, len(distinct)), values)
+            (params.grad,) = torch.autograd.grad(-(log_prob.flatten() * frequencies).sum(), params)
+            optimizer.step()
+        std = torch.full_like(params, _SPREAD)
+        std[:K] = 1
+        return Marginal(params.detach(), std.detach())
 
     def _draw_color(self, params: Tensor, uniforms: Tensor, values: Tensor, k: int, temperature: float) -> Tensor:
         C, K, last = values.shape[1], self.components, self.levels - 1

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from .._checks import check_number
 from ..conditions import arguments
 from ..nn import data_dependent_init
+from ..nn.weight_norm import scale_and_shift
+from ..ops._layouts import together
 from .autoregressive import AutoregressiveModel, Law
 from .model import check_positive
 from .pixelcnnpp_layers import GatedLayer, Grow, ShiftedConv2d, Shrink, down_shift, pointwise, right_shift
@@ -107,7 +109,7 @@ class PixelCNNPP(AutoregressiveModel):
         labels = self.check_labels(x.shape[0], labels)
         x = torch.cat((x, torch.ones_like(x[:, :1])), dim=1)
         u, ul = down_shift(self.above(x)), down_shift(self.above_left(x)) + right_shift(self.left(x))
-        seen = [(u, ul)]
+        seen = [(together(u), together(ul))]
         for level, layers in enumerate(self.down):
             if level:
                 seen.append(self.shrink[level - 1](*seen[-1]))
@@ -124,6 +126,9 @@ class PixelCNNPP(AutoregressiveModel):
     def begin_training(self, values: Tensor, condition: Any = None) -> None:
         """Begin from the first batch: ``fastgen.nn.data_dependent_init``, with dropout as its mode says.
 
+        The last layer begins at ``distribution.marginal``, the law of the batch's values whatever their place, where
+        the published code begins with logistics of means and log-scales around 0: a departure, see docs/pixelcnnpp.md.
+
         Weights that have begun already, as those of another run, are left as they are.
 
         Args:
@@ -133,4 +138,5 @@ class PixelCNNPP(AutoregressiveModel):
         if not self.initialised:
             given = self.check_condition(len(values), None if self.condition_kind is None else condition)
             data_dependent_init(self, lambda: self(self.to_input(values), *arguments(given)))
+            scale_and_shift(self.output, *self.distribution.marginal(values))
             self.initialised.fill_(1)

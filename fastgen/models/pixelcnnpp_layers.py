@@ -5,10 +5,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from ..ops.concat_elu import concat_elu as padded_concat_elu
+from ..ops.concat_elu import pays
 
-def concat_elu(x: Tensor) -> Tensor:
-    """Elu of [x, −x]: twice the channels."""
-    return F.elu(torch.cat((x, -x), dim=1))
+
+def concat_elu(x: Tensor, padding: tuple[int, int, int, int] = (0, 0, 0, 0)) -> Tensor:
+    """Elu of [x, −x]: twice the channels, padded by zeros as ``F.pad`` does."""
+    if pays(x):
+        return padded_concat_elu(x, padding)
+    y = F.elu(torch.cat((x, -x), dim=1))
+    return F.pad(y, padding) if any(padding) else y
 
 
 def down_shift(x: Tensor) -> Tensor:
@@ -36,19 +42,30 @@ class ShiftedConv2d(nn.Module):
         right: whether it sees this column and those to its left, instead of as many on both sides.
         stride: of rows and columns; position i of the result is position i·stride of the input, and what it sees.
         init_scale: standard deviation of its outputs on the first batch, see ``fastgen.nn.data_dependent_init``.
+        activated: whether it reads ``concat_elu`` of its inputs, and not these.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: tuple[int, int], right: bool, stride: int = 1, init_scale: float = 1.0
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: tuple[int, int],
+        right: bool,
+        stride: int = 1,
+        init_scale: float = 1.0,
+        activated: bool = False,
     ) -> None:
         super().__init__()
+        self.activated = activated
+        inputs *= 1 + activated
         rows, columns = kernel
         self.padding = (columns - 1, 0, rows - 1, 0) if right else (columns // 2, columns // 2, rows - 1, 0)
         self.conv = _normed(nn.Conv2d(inputs, outputs, kernel, stride))
         self.conv.init_scale = init_scale  # type: ignore[assignment]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, self.padding))
+    def forward(self, x: Tensor, dropout: nn.Module | None = None) -> Tensor:
+        x = concat_elu(x, self.padding) if self.activated else F.pad(x, self.padding)
+        return self.conv(x if dropout is None else dropout(x))
 
 
 class ShiftedConvTranspose2d(nn.Module):
@@ -79,19 +96,19 @@ class GatedBlock(nn.Module):
     def __init__(self, channels: int, right: bool, others: int, dropout: float, classes: int | None) -> None:
         super().__init__()
         kernel = (2, 2) if right else (2, 3)
-        self.input = ShiftedConv2d(2 * channels, channels, kernel, right)
+        self.input = ShiftedConv2d(channels, channels, kernel, right, activated=True)
         self.other = pointwise(2 * others, channels) if others else None
         self.dropout = nn.Dropout(dropout)
-        self.output = ShiftedConv2d(2 * channels, 2 * channels, kernel, right, init_scale=0.1)
+        self.output = ShiftedConv2d(channels, 2 * channels, kernel, right, init_scale=0.1, activated=True)
         self.class_bias = None if classes is None else nn.Embedding(classes, 2 * channels)
         if self.class_bias is not None:
             nn.init.normal_(self.class_bias.weight, std=0.05)
 
     def forward(self, x: Tensor, other: Tensor | None, labels: Tensor | None) -> Tensor:
-        h = self.input(concat_elu(x))
+        h = self.input(x)
         if self.other is not None and other is not None:
             h = h + self.other(concat_elu(other))
-        h = self.output(self.dropout(concat_elu(h)))
+        h = self.output(h, self.dropout)
         if self.class_bias is not None:
             h = h + self.class_bias(labels)[:, :, None, None]
         a, b = h.chunk(2, dim=1)

@@ -56,6 +56,16 @@ def data_dependent_init(model: nn.Module, forward: Callable[[], Any]) -> None:
             hook.remove()
 
 
+@torch.no_grad()
+def scale_and_shift(layer: nn.Module, shift: Tensor, scale: Tensor) -> None:
+    """Let a weight-normed ``layer`` answer scale · y + shift instead of y, (P,) each of its P output channels."""
+    g, bias = _norm(layer), layer.bias
+    assert g is not None
+    assert isinstance(bias, Tensor)
+    g.mul_(scale.view_as(g))
+    bias.mul_(scale).add_(shift)
+
+
 def _norm(module: nn.Module) -> Tensor | None:
     """G of a layer's weight; None where it has none."""
     if not parametrize.is_parametrized(module, "weight"):

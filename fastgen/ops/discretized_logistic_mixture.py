@@ -16,7 +16,7 @@ KERNELS = {
     "CUDA": "fastgen/ops/discretized_logistic_mixture_triton.py",
 }
 
-#: Log-scales are clamped here, as in openai/pixel-cnn: the narrowest logistic covers about nine of 256 levels.
+#: Log-scales are clamped here, as in openai/pixel-cnn: the narrowest scale is about a ninth of one of 256 levels.
 LOG_SCALE_MIN = -7.0
 
 #: Number of colours → parameter channels of one mixture component.

@@ -16,8 +16,9 @@ from ..builder import Argument, Builder
 from ..trace import UnsupportedModelError
 from ..traced_tensor import Value
 from .comparisons import equal
-from .pointwise import add, elu, gate, scaled
+from .pointwise import add, concat_elu, elu, gate, scaled
 from .registry import handles
+from .views import pad
 
 
 @handles("convolution")
@@ -72,12 +73,17 @@ def _masked_conv2d(
     if activation == "gated":
         y = gate(b, y)
     elif activation == "concat_elu":
-        y = elu(b, b.cat([y, b.pointwise("neg", y)], 1))
+        y = concat_elu(b, y)
     elif activation == "elu":
         y = elu(b, y)
     elif activation != "none":
         y = b.pointwise(activation, y)
     return [y if residual is None else b.pointwise("add", y, residual)]
+
+
+@handles("fastgen.concat_elu")
+def _concat_elu(b: Builder, x: Value, padding: Sequence[int]) -> Value:
+    return pad(b, concat_elu(b, x), padding, 0.0)
 
 
 @handles("fastgen.gated_residual_block")

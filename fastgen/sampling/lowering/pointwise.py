@@ -33,6 +33,10 @@ def elu(b: Builder, x: Value, alpha: float = 1, scale: float = 1, input_scale: f
     return y if scale == 1 else multiply(b, y, scale)
 
 
+def concat_elu(b: Builder, x: Value) -> Value:
+    return elu(b, b.cat([x, b.pointwise("neg", x)], 1))
+
+
 @handles("celu")
 def _celu(b: Builder, x: Value, alpha: float) -> Value:
     return elu(b, x, alpha, 1, 1 / alpha)

@@ -191,13 +191,13 @@ def _stack(b: Builder, tensors: Sequence[Argument], dim: int) -> Value:
 
 
 @handles("constant_pad_nd")
-def _pad(b: Builder, x: Value, pad: Sequence[int], value: float) -> Value:
-    around = F.pad(torch.zeros(x.shape, dtype=b.dtype, device=b.device), list(pad), value=float(value))
-    for index in range(len(pad) // 2):
+def pad(b: Builder, x: Value, around: Sequence[int], value: float) -> Value:
+    border = F.pad(torch.zeros(x.shape, dtype=b.dtype, device=b.device), list(around), value=float(value))
+    for index in range(len(around) // 2):
         dim = len(x.dims) - 1 - index
-        before, after = pad[2 * index : 2 * index + 2]
+        before, after = around[2 * index : 2 * index + 2]
         x = x.slice(dim, -before, 1, x.shape[dim] + before + after)
-    return b.pointwise("add", x, around) if value else x
+    return b.pointwise("add", x, border) if value else x
 
 
 @handles("fastgen.assign")
