@@ -84,7 +84,9 @@ class RowLstmLayerGradients {
   // From y, and from the gates of who has read a state: (2h + 3·4h, h).
   static PlacesProduct make_to_states(const RowLstmLayerShape& shape, const RowLstmLayerWeights& w) {
     const int64_t h = shape.h, O = 4 * h;
-    std::vector<float> matrix(w.up, w.up + 2 * h * h);
+    std::vector<float> matrix;
+    matrix.reserve(size_t((2 + kRowTaps * 4) * h * h));
+    matrix.assign(w.up, w.up + 2 * h * h);
     for (int64_t t = 0; t < kRowTaps; ++t)
       for (int64_t o = 0; o < O; ++o)
         for (int64_t k = 0; k < h; ++k) matrix.push_back(w.state[(o * h + k) * kRowTaps + t]);
@@ -95,6 +97,7 @@ class RowLstmLayerGradients {
   static PlacesProduct make_to_x(const RowLstmLayerShape& shape, const RowLstmLayerWeights& w) {
     const int64_t I = 2 * shape.h, O = 4 * shape.h, T = shape.taps();
     std::vector<float> matrix;
+    matrix.reserve(size_t(T * O * I));
     for (int64_t t = 0; t < T; ++t)
       for (int64_t o = 0; o < O; ++o)
         for (int64_t i = 0; i < I; ++i) matrix.push_back(w.input[(o * I + i) * T + t]);
@@ -113,16 +116,17 @@ class RowLstmLayerGradients {
     const int64_t images = last - first, H = shape_.H, W = shape_.W, h = shape_.h, I = 2 * h, O = 4 * h,
                   T = shape_.taps(), cells = images * W;
     const std::vector<float> zeros(size_t(O), 0.0f);
-    std::vector<float> grad_y(size_t(cells * I)), grads(size_t(cells * O), 0.0f), carried(size_t(cells * h), 0.0f),
+    std::vector<float> grads(size_t(cells * O), 0.0f), carried(size_t(cells * h), 0.0f),
         sums(size_t(cells * std::max(to_states_.columns(), to_x_.columns()))), sum(size_t(std::max(I, O)));
-    RowFrames frames[] = {RowFrames(images, shape_), RowFrames(images, shape_)};  // of x the first
+    RowFrame x(images, W, I, shape_.input.left, 0);
+    RowStates frames[] = {RowStates(images, shape_), RowStates(images, shape_)};
     std::vector<float> tanh_c[] = {std::vector<float>(size_t(cells * h)), std::vector<float>(size_t(cells * h))};
     const auto gates_at = [&](int64_t m, int64_t column) {  // of the pixel beside m
       const int64_t c = m % W + column;
       return c < 0 || c >= W ? zeros.data() : &grads[size_t((m + column) * O)];
     };
-    const auto from = to_states_.places(cells, [&](int64_t run, int64_t m) -> const float* {
-      return run == 0 ? &grad_y[size_t(m * I)] : gates_at(m, 2 - run);
+    auto from = to_states_.places(cells, [&](int64_t run, int64_t m) -> const float* {
+      return run ? gates_at(m, 2 - run) : kept.grad_y + (shape_.row(first + m / W, H - 1) + m % W) * I;
     });
     const auto from_gates =
         to_x_.places(cells, [&](int64_t run, int64_t m) { return gates_at(m, shape_.input.left - run); });
@@ -130,7 +134,7 @@ class RowLstmLayerGradients {
       for (int64_t n = 0; n < images; ++n) {
         const int64_t pixel = shape_.row(first + n, r);
         states_again(W, h, kept.c + pixel * h, kept.gates + pixel * O, &tanh_c[which][size_t(n * W * h)],
-                     frames[which].state_at(n * W));
+                     frames[which].at(n * W));
       }
     };
     float *of_states = part + T * I * columns_, *of_up = of_states + kRowTaps * h * columns_,
@@ -141,13 +145,9 @@ class RowLstmLayerGradients {
     states(H - 1, here);
     std::fill_n(&grad_added[first * O], images * O, 0.0f);
     for (int64_t r = H - 1; r >= 0; --r, here = 1 - here) {
-      RowFrames& above = frames[1 - here];
+      RowStates& above = frames[1 - here];
       r ? states(r - 1, 1 - here) : above.begin(w_.hidden);
-      for (int64_t n = 0; n < images; ++n) {
-        const int64_t pixel = shape_.row(first + n, r);
-        std::copy_n(kept.grad_y + pixel * I, W * I, &grad_y[size_t(n * W * I)]);
-        std::copy_n(kept.x + pixel * I, W * I, frames[0].x_at(n * W));
-      }
+      for (int64_t n = 0; n < images; ++n) std::copy_n(kept.x + shape_.row(first + n, r) * I, W * I, x.at(n * W));
       to_states_.run(cells, from, sums.data(), [&](int64_t m, int rows) {
         for (int64_t each = m; r && each < m + rows; ++each) {
           const int64_t pixel = shape_.row(first + each / W, r - 1) + each % W;
@@ -170,17 +170,18 @@ class RowLstmLayerGradients {
         cells_backward_run(rows, h, &sums[size_t(m * to_states_.columns())], to_states_.columns(),
                            &tanh_c[here][size_t(m * h)], &at);
       }
-      outer(&by_y, images, frames[here].state_at(0), frames[here].states_row(), h, h, grad_y.data(), of_up);
-      outer(&by_gates, images, frames[0].x_at(0) - frames[0].left * I, frames[0].x_row(), I, T * I, grads.data(), part);
-      outer(&by_gates, images, above.state_at(0) - h, above.states_row(), h, kRowTaps * h, grads.data(), of_states);
-      for (int64_t n = 0; n < images; ++n) {
-        add_row(I, &grad_y[size_t(n * W * I)], &sum, of_bias_up);
-        add_row(O, &grads[size_t(n * W * O)], &sum, &grad_added[(first + n) * O]);
-      }
+      outer(&by_gates, images, x.at(0) - x.left * I, x.row(), I, T * I, grads.data(), part);
+      outer(&by_gates, images, above.at(0) - h, above.row(), h, kRowTaps * h, grads.data(), of_states);
       to_x_.run(cells, from_gates, sums.data());
-      for (int64_t n = 0; n < images; ++n)
-        add_residual(W, I, &sums[size_t(n * W * to_x_.columns())], to_x_.columns(), &grad_y[size_t(n * W * I)],
-                     grad_x + shape_.row(first + n, r) * I);
+      for (int64_t n = 0; n < images; ++n) {
+        const int64_t row = shape_.row(first + n, r) * I;
+        const float* grad_y = kept.grad_y + row;
+        outer(&by_y, 1, frames[here].at(n * W), frames[here].row(), h, h, grad_y, of_up);
+        add_row(I, grad_y, &sum, of_bias_up);
+        add_row(O, &grads[size_t(n * W * O)], &sum, &grad_added[(first + n) * O]);
+        add_residual(W, I, &sums[size_t(n * W * to_x_.columns())], to_x_.columns(), grad_y, grad_x + row);
+      }
+      if (r) to_states_.move(cells, 0, -W * I, nullptr, &from);
     }
     for (int64_t m = 0; m < cells; ++m) {  // grads and carried are the first row's
       add_run(h, &carried[size_t(m * h)], of_cell);

@@ -5,56 +5,10 @@
 
 #include "image_lstm_cpu.h"
 #include "masked_conv2d_products_cpu.h"
+#include "places_product_cpu.h"
 #include "row_lstm_layer.h"
 
 namespace fastgen {
-
-// y[m] = Σ over runs of x @ W, of any number of pixels m, which read the same places whenever it is run
-class PlacesProduct {
- public:
-  // w (Σ lengths, N)
-  PlacesProduct(std::vector<int64_t> lengths, int64_t N, const std::vector<float>& w)
-      : lengths_(std::move(lengths)), layout_(isa_, int64_t(w.size()) / N, N, false), packed_(size_t(layout_.size())) {
-    layout_.pack(w.data(), packed_.data());
-  }
-
-  int64_t columns() const { return ceil_div(layout_.N, isa_.lanes) * isa_.lanes; }  // from a row of y to the next
-
-  // at(run, m): where pixel m reads
-  template <typename F>
-  std::vector<const float*> places(int64_t pixels, const F& at) const {
-    const int64_t runs = int64_t(lengths_.size());
-    std::vector<const float*> found(size_t(runs * pixels));
-    for (int64_t m = 0; m < pixels; ++m) {
-      const int64_t tile = m / isa_.rows * isa_.rows, rows = std::min<int64_t>(isa_.rows, pixels - tile);
-      for (int64_t run = 0; run < runs; ++run) found[size_t(runs * tile + run * rows + m - tile)] = at(run, m);
-    }
-    return found;
-  }
-
-  // before(m, rows): called before the first panel's product of these
-  template <typename F>
-  void run(int64_t pixels, const std::vector<const float*>& places, float* y, const F& before) const {
-    const int64_t runs = int64_t(lengths_.size()), pitch = columns();
-    for (int64_t p = 0; p < layout_.panels(); ++p)
-      for (int64_t m = 0; m < pixels; m += isa_.rows) {
-        const int rows = int(std::min<int64_t>(isa_.rows, pixels - m));
-        if (p == 0) before(m, rows);
-        isa_.tile[rows][layout_.vectors_of(p)](runs, lengths_.data(), &places[size_t(runs * m)],
-                                               packed_.data() + layout_.offset(p), y + m * pitch + layout_.first(p),
-                                               pitch);
-      }
-  }
-  void run(int64_t pixels, const std::vector<const float*>& places, float* y) const {
-    run(pixels, places, y, [](int64_t, int) {});
-  }
-
- private:
-  const GemmIsa& isa_ = gemm_isas().back();
-  std::vector<int64_t> lengths_;
-  GemmLayout layout_;
-  std::vector<float> packed_;
-};
 
 // y = sums + residual of pixels of which the sums lie `columns` apart
 inline void add_residual(int64_t pixels, int64_t width, const float* sums, int64_t columns, const float* residual,
@@ -78,25 +32,24 @@ struct RowLstmLayerWeights {
   const float *input, *bias, *state, *hidden, *cell, *up, *bias_up, *added;
 };
 
-// A row of a few images beside each other: x with zeros on its left, and the states above with zeros on both sides.
-struct RowFrames {
-  int64_t images, W, h, left;
-  std::vector<float> x, states;
+// A row of a few images beside each other, with zeros on its sides.
+struct RowFrame {
+  int64_t images, W, width, left, right;
+  std::vector<float> pixels;
 
-  RowFrames(int64_t images, const RowLstmLayerShape& shape)
-      : images(images),
-        W(shape.W),
-        h(shape.h),
-        left(shape.input.left),
-        x(size_t(images * x_row()), 0.0f),
-        states(size_t(images * states_row()), 0.0f) {}
+  RowFrame(int64_t images, int64_t W, int64_t width, int64_t left, int64_t right)
+      : images(images), W(W), width(width), left(left), right(right), pixels(size_t(images * row()), 0.0f) {}
 
-  int64_t x_row() const { return (left + W) * 2 * h; }
-  int64_t states_row() const { return (1 + W + 1) * h; }
-  float* x_at(int64_t m) { return &x[size_t(m / W * x_row() + (left + m % W) * 2 * h)]; }
-  float* state_at(int64_t m) { return &states[size_t(m / W * states_row() + (1 + m % W) * h)]; }
+  int64_t row() const { return (left + W + right) * width; }
+  float* at(int64_t m) { return &pixels[size_t(m / W * row() + (left + m % W) * width)]; }
+};
+
+// The states that the next row reads.
+struct RowStates : RowFrame {
+  RowStates(int64_t images, const RowLstmLayerShape& shape) : RowFrame(images, shape.W, shape.h, 1, 1) {}
+
   void begin(const float* hidden) {
-    for (int64_t m = 0; m < images * W; ++m) std::copy_n(hidden, h, state_at(m));
+    for (int64_t m = 0; m < images * W; ++m) std::copy_n(hidden, width, at(m));
   }
 };
 
@@ -111,20 +64,21 @@ class RowLstmLayerProducts {
   void run(int64_t first, int64_t last, const float* x, float* y, float* c, float* gates) const {
     const int64_t images = last - first, W = shape_.W, h = shape_.h, T = shape_.taps(), cells = images * W;
     static constexpr float kOne = 1.0f;
-    RowFrames frames(images, shape_);
-    frames.begin(w_.hidden);
-    const auto read = gates_.places(cells, [&](int64_t run, int64_t m) -> const float* {
-      return run < T ? frames.x_at(m) + (run - frames.left) * 2 * h : frames.state_at(m) + (run - T - 1) * h;
+    const std::vector<float> zeros(size_t(2 * h), 0.0f);
+    RowStates states(images, shape_);
+    states.begin(w_.hidden);
+    auto read = gates_.places(cells, [&](int64_t run, int64_t m) -> const float* {
+      const int64_t column = m % W + run - shape_.input.left;  // of a tap of K_is, which sees no column to the right
+      if (run < T) return column < 0 ? zeros.data() : x + (shape_.row(first + m / W, 0) + column) * 2 * h;
+      return states.at(m) + (run - T - 1) * h;
     });
     const auto up_read =
-        up_.places(cells, [&](int64_t run, int64_t m) -> const float* { return run ? &kOne : frames.state_at(m); });
+        up_.places(cells, [&](int64_t run, int64_t m) -> const float* { return run ? &kOne : states.at(m); });
     const std::vector<float> constants = added(first, last);
     std::vector<float> sums(size_t(cells * std::max(gates_.columns(), up_.columns()))), kept, unused;
     if (!c) kept.resize(size_t(cells * h)), unused.resize(size_t(kRows * 4 * h));
     ForwardCells<float> at;
     for (int64_t r = 0; r < shape_.H; ++r) {
-      for (int64_t n = 0; n < images; ++n)
-        std::copy_n(x + shape_.row(first + n, r) * 2 * h, W * 2 * h, frames.x_at(n * W));
       const int64_t down = r + 1 < shape_.H ? W : 0;  // what the next row reads and writes is fetched by now
       gates_.run(cells, read, sums.data(), [&](int64_t m, int rows) {
         for (int64_t each = m; down && each < m + rows; ++each) {
@@ -142,14 +96,16 @@ class RowLstmLayerProducts {
           at.activations[i] = c ? gates + pixel * 4 * h : &unused[size_t(i * 4 * h)];
           at.c[i] = c ? c + pixel * h : &kept[size_t(cell * h)];
           at.previous[i] = r == 0 ? w_.cell : c ? c + (pixel - W) * h : at.c[i];
-          at.state[i] = frames.state_at(cell);
+          at.state[i] = states.at(cell);
         }
         cells_run(rows, h, &sums[size_t(m * gates_.columns())], gates_.columns(), &at);
       }
       up_.run(cells, up_read, sums.data());
-      for (int64_t n = 0; n < images; ++n)
-        add_residual(W, 2 * h, &sums[size_t(n * W * up_.columns())], up_.columns(), frames.x_at(n * W),
-                     y + shape_.row(first + n, r) * 2 * h);
+      for (int64_t n = 0; n < images; ++n) {
+        const int64_t row = shape_.row(first + n, r) * 2 * h;
+        add_residual(W, 2 * h, &sums[size_t(n * W * up_.columns())], up_.columns(), x + row, y + row);
+      }
+      for (int64_t run = 0; down && run < T; ++run) gates_.move(cells, run, W * 2 * h, zeros.data(), &read);
     }
   }
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .._checks import check_flag, check_number
 from ..nn import DiagonalLSTM, MaskedConv2d
 from ..nn import RowLSTM as RowLSTMLayer
+from ..nn._as_made import first_layer
 from ..ops._layouts import is_vectorized
 from .autoregressive import AutoregressiveModel, Law
 from .model import check_divides, check_positive
@@ -74,7 +75,7 @@ class _PixelRNN(AutoregressiveModel):
         """Inputs (N, C, H, W) in [−1, 1], labels (N,) for a model with classes → parameters (N, P, H, W)."""
         self.check_input(x)
         labels = self.check_labels(x.shape[0], labels)
-        h, found = self.input(x), None
+        h, found = first_layer(self.input, x), None
         if not is_vectorized():
             h = h.contiguous(memory_format=torch.channels_last)  # as cells lie
         for index, layer in enumerate(self.stack):

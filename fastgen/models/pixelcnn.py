@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from .._checks import check_number
 from ..nn import MaskedConv2d
-from ..nn._as_made import are_masked, drops_nothing, nobody_looks
-from ..ops._layouts import together
+from ..nn._as_made import are_masked, drops_nothing, first_layer, nobody_looks
 from ..ops.residual_block import pays, residual_block
 from .autoregressive import AutoregressiveModel, Law
 from .model import check_divides, check_positive
@@ -78,7 +77,7 @@ class PixelCNN(AutoregressiveModel):
         """Inputs (N, C, H, W) in [−1, 1] → parameters (N, P, H, W)."""
         self.check_input(x)
         self.check_labels(x.shape[0], labels)
-        h = together(self.input(x))
+        h = first_layer(self.input, x)
         for block in self.blocks:
             h = block(h)
         return self.output(self.hidden(F.relu(h)))

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..ops._layouts import together
 from ..ops._masked_conv2d_checks import GROUPS_ORDERS
+from ..ops.image_conv2d import image_conv2d, pays
 from .masked_conv2d import MaskedConv2d
 from .sequence import globally_observed, observed
 
@@ -16,11 +18,11 @@ def nobody_looks(layers: Iterable[nn.Module]) -> bool:
     return not globally_observed() and not any(observed(layer) for layer in layers)
 
 
-def are_masked(layers: Iterable[nn.Module], activations: Iterable[str]) -> bool:
-    """Whether these are masked convolutions of mask B and of one colouring, with these activations."""
+def are_masked(layers: Iterable[nn.Module], activations: Iterable[str], mask: str = "B") -> bool:
+    """Whether these are masked convolutions of one mask and one colouring, with these activations."""
     found: list[Any] = list(layers)
     if not all(
-        type(each) is MaskedConv2d and (each.mask, each.activation) == ("B", activation) and has_its_bias(each)
+        type(each) is MaskedConv2d and (each.mask, each.activation) == (mask, activation) and has_its_bias(each)
         for each, activation in zip(found, activations, strict=True)
     ):
         return False
@@ -43,6 +45,15 @@ def has_its_bias(layer: nn.Module) -> bool:
         return True
     fits = isinstance(bias, torch.Tensor) and bias.layout == torch.strided and bias.shape == weight.shape[:1]
     return fits and (bias.dtype, bias.device) == (weight.dtype, weight.device)
+
+
+def first_layer(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """``layer(x)``, a masked convolution of an image, in the layout that what follows is fastest in: ``together``."""
+    if are_masked((layer,), ("none",), "A") and nobody_looks((layer,)):
+        found: Any = layer
+        if pays(x, found.weight):
+            return image_conv2d(x, found.weight, found.bias, found.mask, found.color_groups, found.groups_order)
+    return together(layer(x))
 
 
 def drops_nothing(layer: nn.Module) -> bool:

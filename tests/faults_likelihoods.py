@@ -1,0 +1,94 @@
+"""One-line faults of what is drawn and how likely it is, see faults.py."""
+
+# fmt: off
+#: Stem → source file → what is wrong, the text that is there exactly once, and what stands there instead.
+FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
+    "rsample_kl": {
+        "fastgen/ops/rsample_kl.py": [
+            ("a wrong bound in the reference", "logvar.to(dtype).clamp(LOGVAR_MIN, LOGVAR_MAX)\n    z =",
+             "logvar.to(dtype).clamp(LOGVAR_MIN - 1, LOGVAR_MAX)\n    z ="),
+            ("no gradient at the reference's upper bound", "(logvar <= LOGVAR_MAX)", "(logvar < LOGVAR_MAX)"),
+            ("the KL's gradient in the reference", "grad_kl * torch.expm1(clamped)", "grad_kl * torch.exp(clamped)"),
+            ("gradients exchanged", "return *grads, None", "return grads[1], grads[0], None"),
+        ],
+        "fastgen/nn/rsample_kl.py": [
+            ("the module forgets its generator", "generator=generator)\n", "generator=None)\n"),
+        ],
+        "csrc/rsample_kl.h": [
+            ("sign of the noise", "*z = mu + sigma * noise", "*z = mu - sigma * noise"),
+            ("sign in the KL", "(expm1_logvar - clamped)", "(expm1_logvar + clamped)"),
+            ("the mean's gradient of the KL", "grad_z + grad_kl * mu", "grad_z - grad_kl * mu"),
+            ("a gradient above the upper bound", "clamped == logvar ?", "clamped <= logvar ?"),
+            ("a gradient below the lower bound", "*grad_logvar = clamped == logvar",
+             "*grad_logvar = clamped >= logvar"),
+            ("upper bound", "kLogvarMax = 20.0", "kLogvarMax = 21.0"),
+            ("lower bound", "kLogvarMin = -30.0", "kLogvarMin = -31.0"),
+        ],
+        "csrc/rsample_kl_cpu.cpp": [
+            ("stride of the KL's gradient ignored", "grad_kl[n * grad_kl_stride]", "grad_kl[n]"),
+            ("the row of a gradient", "grad_kl[n * grad_kl_stride]", "grad_kl[begin / tiling.row * grad_kl_stride]"),
+        ],
+        "csrc/philox_cpu.h": [
+            ("offset of the noise", "return normals_ + (begin - 4 * first)", "return normals_"),
+            ("words of the portable version", "radius[i] = words.x | uint64_t(words.z) << 32",
+             "radius[i] = words.z | uint64_t(words.x) << 32"),
+            ("words of a vector version", "_mm256_setr_epi64x(0, 1, 2, 3)", "_mm256_setr_epi64x(0, 1, 3, 2)"),
+        ],
+    },
+    "discretized_logistic_mixture": {
+        "fastgen/distributions/logistic_mixture.py": [
+            ("each value once", "frequencies = (counts / counts.sum())",
+             "frequencies = (torch.ones_like(counts) / len(counts))"),
+            ("as far as weights", "torch.full_like(params, _SPREAD)", "torch.ones_like(params)"),
+            ("no number of logistics", "std[:K] = 1\n", "std[:K] = _SPREAD\n"),
+            ("means in levels", "2 * chosen.T / last - 1", "chosen.T.float()"),
+            ("too few steps", "_STEPS, _LR, _PIXELS, _LOG_SCALE, _SPREAD = 400,",
+             "_STEPS, _LR, _PIXELS, _LOG_SCALE, _SPREAD = 4,"),
+            ("other pixels each time", "torch.Generator().manual_seed(0))",
+             "torch.Generator().manual_seed(torch.seed()))"),
+        ],
+        "fastgen/distributions/discrete.py": [
+            ("a logit of minus infinity", "(counts + 1) / (len(pixels) + self.levels)", "counts / len(pixels)"),
+            ("colours of all", "for of_color in pixels.T]", "for of_color in pixels.T.flip(0)]"),
+            ("the logit of 0", "log_probs[:, 1:] - log_probs[:, :1]", "log_probs[:, :1] - log_probs[:, 1:]"),
+        ],
+        "fastgen/models/pixelcnnpp.py": [
+            ("as it was", "scale_and_shift(self.output, *self.distribution.marginal(values))", "pass"),
+        ],
+        "fastgen/nn/weight_norm.py": [
+            ("only around it", "bias.mul_(scale).add_(shift)", "bias.mul_(scale)"),
+            ("the scale of the weights", "    g.mul_(scale.view_as(g))\n    bias", "    bias"),
+        ],
+        "fastgen/ops/discretized_logistic_mixture.py": [
+            ("the lowest bin in the reference", "torch.where(first, 0, F.logsigmoid(lower))",
+             "torch.where(last, 0, F.logsigmoid(lower))"),
+            ("no gradient of the prior in the reference", "posterior - grad * torch.softmax(terms.logits, dim=1)",
+             "posterior"),
+            ("levels forgotten in the backward", "*ctx.saved_tensors, ctx.levels)", "*ctx.saved_tensors, 256)"),
+        ],
+        "fastgen/nn/discretized_logistic_mixture.py": [
+            ("the module forgets its levels", "discretized_logistic_mixture(params, values, self.levels)",
+             "discretized_logistic_mixture(params, values)"),
+            ("sign of the loss", "return -log_likelihood", "return log_likelihood"),
+        ],
+        "csrc/discretized_logistic_mixture.h": [
+            ("the highest bin has an upper edge", "T(v != last)", "T(1)"),
+            ("the lowest bin has a lower edge", "T(v != 0)}", "T(1)}"),
+            ("no scale in the density", " - is_middle * clamped;", ";"),
+            ("sign of the mean's gradient", "inverse_scale * (grad_b - grad_a)", "inverse_scale * (grad_a - grad_b)"),
+            ("no gradient at the clamp", "log_scale < T(kLogScaleMin) ? T(0) : grad",
+             "log_scale <= T(kLogScaleMin) ? T(0) : grad"),
+            ("a wrong clamp", "kLogScaleMin = -7.0", "kLogScaleMin = -7.5"),
+            ("width of a wide logistic", "kTinyWidth = 1e-30", "kTinyWidth = 0"),
+        ],
+        "csrc/discretized_logistic_mixture_cpu.cpp": [
+            ("blue sees red twice", "c1[i] * values.x[0][i] + c2[i] * values.x[1][i]",
+             "c1[i] * values.x[0][i] + c2[i] * values.x[0][i]"),
+            ("gradient of a coefficient", "c1[i] * c1[i]) * blue[i] * values", "c1[i] * c1[i]) * green[i] * values"),
+            ("no gradient of the prior", "responsibility[i] - logit[i] * to_prior[i]", "responsibility[i]"),
+            ("width of the highest bin", "middle += v != 0 && v != levels - 1", "middle += v != 0"),
+            ("the first component alone is the largest", "max[i] = max[i] < e ? e : max[i];", ""),
+            ("rows of an image", "if (++h < H) continue;", "if (++h <= H) continue;"),
+        ],
+    },
+}
