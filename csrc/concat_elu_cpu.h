@@ -38,45 +38,35 @@ struct ConcatEluShape {
   }
 };
 
-template <typename Store, typename A>
-FG_VECTOR_CLONES void concat_elu_row(int64_t runs, int64_t run, int64_t between,
-                                     const typename Store::type* __restrict x, typename Store::type* __restrict y) {
+template <typename T>
+FG_VECTOR_CLONES void concat_elu_row(int64_t runs, int64_t run, int64_t between, const T* __restrict x,
+                                     T* __restrict y) {
   for (int64_t r = 0; r < runs; ++r, x += run, y += 2 * run)
-    for (int64_t i = 0; i < run; ++i) {
-      A plus, minus;
-      concat_elu<A>(Store::load(x[i]), &plus, &minus);
-      y[i] = Store::store(plus);
-      y[between + i] = Store::store(minus);
-    }
+    for (int64_t i = 0; i < run; ++i) concat_elu(x[i], &y[i], &y[between + i]);
 }
 
-template <typename Store, typename A>
-FG_VECTOR_CLONES void concat_elu_backward_row(int64_t runs, int64_t run, int64_t between,
-                                              const typename Store::type* __restrict grad_y,
-                                              const typename Store::type* __restrict y,
-                                              typename Store::type* __restrict grad_x) {
+template <typename T>
+FG_VECTOR_CLONES void concat_elu_backward_row(int64_t runs, int64_t run, int64_t between, const T* __restrict grad_y,
+                                              const T* __restrict y, T* __restrict grad_x) {
   for (int64_t r = 0; r < runs; ++r, grad_y += 2 * run, y += 2 * run, grad_x += run)
     for (int64_t i = 0; i < run; ++i)
-      grad_x[i] = Store::store(concat_elu_backward<A>(Store::load(grad_y[i]), Store::load(grad_y[between + i]),
-                                                      Store::load(y[i]), Store::load(y[between + i])));
+      grad_x[i] = concat_elu_backward(grad_y[i], grad_y[between + i], y[i], y[between + i]);
 }
 
 // Row h of y, with its border: zeros above and below, and on both sides.
-template <typename Store, typename A>
-void concat_elu_row_of(const ConcatEluShape& shape, int64_t image, int64_t h, const typename Store::type* x,
-                       typename Store::type* y) {
-  using S = typename Store::type;
+template <typename T>
+void concat_elu_row_of(const ConcatEluShape& shape, int64_t image, int64_t h, const T* x, T* y) {
   const int64_t numbers = shape.numbers(), row = shape.y_row(image, h), left = shape.border.left * numbers;
   const int64_t inside = shape.W * numbers, width = shape.width() * numbers;
   const bool outside = h < shape.border.top || h >= shape.border.top + shape.H;
   for (int64_t part = 0; part < (shape.channels_last ? 1 : 2); ++part) {
-    S* const first = y + row + part * shape.between();
-    std::fill(first, first + (outside ? width : left), S(0));
-    if (!outside) std::fill(first + left + inside, first + width, S(0));
+    T* const first = y + row + part * shape.between();
+    std::fill(first, first + (outside ? width : left), T(0));
+    if (!outside) std::fill(first + left + inside, first + width, T(0));
   }
   if (!outside)
-    concat_elu_row<Store, A>(shape.runs(), shape.run(), shape.between(), x + shape.x_row(image, h - shape.border.top),
-                             y + row + left);
+    concat_elu_row<T>(shape.runs(), shape.run(), shape.between(), x + shape.x_row(image, h - shape.border.top),
+                      y + row + left);
 }
 
 }  // namespace fastgen

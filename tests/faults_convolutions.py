@@ -29,10 +29,14 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("a sum of both gradients", "(plus - minus).contig", "(plus + minus).contig"),
             ("the fake forgets the layout", "dtype=y.dtype, device=y.device, memory_format=layout_of(y))",
              "dtype=y.dtype, device=y.device)"),
-            ("under transforms that hide layouts", "x.dim() == 4 and not is_vectorized()", "x.dim() == 4"),
+            ("under transforms that hide layouts", "return not is_vectorized() and", "return"),
+            ("under forward mode, too", " and forward_ad._current_level < 0", ""),
+            ("of halves, too", " or x.dtype not in DTYPES", ""),
+            ("in a graph, too", " or torch.compiler.is_compiling():", ":"),
         ],
         "fastgen/models/pixelcnnpp_layers.py": [
             ("no border", "return padded_concat_elu(x, padding)", "return padded_concat_elu(x)"),
+            ("a result that is written to", 'x.clone() if getattr(dropout, "inplace", False) else x', "x"),
             ("no border where the op does not pay", "F.pad(y, padding) if any(padding) else y", "y"),
         ],
         "fastgen/sampling/lowering/linear.py": [
@@ -47,9 +51,9 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         "csrc/concat_elu_cpu.h": [
             ("where the second half is", "C * height() * width(); }", "C * H * W; }"),
             ("an image's channels", "image / C * 2 * C + image % C", "image"),
-            ("nothing on the right", "std::fill(first + left + inside, first + width, S(0))",
-             "std::fill(first + left + inside, first + left + inside, S(0))"),
-            ("nothing above", "(outside ? width : left), S(0)", "left, S(0)"),
+            ("nothing on the right", "std::fill(first + left + inside, first + width, T(0))",
+             "std::fill(first + left + inside, first + left + inside, T(0))"),
+            ("nothing above", "(outside ? width : left), T(0)", "left, T(0)"),
             ("one half's border", "part < (shape.channels_last ? 1 : 2)", "part < 1"),
             ("the row above", "shape.x_row(image, h - shape.border.top)", "shape.x_row(image, h)"),
         ],

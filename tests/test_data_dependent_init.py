@@ -11,6 +11,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import tiny
 from autoregressive import random_values
+from fastgen.distributions import Distribution
 from fastgen.models import PixelCNNPP
 from fastgen.nn import data_dependent_init
 from fastgen.training import Recipe, Run, Trainer
@@ -72,6 +73,38 @@ def test_parameters_begin_at_the_law_of_all_values(in_channels: int, changes: di
     found = outputs(model, model.to_input(values))[model.output].movedim(1, 0).flatten(1)
     torch.testing.assert_close(found.mean(1), params, rtol=0, atol=1e-4)
     torch.testing.assert_close(found.std(1, correction=0), std, rtol=1e-3, atol=0)
+
+
+def test_what_has_no_law_to_begin_at_stays() -> None:
+    """A last layer of one's own, and a distribution of one's own; under inference mode, too."""
+    values = random_values(PixelCNNPP(1, **SMALL), 3, 6, 6)
+    model = PixelCNNPP(1, **SMALL, dropout=0.0)
+    model.output = nn.Conv2d(4, model.distribution.param_channels(1), 1)
+    before = model.output.weight.clone()
+    with torch.inference_mode():
+        model.begin_training(values)
+    assert model.initialised == 1
+    assert torch.equal(model.output.weight, before)
+
+    class Own(Distribution):
+        def param_channels(self, channels: int) -> int:
+            return 9 * channels
+
+    model = PixelCNNPP(1, **SMALL, dropout=0.0)
+    model.distribution = Own(4)
+    model.begin_training(values)
+    y = outputs(model, model.to_input(values))[model.output]
+    torch.testing.assert_close(y.std((0, 2, 3), correction=0), torch.ones(9), rtol=1e-3, atol=0)
+    with pytest.raises(TypeError, match=r"marginal: expected a distribution that defines one, got Own"):
+        model.distribution.marginal(values)
+
+
+def test_values_out_of_range_change_nothing() -> None:
+    model = PixelCNNPP(1, **SMALL)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"values: expected .*\[0, 4\)"):
+        model.begin_training(torch.full((2, 1, 4, 4), 4))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_any_weight_normed_layers_begin_so() -> None:

@@ -42,7 +42,7 @@ class _Unordered(Distribution):
     def _marginal(self, pixels: Tensor) -> Marginal:
         """Each level as often as it is, and once more: no logit is infinite."""
         counts = torch.stack([torch.bincount(of_color, minlength=self.levels) for of_color in pixels.T])
-        params = self._logits(((counts + 1) / (len(pixels) + self.levels)).log()).flatten()
+        params = self._logits(((counts + 1).to(torch.float32) / (len(pixels) + self.levels)).log()).flatten()
         return Marginal(params, torch.ones_like(params))
 
     def _logits(self, log_probs: Tensor) -> Tensor:

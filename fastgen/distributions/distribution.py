@@ -71,9 +71,10 @@ class Distribution:
         return self._log_prob(at_least_float32(params), values.to(torch.int64))
 
     def marginal(self, values: Tensor) -> Marginal:
-        """Of all parameters that are the same at each pixel, those that give ``values`` the largest likelihood.
+        """Of all parameters that are the same at each pixel, those that fit ``values``: how often each of them is.
 
-        A network of which the last layer begins there need not learn first how often each value is (a bias that says so
+        Of a mixture they are near the likeliest ones; laws without an order count each level once more than it is. A
+        network of which the last layer begins there need not learn first how often each value is (a bias that says so
         is from Lin et al. 2017, arXiv:1708.02002, section 4.1).
 
         Args:
@@ -84,15 +85,22 @@ class Distribution:
 
         Raises:
             ValueError: there is no value, or one is out of range.
-            TypeError: ``values`` are not integers.
+            TypeError: ``values`` are not integers, or the distribution defines no such law.
         """
+        if not self.has_marginal:
+            raise TypeError(f"marginal: expected a distribution that defines one, got {self!r}")
         check_values(values, self.levels)
         check_dense("values", values)
         if values.dim() != 4 or not values.numel():
             raise ValueError(f"values: expected shape (N, C, H, W) of one pixel or more, got {tuple(values.shape)}")
         self.param_channels(values.shape[1])
-        with torch.enable_grad():
-            return self._marginal(values.detach().movedim(1, -1).flatten(0, 2).to(torch.int64))
+        with torch.inference_mode(False), torch.enable_grad():
+            return self._marginal(values.detach().movedim(1, -1).flatten(0, 2).to(torch.int64, copy=True))
+
+    @property
+    def has_marginal(self) -> bool:
+        """Whether it says by ``marginal`` where a network may begin."""
+        return type(self)._marginal is not Distribution._marginal
 
     def draw(self, params: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
         """Draw values by inverting the cumulative distribution: the same uniforms give the same values.
@@ -150,7 +158,7 @@ class Distribution:
         raise NotImplementedError
 
     def _marginal(self, pixels: Tensor) -> Marginal:
-        """Int64 (M, C) → parameters (P,), and how far a network may begin from each."""
+        """Int64 (M, C), which are its own → parameters (P,), and how far a network may begin from each."""
         raise NotImplementedError
 
     def _draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:

@@ -7,9 +7,10 @@ from .._checks import check_integer
 from ..ops.discretized_logistic_mixture import CHANNELS, LOG_SCALE_MIN, discretized_logistic_mixture
 from .distribution import Distribution, Marginal
 
-_STEPS, _LR, _PIXELS, _LOG_SCALE, _SPREAD = 400, 0.05, 2048, -2.0, 0.01
-"""Of one law for all pixels: steps of Adam, its learning rate, how many pixels it is fitted to at most, the log-scales
-it begins with, and how far around its means and scales a network begins."""
+_STEPS, _LR, _PIXELS, _LOG_SCALE, _NARROWEST, _SPREAD = 400, 0.05, 2048, -2.0, -6.0, 0.01
+"""Of one law for all pixels: steps of Adam, its learning rate at first, how many pixels it is fitted to at most, the
+log-scales it begins with and those it may end with, from which a gradient still leads away; and how far around its
+means and log-scales a network begins."""
 
 
 class DiscretizedLogisticMixture(Distribution):
@@ -64,30 +65,34 @@ class DiscretizedLogisticMixture(Distribution):
     def _marginal(self, pixels: Tensor) -> Marginal:
         """By Adam, from logistics that are spread over the values that there are.
 
-        Means and scales begin a hundredth as far apart as weights: where few values are frequent, a logistic is as
-        narrow as one, and would miss it at all pixels whose mean begins elsewhere.
+        Means and log-scales begin a hundredth as far apart as weights, and means no further than their scale: where
+        few values are frequent, a logistic is nearly as narrow as one, and would miss it wherever its mean is another.
         """
-        K, C, last = self.components, pixels.shape[1], self.levels - 1
+        K, C, last, device = self.components, pixels.shape[1], self.levels - 1, pixels.device
         distinct, counts = pixels.unique(dim=0, return_counts=True)
         if len(distinct) > _PIXELS:
-            drawn = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))[:_PIXELS]
-            distinct, counts = pixels[drawn.to(pixels.device)], torch.ones_like(drawn)
-        frequencies = (counts / counts.sum()).to(pixels.device)
+            drawn = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0), device="cpu")[:_PIXELS]
+            distinct, counts = pixels[drawn.to(device)], torch.ones(_PIXELS, dtype=torch.int64, device=device)
+        frequencies = counts.to(torch.float32) / counts.sum()
         by_brightness = distinct[distinct.sum(1).argsort(stable=True)]
-        chosen = by_brightness[(torch.arange(K) * 2 + 1) * len(distinct) // (2 * K)]  # (K, C)
-        parts = torch.zeros(C, (CHANNELS[C] - 1) // C, K, device=pixels.device)
-        parts[:, 0] = 2 * chosen.T / last - 1
+        chosen = by_brightness[(torch.arange(K, device=device) * 2 + 1) * len(distinct) // (2 * K)]  # (K, C)
+        parts = torch.zeros(C, (CHANNELS[C] - 1) // C, K, dtype=torch.float32, device=device)
+        parts[:, 0] = 2 * chosen.T.to(torch.float32) / last - 1
         parts[:, 1] = _LOG_SCALE
         params = torch.cat((parts.new_zeros(K), parts.flatten())).requires_grad_()
+        log_scales = params.detach()[K:].view_as(parts)[:, 1]
         optimizer = torch.optim.Adam([params], lr=_LR)
         values = distinct.T[None, :, None].contiguous()  # (1, C, 1, M)
-        for _ in range(_STEPS):
+        for step in range(_STEPS):
+            optimizer.param_groups[0]["lr"] = _LR * (1 - step / _STEPS)
             log_prob = self._log_prob(params.view(1, -1, 1, 1).expand(-1, -1, 1, len(distinct)), values)
             (params.grad,) = torch.autograd.grad(-(log_prob.flatten() * frequencies).sum(), params)
             optimizer.step()
-        std = torch.full_like(params, _SPREAD)
+            log_scales.clamp_(min=_NARROWEST)
+        std = torch.full_like(params, _SPREAD, requires_grad=False)
         std[:K] = 1
-        return Marginal(params.detach(), std.detach())
+        std[K:].view_as(parts)[:, 0] = log_scales.exp().clamp(max=_SPREAD)
+        return Marginal(params.detach(), std)
 
     def _draw_color(self, params: Tensor, uniforms: Tensor, values: Tensor, k: int, temperature: float) -> Tensor:
         C, K, last = values.shape[1], self.components, self.levels - 1

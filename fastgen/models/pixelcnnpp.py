@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .._checks import check_number
 from ..conditions import arguments
 from ..nn import data_dependent_init
-from ..nn.weight_norm import scale_and_shift
+from ..nn.weight_norm import is_normed, scale_and_shift
 from ..ops._layouts import together
 from .autoregressive import AutoregressiveModel, Law
 from .model import check_positive
@@ -104,7 +104,10 @@ class PixelCNNPP(AutoregressiveModel):
         self.register_buffer("initialised", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Inputs (N, C, H, W) in [−1, 1], labels (N,) for a model with classes → parameters (N, P, H, W)."""
+        """Inputs (N, C, H, W) in [−1, 1], labels (N,) for a model with classes → parameters (N, P, H, W).
+
+        In float32 on a CPU they are channels_last.
+        """
         self.check_input(x)
         labels = self.check_labels(x.shape[0], labels)
         x = torch.cat((x, torch.ones_like(x[:, :1])), dim=1)
@@ -128,6 +131,7 @@ class PixelCNNPP(AutoregressiveModel):
 
         The last layer begins at ``distribution.marginal``, the law of the batch's values whatever their place, where
         the published code begins with logistics of means and log-scales around 0: a departure, see docs/pixelcnnpp.md.
+        A last layer of one's own, without weight norm or bias, and one for a law without a marginal stay there.
 
         Weights that have begun already, as those of another run, are left as they are.
 
@@ -137,6 +141,9 @@ class PixelCNNPP(AutoregressiveModel):
         """
         if not self.initialised:
             given = self.check_condition(len(values), None if self.condition_kind is None else condition)
+            law = self.distribution
+            marginal = law.marginal(values) if getattr(law, "has_marginal", False) else None
             data_dependent_init(self, lambda: self(self.to_input(values), *arguments(given)))
-            scale_and_shift(self.output, *self.distribution.marginal(values))
+            if marginal is not None and is_normed(self.output):
+                scale_and_shift(self.output, *marginal)
             self.initialised.fill_(1)

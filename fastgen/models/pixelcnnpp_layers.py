@@ -65,7 +65,9 @@ class ShiftedConv2d(nn.Module):
 
     def forward(self, x: Tensor, dropout: nn.Module | None = None) -> Tensor:
         x = concat_elu(x, self.padding) if self.activated else F.pad(x, self.padding)
-        return self.conv(x if dropout is None else dropout(x))
+        if dropout is not None:
+            x = dropout(x.clone() if getattr(dropout, "inplace", False) else x)  # its gradient is from what it answered
+        return self.conv(x)
 
 
 class ShiftedConvTranspose2d(nn.Module):

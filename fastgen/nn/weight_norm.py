@@ -56,6 +56,12 @@ def data_dependent_init(model: nn.Module, forward: Callable[[], Any]) -> None:
             hook.remove()
 
 
+def is_normed(layer: nn.Module) -> bool:
+    """Whether ``scale_and_shift`` can: a weight norm, of an output channel each, and a bias."""
+    g, bias = _norm(layer), getattr(layer, "bias", None)
+    return g is not None and isinstance(bias, Tensor) and g.numel() == bias.numel()
+
+
 @torch.no_grad()
 def scale_and_shift(layer: nn.Module, shift: Tensor, scale: Tensor) -> None:
     """Let a weight-normed ``layer`` answer scale · y + shift instead of y, (P,) each of its P output channels."""

@@ -25,5 +25,8 @@ def is_vectorized() -> bool:
 
 def together(x: Tensor) -> Tensor:
     """``x``, in float32 on a CPU in channels_last: there the ops of pixels are at their fastest."""
-    products = x.device.type == "cpu" and x.dtype == torch.float32 and not is_vectorized()
-    return x.contiguous(memory_format=torch.channels_last) if products else x
+    if x.device.type != "cpu" or x.dtype != torch.float32 or is_vectorized():
+        return x
+    if torch.compiler.is_compiling():  # perhaps within a transform, which knows no memory formats
+        return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)

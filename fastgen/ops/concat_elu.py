@@ -11,9 +11,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ._layouts import is_vectorized, layout_of
 from ._registry import call, define_op
+
+#: What the results have enough digits for.
+DTYPES = (torch.float32, torch.float64)
 
 KERNELS = {"CPU": "csrc/concat_elu_cpu.cpp"}
 
@@ -32,17 +36,22 @@ def concat_elu_backward_reference(grad_y: Tensor, y: Tensor, padding: list[int])
 
 
 def pays(x: Tensor) -> bool:
-    """Whether ``concat_elu`` is the fastest: on a CPU. Elsewhere it is its reference."""
-    return x.device.type == "cpu" and x.dim() == 4 and not is_vectorized()
+    """Whether ``concat_elu`` takes this, and is the fastest: on a CPU, outside of graphs and transforms.
+
+    Not of halves, whose results have too few digits to tell elu's slope below zero from them.
+    """
+    if x.device.type != "cpu" or x.dim() != 4 or x.dtype not in DTYPES or torch.compiler.is_compiling():
+        return False
+    return not is_vectorized() and forward_ad._current_level < 0
 
 
 def concat_elu(x: Tensor, padding: tuple[int, int, int, int] = (0, 0, 0, 0)) -> Tensor:
     """Of x (N, C, H, W), (N, 2C, top + H + bottom, left + W + right), channels_last if x is, else contiguous.
 
-    Gradients: first and second order.
+    Gradients: first and second order, from the result, which nobody may write to meanwhile.
 
     Args:
-        x: float32, float64, float16 or bfloat16; half types are computed in float32.
+        x: float32 or float64.
         padding: left, right, top, bottom, in the order of ``F.pad``; not negative.
     """
     y: Tensor = call(torch.ops.fastgen.concat_elu.default, x, list(padding))
