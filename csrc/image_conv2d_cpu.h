@@ -41,7 +41,8 @@ class ImageConv2dProduct {
         product_.run(W_, read, found);
         for (int64_t m = 0; !sums.empty() && m < W_; ++m)
           std::copy_n(found + m * product_.columns(), O, y + (row * W_ + m) * O);
-        for (int64_t run = 0; run < runs_.count(); ++run) product_.move(W_, run, width, nullptr, &read);
+        for (int64_t run = 0; done + 1 < rows && run < runs_.count(); ++run)
+          product_.move(W_, run, width, nullptr, &read);
       }
     }
   }

@@ -118,7 +118,7 @@ class RowLstmLayerGradients {
     const std::vector<float> zeros(size_t(O), 0.0f);
     std::vector<float> grads(size_t(cells * O), 0.0f), carried(size_t(cells * h), 0.0f),
         sums(size_t(cells * std::max(to_states_.columns(), to_x_.columns()))), sum(size_t(std::max(I, O)));
-    RowFrame x(images, W, I, shape_.input.left, 0);
+    Frame<float> x(images, W, I, 0, shape_.input.left, 0);
     RowStates frames[] = {RowStates(images, shape_), RowStates(images, shape_)};
     std::vector<float> tanh_c[] = {std::vector<float>(size_t(cells * h)), std::vector<float>(size_t(cells * h))};
     const auto gates_at = [&](int64_t m, int64_t column) {  // of the pixel beside m
@@ -134,7 +134,7 @@ class RowLstmLayerGradients {
       for (int64_t n = 0; n < images; ++n) {
         const int64_t pixel = shape_.row(first + n, r);
         states_again(W, h, kept.c + pixel * h, kept.gates + pixel * O, &tanh_c[which][size_t(n * W * h)],
-                     frames[which].at(n * W));
+                     frames[which].at(n, 0));
       }
     };
     float *of_states = part + T * I * columns_, *of_up = of_states + kRowTaps * h * columns_,
@@ -147,7 +147,7 @@ class RowLstmLayerGradients {
     for (int64_t r = H - 1; r >= 0; --r, here = 1 - here) {
       RowStates& above = frames[1 - here];
       r ? states(r - 1, 1 - here) : above.begin(w_.hidden);
-      for (int64_t n = 0; n < images; ++n) std::copy_n(kept.x + shape_.row(first + n, r) * I, W * I, x.at(n * W));
+      for (int64_t n = 0; n < images; ++n) std::copy_n(kept.x + shape_.row(first + n, r) * I, W * I, x.at(n, 0));
       to_states_.run(cells, from, sums.data(), [&](int64_t m, int rows) {
         for (int64_t each = m; r && each < m + rows; ++each) {
           const int64_t pixel = shape_.row(first + each / W, r - 1) + each % W;
@@ -170,13 +170,13 @@ class RowLstmLayerGradients {
         cells_backward_run(rows, h, &sums[size_t(m * to_states_.columns())], to_states_.columns(),
                            &tanh_c[here][size_t(m * h)], &at);
       }
-      outer(&by_gates, images, x.at(0) - x.left * I, x.row(), I, T * I, grads.data(), part);
-      outer(&by_gates, images, above.at(0) - h, above.row(), h, kRowTaps * h, grads.data(), of_states);
+      outer(&by_gates, images, x.at(0, -x.left), x.row, I, T * I, grads.data(), part);
+      outer(&by_gates, images, above.at(0, -1), above.row, h, kRowTaps * h, grads.data(), of_states);
       to_x_.run(cells, from_gates, sums.data());
       for (int64_t n = 0; n < images; ++n) {
         const int64_t row = shape_.row(first + n, r) * I;
         const float* grad_y = kept.grad_y + row;
-        outer(&by_y, 1, frames[here].at(n * W), frames[here].row(), h, h, grad_y, of_up);
+        outer(&by_y, 1, frames[here].at(n, 0), frames[here].row, h, h, grad_y, of_up);
         add_row(I, grad_y, &sum, of_bias_up);
         add_row(O, &grads[size_t(n * W * O)], &sum, &grad_added[(first + n) * O]);
         add_residual(W, I, &sums[size_t(n * W * to_x_.columns())], to_x_.columns(), grad_y, grad_x + row);

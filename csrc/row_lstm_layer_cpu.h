@@ -32,24 +32,13 @@ struct RowLstmLayerWeights {
   const float *input, *bias, *state, *hidden, *cell, *up, *bias_up, *added;
 };
 
-// A row of a few images beside each other, with zeros on its sides.
-struct RowFrame {
-  int64_t images, W, width, left, right;
-  std::vector<float> pixels;
+// The states of a few images' row, which the next one reads with zeros on both sides.
+struct RowStates : Frame<float> {
+  RowStates(int64_t images, const RowLstmLayerShape& shape) : Frame(images, shape.W, shape.h, 0, 1, 1) {}
 
-  RowFrame(int64_t images, int64_t W, int64_t width, int64_t left, int64_t right)
-      : images(images), W(W), width(width), left(left), right(right), pixels(size_t(images * row()), 0.0f) {}
-
-  int64_t row() const { return (left + W + right) * width; }
-  float* at(int64_t m) { return &pixels[size_t(m / W * row() + (left + m % W) * width)]; }
-};
-
-// The states that the next row reads.
-struct RowStates : RowFrame {
-  RowStates(int64_t images, const RowLstmLayerShape& shape) : RowFrame(images, shape.W, shape.h, 1, 1) {}
-
+  float* of(int64_t m) { return at(m / W, m % W); }
   void begin(const float* hidden) {
-    for (int64_t m = 0; m < images * W; ++m) std::copy_n(hidden, width, at(m));
+    for (int64_t m = 0; m < H * W; ++m) std::copy_n(hidden, width, of(m));
   }
 };
 
@@ -70,10 +59,10 @@ class RowLstmLayerProducts {
     auto read = gates_.places(cells, [&](int64_t run, int64_t m) -> const float* {
       const int64_t column = m % W + run - shape_.input.left;  // of a tap of K_is, which sees no column to the right
       if (run < T) return column < 0 ? zeros.data() : x + (shape_.row(first + m / W, 0) + column) * 2 * h;
-      return states.at(m) + (run - T - 1) * h;
+      return states.of(m) + (run - T - 1) * h;
     });
     const auto up_read =
-        up_.places(cells, [&](int64_t run, int64_t m) -> const float* { return run ? &kOne : states.at(m); });
+        up_.places(cells, [&](int64_t run, int64_t m) -> const float* { return run ? &kOne : states.of(m); });
     const std::vector<float> constants = added(first, last);
     std::vector<float> sums(size_t(cells * std::max(gates_.columns(), up_.columns()))), kept, unused;
     if (!c) kept.resize(size_t(cells * h)), unused.resize(size_t(kRows * 4 * h));
@@ -96,7 +85,7 @@ class RowLstmLayerProducts {
           at.activations[i] = c ? gates + pixel * 4 * h : &unused[size_t(i * 4 * h)];
           at.c[i] = c ? c + pixel * h : &kept[size_t(cell * h)];
           at.previous[i] = r == 0 ? w_.cell : c ? c + (pixel - W) * h : at.c[i];
-          at.state[i] = states.at(cell);
+          at.state[i] = states.of(cell);
         }
         cells_run(rows, h, &sums[size_t(m * gates_.columns())], gates_.columns(), &at);
       }

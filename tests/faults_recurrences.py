@@ -102,8 +102,8 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         ],
         "csrc/row_lstm_layer_cpu.h": [
             ("taps of a row moved", "m % W + run - shape_.input.left;", "m % W + run - shape_.input.left + 1;"),
-            ("taps of the row above mirrored", "states.at(m) + (run - T - 1) * h",
-             "states.at(m) - (run - T - 1) * h"),
+            ("taps of the row above mirrored", "states.of(m) + (run - T - 1) * h",
+             "states.of(m) - (run - T - 1) * h"),
             ("no initial state", "states.begin(w_.hidden);\n    auto", "auto"),
             ("an earlier row's initial cell", "r == 0 ? w_.cell : c ? c + (pixel - W) * h",
              "r <= 1 ? w_.cell : c ? c + (pixel - W) * h"),
