@@ -31,10 +31,6 @@ struct TapMask {
     const int64_t color_out = color(o % half, half), color_in = color(i, I);
     return sees_itself ? color_in <= color_out : color_in < color_out;
   }
-  FG_HD bool live(int64_t o, int64_t i, int64_t kh, int64_t kw) const {
-    const int64_t tap = kh * KW + kw, center = KH / 2 * KW + KW / 2;
-    return tap < center || (tap == center && center_live(o, i));
-  }
 };
 
 // What is left of the kernel: the rows down to the centre and, in a kernel of one row, the columns up to it. With the
@@ -55,23 +51,26 @@ struct Crop {
         live(top * KW + left + (mask.sees_itself || mask.color_groups > 1 ? 1 : 0)) {}
 };
 
-// T: of whatever is copied.
+// Of every kernel the live taps come first in raster order, in the crop as in the whole. T: of whatever is copied.
+template <typename T>
+void copy_live_taps(const TapMask& taps, const T* from, int64_t of_from, T* to, int64_t of_to) {
+  const int64_t center = taps.KH / 2 * taps.KW + taps.KW / 2;
+  for (int64_t o = 0; o < taps.O; ++o)
+    for (int64_t i = 0; i < taps.I; ++i, from += of_from, to += of_to) {
+      for (int64_t tap = 0; tap < center; ++tap) to[tap] = from[tap];
+      to[center] = taps.center_live(o, i) ? from[center] : T(0);
+      for (int64_t tap = center + 1; tap < of_to; ++tap) to[tap] = T(0);
+    }
+}
+
 template <typename T>
 void crop_weight(const TapMask& taps, const Crop& crop, const T* weight, T* cropped) {
-  for (int64_t o = 0; o < taps.O; ++o)
-    for (int64_t i = 0; i < taps.I; ++i)
-      for (int64_t kh = 0; kh < crop.KH; ++kh)
-        for (int64_t kw = 0; kw < crop.KW; ++kw)
-          *cropped++ = taps.live(o, i, kh, kw) ? weight[((o * taps.I + i) * taps.KH + kh) * taps.KW + kw] : T(0);
+  copy_live_taps(taps, weight, taps.KH * taps.KW, cropped, crop.KH * crop.KW);
 }
 
 template <typename T>
 void uncrop_weight(const TapMask& taps, const Crop& crop, const T* cropped, T* weight) {
-  for (int64_t o = 0; o < taps.O; ++o)
-    for (int64_t i = 0; i < taps.I; ++i)
-      for (int64_t kh = 0; kh < taps.KH; ++kh)
-        for (int64_t kw = 0; kw < taps.KW; ++kw)
-          *weight++ = taps.live(o, i, kh, kw) ? cropped[((o * taps.I + i) * crop.KH + kh) * crop.KW + kw] : T(0);
+  copy_live_taps(taps, cropped, crop.KH * crop.KW, weight, taps.KH * taps.KW);
 }
 
 // ---- the activations: f(p) and its gradient. Gate and concat_elu tie two channels together and are spelled out below.

@@ -3,19 +3,10 @@
 #pragma once
 
 #include "masked_conv2d_products_cpu.h"
+#include "relu_runs_cpu.h"
 #include "residual_block.h"
 
 namespace fastgen {
-
-FG_VECTOR_CLONES inline void relu_run(int64_t count, const float* x, float* y) {
-#pragma GCC ivdep
-  for (int64_t i = 0; i < count; ++i) y[i] = Relu::forward(x[i]);
-}
-
-// y: what the ReLU has given, or read, which is the same to its gradient
-FG_VECTOR_CLONES inline void relu_backward_run(int64_t count, const float* __restrict y, float* __restrict grads) {
-  for (int64_t i = 0; i < count; ++i) grads[i] = Relu::backward(grads[i], y[i]);
-}
 
 FG_VECTOR_CLONES inline void relu_backward_add_run(int64_t count, const float* __restrict x,
                                                    const float* __restrict more, float* __restrict grads) {

@@ -84,23 +84,20 @@ class RowLstmLayerGradients {
   // From y, and from the gates of who has read a state: (2h + 3·4h, h).
   static PlacesProduct make_to_states(const RowLstmLayerShape& shape, const RowLstmLayerWeights& w) {
     const int64_t h = shape.h, O = 4 * h;
-    std::vector<float> matrix;
-    matrix.reserve(size_t((2 + kRowTaps * 4) * h * h));
-    matrix.assign(w.up, w.up + 2 * h * h);
+    std::vector<float> matrix(size_t((2 * h + kRowTaps * O) * h));
+    float* at = std::copy_n(w.up, 2 * h * h, matrix.data());
     for (int64_t t = 0; t < kRowTaps; ++t)
-      for (int64_t o = 0; o < O; ++o)
-        for (int64_t k = 0; k < h; ++k) matrix.push_back(w.state[(o * h + k) * kRowTaps + t]);
+      for (int64_t i = 0; i < O * h; ++i) *at++ = w.state[i * kRowTaps + t];
     return {{2 * h, O, O, O}, h, matrix};
   }
 
   // From the gates of who has read x: (taps·4h, 2h).
   static PlacesProduct make_to_x(const RowLstmLayerShape& shape, const RowLstmLayerWeights& w) {
     const int64_t I = 2 * shape.h, O = 4 * shape.h, T = shape.taps();
-    std::vector<float> matrix;
-    matrix.reserve(size_t(T * O * I));
+    std::vector<float> matrix(size_t(T * O * I));
+    float* at = matrix.data();
     for (int64_t t = 0; t < T; ++t)
-      for (int64_t o = 0; o < O; ++o)
-        for (int64_t i = 0; i < I; ++i) matrix.push_back(w.input[(o * I + i) * T + t]);
+      for (int64_t i = 0; i < O * I; ++i) *at++ = w.input[i * T + t];
     return {std::vector<int64_t>(size_t(T), O), I, matrix};
   }
 

@@ -28,7 +28,7 @@ Weights checked_weights(const Tensor& x, const Tensor& input, const Tensor& stat
   const bool interleaved = checked_order(groups_order);
   STD_TORCH_CHECK(color_groups > 0 && h % color_groups == 0, "color_groups: expected a divisor of h, got ",
                   color_groups);
-  const std::vector<int64_t> of_input = {4 * h, 2 * h, 1, K}, of_state = {4 * h, h, kRowTaps}, of_cell = {h},
+  const std::vector<int64_t> of_input = {4 * h, 2 * h, 1, K}, of_state = {4 * h, h, kRowTaps}, of_cell = {1, h},
                              of_up = {2 * h, h, 1, 1};
   check_tensor(input, "input_to_state", of_input, x.scalar_type(), x);
   check_tensor(state, "state_to_state", of_state, x.scalar_type(), x);
@@ -92,8 +92,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
   const Tensor x = in_layout(x_any, true), grad_y = in_layout(grad_y_any, true), c = as_contiguous(c_any),
                gates = as_contiguous(gates_any);
   Tensor grad_x = empty(x, shape_of(x), x.scalar_type(), true), grad_input = empty(x, shape_of(weights.input)),
-         grad_bias = empty(x, {4 * h}), grad_state = empty(x, shape_of(weights.state)), grad_hidden = empty(x, {h}),
-         grad_cell = empty(x, {h}), grad_up = empty(x, shape_of(weights.up)), grad_bias_up = empty(x, {2 * h}),
+         grad_bias = empty(x, {4 * h}), grad_state = empty(x, shape_of(weights.state)), grad_hidden = empty(x, {1, h}),
+         grad_cell = empty(x, {1, h}), grad_up = empty(x, shape_of(weights.up)), grad_bias_up = empty(x, {2 * h}),
          grad_added = empty(x, {N, 4 * h});
   if (x.numel() == 0) torch::stable::zero_(grad_added);  // images without pixels
   RowLstmLayerGradients gradients(shape_of_layer(x, weights.taps), weights.pointers());

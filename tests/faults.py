@@ -12,6 +12,7 @@ TESTS = {
     "image_conv2d": ("test_image_conv2d.py",),
     "masked_conv2d": ("test_masked_conv2d_values.py", "test_masked_conv2d.py"),
     "gated_residual_block": ("test_gated_residual_block.py",),
+    "pixel_head": ("test_pixel_head.py", "test_as_made.py"),
     "residual_block": ("test_residual_block.py", "test_dropout.py", "test_as_made.py"),
     "gated_layer": ("test_gated_layer.py", "test_gated_layer_inputs.py"),
     "image_lstm": ("test_image_lstm.py", "test_pixel_lstm.py"),

@@ -85,8 +85,8 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("gates of its own are passed over", 'getattr(self._gates, "__func__", None) is _PixelLSTM._gates and', ""),
             ("a second state is passed over", " == len(self.hidden) == len(self.cell) == 1", " == 1"),
             ("a parametrization runs twice", " or parametrize.is_parametrized(self.state_to_state):", ":"),
-            ("hidden and cell exchanged", "self.hidden.squeeze(0), self.cell.squeeze(0))",
-             "self.cell.squeeze(0), self.hidden.squeeze(0))"),
+            ("hidden and cell exchanged", "self.state_to_state[0], self.hidden, self.cell)",
+             "self.state_to_state[0], self.cell, self.hidden)"),
         ],
         "fastgen/models/pixel_rnn.py": [
             ("a layout for vectors of images", "if not is_vectorized():", "if True:"),

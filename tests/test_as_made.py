@@ -9,9 +9,22 @@ from torch import Tensor, nn
 
 from fastgen.models.gated_pixelcnn import GatedLayer
 from fastgen.models.pixelcnn import ResidualBlock
-from fastgen.nn import RowLSTM
+from fastgen.nn import MaskedConv2d, RowLSTM
+from fastgen.nn._as_made import last_layers
 from ops import ops_run
 from parity import channels_last, contiguous
+
+
+class Head(nn.Module):
+    """What a model ends with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.output = MaskedConv2d(32, 16, 1, activation="relu"), MaskedConv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return last_layers(self.hidden, self.output, x)
+
 
 #: Of each: how it is made, which channels it reads, its parts, and how it is called.
 LAYERS: dict[str, tuple[Callable[[], nn.Module], int, tuple[str, ...], Callable[[nn.Module, Tensor], Any]]] = {
@@ -22,6 +35,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], int, tuple[str, ...], Callable[
         ("vertical", "link", "horizontal", "out"),
         lambda layer, x: layer(x, x, None)[1],
     ),
+    "pixel_head": (Head, 32, ("hidden", "output"), lambda layer, x: layer(x)),
     "row_lstm_layer": (lambda: RowLSTM(16), 32, ("input_to_state", "up"), lambda layer, x: layer(x)),
 }
 

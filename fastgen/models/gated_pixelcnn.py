@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .._checks import check_dense, check_integer, check_number
 from ..conditions import Classes, FeatureMap
 from ..nn import MaskedConv2d
-from ..nn._as_made import are_masked, are_plain, drops_nothing, nobody_looks
+from ..nn._as_made import are_masked, are_plain, drops_nothing, last_layers, nobody_looks
 from ..ops import gated_activation
 from ..ops._layouts import together
 from ..ops.gated_layer import gated_layer, pays
@@ -154,7 +154,7 @@ class GatedPixelCNN(AutoregressiveModel):
             v, h = layer(v, h, told, features)
             if in_one:
                 v, h = together(v), together(h)
-        return self.in_parts(self.output(self.hidden(F.relu(h))))
+        return self.in_parts(last_layers(self.hidden, self.output, h))
 
 
 class GatedLayer(nn.Module):

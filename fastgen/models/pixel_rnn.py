@@ -16,13 +16,12 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._checks import check_flag, check_number
 from ..nn import DiagonalLSTM, MaskedConv2d
 from ..nn import RowLSTM as RowLSTMLayer
-from ..nn._as_made import first_layer
+from ..nn._as_made import first_layer, last_layers
 from ..ops._layouts import is_vectorized
 from .autoregressive import AutoregressiveModel, Law
 from .model import check_divides, check_positive
@@ -82,7 +81,7 @@ class _PixelRNN(AutoregressiveModel):
             h = layer(h, None if labels is None else self.classes_to_gates[index](labels)[:, :, None, None])
             if self.skip:
                 found = self.skips[index](h, residual=found)
-        return self.in_parts(self.output(self.hidden(F.relu(h if found is None else found))))
+        return self.in_parts(last_layers(self.hidden, self.output, h if found is None else found))
 
 
 class RowLSTM(_PixelRNN):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .._checks import check_number
 from ..nn import MaskedConv2d
-from ..nn._as_made import are_masked, drops_nothing, first_layer, nobody_looks
+from ..nn._as_made import are_masked, drops_nothing, first_layer, last_layers, nobody_looks
 from ..ops.residual_block import pays, residual_block
 from .autoregressive import AutoregressiveModel, Law
 from .model import check_divides, check_positive
@@ -80,7 +80,7 @@ class PixelCNN(AutoregressiveModel):
         h = first_layer(self.input, x)
         for block in self.blocks:
             h = block(h)
-        return self.output(self.hidden(F.relu(h)))
+        return last_layers(self.hidden, self.output, h)
 
 
 class ResidualBlock(nn.Module):

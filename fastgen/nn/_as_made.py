@@ -4,11 +4,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..ops._layouts import together
 from ..ops._masked_conv2d_checks import GROUPS_ORDERS
-from ..ops.image_conv2d import image_conv2d, pays
+from ..ops.image_conv2d import image_conv2d
+from ..ops.image_conv2d import pays as image_conv2d_pays
+from ..ops.pixel_head import pays as pixel_head_pays
+from ..ops.pixel_head import pixel_head
 from .masked_conv2d import MaskedConv2d
 from .sequence import globally_observed, observed
 
@@ -51,9 +55,21 @@ def first_layer(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """``layer(x)``, a masked convolution of an image, in the layout that what follows is fastest in: ``together``."""
     if are_masked((layer,), ("none",), "A") and nobody_looks((layer,)):
         found: Any = layer
-        if pays(x, found.weight):
+        if image_conv2d_pays(x, found.weight):
             return image_conv2d(x, found.weight, found.bias, found.mask, found.color_groups, found.groups_order)
     return together(layer(x))
+
+
+def last_layers(hidden: nn.Module, output: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """``output(hidden(relu(x)))``, of two masked convolutions of which the first has a ReLU of its own."""
+    if are_masked((hidden, output), ("relu", "none")) and nobody_looks((hidden, output)):
+        first: Any = hidden
+        last: Any = output
+        if pixel_head_pays(x, first.weight, last.weight):
+            weights = (first.weight, first.bias, last.weight, last.bias)
+            return pixel_head(x, weights, last.color_groups, last.groups_order)
+    found: torch.Tensor = output(hidden(F.relu(x)))
+    return found
 
 
 def drops_nothing(layer: nn.Module) -> bool:

@@ -112,7 +112,7 @@ class RowLSTM(_PixelLSTM):
         numbers = None if added is None else _by_image(added)
         if (added is None or numbers is not None) and self._is_as_made():
             read, write = self.input_to_state, self.up
-            states = (self.state_to_state[0], self.hidden.squeeze(0), self.cell.squeeze(0))
+            states = (self.state_to_state[0], self.hidden, self.cell)
             weights = (read.weight, read.bias, *states, write.weight, write.bias)
             if pays(x, weights, numbers):
                 return row_lstm_layer(x, weights, numbers, write.color_groups, write.groups_order)

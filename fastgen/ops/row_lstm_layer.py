@@ -36,11 +36,14 @@ def row_lstm_layer_reference(
     groups_order: str,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The result, channels_last; c (N, H, W, h) and the gates (N, H, W, 4h), as ``image_lstm`` keeps them."""
+    """The result, channels_last; c (N, H, W, h) and the gates (N, H, W, 4h), as ``image_lstm`` keeps them.
+
+    hidden and cell are (1, h), as a layer of one scan has them.
+    """
     convolve, colors = torch.ops.fastgen.masked_conv2d.default, (color_groups, groups_order, False)
     gates, _ = convolve(x.contiguous(), input_to_state, bias, None, "B", "none", *colors)
     gates = gates if added is None else gates + added[:, :, None, None]
-    args = (gates.permute(0, 2, 3, 1).contiguous(), state_to_state, hidden, cell, "row")
+    args = (gates.permute(0, 2, 3, 1).contiguous(), state_to_state, hidden[0], cell[0], "row")
     h, *kept = torch.ops.fastgen.image_lstm.default(*args)
     y, _ = convolve(h.permute(0, 3, 1, 2), up, bias_up, x, "B", "none", *colors)
     c, activations = kept if save else (x.new_empty(0), x.new_empty(0))
@@ -64,14 +67,15 @@ def row_lstm_layer_backward_reference(
     nothing, options = x.new_empty(0), ("B", "none", color_groups, groups_order, every)
     h = gates[..., : c.shape[3]] * torch.tanh(c)
     grad, grad_up, grad_bias_up = backward(grad_y, nothing, h.permute(0, 3, 1, 2).contiguous(), up, *options)
-    grad, weights = grad.permute(0, 2, 3, 1).contiguous(), (state_to_state, hidden, cell)
+    grad, weights = grad.permute(0, 2, 3, 1).contiguous(), (state_to_state, hidden[0], cell[0])
     run = torch.ops.fastgen.image_lstm_backward.default
     grads, grad_state, grad_cell = run(grad, None, None, h, c, gates, *weights, "row")
     by_pixel = grads.permute(0, 3, 1, 2).contiguous()
     grad_x, grad_input, grad_bias = backward(by_pixel, nothing, x.contiguous(), input_to_state, *options)
     return (
         (grad_x + grad_y).contiguous(memory_format=torch.channels_last), grad_input, grad_bias, grad_state,
-        grad_hidden(grads, state_to_state, "row"), grad_cell.sum(dim=0), grad_up, grad_bias_up, grads.sum(dim=(1, 2)),
+        grad_hidden(grads, state_to_state, "row")[None], grad_cell.sum(dim=0, keepdim=True), grad_up, grad_bias_up,
+        grads.sum(dim=(1, 2)),
     )  # fmt: skip
 
 
@@ -83,7 +87,7 @@ def pays(x: Tensor, weights: tuple[Tensor | None, ...], added: Tensor | None = N
     if any(each.device.type != "cpu" or (each.dtype, each.layout) != (torch.float32, torch.strided) for each in given):
         return False
     N, h, K = x.shape[0], x.shape[1] // 2, weights[0].shape[-1]  # type: ignore[union-attr]
-    shapes = (4 * h, 2 * h, 1, K), (4 * h,), (4 * h, h, 3), (h,), (h,), (2 * h, h, 1, 1), (2 * h,), (N, 4 * h)
+    shapes = (4 * h, 2 * h, 1, K), (4 * h,), (4 * h, h, 3), (1, h), (1, h), (2 * h, h, 1, 1), (2 * h,), (N, 4 * h)
     if K % 2 == 0 or any(
         each is not None and each.shape != shape for each, shape in zip((*weights, added), shapes, strict=True)
     ):  # what is added may be one for all images, say
