@@ -4,8 +4,7 @@
 #include <utility>
 
 #include "gated_activation_cpu.h"
-#include "masked_conv2d_products_cpu.h"
-#include "tensor_utils.h"
+#include "pixel_convolution.h"
 
 namespace fastgen {
 namespace {
@@ -97,8 +96,6 @@ std::vector<Tensor> convolve_backward(const Tensor& grad_pre, const Tensor& x, c
 Tensor empty_in_layout(const Tensor& like, const std::vector<int64_t>& sizes, bool channels_last) {
   return empty(like, sizes, like.scalar_type(), channels_last);
 }
-
-Tensor nothing(const Tensor& like) { return empty(like, {0}); }  // stands for a result that was not asked for
 
 // The image with zeros above, left and right, so that no convolution has to pad.
 Tensor pad_image(const Tensor& x, const Crop& crop) {
@@ -254,49 +251,6 @@ std::optional<PixelConvolution> gradient_as_products(const Tensor& grad_pre, con
   const bool together = is_channels_last(x) || (taps.I == 1 && x.is_contiguous());
   const bool fits = x.scalar_type() == ScalarType::Float && together && is_channels_last(grad_pre) && !wanted[0];
   return fits && shape.gradient_pays() ? std::optional(shape) : std::nullopt;
-}
-
-void multiply(const PixelConvolution& shape, const TapsProduct& product, const Tensor& x,
-              const std::optional<Tensor>& residual, Tensor& y) {
-  const float* rest = residual ? data<float>(*residual) : nullptr;
-  torch::stable::parallel_for(0, shape.pixels(), 8 * kGemmBlock, [&](int64_t begin, int64_t end) {
-    product.run(begin, end, data<float>(x) + begin * product.inputs(),
-                rest ? rest + begin * product.outputs() : nullptr, mutable_data<float>(y) + begin * product.outputs());
-  });
-}
-
-Tensor convolve(const PixelConvolution& shape, const Tensor& x, const Tensor& cropped,
-                const std::optional<Tensor>& bias, const std::optional<Tensor>& residual) {
-  Tensor y = empty_in_layout(x, {shape.N, shape.O, shape.H, shape.W}, true);
-  const Tensor row = bias ? as_contiguous(*bias) : nothing(x);
-  const TapsProduct product(shape, false, data<float>(cropped), bias ? data<float>(row) : nullptr);
-  multiply(shape, product, x, residual, y);
-  return y;
-}
-
-// As convolve_backward, but of the image as it is.
-std::vector<Tensor> convolve_backward(const PixelConvolution& shape, const Tensor& grad_pre, const Tensor& x,
-                                      const Tensor& cropped, const std::vector<bool>& wanted) {
-  Tensor grad_x = nothing(x), grad_weight = grad_x, grad_bias = grad_x;
-  std::optional<TapsProduct> product;
-  if (wanted[0]) product.emplace(shape, true, data<float>(cropped), nullptr);
-  if (wanted[0]) grad_x = empty_in_layout(x, shape_of(x), true);
-  if (wanted[1]) grad_weight = empty(x, shape_of(cropped));
-  if (wanted[2]) grad_bias = empty(x, {shape.O});
-  TapsGradient gradient(shape);
-  // Few parts cannot be spread over threads as finely as pixels.
-  const bool together = wanted[0] && (wanted[1] || wanted[2]) && gradient.parts() >= 8;
-  if (wanted[0] && !together) multiply(shape, *product, grad_pre, std::nullopt, grad_x);
-  if (wanted[1] || wanted[2]) {
-    float* pixels = wanted[0] ? mutable_data<float>(grad_x) : nullptr;
-    torch::stable::parallel_for(0, gradient.parts(), 1, [&](int64_t begin, int64_t end) {
-      gradient.add(begin, end, data<float>(x), data<float>(grad_pre), wanted[1], wanted[2],
-                   together ? &*product : nullptr, pixels);
-    });
-    gradient.finish(wanted[1] ? mutable_data<float>(grad_weight) : nullptr,
-                    wanted[2] ? mutable_data<float>(grad_bias) : nullptr);
-  }
-  return {grad_x, grad_weight, grad_bias};
 }
 
 std::tuple<Tensor, Tensor> masked_conv2d_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,

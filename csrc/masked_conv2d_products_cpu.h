@@ -29,8 +29,8 @@ struct PixelConvolution {
   bool pays() const { return taps() > 0 && I >= 8 && taps() * I * O <= 65536; }
   bool gradient_pays() const { return taps() > 0 && taps() * I <= 256; }  // of the weight alone
 
-  // Whether some tap is beside the pixel, and may be outside of the image; the first in raster order is the furthest.
-  bool looks_around() const { return taps() > 0 && (row(0) != 0 || column(0) != 0); }
+  // Whether some tap is beside the pixel, and may be outside of the image.
+  bool looks_around() const { return taps() > 1 || (taps() > 0 && (row(0) != 0 || column(0) != 0)); }
 };
 
 // y[pixel] = Σ over taps of x[pixel ± tap] @ W + bias + residual

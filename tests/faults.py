@@ -3,6 +3,7 @@
 from faults_convolutions import FAULTS as CONVOLUTIONS
 from faults_generators import FAULTS as GENERATORS
 from faults_likelihoods import FAULTS as LIKELIHOODS
+from faults_pixels import FAULTS as PIXELS
 from faults_recurrences import FAULTS as RECURRENCES
 
 #: Stem of an op → the test files that are its own, the quickest first.
@@ -10,6 +11,7 @@ TESTS = {
     "gated_activation": ("test_gated_activation.py",),
     "concat_elu": ("test_concat_elu.py", "test_schemas.py"),
     "image_conv2d": ("test_image_conv2d.py",),
+    "shifted_conv2d": ("test_shifted_conv2d.py",),
     "masked_conv2d": ("test_masked_conv2d_values.py", "test_masked_conv2d.py"),
     "gated_residual_block": ("test_gated_residual_block.py",),
     "pixel_head": ("test_pixel_head.py", "test_as_made.py"),
@@ -37,4 +39,4 @@ TESTS = {
 }  # fmt: skip
 
 #: Stem → source file → what is wrong, the text that is there exactly once, and what stands there instead.
-FAULTS = {**CONVOLUTIONS, **RECURRENCES, **LIKELIHOODS, **GENERATORS}
+FAULTS = {**CONVOLUTIONS, **PIXELS, **RECURRENCES, **LIKELIHOODS, **GENERATORS}

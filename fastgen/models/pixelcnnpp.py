@@ -26,7 +26,7 @@ from ..nn.weight_norm import is_normed, scale_and_shift
 from ..ops._layouts import together
 from .autoregressive import AutoregressiveModel, Law
 from .model import check_positive
-from .pixelcnnpp_layers import GatedLayer, Grow, ShiftedConv2d, Shrink, down_shift, pointwise, right_shift
+from .pixelcnnpp_layers import GatedLayer, Grow, ShiftedConv2d, Shrink, added, down_shift, pointwise, right_shift
 
 
 class PixelCNNPP(AutoregressiveModel):
@@ -124,7 +124,7 @@ class PixelCNNPP(AutoregressiveModel):
                 u, ul = self.grow[level - 1](u, ul, *seen[-1][0].shape[2:])
             for layer in layers.children():
                 u, ul = layer(u, ul, seen.pop(), labels)
-        return self.output(F.elu(ul))
+        return added(self.output, F.elu(ul))
 
     def begin_training(self, values: Tensor, condition: Any = None) -> None:
         """Begin from the first batch: ``fastgen.nn.data_dependent_init``, with dropout as its mode says.

@@ -1,20 +1,39 @@
 """The layers of PixelCNN++: convolutions that see no row below, and blocks that they gate."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from ..nn._as_made import is_normed_conv2d
 from ..ops.concat_elu import concat_elu as padded_concat_elu
-from ..ops.concat_elu import pays
+from ..ops.concat_elu import pays as concat_elu_pays
+from ..ops.shifted_conv2d import pays, shifted_conv2d
 
 
 def concat_elu(x: Tensor, padding: tuple[int, int, int, int] = (0, 0, 0, 0)) -> Tensor:
     """Elu of [x, −x]: twice the channels, padded by zeros as ``F.pad`` does."""
-    if pays(x):
+    if concat_elu_pays(x):
         return padded_concat_elu(x, padding)
     y = F.elu(torch.cat((x, -x), dim=1))
     return F.pad(y, padding) if any(padding) else y
+
+
+def is_one_op(conv: nn.Module, x: Tensor, channels: int) -> bool:
+    """Whether ``shifted_conv2d`` is the fastest for what ``conv`` makes of an image like x, of so many channels."""
+    found: Any = conv
+    fits = is_normed_conv2d(conv) and found.in_channels == channels
+    return fits and pays(x, (found.out_channels, channels, *found.kernel_size))
+
+
+def added(conv: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    """``conv(x) + residual``, of a convolution that pads nothing."""
+    if is_one_op(conv, x, x.shape[1]):
+        return shifted_conv2d(x, conv.weight, conv.bias, residual, 0)  # type: ignore[arg-type]
+    y: Tensor = conv(x)
+    return y if residual is None else residual + y
 
 
 def down_shift(x: Tensor) -> Tensor:
@@ -64,10 +83,14 @@ class ShiftedConv2d(nn.Module):
         self.conv.init_scale = init_scale  # type: ignore[assignment]
 
     def forward(self, x: Tensor, dropout: nn.Module | None = None) -> Tensor:
-        x = concat_elu(x, self.padding) if self.activated else F.pad(x, self.padding)
+        conv: Any = self.conv
+        one = is_one_op(conv, x, x.shape[1] * (1 + self.activated))  # which needs no zeros around its input
+        padding = (0, 0, 0, 0) if one else self.padding
+        x = concat_elu(x, padding) if self.activated else F.pad(x, padding)
         if dropout is not None:
             x = dropout(x.clone() if getattr(dropout, "inplace", False) else x)  # its gradient is from what it answered
-        return self.conv(x)
+        y: Tensor = shifted_conv2d(x, conv.weight, conv.bias, None, self.padding[0]) if one else conv(x)
+        return y
 
 
 class ShiftedConvTranspose2d(nn.Module):
@@ -109,7 +132,7 @@ class GatedBlock(nn.Module):
     def forward(self, x: Tensor, other: Tensor | None, labels: Tensor | None) -> Tensor:
         h = self.input(x)
         if self.other is not None and other is not None:
-            h = h + self.other(concat_elu(other))
+            h = added(self.other, concat_elu(other), h)
         h = self.output(h, self.dropout)
         if self.class_bias is not None:
             h = h + self.class_bias(labels)[:, :, None, None]

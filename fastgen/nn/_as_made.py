@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrize
 
 from ..ops._layouts import together
 from ..ops._masked_conv2d_checks import GROUPS_ORDERS
@@ -70,6 +71,16 @@ def last_layers(hidden: nn.Module, output: nn.Module, x: torch.Tensor) -> torch.
             return pixel_head(x, weights, last.color_groups, last.groups_order)
     found: torch.Tensor = output(hidden(F.relu(x)))
     return found
+
+
+def is_normed_conv2d(layer: nn.Module) -> bool:
+    """Whether this is torch's convolution, its weight perhaps made by a parametrization, and convolves without more."""
+    kind = type(layer).__mro__[1] if parametrize.is_parametrized(layer) else type(layer)
+    if kind is not nn.Conv2d or type(layer).forward is not nn.Conv2d.forward:
+        return False
+    found: Any = layer
+    plain = found.dilation == (1, 1) and found.groups == 1 and found.padding_mode == "zeros"
+    return plain and found.stride == (1, 1) and found.padding == (0, 0) and nobody_looks((layer,))
 
 
 def drops_nothing(layer: nn.Module) -> bool:

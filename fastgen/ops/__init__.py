@@ -1,7 +1,16 @@
 """The ops: one module each, with docstring, reference, fake kernel, autograd and public function."""
 
 from .._extension import load_kernels
-from . import concat_elu, gated_layer, image_conv2d, pixel_head, residual_block, row_lstm_layer, sample  # noqa: F401  but for sample: for models alone
+from . import (  # noqa: F401  but for sample: for models alone
+    concat_elu,
+    gated_layer,
+    image_conv2d,
+    pixel_head,
+    residual_block,
+    row_lstm_layer,
+    sample,
+    shifted_conv2d,
+)
 from .batch_norm_activation import batch_norm_activation
 from .conv_transpose2d_bn import conv_transpose2d_bn
 from .discretized_logistic_mixture import discretized_logistic_mixture

@@ -17,8 +17,8 @@ from ._registry import call, define_op
 
 KERNELS = {"CPU": "csrc/pixel_head_cpu.cpp"}
 
-#: Up to so many weights in a convolution, and from so few channels on, products of pixels outrun oneDNN. One thread of an
-#: AMD EPYC with AVX-512, 8 images of 28×28: two convolutions of 512 channels train in 0.8 of what they take one by one.
+#: Up to so many weights in a convolution, and from so few channels on, products of pixels outrun oneDNN. One thread of
+#: an AMD EPYC with AVX-512, 8 images of 28×28: two convolutions of 512 channels train in 0.8 of what they take apart.
 MOST_WEIGHTS, FEWEST = 2**18, 8
 
 
