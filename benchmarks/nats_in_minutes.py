@@ -58,7 +58,7 @@ PEERS: dict[str, Callable[[], AutoregressiveModel]] = {
 """Models that stand beside themselves in plain torch."""
 GATED = partial(GatedPixelCNN, channels=32, layers=5)
 CHROMA = partial(GATED, 2, 31, channels=32, image_size=16)
-PLUS = partial(PixelCNNPP, 1, channels=32, blocks=1, resolutions=1, dropout=0.0, image_size=28)
+PLUS = partial(PixelCNNPP, 1, channels=32, blocks=1, resolutions=1, dropout=0.0, image_size=28, components=80)
 PAIRS: dict[str, dict[str, Callable[[], nn.Module]]] = {
     "pixelcnn++": {"mixture of logistics": PLUS, "categorical": partial(PixelCNN, 1, 256, 32, 7)},
     "pixelcnn++-heads": {

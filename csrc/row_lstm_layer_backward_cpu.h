@@ -148,10 +148,11 @@ class RowLstmLayerGradients {
       to_states_.run(cells, from, sums.data(), [&](int64_t m, int rows) {
         for (int64_t each = m; r && each < m + rows; ++each) {
           const int64_t pixel = shape_.row(first + each / W, r - 1) + each % W;
-          prefetch(kept.x + pixel * I, I);
-          prefetch(kept.grad_y + pixel * I, I);
-          prefetch(grad_x + pixel * I, I);
-          if (r > 1) prefetch(kept.c + (pixel - W) * h, h), prefetch(kept.gates + (pixel - W) * O, O);
+          if (r == 1) continue;
+          if (each % W == 0)
+            look_up_pages(kept.c + (pixel - W) * h, W * h), look_up_pages(kept.gates + (pixel - W) * O, W * O);
+          prefetch(kept.c + (pixel - W) * h, h);
+          prefetch(kept.gates + (pixel - W) * O, O);
         }
       });
       for (int64_t m = 0; m < cells; m += kRows) {
@@ -169,7 +170,15 @@ class RowLstmLayerGradients {
       }
       outer(&by_gates, images, x.at(0, -x.left), x.row, I, T * I, grads.data(), part);
       outer(&by_gates, images, above.at(0, -1), above.row, h, kRowTaps * h, grads.data(), of_states);
-      to_x_.run(cells, from_gates, sums.data());
+      to_x_.run(cells, from_gates, sums.data(), [&](int64_t m, int rows) {
+        for (int64_t each = m; r && each < m + rows; ++each) {
+          const int64_t pixel = shape_.row(first + each / W, r - 1) + each % W;
+          if (each % W == 0) look_up_pages(kept.x + pixel * I, W * I), look_up_pages(kept.grad_y + pixel * I, W * I);
+          prefetch(kept.x + pixel * I, I);
+          prefetch(kept.grad_y + pixel * I, I);
+          prefetch(grad_x + pixel * I, I);
+        }
+      });
       for (int64_t n = 0; n < images; ++n) {
         const int64_t row = shape_.row(first + n, r) * I;
         const float* grad_y = kept.grad_y + row;

@@ -72,8 +72,6 @@ class RowLstmLayerProducts {
       gates_.run(cells, read, sums.data(), [&](int64_t m, int rows) {
         for (int64_t each = m; down && each < m + rows; ++each) {
           const int64_t pixel = shape_.row(first + each / W, r) + each % W + down;
-          prefetch(x + pixel * 2 * h, 2 * h);
-          prefetch(y + pixel * 2 * h, 2 * h);
           if (c) prefetch(c + pixel * h, h), prefetch(gates + pixel * 4 * h, 4 * h);
         }
       });
@@ -89,7 +87,14 @@ class RowLstmLayerProducts {
         }
         cells_run(rows, h, &sums[size_t(m * gates_.columns())], gates_.columns(), &at);
       }
-      up_.run(cells, up_read, sums.data());
+      up_.run(cells, up_read, sums.data(), [&](int64_t m, int rows) {
+        for (int64_t each = m; down && each < m + rows; ++each) {
+          const int64_t pixel = shape_.row(first + each / W, r) + each % W + down;
+          if (each % W == 0) look_up_pages(x + pixel * 2 * h, W * 2 * h);
+          prefetch(x + pixel * 2 * h, 2 * h);
+          prefetch(y + pixel * 2 * h, 2 * h);
+        }
+      });
       for (int64_t n = 0; n < images; ++n) {
         const int64_t row = shape_.row(first + n, r) * 2 * h;
         add_residual(W, 2 * h, &sums[size_t(n * W * up_.columns())], up_.columns(), x + row, y + row);
