@@ -37,7 +37,8 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
     },
     "shifted_conv2d": {
         "fastgen/ops/shifted_conv2d.py": [
-            ("a gradient that cannot be differentiated", "    if torch.is_grad_enabled():\n", "    if False:\n"),
+            ("a gradient that cannot be differentiated", "if any(needs) and torch.is_grad_enabled():", "if False:"),
+            ("a gradient of nothing", "if any(needs) and torch.is_grad_enabled():", "if torch.is_grad_enabled():"),
             ("what is added has no gradient", "grads = [*grads, grad_y]", "grads = [*grads, None]"),
             ("what is added is kept", "    *tensors, _, ctx.left = inputs", "    *tensors, ctx.left = inputs"),
             ("small layers too", "min(weight[:2]) >= FEWEST and ", ""),
@@ -54,6 +55,11 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("what is added is lost", "conv.bias, residual, 0)", "conv.bias, None, 0)"),
             ("what is added is lost elsewhere", "return y if residual is None else residual + y", "return y"),
             ("any number of channels", " and found.in_channels == channels", ""),
+            ("a wide kernel is padded", " and conv.kernel_size == (1, 1) and", " and"),
+            ("what is added has to be like the result", " and _is_like(residual, conv, x):", ":"),
+            ("padding of one's own is passed over", " and self.padding == around(conv.kernel_size, self.padding[0])",
+             ""),
+            ("any dropout sees no zeros", "return keeps_zeros and", "return"),
         ],
         "fastgen/nn/_as_made.py": [
             ("another class is passed over", "if kind is not nn.Conv2d:", "if False:"),
@@ -62,6 +68,12 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("padding is passed over", "found.padding == (0, 0) and nobody_looks((layer,))", "nobody_looks((layer,))"),
             ("hooks of a convolution are passed over", "found.padding == (0, 0) and nobody_looks((layer,))",
              "found.padding == (0, 0)"),
+        ],
+        "fastgen/nn/sequence.py": [
+            ("half of a forward is passed over", '("forward", "_conv_forward", "__call__")', '("forward", "__call__")'),
+        ],
+        "fastgen/ops/_recomputed.py": [
+            ("autocast of a gradient", ", without_autocast(arrived):", ":"),
         ],
         "csrc/shifted_conv2d_cpu.cpp": [
             ("the last column is the pixel's own", "KH - 1, left, KW - 1 - left,", "KH - 1, KW - 1, 0,"),

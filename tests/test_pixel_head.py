@@ -257,3 +257,12 @@ def test_a_vectorized_call_runs_the_layers() -> None:
     with torch.no_grad():
         found = torch.func.vmap(lambda x: last_layers(*layers, x))(x)
         torch.testing.assert_close(found.flatten(0, 1), last_layers(*layers, channels_last(x.flatten(0, 1))))
+
+
+@pytest.mark.parametrize("kind", [PixelCNN, GatedPixelCNN, RowLSTM])
+def test_a_compiled_vmap(kind: Any) -> None:
+    """Which knows no memory formats."""
+    model, x = kind(1, channels=16, layers=1, image_size=6), torch.rand(3, 2, 1, 5, 6)
+    with torch.no_grad():
+        compiled = torch.compile(torch.func.vmap(lambda x: model(x)), backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x).flatten(0, 1), model(x.flatten(0, 1)))

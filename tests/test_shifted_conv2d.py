@@ -139,8 +139,9 @@ def test_each_input_may_be_the_only_one_with_a_gradient() -> None:
     together = torch.autograd.grad(OP(*leaves, 1).square().sum(), leaves)
     for i, expected in enumerate(together):
         leaves = [t.clone().requires_grad_(i == j) for j, t in enumerate(inputs)]
-        (grad,) = torch.autograd.grad(OP(*leaves, 1).square().sum(), leaves[i])
-        torch.testing.assert_close(grad, expected)
+        for create_graph in (False, True):
+            (grad,) = torch.autograd.grad(OP(*leaves, 1).square().sum(), leaves[i], create_graph=create_graph)
+            torch.testing.assert_close(grad, expected)
 
 
 def test_what_is_added_is_not_kept() -> None:
@@ -236,6 +237,9 @@ def test_a_layer_is_one_op_unless_its_convolution_is_another(right: bool) -> Non
             layer, "conv", type("Own", (nn.Conv2d,), {})(32, 16, layer.conv.kernel_size)
         ),
         "a forward of one's own": lambda layer: setattr(layer.conv, "forward", lambda x: x[:, :16] * 2),
+        "half of a forward": lambda layer: setattr(layer.conv, "_conv_forward", lambda x, weight, bias: x * 2),
+        "other padding": lambda layer: setattr(layer, "padding", (1, 1, 0, 1)),
+        "another kernel": lambda layer: setattr(layer, "conv", nn.Conv2d(32, 16, (2, 1))),
     }
     for what, change in changes.items():
         made = layer()
@@ -266,6 +270,10 @@ def test_added() -> None:
     with ops_run() as ran:
         torch.testing.assert_close(added(conv, contiguous(x), contiguous(h)), conv(x) + h)
         torch.testing.assert_close(added(nn.Identity(), h, h), 2 * h)
+        for more in (h[:, :, :1, :1], h[:1], h.double()):
+            torch.testing.assert_close(added(conv, x, more), conv(x) + more)
+        wide = nn.Conv2d(32, 16, 3)  # which pads nothing
+        torch.testing.assert_close(added(wide, x), wide(x))
     assert "shifted_conv2d" not in ran
 
 
@@ -300,3 +308,27 @@ def test_dropout_of_what_is_read() -> None:
         seen = F.dropout(channels_last(F.elu(torch.cat((x, -x), 1))), 0.5)
         torch.testing.assert_close(y, shifted_conv2d_reference(seen, layer.conv.weight, layer.conv.bias, None, 1))
         assert shifted_conv2d(channels_last(seen), layer.conv.weight, None, None, 1).shape == y.shape
+
+
+def test_a_dropout_of_another_kind_sees_the_zeros_too() -> None:
+    class Noise(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1
+
+    layer, x = ShiftedConv2d(16, 16, (2, 3), False, activated=True), channels_last(torch.randn(2, 16, 5, 6))
+    with ops_run() as ran:
+        torch.testing.assert_close(layer(x, Noise()), layer(contiguous(x), Noise()))
+    assert "shifted_conv2d" not in ran
+    with assert_runs(OP, backward=False):
+        layer(x, nn.Dropout2d(0.5))
+
+
+def test_a_gradient_within_autocast_is_not_of_half_the_digits() -> None:
+    """One that is to be differentiated runs the layers once more."""
+    inputs = [t.requires_grad_() for t in arguments((2, 16, 16, 4, 5, 2, 3, 1))]
+    expected = torch.autograd.grad(OP(*inputs, 1).square().sum(), inputs)
+    y = OP(*inputs, 1).square().sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(y, inputs, create_graph=True)
+    for one, two in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, two)

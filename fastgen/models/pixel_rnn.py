@@ -15,14 +15,13 @@ current pixel a colour sees only the colours before it; states of other pixels a
 from functools import partial
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from .._checks import check_flag, check_number
 from ..nn import DiagonalLSTM, MaskedConv2d
 from ..nn import RowLSTM as RowLSTMLayer
 from ..nn._as_made import first_layer, last_layers
-from ..ops._layouts import is_vectorized
+from ..ops._layouts import in_channels_last
 from .autoregressive import AutoregressiveModel, Law
 from .model import check_divides, check_positive
 
@@ -74,9 +73,7 @@ class _PixelRNN(AutoregressiveModel):
         """Inputs (N, C, H, W) in [−1, 1], labels (N,) for a model with classes → parameters (N, P, H, W)."""
         self.check_input(x)
         labels = self.check_labels(x.shape[0], labels)
-        h, found = first_layer(self.input, x), None
-        if not is_vectorized():
-            h = h.contiguous(memory_format=torch.channels_last)  # as cells lie
+        h, found = in_channels_last(first_layer(self.input, x)), None  # as cells lie
         for index, layer in enumerate(self.stack):
             h = layer(h, None if labels is None else self.classes_to_gates[index](labels)[:, :, None, None])
             if self.skip:

@@ -10,6 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from ..nn._as_made import is_normed_conv2d
 from ..ops.concat_elu import concat_elu as padded_concat_elu
 from ..ops.concat_elu import pays as concat_elu_pays
+from ..ops.shifted_conv2d import padding as around
 from ..ops.shifted_conv2d import pays, shifted_conv2d
 
 
@@ -29,11 +30,19 @@ def is_one_op(conv: nn.Module, x: Tensor, channels: int) -> bool:
 
 
 def added(conv: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
-    """``conv(x) + residual``, of a convolution that pads nothing."""
-    if is_one_op(conv, x, x.shape[1]):
+    """``conv(x) + residual``, of a 1×1 convolution."""
+    if is_one_op(conv, x, x.shape[1]) and conv.kernel_size == (1, 1) and _is_like(residual, conv, x):
         return shifted_conv2d(x, conv.weight, conv.bias, residual, 0)  # type: ignore[arg-type]
     y: Tensor = conv(x)
     return y if residual is None else residual + y
+
+
+def _is_like(residual: Tensor | None, conv: Any, x: Tensor) -> bool:
+    """Whether there is no residual, or one like ``conv(x)``."""
+    if residual is None:
+        return True
+    like = (residual.dtype, residual.device) == (x.dtype, x.device)
+    return like and residual.shape == (x.shape[0], conv.out_channels, *x.shape[2:])
 
 
 def down_shift(x: Tensor) -> Tensor:
@@ -84,13 +93,19 @@ class ShiftedConv2d(nn.Module):
 
     def forward(self, x: Tensor, dropout: nn.Module | None = None) -> Tensor:
         conv: Any = self.conv
-        one = is_one_op(conv, x, x.shape[1] * (1 + self.activated))  # which needs no zeros around its input
-        padding = (0, 0, 0, 0) if one else self.padding
+        one = is_one_op(conv, x, x.shape[1] * (1 + self.activated)) and self._is_as_made(dropout)
+        padding = (0, 0, 0, 0) if one else self.padding  # the op needs no zeros around its input
         x = concat_elu(x, padding) if self.activated else F.pad(x, padding)
         if dropout is not None:
             x = dropout(x.clone() if getattr(dropout, "inplace", False) else x)  # its gradient is from what it answered
         y: Tensor = shifted_conv2d(x, conv.weight, conv.bias, None, self.padding[0]) if one else conv(x)
         return y
+
+    def _is_as_made(self, dropout: nn.Module | None) -> bool:
+        """Whether it is padded as its kernel asks for, with zeros that a dropout leaves as they are."""
+        conv: Any = self.conv
+        keeps_zeros = dropout is None or type(dropout) in (nn.Dropout, nn.Dropout2d)
+        return keeps_zeros and self.padding == around(conv.kernel_size, self.padding[0])
 
 
 class ShiftedConvTranspose2d(nn.Module):

@@ -146,7 +146,7 @@ def observed(module: nn.Module) -> str:
         return "has a forward hook"
     if module._backward_hooks or module._backward_pre_hooks:
         return "has a backward hook"
-    if "forward" in module.__dict__ or "__call__" in module.__dict__:
+    if any(name in module.__dict__ for name in ("forward", "_conv_forward", "__call__")):
         return "has a forward of its own"
     if type(module).__call__ is not nn.Module.__call__:
         return "has a __call__ of its own"

@@ -1,5 +1,7 @@
 """Which dtypes the ops take, and what autocast makes of mixed ones."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -32,6 +34,14 @@ def check_floating(name: str, tensor: Tensor) -> None:
     check_dense(name, tensor)
     if tensor.dtype not in FLOATING:
         raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {tensor.dtype}")
+
+
+def without_autocast(tensors: Sequence[Tensor | None]) -> AbstractContextManager[Any]:
+    """In which ``torch.autocast`` is off on the device of the first of these: of a backward, which knows none."""
+    device = next((each.device.type for each in tensors if each is not None), "cpu")
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:

@@ -6,7 +6,19 @@ from torch import Tensor
 
 def is_channels_last(x: Tensor) -> bool:
     """Of a tensor that is both, as a single pixel is, no."""
+    if torch.compiler.is_compiling() and x.dim() == 4:  # perhaps within a transform, which knows no memory formats
+        return _is_dense(x.permute(0, 2, 3, 1)) and not x.is_contiguous()
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Whether the last dimension lies together, and the others around it."""
+    expected = 1
+    for size, stride in zip(reversed(x.shape), reversed(x.stride()), strict=True):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def layout(channels_last: bool) -> torch.memory_format:
@@ -23,10 +35,15 @@ def is_vectorized() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
-def together(x: Tensor) -> Tensor:
-    """``x``, in float32 on a CPU in channels_last: there the ops of pixels are at their fastest."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or is_vectorized():
+def in_channels_last(x: Tensor) -> Tensor:
+    """``x`` with its channels together, but for a transform's."""
+    if is_vectorized():
         return x
     if torch.compiler.is_compiling():  # perhaps within a transform, which knows no memory formats
         return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def together(x: Tensor) -> Tensor:
+    """``x``, in float32 on a CPU in channels_last: there the ops of pixels are at their fastest."""
+    return in_channels_last(x) if x.device.type == "cpu" and x.dtype == torch.float32 else x

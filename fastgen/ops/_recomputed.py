@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._dtypes import without_autocast
+
 
 def gradients_by(
     reference: Callable[..., Any],
@@ -18,7 +20,8 @@ def gradients_by(
 
     ``arrived``: the gradients of its results; None where none has.
     """
-    with torch.enable_grad():  # each under a name of its own: two inputs may be one tensor, or one made of another
+    with torch.enable_grad(), without_autocast(arrived):
+        # each under a name of its own: two inputs may be one tensor, or one made of another
         own = [None if each is None else each.view_as(each) for each in inputs]
         results = reference(*own, *options)
     asked = [each for each, need in zip(own, needs, strict=True) if need and each is not None]

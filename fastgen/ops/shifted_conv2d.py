@@ -7,6 +7,7 @@ What lies outside of the image is zero, and need not be there; what is added to 
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,16 +27,16 @@ KERNELS = {"CPU": "csrc/shifted_conv2d_cpu.cpp"}
 MOST_WEIGHTS, FEWEST = 2**16, 16
 
 
-def padding(weight: Tensor, left: int) -> tuple[int, int, int, int]:
+def padding(kernel_size: Sequence[int], left: int) -> tuple[int, int, int, int]:
     """What is read outside of the image, as ``F.pad`` takes it."""
-    KH, KW = weight.shape[2:]
+    KH, KW = kernel_size
     return left, KW - 1 - left, KH - 1, 0
 
 
 def shifted_conv2d_reference(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, left: int
 ) -> Tensor:
-    y = F.conv2d(F.pad(x, padding(weight, left)), weight, bias)
+    y = F.conv2d(F.pad(x, padding(weight.shape[2:], left)), weight, bias)
     y = y if residual is None else y + residual
     return y.contiguous(memory_format=torch.channels_last)
 
@@ -44,7 +45,7 @@ def shifted_conv2d_backward_reference(
     grad_y: Tensor, x: Tensor, weight: Tensor, left: int, output_mask: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; empty where ``output_mask`` leaves one out."""
-    ones, padded = [1, 1], F.pad(x, padding(weight, left))
+    ones, padded = [1, 1], F.pad(x, padding(weight.shape[2:], left))
     options = ([weight.shape[0]], ones, [0, 0], ones, False, [0, 0], 1, output_mask)
     grads = torch.ops.aten.convolution_backward.default(grad_y, padded, weight, *options)
     grad_x, grad_weight, grad_bias = (x.new_empty(0) if grad is None else grad for grad in grads)
@@ -106,14 +107,13 @@ def _without_residual(x: Tensor, weight: Tensor, bias: Tensor | None, left: int)
 
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     inputs, needs = ctx.saved_tensors, ctx.needs_input_grad[:3]
-    if torch.is_grad_enabled():
+    grads: Sequence[Tensor | None] = [None] * 3
+    if any(needs) and torch.is_grad_enabled():
         grads = gradients_by(_without_residual, inputs, (ctx.left,), needs, (grad_y,))
     elif any(needs):
         x, weight, _ = inputs
         op = torch.ops.fastgen.shifted_conv2d_backward.default
         grads = call(op, grad_y, x, weight, ctx.left, list(needs))
-    else:
-        grads = [None] * 3
     grads = [*grads, grad_y]  # the last is the residual's
     return *(grad if need else None for grad, need in zip(grads, ctx.needs_input_grad[:4], strict=True)), None
 
