@@ -86,7 +86,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Full names in backticks become links, but for those in blocks of code."""
+    """Full names in backticks become links, but for those in blocks of code, and texts from elsewhere their pages."""
+    for name, source in TEXTS.items():
+        markdown = markdown.replace(f"](../{source})", f"]({name})")
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.S | re.M)
     return "".join(part if part.startswith("```") else _linked(part) for part in parts)
 

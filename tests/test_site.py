@@ -93,6 +93,7 @@ def test_names_in_backticks_become_links(pages: SimpleNamespace) -> None:
     text = "By `fastgen.fuse(model)`, [`fastgen.nn`](x.md):\n\n" + block + "`fastgen info` `fastgen.load`\n"
     linked = "By [`fastgen.fuse(model)`][fastgen.fuse], [`fastgen.nn`](x.md):\n\n" + block
     assert pages.on_page_markdown(text) == linked + "`fastgen info` [`fastgen.load`][fastgen.load]\n"
+    assert pages.on_page_markdown("[all](../benchmarks/results/README.md)") == "[all](measured.md)"
 
 
 def test_help_is_on_the_page_of_commands(pages: SimpleNamespace) -> None:
@@ -107,5 +108,9 @@ def test_help_is_on_the_page_of_commands(pages: SimpleNamespace) -> None:
 
 
 def test_build_is_part_of_what_must_pass() -> None:
-    assert re.search(r"^(\w+=1 )?\.venv/bin/mkdocs build --strict\b", (ROOT / ".ci/run").read_text(), flags=re.M)
+    """And hears warnings: with ``--quiet`` there are none."""
+    (line,) = re.findall(r"^(?:\w+=1 )?\.venv/bin/mkdocs build .*$", (ROOT / ".ci/run").read_text(), flags=re.M)
+    options = line.split("&")[0].split()
+    assert "--strict" in options
+    assert "--quiet" not in options
     assert "/site/" in (ROOT / ".gitignore").read_text().splitlines()
