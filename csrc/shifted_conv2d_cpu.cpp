@@ -1,5 +1,6 @@
 // shifted_conv2d on the CPU, float32 in channels_last: a convolution of pixels whose taps are all alive.
 #include "pixel_convolution.h"
+#include "shifted_conv2d.h"
 
 namespace fastgen {
 namespace {
@@ -12,7 +13,7 @@ PixelConvolution checked_shape(const Tensor& x, const Tensor& weight, int64_t le
                   ", H, W) in float32");
   check_tensor(weight, "weight", weight.sizes(), x.scalar_type(), x);
   STD_TORCH_CHECK(left >= 0 && left < KW, "left: expected a column of the kernel, from 0 to ", KW - 1, ", got ", left);
-  return {x.size(0), x.size(2), x.size(3), I, O, Crop(KH, KW, KH - 1, left, KW - 1 - left, KH * KW)};
+  return shifted_convolution(x.size(0), x.size(2), x.size(3), I, O, KH, KW, left);
 }
 
 Tensor shifted_conv2d_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,

@@ -11,7 +11,7 @@ TESTS = {
     "gated_activation": ("test_gated_activation.py",),
     "concat_elu": ("test_concat_elu.py", "test_schemas.py"),
     "image_conv2d": ("test_image_conv2d.py",),
-    "shifted_conv2d": ("test_shifted_conv2d.py",),
+    "shifted_conv2d": ("test_shifted_conv2d.py", "test_shifted_conv2d_layers.py"),
     "masked_conv2d": ("test_masked_conv2d_values.py", "test_masked_conv2d.py"),
     "gated_residual_block": ("test_gated_residual_block.py",),
     "pixel_head": ("test_pixel_head.py", "test_as_made.py"),

@@ -43,6 +43,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("what is added is kept", "    *tensors, _, ctx.left = inputs", "    *tensors, ctx.left = inputs"),
             ("small layers too", "min(weight[:2]) >= FEWEST and ", ""),
             ("large ones too", " and math.prod(weight) <= MOST_WEIGHTS", ""),
+            ("small images too", " and x.shape[0] * x.shape[2] * x.shape[3] >= FEWEST_PIXELS", ""),
             ("under autocast, too", " and autocast_dtype(x) is None", ""),
             ("under forward mode, too", " or forward_ad._current_level >= 0 or", " or"),
             ("vectors of images, too", "if is_vectorized() or", "if"),
@@ -75,8 +76,10 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         "fastgen/ops/_recomputed.py": [
             ("autocast of a gradient", ", without_autocast(arrived):", ":"),
         ],
-        "csrc/shifted_conv2d_cpu.cpp": [
+        "csrc/shifted_conv2d.h": [
             ("the last column is the pixel's own", "KH - 1, left, KW - 1 - left,", "KH - 1, KW - 1, 0,"),
+        ],
+        "csrc/shifted_conv2d_cpu.cpp": [
             ("nothing is added", "if (residual) rest = in_layout(*residual, true);", ""),
             ("a gradient in any layout", "in_layout(grad_y, true), in_layout(x, true)", "grad_y, in_layout(x, true)"),
         ],

@@ -22,9 +22,10 @@ from ._registry import call, define_op
 
 KERNELS = {"CPU": "csrc/shifted_conv2d_cpu.cpp"}
 
-#: Up to so many weights, and from so few channels on, products of pixels outrun oneDNN. One thread of an AMD EPYC with
-#: AVX-512, 8 images: 128 to 128 channels, 2×2, train in 0.9 of oneDNN's time, 192 to 192, 2×3, in 1.1.
-MOST_WEIGHTS, FEWEST = 2**16, 16
+#: Up to so many weights, from so few channels and so few pixels on, products of pixels outrun oneDNN. One thread of an
+#: AMD EPYC with AVX-512: 64 to 64 channels, 2×3, of one image of 16×16, in 0.83 of its time, of 4×4 in 1.3; of 320 to
+#: 160 channels, 1×1, a model of 160 channels takes as long.
+MOST_WEIGHTS, FEWEST, FEWEST_PIXELS = 2**15, 16, 256
 
 
 def padding(kernel_size: Sequence[int], left: int) -> tuple[int, int, int, int]:
@@ -65,7 +66,8 @@ def pays(x: Tensor, weight: tuple[int, ...]) -> bool:
         return False
     if is_vectorized() or forward_ad._current_level >= 0 or not is_channels_last(x):
         return False
-    return min(weight[:2]) >= FEWEST and math.prod(weight) <= MOST_WEIGHTS and autocast_dtype(x) is None
+    fits = min(weight[:2]) >= FEWEST and math.prod(weight) <= MOST_WEIGHTS
+    return fits and x.shape[0] * x.shape[2] * x.shape[3] >= FEWEST_PIXELS and autocast_dtype(x) is None
 
 
 def shifted_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, left: int) -> Tensor:
