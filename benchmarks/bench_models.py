@@ -15,6 +15,7 @@ minutes, and use the fastest.
 import copy
 import importlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -43,6 +44,11 @@ from plain import (
 
 fuse = getattr(importlib.import_module("fastgen"), "fuse", None)
 TRAINING, EVAL = "training step", "eval step"
+
+
+def lowered(device: str, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """``torch.autocast`` to a dtype that is not float32."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device, dtype)
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class Task:
     published: Callable[..., Iterator[Tensor]] | None = None
 
     def contests(self, bench: Bench) -> Iterator[Contest]:
-        """An eval and a training step in every dtype of the device."""
+        """An eval and a training step in every dtype: parameters are float32, and ``torch.autocast`` lowers others."""
         for dtype in bench.dtypes:
             for way in (EVAL, TRAINING):
                 yield Contest(
@@ -86,7 +92,7 @@ class Task:
     def _contenders(self, bench: Bench, dtype: torch.dtype, way: str) -> dict[str, Callable[[], Callable[[], Any]]]:
         def maker(plain: bool, last: bool = False, **options: Any) -> Callable[[], Callable[[], Any]]:
             return lambda: self._step(
-                self._made(self.models, bench.device, dtype)[plain], bench.device, way, options, last
+                self._made(self.models, bench.device)[plain], bench.device, way, dtype, options, last
             )
 
         images = len(self.shape) == 4  # which can be laid out in two ways
@@ -94,8 +100,8 @@ class Task:
         if images:
             contenders["fastgen, channels_last"] = maker(plain=False, last=True)
             contenders["eager, channels_last"] = maker(plain=True, last=True)
-        if self.published is not None and way == TRAINING:
-            contenders["as published"] = lambda: self._as_published(bench.device, dtype)
+        if self.published is not None and way == TRAINING and dtype == torch.float32:
+            contenders["as published"] = lambda: self._as_published(bench.device)
         if bench.quick or not self.compiled:
             return contenders
         modes = ["default"]
@@ -111,40 +117,46 @@ class Task:
         contenders["fastgen, torch.compile"] = maker(plain=False, mode="default")
         return contenders
 
-    def _made(self, make: Callable[[], Any], device: str, dtype: torch.dtype) -> list[nn.Module]:
+    def _made(self, make: Callable[[], Any], device: str) -> list[nn.Module]:
         torch.manual_seed(0)
-        return [model.to(device, dtype) for model in make()]
+        return [model.to(device) for model in make()]
 
-    def _batch(self, device: str, dtype: torch.dtype) -> list[Tensor]:
+    def _batch(self, device: str, dtype: torch.dtype = torch.float32) -> list[Tensor]:
         torch.manual_seed(1)
         return [t.to(device, dtype) for t in self.batch()]
 
     def _step(
-        self, model: nn.Module, device: str, way: str, options: dict[str, Any], last: bool = False
+        self, model: nn.Module, device: str, way: str, dtype: torch.dtype, options: dict[str, Any], last: bool = False
     ) -> Callable[[], Any]:
-        *inputs, target = self._batch(device, next(model.parameters()).dtype)
+        *inputs, target = self._batch(device)
         if last:
             model = model.to(memory_format=torch.channels_last)
             inputs = [t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in inputs]
         model.train(way == TRAINING)
         call = torch.compile(model, **options) if options else model
+
+        def evaluate() -> Any:
+            with torch.no_grad(), lowered(device, dtype):
+                return call(*inputs)
+
         if way == EVAL:
-            return torch.no_grad()(lambda: call(*inputs))
+            return evaluate
         optimiser = torch.optim.Adam(model.parameters(), lr=1e-5, fused=True)
 
         def step() -> Tensor:
             optimiser.zero_grad()
-            loss = self.loss(call(*inputs), target)
+            with lowered(device, dtype):
+                loss = self.loss(call(*inputs), target)
             loss.backward()
             optimiser.step()
             return loss.detach()
 
         return step
 
-    def _as_published(self, device: str, dtype: torch.dtype) -> Callable[[], Any]:
+    def _as_published(self, device: str) -> Callable[[], Any]:
         assert self.published is not None
-        losses, batch = self.published, self._batch(device, dtype)
-        model = self._made(self.models, device, dtype)[1].train()
+        losses, batch = self.published, self._batch(device)
+        model = self._made(self.models, device)[1].train()
         optimiser = torch.optim.Adam(model.parameters(), lr=1e-5)
 
         def step() -> float:
@@ -159,31 +171,32 @@ class Task:
         return step
 
     def _gate(self, device: str, dtype: torch.dtype, way: str) -> None:
-        ours, plain = self._made(self.repeatable or self.models, device, dtype)
+        ours, plain = self._made(self.repeatable or self.models, device)
         exact = copy.deepcopy(plain).double()
         units = torch.ones(())
         if self.by_parameter and way == TRAINING:
             parts = self._seen(exact, device, way).split([parameter.numel() for parameter in exact.parameters()])
             units = torch.cat([part.abs().max().expand_as(part) for part in parts])
 
-        def seen(model: nn.Module) -> Tensor:
-            found = self._seen(model, device, way)
+        def seen(model: nn.Module, lower: torch.dtype = torch.float32) -> Tensor:
+            found = self._seen(model, device, way, lower)
             return found / units.to(found)
 
-        assert_parity(*map(seen, (ours, plain, exact)), Moved(lambda: [seen(exact)], dtype)[0])
+        moved = Moved(lambda: [seen(exact)], dtype)[0]
+        assert_parity(seen(ours, dtype).to(dtype), seen(plain, dtype).to(dtype), seen(exact), moved)
 
-    def _seen(self, model: nn.Module, device: str, way: str) -> Tensor:
+    def _seen(self, model: nn.Module, device: str, way: str, dtype: torch.dtype) -> Tensor:
         """What parity is checked on, as one vector."""
         parameters = list(model.parameters())
-        *inputs, target = self._batch(device, next(p.dtype for p in parameters))
+        *inputs, target = self._batch(device, parameters[0].dtype)
         model.train(way == TRAINING)
         torch.manual_seed(2)
-        if way == EVAL:
-            with torch.no_grad():
-                results = model(*inputs)
-            results = results if isinstance(results, tuple) else (results,)
-        else:
-            results = torch.autograd.grad(self.loss(model(*inputs), target), parameters)
+        with torch.set_grad_enabled(way == TRAINING), lowered(device, dtype):
+            results = model(*inputs)
+            loss = self.loss(results, target) if way == TRAINING else None
+        if loss is not None:
+            results = torch.autograd.grad(loss, parameters)
+        results = results if isinstance(results, tuple) else (results,)
         return torch.cat([result.flatten().to(parameters[0].dtype) for result in results])
 
 
