@@ -30,11 +30,12 @@ TESTS = {
     ),
     "conv_transpose2d": (
         "test_conv_transpose2d.py", "test_conv_transpose2d_products.py", "test_conv_transpose2d_image.py",
+        "test_transposed_alone.py",
     ),
     "conv_transpose2d_products": ("test_conv_transpose2d_products.py", "test_conv_transpose2d_image.py"),
     "conv_transpose2d_bn": (
-        "test_sequence.py", "test_conv_transpose2d_bn_layers.py", "test_conv_transpose2d_bn.py",
-        "test_batch_norm_sync.py",
+        "test_sequence.py", "test_transposed_alone.py", "test_conv_transpose2d_bn_layers.py",
+        "test_conv_transpose2d_bn.py", "test_batch_norm_sync.py",
     ),
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
-"""Sequences of modules as fuse runs them: ``nn.sequence``'s steps where those pay, and one more kind.
+"""Sequences of modules as fuse runs them: ``nn.sequence``'s steps where those pay, and two more kinds.
 
 masked convolution → ReLU or ELU or GatedActivation                            in the op's epilogue
+transposed convolution alone                                                   as products of pixels
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..nn import GatedActivation, sequence
+from ..nn._records import convolution_of
 from ..nn.sequence import globally_observed, observed
 from ..ops._dtypes import FLOATING
+from ..ops.conv_transpose2d import check_convolution, conv_transpose2d, outruns
+from ..ops.conv_transpose2d_products import has_forms
 from . import worth
 from .masked_conv import MaskedConv, MaskSpec, can_run, run
 from .swap import Fused, own_class
@@ -30,7 +34,7 @@ class FusedSequential(Fused):
 def run_sequence(modules: Sequence[nn.Module], x: Any) -> Any:
     """``modules`` one after the other, as ``nn.Sequential`` calls them; those of inner ones, too."""
     flat = modules if globally_observed() else flatten(modules)
-    return sequence.run_sequence(flat, x, pays=_pays_transposed, other=_run_masked)
+    return sequence.run_sequence(flat, x, pays=_pays_transposed, other=_run_other)
 
 
 def _pays_transposed(x: Any, conv: nn.ConvTranspose2d) -> bool:
@@ -39,11 +43,23 @@ def _pays_transposed(x: Any, conv: nn.ConvTranspose2d) -> bool:
     return batch and worth.pays_transposed(x, conv)
 
 
-def _run_masked(flat: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | None:
+def _run_other(flat: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | None:
+    """A masked convolution with its activation, or a transposed one alone."""
+    conv: Any = flat[i]
+    if type(conv) is nn.ConvTranspose2d:
+        if not isinstance(x, Tensor) or observed(conv) or not outruns(x, convolution := convolution_of(conv)):
+            return None
+        return conv_transpose2d(x, check_convolution(x, convolution)), i + 1
     epilogue = masked_epilogue(flat, i)
     if epilogue is None or not can_run(flat[i], x):
         return None
     return run(flat[i], type(flat[i])._fastgen_spec, x, epilogue), i + 2  # type: ignore[attr-defined]
+
+
+def is_alone(conv: Any) -> bool:
+    """Whether a transposed convolution runs as products on a CPU, with nothing behind it that an op takes along."""
+    known = type(conv) is nn.ConvTranspose2d and not observed(conv) and conv.weight.device.type == "cpu"
+    return known and not worth.small(conv.weight, worth.ALONE_WEIGHTS) and has_forms(convolution_of(conv))
 
 
 def is_sequential(module: nn.Module) -> bool:

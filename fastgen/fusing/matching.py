@@ -11,7 +11,7 @@ from torch import nn
 
 from ..nn.sequence import observed, step_at
 from . import forward_rewrite, masked_proof, methods, reparameterize, worth
-from .chain import FusedSequential, flatten, is_sequential, masked_epilogue
+from .chain import FusedSequential, flatten, is_alone, is_sequential, masked_epilogue
 from .cropped_conv import CroppedConv, CropSpec
 from .masked_conv import MaskedConv, MaskSpec, get
 from .op_recorder import NotProvenError
@@ -176,11 +176,12 @@ def _is_small(module: nn.Module, matches: Matches) -> bool:
 
 def _steps(flat: Sequence[nn.Module], matches: Matches) -> Iterator[tuple[Sequence[nn.Module], str]]:
     """What ``run_sequence`` will run in one op, and as what."""
-    i, after = 0, False
+    i, after, any_before = 0, False, False
     while i < len(flat):
         step = step_at(flat, i, after)
         epilogue = masked_epilogue(flat, i, matches.specs)
         if step is not None:
+            any_before = True
             after, activation = step.bn is not None, step.activation.name
             now = "conv_transpose2d" + "_bn" * after + f" + {activation}" * (activation != "none")
             if after and step_at(flat, step.end, after):
@@ -189,6 +190,8 @@ def _steps(flat: Sequence[nn.Module], matches: Matches) -> Iterator[tuple[Sequen
             i = step.end
             continue
         after = False
+        if any_before and is_alone(flat[i]):
+            yield flat[i : i + 1], "conv_transpose2d, as products of pixels"
         if epilogue is not None:
             yield flat[i : i + 2], f"{matches.specs.get(flat[i]) or flat[i]._fastgen_spec} + {epilogue}"
         i += 1 if epilogue is None else 2

@@ -10,13 +10,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..ops._dtypes import autocast_dtype
+
 #: Weights of a layer that is swapped at all on a CPU: 16 channels into 16, masked by 3 × 3 taps, transposed by 4 × 4.
 #: Smaller ones hardly reach the sizes below, and to look at the size of each call costs them a tenth and more.
 #: A convolution that is cropped to the live taps of its mask: 32 channels into 32.
-MASKED_WEIGHTS, TRANSPOSED_WEIGHTS, CROPPED_WEIGHTS = 2304, 4096, 9216
+#: A transposed one with nothing behind it: 16 channels into 1.
+MASKED_WEIGHTS, TRANSPOSED_WEIGHTS, CROPPED_WEIGHTS, ALONE_WEIGHTS = 2304, 4096, 9216, 256
 #: Multiplications of a masked convolution; of one that is cropped, before that.
 CONVOLVED, CROPPED = 2**27, 2**24
-#: Values that the first layer of a chain of transposed convolutions gives: without gradients, with them.
+#: Values that the first layer of a chain of transposed convolutions gives: without gradients, with them. In float32
+#: with gradients none pays, beside torch's batch norm and the products of ``fastgen.ops.conv_transpose2d.outruns``.
 TRANSPOSED = 2**16, 2**18
 #: Values of z, drawn without gradients. With them, z alone is not faster; z with its KL divergence is at every size.
 DRAWN = 2**13
@@ -24,7 +28,8 @@ DRAWN = 2**13
 SMALL = "it is small (below {} weights), and on a CPU torch is faster at that; on a GPU, fuse the model that is there"
 RULE = (
     "on a CPU, small calls run as before: masked convolutions below 2^27 multiplications (2^24 cropped); a chain's "
-    "first layer below 2^16 values (2^18 with gradients); z alone below 2^13 or with gradients"
+    "first layer below 2^16 values (with gradients 2^18, and in float32 always, but for convolutions that are products); "
+    "z alone below 2^13 or with gradients"
 )
 CROPPED_ON_CPU = (
     "its mask is not one of fastgen.ops.masked_conv2d_mask's, and a convolution of its live taps alone was only "
@@ -44,9 +49,10 @@ def small(weight: Tensor, least: int) -> bool:
 
 def _at_any_size(x: Tensor) -> bool | None:
     """Whether the op runs, where that is no matter of size; None where it is."""
-    if torch.onnx.is_in_onnx_export():
+    compiling = torch.compiler.is_compiling()
+    if (compiling or torch._C._get_tracing_state()) and torch.onnx.is_in_onnx_export():
         return False
-    return True if x.device.type != "cpu" or torch.compiler.is_compiling() else None
+    return True if x.device.type != "cpu" or compiling else None
 
 
 def pays_convolved(x: Tensor, weight: Tensor) -> bool:
@@ -76,8 +82,10 @@ def _convolves(x: Tensor, weight: Tensor, least: int) -> bool:
 def pays_transposed(x: Tensor, conv: nn.Module) -> bool:
     """``x`` (N, I, H, W), the input of a chain that starts with ``conv``, an nn.ConvTranspose2d."""
     anyway = _at_any_size(x)
-    if anyway is not None:
-        return anyway
+    if x.device.type != "cpu" or anyway is False or torch.compiler.is_exporting():  # an export fixes no N
+        return anyway is not False
+    if torch.is_grad_enabled() and x.dtype == torch.float32 and autocast_dtype(x) is None:
+        return False
     values = x.shape[0] * conv.out_channels  # type: ignore[operator]
     for i in range(2):
         stride, padding, output_padding, dilation, kernel = (

@@ -6,7 +6,8 @@ hook, a conversion to SyncBatchNorm, a replacement, a slice) is respected:
     ConvTranspose2d [→ BatchNorm2d or SyncBatchNorm] [→ ReLU, LeakyReLU or Tanh]   the next step normalises on its load
     ConvTranspose2d → Sigmoid, after such a step                                   it is that next step
 
-Everything else is called as it is, and may write over what it is given, wherever ``nn.Sequential`` lets it.
+Everything else is called as it is, and may write over what it is given, wherever ``nn.Sequential`` lets it. What an op
+answers in channels_last stays so through torch's own layers; others find it laid out as the sequence was given it.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
-from ..ops._layouts import is_channels_last
+from ..ops._layouts import is_channels_last, layout_of
 from ..ops._records import NONE, Activation
 from ._records import activation_of
 from .conv_transpose2d_bn import ConvTranspose2dBatchNorm, run_conv_transpose2d_bn
 from .sync_batch_norm import SyncBatchNorm
 
 SIGMOID = Activation("sigmoid")
+#: Take any layout, and answer in it.
+LAYOUT_FREE = {
+    nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh,
+    nn.Sigmoid, nn.Identity, nn.ConvTranspose2d,
+}  # fmt: skip
 
 
 class Step(NamedTuple):
@@ -91,6 +97,7 @@ def run_sequence(
             x = module(x)
         return x
     i, deferred, last = 0, False, False
+    owed: torch.memory_format | None = None  # that others would find x in, where an op answered in another
     following: Step | None = None
     while i < len(modules):
         step = following  # looked up already; a Sigmoid belongs to a step that normalises on its load
@@ -98,22 +105,35 @@ def run_sequence(
             step = step_at(modules, i, False, everything)
         if step is not None and (deferred or pays is None or pays(x, step.conv)):
             if not deferred:
-                last = is_channels_last(x) if channels_last is None else channels_last
+                asked = owed == torch.channels_last if owed is not None else is_channels_last(x)
+                last, owed = asked if channels_last is None else channels_last, None
             step = _without_what_may_be_overwritten(modules, step, everything)
             following = step_at(modules, step.end, step.bn is not None, everything)
             activation = NONE if step.activation == SIGMOID else step.activation
             inside = following is not None
+            free = inside or (step.end < len(modules) and _takes_any_layout(modules[step.end]))
             x = run_conv_transpose2d_bn(
                 step.conv, step.bn, activation, x, deferred=inside and step.activation != SIGMOID,
-                channels_last=inside or last,
+                channels_last=free or last,
             )  # fmt: skip
             x = torch.sigmoid(x) if step.activation == SIGMOID else x
             deferred, i = not isinstance(x, Tensor), step.end
+            owed = torch.contiguous_format if free and not last and not deferred else None
             continue
-        done = other(modules, i, x) if other is not None else None
-        x, i = (modules[i](x), i + 1) if done is None else done
         following = None
-    return x
+        done = other(modules, i, x) if other is not None else None
+        if done is not None:
+            owed = owed or (layout_of(x) if x.dim() == 4 and layout_of(x) != layout_of(done[0]) else None)
+            x, i = done
+            continue
+        if owed is not None and not _takes_any_layout(modules[i]):
+            x, owed = x.contiguous(memory_format=owed), None
+        x, i = modules[i](x), i + 1
+    return x if owed is None else x.contiguous(memory_format=owed)
+
+
+def _takes_any_layout(module: nn.Module) -> bool:
+    return type(module) in LAYOUT_FREE and not observed(module)
 
 
 def _without_what_may_be_overwritten(modules: Sequence[nn.Module], step: Step, everything: bool) -> Step:

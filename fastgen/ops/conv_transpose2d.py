@@ -7,12 +7,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .._checks import check_integer, check_pair, check_same, describe
 from ._activations import activate_
-from ._dtypes import check_dense, check_floating
-from ._layouts import is_channels_last
+from ._dtypes import autocast_dtype, check_dense, check_floating
+from ._layouts import is_channels_last, is_vectorized
 from ._records import NONE, Activation, Convolution
+from ._registry import evaluates
 from .conv_transpose2d_products import (
     conv_transpose2d_image,
     conv_transpose2d_products,
@@ -133,6 +135,23 @@ def conv_transpose2d(x: Tensor, convolution: Convolution, activation: Activation
     if runs_in_float32(x):
         return conv_transpose2d(x.float(), in_float32(convolution), activation).to(x.dtype)
     return activate_(_convolved(x, convolution), activation)
+
+
+def outruns(x: Tensor, convolution: Convolution) -> bool:
+    """Whether ``conv_transpose2d`` has a form that outruns torch's in float32 on a CPU, in training as well.
+
+    Not in an exported program, which fixes no number of images, and not in transforms.
+    """
+    weight = convolution.weight
+    if x.device.type != "cpu" or weight.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32:
+        return False
+    if x.dim() != 4 or x.shape[1] != weight.shape[0] or 0 in x.shape or autocast_dtype(x) is not None:
+        return False
+    if torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
+        return False
+    if is_image(x, convolution) or is_product(x, convolution) or pays(x, convolution):
+        return True
+    return evaluates() and _is_scattered(x, convolution)
 
 
 def _convolved(x: Tensor, convolution: Convolution) -> Tensor:

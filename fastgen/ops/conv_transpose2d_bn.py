@@ -32,7 +32,7 @@ from ._records import NONE, Activation, BatchNorm, Convolution
 from ._registry import evaluates
 from .batch_norm import Deferred, finalize, finalize_running, normalize_running
 from .batch_norm_activation import in_torch, is_torchs_own
-from .conv_transpose2d import check_convolution, check_dtypes, conv_transpose2d, result_shape, runs_in_float32
+from .conv_transpose2d import check_convolution, check_dtypes, conv_transpose2d, outruns, result_shape, runs_in_float32
 
 __all__ = ["KERNELS", "conv_transpose2d_bn", "run_layer"]
 
@@ -221,5 +221,8 @@ def _in_torch(x: Tensor, convolution: Convolution, batch_norm: BatchNorm, activa
     """The formula as ``conv_transpose2d_bn`` states it; the result may be laid out in any way."""
     weight, bias, stride, padding, output_padding, dilation, groups = convolution
     check_dtypes(x, weight, bias)
-    y = F.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
+    if outruns(x, convolution):
+        y = conv_transpose2d(x, convolution)
+    else:
+        y = F.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
     return in_torch(y, batch_norm, activation)

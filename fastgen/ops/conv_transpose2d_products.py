@@ -21,9 +21,10 @@ from ._registry import call, define_op, evaluates
 KERNELS = {"CPU": "csrc/conv_transpose2d_products_cpu.cpp"}
 
 #: Products outrun oneDNN where the border is so much of an image that no more than this share of the work is left, for
-#: so many pixels, of so many channels and so many of the result. One thread, AVX2, kernel 4, stride 2: 512 to 256
-#: channels of 16 4×4 images take 0.75 of its time, 1024 to 512 0.55, 256 to 128 of 8×8 0.95; of 16×16 it would be 1.1.
-LEFT, PIXELS, CHANNELS, RESULTS = 0.89, 64, 128, 32
+#: so many pixels, of so many channels and of the result. One thread, AVX2, kernel 4, stride 2: 512 to 256 channels of
+#: 16 4×4 images take 0.75 of its time, 1024 to 512 0.55, 256 to 128 of 8×8 0.95; of 16×16 it would be 1.1. AVX-512: 64
+#: to 32 channels of 16 7×7 images 0.76 to 0.81, 32 to 32 0.62 to 0.73.
+LEFT, PIXELS, CHANNELS = 0.89, 64, 32
 #: Up to so many channels of the result are an image. 64 to 3 channels of 16 32×32 images, kernel 4, stride 2, tanh, in
 #: bfloat16 on two threads of an AMD EPYC with AVX-512 take 1.4 ms, torch 2.3.
 FEW = 4
@@ -49,9 +50,10 @@ def pays(x: Tensor, convolution: Convolution) -> bool:
     N, I, *size = x.shape
     if x.device.type != "cpu" or x.dtype != torch.float32 or groups != 1 or list(dilation) != [1, 1]:
         return False
-    if not _is_listed(convolution) or I < CHANNELS or weight.shape[1] < RESULTS or N * size[0] * size[1] < PIXELS:
+    if not _is_listed(convolution) or min(I, weight.shape[1]) < CHANNELS or N * size[0] * size[1] < PIXELS:
         return False
-    rows, columns = (_left(size[i], weight.shape[2 + i], stride[i], padding[i], output_padding[i]) for i in range(2))
+    left = _left.__wrapped__ if torch.compiler.is_compiling() else _left  # a compiler sees no cache
+    rows, columns = (left(size[i], weight.shape[2 + i], stride[i], padding[i], output_padding[i]) for i in range(2))
     return rows * columns <= LEFT
 
 
@@ -104,6 +106,13 @@ def conv_transpose2d_image(x: Tensor, convolution: Convolution, activation: Acti
     op = torch.ops.fastgen.conv_transpose2d_image.default
     y: Tensor = call(op, x, *convolution[:5], *activation)
     return y
+
+
+def has_forms(convolution: Convolution) -> bool:
+    """Whether there is an input of which products may outrun torch's convolution."""
+    weight, _, stride, *_, dilation, groups = convolution
+    few = weight.shape[1] <= FEW and math.prod(stride) > 1
+    return groups == 1 and list(dilation) == [1, 1] and (few or min(weight.shape[:2]) >= CHANNELS)
 
 
 def conv_transpose2d_weight_reference(weight: Tensor) -> Tensor:

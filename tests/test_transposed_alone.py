@@ -1,0 +1,167 @@
+"""fuse: transposed convolutions that run as products of pixels, alone, and how their results are laid out."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastgen
+from fastgen.nn import ConvTranspose2dChain
+from fastgen.ops import conv_transpose2d
+from ops import assert_runs, ops_run
+from parity import assert_parity
+from rounding import Moved
+
+PRODUCTS, IMAGE = torch.ops.fastgen.conv_transpose2d_products, torch.ops.fastgen.conv_transpose2d_image
+ALONE = {"conv_transpose2d_products", "conv_transpose2d_image"}
+CHAIN = {"conv_transpose2d_bn"}
+
+
+def decoder(*last: nn.Module) -> nn.Sequential:
+    """7×7 to 28×28, as the decoder of a convolutional autoencoder has it."""
+    return nn.Sequential(
+        nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.BatchNorm2d(32), nn.ReLU(), nn.ConvTranspose2d(32, 3, 4, 2, 1), *last
+    )  # fmt: skip
+
+
+class Viewed(nn.Module):
+    """A layer of a user's, which counts on images being contiguous."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(len(x), -1)
+
+
+def fused(model: nn.Module) -> nn.Module:
+    model = copy.deepcopy(model)
+    assert fastgen.fuse(model).swapped
+    return model
+
+
+def test_the_report_says_so() -> None:
+    """Of one behind a layer that an op knows; not of one on its own, nor of one that somebody watches."""
+    now = [row.now for row in fastgen.fuse(decoder()).swapped]
+    assert now == ["conv_transpose2d_bn + relu", "conv_transpose2d, as products of pixels"]
+    assert fastgen.fuse(nn.Sequential(nn.ConvTranspose2d(64, 32, 4, 2, 1))).swapped == []
+    watched = decoder()
+    watched[3].register_forward_hook(lambda *_: None)
+    assert [row.now for row in fastgen.fuse(watched).swapped] == ["conv_transpose2d_bn + relu"]
+
+
+def results(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """What it computes, and all gradients."""
+    leaf = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    y = model(leaf)
+    return [y.detach(), *torch.autograd.grad(y.square().sum(), [leaf, *model.parameters()])]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("training", [True, False])
+def test_it_computes_what_the_layers_do(training: bool, layout: torch.memory_format) -> None:
+    plain = decoder(nn.Tanh()).train(training)
+    x = torch.randn(4, 64, 7, 7).contiguous(memory_format=layout)
+    exact = copy.deepcopy(plain).double()
+    model = fused(plain)
+    with assert_runs(PRODUCTS.default, IMAGE.default, backward=False):
+        ours = results(model, x)
+    moved = Moved(lambda: results(exact, x.double()), torch.float32)
+    for i, (one, eager, truth) in enumerate(zip(ours, results(plain, x), results(exact, x.double()), strict=True)):
+        assert_parity(one, eager, truth, moved[i])
+    assert ours[0].is_contiguous(memory_format=layout)
+    assert ours[1].stride() == x.stride()
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(buffer, dict(plain.named_buffers())[name])
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("last", [[Viewed()], [nn.Identity(), Viewed()], [nn.ReLU(), nn.Flatten()], []])
+def test_others_find_images_as_they_would_be(last: list[nn.Module], grad: bool) -> None:
+    """Products answer in channels_last, which a layer that nobody knows, and who called, do not have to know."""
+    plain = nn.Sequential(*decoder()[:3], nn.ConvTranspose2d(32, 32, 4, 2, 1), *last).eval()
+    model, x = fused(plain), torch.randn(4, 64, 3, 3)
+    with torch.set_grad_enabled(grad), ops_run() as ran:
+        y = model(x)
+        assert y.is_contiguous()
+        torch.testing.assert_close(y, plain(x), atol=1e-5, rtol=1e-5)
+    assert "conv_transpose2d_products" in ran
+
+
+@pytest.mark.parametrize("make", [ConvTranspose2dChain, nn.Sequential])
+@pytest.mark.parametrize("norm", [nn.Identity, lambda: nn.BatchNorm2d(32)])
+def test_a_chain_answers_in_the_layout_of_its_input(
+    make: Callable[..., nn.Module], norm: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its layers it is channels_last, behind a Sigmoid or a layer without a batch norm, too."""
+    monkeypatch.setattr(fastgen.fusing.worth, "pays_transposed", lambda *_: True)
+    layers = [
+        nn.ConvTranspose2d(64, 32, 4, 2, 1), norm(), nn.ReLU(), nn.ConvTranspose2d(32, 32, 4, 2, 1), nn.Sigmoid(),
+        nn.ConvTranspose2d(32, 16, 4, 2, 1), nn.ReLU(), nn.Tanh(),
+    ]  # fmt: skip
+    model = make(*layers)
+    if make is nn.Sequential:
+        fastgen.fuse(model)
+    x = torch.randn(2, 64, 3, 3)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), ops_run() as ran:
+            assert model(x).is_contiguous()
+            assert model(x.contiguous(memory_format=torch.channels_last)).is_contiguous(
+                memory_format=torch.channels_last
+            )
+        assert ran & (CHAIN | ALONE)
+
+
+def test_where_it_does_not_run() -> None:
+    """In float64, under autocast, in transforms, where somebody looks on: there they are the layers that they were."""
+    plain = decoder().eval()
+    model, x = fused(plain), torch.randn(4, 64, 7, 7)
+    with ops_run() as ran:
+        assert torch.equal(copy.deepcopy(model).double()(x.double()), copy.deepcopy(plain).double()(x.double()))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(model(x), plain(x))
+        torch.testing.assert_close(torch.func.jvp(model, (x,), (x,)), torch.func.jvp(plain, (x,), (x,)))
+        batched = torch.vmap(model)(x[:, None])[:, 0]
+        torch.testing.assert_close(batched, torch.vmap(plain)(x[:, None])[:, 0])
+        seen: list[nn.Module] = []
+        for layer in (model[0], model[3]):  # type: ignore[index]
+            layer.register_forward_hook(lambda module, *_: seen.append(module))
+        assert torch.equal(model(x), plain(x))
+        assert seen == [model[0], model[3]]  # type: ignore[index]
+        with pytest.raises(RuntimeError, match="64 channels"):
+            fused(plain)(x[:, :5])
+    assert not ran & ALONE
+
+
+def test_it_runs_in_compiled_programs() -> None:
+    plain = decoder(nn.Tanh()).eval()
+    model, x = fused(plain), torch.randn(4, 64, 7, 7)
+    with torch.no_grad(), assert_runs(PRODUCTS.default, IMAGE.default, backward=False):
+        torch.testing.assert_close(torch.compile(model, fullgraph=True)(x), plain(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("I", "O", "size", "options", "runs"),
+    [
+        (64, 32, 7, {"stride": 2, "padding": 1}, True),
+        (31, 32, 7, {"stride": 2, "padding": 1}, False),  # few channels
+        (32, 31, 7, {"stride": 2, "padding": 1}, False),
+        (64, 32, 16, {"stride": 2, "padding": 1}, False),  # little of it is a border
+        (8, 4, 16, {"stride": 2, "padding": 1}, True),
+        (8, 5, 16, {"stride": 2, "padding": 1}, False),
+        (8, 4, 16, {"stride": 3, "padding": 1}, False),  # 4 taps are no whole strides
+        (16, 8, 1, {}, True),  # one pixel
+        (16, 8, 1, {"groups": 2}, False),
+        (64, 32, 7, {"stride": 2, "padding": 1, "dilation": 2}, False),
+    ],
+)  # fmt: skip
+def test_the_forms_and_their_sizes(I: int, O: int, size: int, options: dict[str, int], runs: bool) -> None:
+    conv = nn.ConvTranspose2d(I, O, 4, **options)  # type: ignore[arg-type]
+    x = torch.randn(4, I, size, size)
+    convolution = conv_transpose2d.check_convolution(
+        x, conv_transpose2d.Convolution(conv.weight, conv.bias, conv.stride, conv.padding, conv.output_padding,
+                                        conv.dilation, conv.groups)
+    )  # fmt: skip
+    assert conv_transpose2d.outruns(x, convolution) == runs
+    torch.testing.assert_close(conv_transpose2d.conv_transpose2d(x, convolution), conv(x), atol=1e-5, rtol=1e-5)
+    for other in (x.double(), x[:0], x.to("meta"), x[0]):
+        assert not conv_transpose2d.outruns(other, convolution)
