@@ -27,8 +27,8 @@ DRAWN = 2**13
 
 SMALL = "it is small (below {} weights), and on a CPU torch is faster at that; on a GPU, fuse the model that is there"
 RULE = (
-    "on a CPU, small calls run as before: masked convolutions below 2^27 multiplications (2^24 cropped); a chain's "
-    "first layer below 2^16 values, with gradients below 2^18 or in float32; z alone below 2^13 or with gradients"
+    "on a CPU, small calls run as before: masked convolutions below 2^27 products (2^24 cropped); a chain below 2^16 "
+    "values, with gradients 2^18 and all in float32; z alone below 2^13 or with gradients"
 )
 CROPPED_ON_CPU = (
     "its mask is not one of fastgen.ops.masked_conv2d_mask's, and a convolution of its live taps alone was only "
