@@ -185,7 +185,7 @@ class Task:
         moved = Moved(lambda: [seen(exact)], dtype)[0]
         assert_parity(seen(ours, dtype).to(dtype), seen(plain, dtype).to(dtype), seen(exact), moved)
 
-    def _seen(self, model: nn.Module, device: str, way: str, dtype: torch.dtype) -> Tensor:
+    def _seen(self, model: nn.Module, device: str, way: str, dtype: torch.dtype = torch.float32) -> Tensor:
         """What parity is checked on, as one vector."""
         parameters = list(model.parameters())
         *inputs, target = self._batch(device, parameters[0].dtype)
