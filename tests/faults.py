@@ -10,6 +10,7 @@ from faults_recurrences import FAULTS as RECURRENCES
 TESTS = {
     "gated_activation": ("test_gated_activation.py",),
     "concat_elu": ("test_concat_elu.py", "test_schemas.py"),
+    "residual_gate": ("test_residual_gate.py", "test_schemas.py"),
     "image_conv2d": ("test_image_conv2d.py",),
     "shifted_conv2d": ("test_shifted_conv2d.py", "test_shifted_conv2d_layers.py"),
     "masked_conv2d": ("test_masked_conv2d_values.py", "test_masked_conv2d.py"),

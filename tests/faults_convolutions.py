@@ -22,6 +22,56 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("strides ignored", "const Tensor x = as_contiguous(x_any);", "const Tensor x = x_any;"),
         ],
     },
+    "residual_gate": {
+        "fastgen/ops/residual_gate.py": [
+            ("the gate is what it opens", "(x + a * torch.sigmoid(b))", "(x + b * torch.sigmoid(a))"),
+            ("no slope of the gate in the reference", "grad_y * a * s * (1 - s))", "grad_y * a * s)"),
+            ("the fake forgets the layout", "torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format="
+             "torch.channels_last)", "torch.empty(x.shape, dtype=x.dtype, device=x.device)"),
+            ("the backward's fake forgets it", "torch.empty(h.shape, dtype=h.dtype, device=h.device, memory_format="
+             "torch.channels_last)", "torch.empty(h.shape, dtype=h.dtype, device=h.device)"),
+            ("x is kept", "save_for_backward(inputs[1])", "save_for_backward(inputs[0])"),
+            ("no gradient of what is added", "return grad_y if of_x else None, grad_h", "return None, grad_h"),
+            ("a copy of what is added's gradient", "return grad_y if of_x", "return grad_y.clone() if of_x"),
+            ("a gradient of gates that need none", "*ctx.saved_tensors) if of_h else None", "*ctx.saved_tensors)"),
+            ("any device", 'x.device.type != "cpu" or ', ""),
+            ("any dtype", "x.dtype != torch.float32 or ", ""),
+            ("any number of dimensions", "x.dim() != 4 or ", ""),
+            ("in a graph, too", " or torch.compiler.is_compiling():", ":"),
+            ("vectors of images, too", "if is_vectorized() or", "if"),
+            ("under forward mode, too", " or forward_ad._current_level >= 0 or", " or"),
+            ("under autocast, too", " or autocast_dtype(x) is not None:", ":"),
+            ("gates of other images", "fits = h.shape == (N, 2 * C, H, W) and", "fits ="),
+            ("gates of another dtype", " and (h.dtype, h.device) == (x.dtype, x.device)", ""),
+            ("contiguous images too", "fits and is_channels_last(x) and", "fits and"),
+            ("contiguous gates too", " and is_channels_last(h)\n", "\n"),
+        ],
+        "fastgen/models/pixelcnnpp_layers.py": [
+            ("halves exchanged where the op does not pay", "return x + a * torch.sigmoid(b)",
+             "return x + b * torch.sigmoid(a)"),
+            ("another form everywhere", "if residual_gate_pays(x, h):", "if False:"),
+        ],
+        "fastgen/sampling/lowering/pointwise.py": [
+            ("a plan of the gate alone", "return add(b, x, _glu(b, h, 1))", "return _glu(b, h, 1)"),
+        ],
+        "csrc/residual_gate.h": [
+            ("halves exchanged", "return x + a * sigmoid(b);", "return x + b * sigmoid(a);"),
+            ("slope of the gate", "grad_y * a * s * (T(1) - s)", "grad_y * a * s"),
+            ("gradient of what the gate opens", "*grad_a = grad_y * s;", "*grad_a = grad_y;"),
+        ],
+        "csrc/residual_gate_cpu.cpp": [
+            ("gates of the next features", "residual_gate(x[c], h[c], h[C + c])",
+             "residual_gate(x[c], h[c], h[c + 1])"),
+            ("each thread begins with the first's gates", "gates + 2 * first * C, to + first * C",
+             "gates, to + first * C"),
+            ("each thread begins with the first's gradient", "from + first * C, gates + 2 * first * C, to + 2",
+             "from, gates + 2 * first * C, to + 2"),
+            ("strides of x ignored", "const Tensor x = in_layout(x_any, true)", "const Tensor x = x_any"),
+            ("strides of the gradient ignored", "const Tensor grad_y = in_layout(grad_y_any, true)",
+             "const Tensor grad_y = grad_y_any"),
+            ("gates of any shape", 'check_tensor(h, "h", sizes, dtype, image);', ""),
+        ],
+    },
     "masked_conv2d": {
         "fastgen/ops/masked_conv2d.py": [
             ("the masks exchanged", 'live[:, :, center] = mask == "B"', 'live[:, :, center] = mask == "A"'),

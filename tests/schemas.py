@@ -80,6 +80,7 @@ TENSORS: dict[str, list[Any]] = {
     "mat2": [torch.linspace(-1, 1, 24).view(C, 4)], "addmm.self": [torch.tensor([0.5, -1, 2, 3]), torch.tensor(0.3)],
     "bmm.mat2": [torch.linspace(-1, 1, 24).view(1, C, 4).expand(N, C, 4)],
     "masked_conv2d.weight": [torch.linspace(-1, 1, 9 * C * C).view(C, C, 3, 3)],
+    "residual_gate.h": [lambda h: torch.cat((h, 1 - h), 1), lambda h: h.repeat(1, 2, 1, 1)],
     "masked_conv2d.residual": [None, lambda h: h], "weight_out": [torch.linspace(-1, 1, C * C).view(C, C, 1, 1)],
     "gated_residual_block.weight": [torch.linspace(-0.3, 0.3, 18 * C * C).view(2 * C, C, 3, 3)],
     "gated_residual_block.bias": [None, torch.linspace(-1, 1, 2 * C)],

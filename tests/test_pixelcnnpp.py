@@ -137,6 +137,16 @@ def test_a_class_adds_to_the_gate_of_every_block() -> None:
         assert changed.tolist() == [False, True, False]
 
 
+def test_the_first_layers_answer_in_the_layout_of_the_streams() -> None:
+    """In channels_last: what oneDNN answers otherwise would be copied, on the way back, too."""
+    model, found = build(in_channels=1, channels=8), []
+    for layer in (model.above, model.above_left, model.left):
+        layer.register_forward_hook(lambda *args: found.append(args[2]))
+    model(torch.randn(2, 1, 5, 6))
+    assert len(found) == 3
+    assert all(y.is_contiguous(memory_format=torch.channels_last) and not y.is_contiguous() for y in found)
+
+
 def test_the_papers_sizes() -> None:
     with torch.device("meta"):
         model = PixelCNNPP()

@@ -110,7 +110,7 @@ class PixelCNNPP(AutoregressiveModel):
         """
         self.check_input(x)
         labels = self.check_labels(x.shape[0], labels)
-        x = torch.cat((x, torch.ones_like(x[:, :1])), dim=1)
+        x = together(torch.cat((x, torch.ones_like(x[:, :1])), dim=1))
         u, ul = down_shift(self.above(x)), down_shift(self.above_left(x)) + right_shift(self.left(x))
         seen = [(together(u), together(ul))]
         for level, layers in enumerate(self.down):

@@ -10,6 +10,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from ..nn._as_made import is_normed_conv2d
 from ..ops.concat_elu import concat_elu as padded_concat_elu
 from ..ops.concat_elu import pays as concat_elu_pays
+from ..ops.residual_gate import pays as residual_gate_pays
+from ..ops.residual_gate import residual_gate
 from ..ops.shifted_conv2d import padding as around
 from ..ops.shifted_conv2d import pays, shifted_conv2d
 
@@ -43,6 +45,14 @@ def _is_like(residual: Tensor | None, conv: Any, x: Tensor) -> bool:
         return True
     like = (residual.dtype, residual.device) == (x.dtype, x.device)
     return like and residual.shape == (x.shape[0], conv.out_channels, *x.shape[2:])
+
+
+def gated(x: Tensor, h: Tensor) -> Tensor:
+    """``x + a·σ(b)``, of h = [a, b]."""
+    if residual_gate_pays(x, h):
+        return residual_gate(x, h)
+    a, b = h.chunk(2, dim=1)
+    return x + a * torch.sigmoid(b)
 
 
 def down_shift(x: Tensor) -> Tensor:
@@ -151,8 +161,7 @@ class GatedBlock(nn.Module):
         h = self.output(h, self.dropout)
         if self.class_bias is not None:
             h = h + self.class_bias(labels)[:, :, None, None]
-        a, b = h.chunk(2, dim=1)
-        return x + a * torch.sigmoid(b)
+        return gated(x, h)
 
 
 class GatedLayer(nn.Module):

@@ -7,6 +7,7 @@ from . import (  # noqa: F401  but for sample: for models alone
     image_conv2d,
     pixel_head,
     residual_block,
+    residual_gate,
     row_lstm_layer,
     sample,
     shifted_conv2d,

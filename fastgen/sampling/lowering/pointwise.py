@@ -185,3 +185,8 @@ def gate(b: Builder, x: Value) -> Value:
     half = x.shape[1] // 2
     first, second = x.slice(1, 0, 1, half), x.slice(1, half, 1, half)
     return b.pointwise("mul", b.pointwise("tanh", first), b.pointwise("sigmoid", second))
+
+
+@handles("fastgen.residual_gate")
+def _residual_gate(b: Builder, x: Argument, h: Value) -> Value:
+    return add(b, x, _glu(b, h, 1))
