@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 import fastgen
 from fastgen.nn import ConvTranspose2dChain
@@ -120,6 +121,10 @@ def test_where_it_does_not_run() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(model(x), plain(x))
         torch.testing.assert_close(torch.func.jvp(model, (x,), (x,)), torch.func.jvp(plain, (x,), (x,)))
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(x, x)
+            for one, other in zip(*(forward_ad.unpack_dual(each(dual)) for each in (model, plain)), strict=True):
+                torch.testing.assert_close(one, other)
         batched = torch.vmap(model)(x[:, None])[:, 0]
         torch.testing.assert_close(batched, torch.vmap(plain)(x[:, None])[:, 0])
         seen: list[nn.Module] = []
@@ -128,7 +133,7 @@ def test_where_it_does_not_run() -> None:
         assert torch.equal(model(x), plain(x))
         assert seen == [model[0], model[3]]  # type: ignore[index]
         with pytest.raises(RuntimeError, match="64 channels"):
-            fused(plain)(x[:, :5])
+            fused(plain)(x[:, :40])
     assert not ran & ALONE
 
 
@@ -165,3 +170,4 @@ def test_the_forms_and_their_sizes(I: int, O: int, size: int, options: dict[str,
     torch.testing.assert_close(conv_transpose2d.conv_transpose2d(x, convolution), conv(x), atol=1e-5, rtol=1e-5)
     for other in (x.double(), x[:0], x.to("meta"), x[0]):
         assert not conv_transpose2d.outruns(other, convolution)
+    assert not conv_transpose2d.outruns(x.double(), convolution._replace(weight=conv.weight.double()))
