@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from fastgen.models.gated_pixelcnn import GatedLayer
 from fastgen.models.pixelcnn import ResidualBlock
 from fastgen.nn import MaskedConv2d, RowLSTM
-from fastgen.nn._as_made import last_layers
+from fastgen.nn._as_made import first_layer, last_layers
+from fastgen.ops import _layouts
 from ops import ops_run
 from parity import channels_last, contiguous
 
@@ -90,3 +91,16 @@ def test_what_is_wrong_is_told_as_by_the_parts(op: str, wrong: str) -> None:
         for image in (x, contiguous(x)):  # the second has its parts run one by one
             found.append(told(lambda layer=layer, image=image: call(layer, image)))
         assert found[-1] == found[-2]
+
+
+@pytest.mark.parametrize("multiplies", [True, False])
+def test_halves_are_channels_last_where_a_cpu_multiplies_them(
+    multiplies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """oneDNN is the faster there; where it has no such instructions, forty times slower."""
+    monkeypatch.setattr(_layouts, "multiplies", lambda dtype: multiplies and dtype == torch.bfloat16)
+    layer = MaskedConv2d(1, 16, 7, mask="A")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        seen = first_layer(layer, torch.rand(2, 1, 8, 8))
+    assert seen.dtype == torch.bfloat16
+    assert seen.is_contiguous(memory_format=torch.channels_last) == multiplies

@@ -76,9 +76,9 @@ def test_halves_are_computed_in_float32_where_nothing_multiplies_them(
     """With one rounding at the end, forward and backward."""
     x, weight, *_ = arguments(REAL, dtype)
     for multiplies in (False, True):
-        monkeypatch.setattr(module, "_multiplies", lambda dtype, multiplies=multiplies: multiplies)
+        monkeypatch.setattr(module, "multiplies", lambda dtype, multiplies=multiplies: multiplies)
         assert runs_in_float32(x) != multiplies
-    monkeypatch.setattr(module, "_multiplies", lambda dtype: False)
+    monkeypatch.setattr(module, "multiplies", lambda dtype: False)
     assert not runs_in_float32(x.float())
     half, single = (convolution(REAL, w) for w in (weight, weight.float()))
     assert torch.equal(conv_transpose2d(x, half), conv_transpose2d(x.float(), single).to(dtype))

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgen.ops import conv_transpose2d_bn
+from fastgen.ops._dtypes import multiplies
 from fastgen.ops._layouts import is_channels_last
 from fastgen.ops._records import Activation, BatchNorm, Convolution
 from fastgen.ops.batch_norm import Deferred
-from fastgen.ops.conv_transpose2d import _multiplies, result_shape
+from fastgen.ops.conv_transpose2d import result_shape
 from fastgen.ops.conv_transpose2d_bn import run_layer
 
 NAMES = torch.ops.fastgen
@@ -94,7 +95,7 @@ def ops_of(
     x, weight, *_ = arguments(case, device="meta")
     convolution = Convolution(weight, None, *(pair(v) for v in case[1][1:5]), case[1][5])
     results = math.prod(result_shape(x, convolution))
-    halves = device == "cpu" and dtype in (torch.bfloat16, torch.float16) and _multiplies(dtype)
+    halves = device == "cpu" and dtype in (torch.bfloat16, torch.float16) and multiplies(dtype)
     if not training and weight.numel() * (8 if halves else 1) <= results:
         return [FOLD, OP]
     return [OP, FINALIZE, APPLY]

@@ -11,7 +11,7 @@ from .._checks import FLOATING, check_tensor
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
-__all__ = ["FLOATING", "autocast_dtype", "check_dense", "check_floating"]
+__all__ = ["FLOATING", "autocast_dtype", "check_dense", "check_floating", "multiplies"]
 
 
 def check_dense(name: str, tensor: Any) -> Tensor:
@@ -50,3 +50,19 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return None
     return torch.get_autocast_dtype(device)
+
+
+def _multiplied() -> dict[torch.dtype, bool]:
+    ops, there = torch.ops.mkldnn, torch.backends.mkldnn.is_available()
+    return {
+        torch.bfloat16: there and bool(ops._is_mkldnn_bf16_supported()),
+        torch.float16: there and bool(ops._is_mkldnn_fp16_supported()),
+    }
+
+
+_MULTIPLIED = _multiplied()
+
+
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether this CPU has instructions for products of these halves, and torch uses them."""
+    return _MULTIPLIED.get(dtype, False)

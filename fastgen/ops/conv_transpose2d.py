@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 from .._checks import check_integer, check_pair, check_same, describe
 from ._activations import activate_
-from ._dtypes import autocast_dtype, check_dense, check_floating
+from ._dtypes import autocast_dtype, check_dense, check_floating, multiplies
 from ._layouts import is_channels_last, is_vectorized
 from ._records import NONE, Activation, Convolution
 from ._registry import evaluates
@@ -187,14 +187,7 @@ def runs_in_float32(x: Tensor) -> bool:
     """Halves on a CPU without instructions for them, where torch's loops are slow, in channels_last forty times."""
     if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float16):
         return False
-    return not _multiplies(x.dtype)
-
-
-@functools.cache
-def _multiplies(dtype: torch.dtype) -> bool:
-    ops = torch.ops.mkldnn
-    known = ops._is_mkldnn_bf16_supported if dtype == torch.bfloat16 else ops._is_mkldnn_fp16_supported
-    return bool(torch.backends.mkldnn.is_available() and known())
+    return not multiplies(x.dtype)
 
 
 def in_float32(convolution: Convolution) -> Convolution:
