@@ -97,7 +97,7 @@ def test_what_is_wrong_is_told_as_by_the_parts(op: str, wrong: str) -> None:
 def test_halves_are_channels_last_where_a_cpu_multiplies_them(
     multiplies: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """oneDNN is the faster there; where it has no such instructions, forty times slower."""
+    """There it is the faster layout; where it has no such instructions, forty times slower."""
     monkeypatch.setattr(_layouts, "multiplies", lambda dtype: multiplies and dtype == torch.bfloat16)
     layer = MaskedConv2d(1, 16, 7, mask="A")
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

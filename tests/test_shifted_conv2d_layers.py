@@ -133,3 +133,28 @@ def test_a_dropout_of_another_kind_sees_the_zeros_too() -> None:
     assert "shifted_conv2d" not in ran
     with assert_runs(OP, backward=False):
         layer(x, nn.Dropout2d(0.5))
+
+
+def test_in_compiled_programs_and_exported_ones() -> None:
+    """A compiled one runs it, of any number of images, within vmap as well; an exported one does not."""
+    model = PixelCNNPP(1, channels=16, blocks=1, resolutions=1, dropout=0.0, image_size=8).eval()
+    x = torch.rand(4, 1, 8, 8)
+    expected = model(x).detach()
+    close = {"atol": 1e-4, "rtol": 1e-4}
+    with torch.no_grad():
+        seen: list[str] = []
+
+        def look(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+            seen.append(graph.code)
+            return graph.forward
+
+        program = torch.compile(model, fullgraph=True, dynamic=True, backend=look)
+        for n in (4, 3):
+            torch.testing.assert_close(program(x[:n]), expected[:n], **close)
+        assert seen
+        assert all("fastgen.shifted_conv2d" in code for code in seen)
+        each = torch.compile(torch.vmap(lambda image: model(image[None])[0]), backend="aot_eager")
+        torch.testing.assert_close(each(x), expected, **close)
+        exported = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("n", min=1, max=64)},))
+    torch.testing.assert_close(exported.module()(x[:3]), expected[:3], **close)
+    assert "shifted_conv2d" not in exported.graph_module.code

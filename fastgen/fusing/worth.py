@@ -21,13 +21,13 @@ MASKED_WEIGHTS, TRANSPOSED_WEIGHTS, CROPPED_WEIGHTS, ALONE_WEIGHTS = 2304, 4096,
 CONVOLVED, CROPPED = 2**27, 2**24
 #: Values that the first layer of a chain of transposed convolutions gives: without gradients, with them. In float32
 #: with gradients none pays, beside torch's batch norm and the products of ``fastgen.ops.conv_transpose2d.outruns``.
-TRANSPOSED = 2**16, 2**18
+TRANSPOSED = 2**17, 2**18
 #: Values of z, drawn without gradients. With them, z alone is not faster; z with its KL divergence is at every size.
 DRAWN = 2**13
 
 SMALL = "it is small (below {} weights), and on a CPU torch is faster at that; on a GPU, fuse the model that is there"
 RULE = (
-    "on a CPU, small calls run as before: masked convolutions below 2^27 products (2^24 cropped); a chain below 2^16 "
+    "on a CPU, small calls run as before: masked convolutions below 2^27 products (2^24 cropped); a chain below 2^17 "
     "values, with gradients 2^18 and all in float32; z alone below 2^13 or with gradients"
 )
 CROPPED_ON_CPU = (

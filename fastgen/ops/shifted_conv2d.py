@@ -60,9 +60,9 @@ def shifted_conv2d_backward_reference(
 def pays(x: Tensor, weight: tuple[int, ...]) -> bool:
     """Whether ``shifted_conv2d`` is the fastest that a CPU has for an image like x and such a weight, (O, I, KH, KW).
 
-    Not in graphs, whose compilers see nothing in an op, and not in transforms.
+    Not in an exported program, which fixes no number of images, and not in transforms.
     """
-    if x.device.type != "cpu" or x.dtype != torch.float32 or x.dim() != 4 or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or x.dtype != torch.float32 or x.dim() != 4 or torch.compiler.is_exporting():
         return False
     if is_vectorized() or forward_ad._current_level >= 0 or not is_channels_last(x):
         return False
