@@ -202,7 +202,7 @@ def as_labels(labels: Labels, n: int | None, classes: int | None = None, name: s
     if labels.dtype == torch.bool or labels.is_floating_point() or labels.is_complex():
         got = labels.dtype if isinstance(given, Tensor) else describe(given)
         raise TypeError(f"{name}: expected an integer tensor, got {got}")
-    if labels.dim() > 1 or (n is not None and labels.shape not in ((), (n,))):
+    if labels.dim() > 1 or (n is not None and labels.dim() == 1 and labels.shape[0] != n):
         shape = "(N,)" if n is None else f"({n},)"
         raise ValueError(f"{name}: expected shape {shape}, one for each image, got {tuple(labels.shape)}")
     check_values(labels, classes, name)

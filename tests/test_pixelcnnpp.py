@@ -182,6 +182,10 @@ def test_it_compiles_whole() -> None:
     with torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(x, labels)
         torch.testing.assert_close(compiled, model(x, labels))
+        program = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+        for n in (2, 3):
+            x, labels = torch.rand(n, 1, 5, 6), torch.arange(n)
+            torch.testing.assert_close(program(x, labels), model(x, labels))
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def fused(model: nn.Module) -> nn.Module:
 def test_the_report_says_so() -> None:
     """Of one behind a layer that an op knows; not of one on its own, nor of one that somebody watches."""
     now = [row.now for row in fastgen.fuse(decoder()).swapped]
-    assert now == ["conv_transpose2d_bn + relu", "conv_transpose2d, as products of pixels"]
+    assert now == ["conv_transpose2d_bn + relu", "conv_transpose2d, as products of pixels where that pays"]
     assert fastgen.fuse(nn.Sequential(nn.ConvTranspose2d(64, 32, 4, 2, 1))).swapped == []
     watched = decoder()
     watched[3].register_forward_hook(lambda *_: None)
@@ -86,6 +86,53 @@ def test_others_find_images_as_they_would_be(last: list[nn.Module], grad: bool) 
         assert y.is_contiguous()
         torch.testing.assert_close(y, plain(x), atol=1e-5, rtol=1e-5)
     assert "conv_transpose2d_products" in ran
+
+
+@pytest.mark.parametrize("last", [nn.ReLU(inplace=True), nn.ELU(inplace=True)])
+def test_what_follows_may_write_over_its_result(last: nn.Module) -> None:
+    plain, x = decoder(last), torch.randn(4, 64, 7, 7)
+    with assert_runs(IMAGE.default, backward=False):
+        ours = results(fused(plain), x)
+    torch.testing.assert_close(ours, results(plain, x), atol=1e-4, rtol=1e-4)
+
+
+def test_strides_of_one_channel_are_those_that_they_would_be() -> None:
+    """Which are both layouts; what follows tells them by their strides."""
+    narrow = nn.Sequential(*decoder()[:3], nn.ConvTranspose2d(32, 1, 3, 1, 1)).eval()
+    wide = nn.Sequential(*decoder()[:3], nn.ConvTranspose2d(32, 1, 4, 2, 1), nn.Dropout(), nn.Conv2d(1, 8, 3)).eval()
+    x = torch.randn(4, 64, 7, 7)
+    for plain in (narrow, wide):
+        model = fused(plain)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            y, expected = (each(x.contiguous(memory_format=layout)) for each in (model, plain))
+            torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
+            if layout == torch.contiguous_format or plain is wide:
+                assert y.stride() == expected.stride()
+
+
+def test_programs_of_any_size() -> None:
+    """The size of an image may be a symbol."""
+    model = fused(decoder().eval())
+    sizes: list[int] = []
+
+    def count(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        sizes.append(1)
+        return graph.forward
+
+    with torch.no_grad():
+        program = torch.compile(model, fullgraph=True, dynamic=True, backend=count)
+        for size in range(5, 17):
+            x = torch.randn(2, 64, size, size + 1)
+            torch.testing.assert_close(program(x), model(x), atol=1e-4, rtol=1e-4)
+    assert len(sizes) < 8
+
+
+def test_what_fold_does_not_take() -> None:
+    conv = nn.ConvTranspose2d(512, 16, 3, 1, 1, output_padding=1, dilation=2)
+    plain = nn.Sequential(nn.ConvTranspose2d(64, 512, 4, 2, 1), nn.ReLU(), conv).eval()
+    x = torch.randn(1, 64, 2, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(plain)(x), plain(x), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("make", [ConvTranspose2dChain, nn.Sequential])

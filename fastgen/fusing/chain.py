@@ -37,10 +37,10 @@ def run_sequence(modules: Sequence[nn.Module], x: Any) -> Any:
     return sequence.run_sequence(flat, x, pays=_pays_transposed, other=_run_other)
 
 
-def _pays_transposed(x: Any, conv: nn.ConvTranspose2d) -> bool:
+def _pays_transposed(x: Any, step: sequence.Step) -> bool:
     """Whether the op takes ``x`` at all, and is faster than what it replaces."""
-    batch = isinstance(x, Tensor) and x.dim() == 4 and conv.weight.dtype in FLOATING
-    return batch and worth.pays_transposed(x, conv)
+    batch = isinstance(x, Tensor) and x.dim() == 4 and step.conv.weight.dtype in FLOATING
+    return batch and worth.pays_transposed(x, step.conv, step.bn is None or type(step.bn) is nn.BatchNorm2d)
 
 
 def _run_other(flat: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | None:

@@ -191,7 +191,7 @@ def _steps(flat: Sequence[nn.Module], matches: Matches) -> Iterator[tuple[Sequen
             continue
         after = False
         if any_before and is_alone(flat[i]):
-            yield flat[i : i + 1], "conv_transpose2d, as products of pixels"
+            yield flat[i : i + 1], "conv_transpose2d, as products of pixels where that pays"
         if epilogue is not None:
             yield flat[i : i + 2], f"{matches.specs.get(flat[i]) or flat[i]._fastgen_spec} + {epilogue}"
         i += 1 if epilogue is None else 2

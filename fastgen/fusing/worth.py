@@ -1,7 +1,8 @@
 """From which size on an op pays. Below it, on a CPU, a fused module runs as it did before it was fused.
 
 A call of an op costs more around it than a call of torch, and torch's kernels are as fast on little. Where nothing is
-run in Python each time, as in a compiled or exported program, and on a GPU, the op always runs. In a program that is
+run in Python each time, as in an exported program, and on a GPU, the op always runs; in a compiled one as well, but for
+chains of transposed convolutions, whose kernels decide there, too. In a program that is
 exported to ONNX, which has no such ops, it never does.
 """
 
@@ -78,12 +79,16 @@ def _convolves(x: Tensor, weight: Tensor, least: int) -> bool:
     return x.shape[0] * x.shape[2] * x.shape[3] * weight.numel() >= least if anyway is None else anyway
 
 
-def pays_transposed(x: Tensor, conv: nn.Module) -> bool:
-    """``x`` (N, I, H, W), the input of a chain that starts with ``conv``, an nn.ConvTranspose2d."""
-    anyway = _at_any_size(x)
-    if x.device.type != "cpu" or anyway is False or torch.compiler.is_exporting():  # an export fixes no N
-        return anyway is not False
-    if torch.is_grad_enabled() and x.dtype == torch.float32 and autocast_dtype(x) is None:
+def pays_transposed(x: Tensor, conv: nn.Module, alone: bool = True) -> bool:
+    """``x`` (N, I, H, W), the input of a chain that starts with ``conv``, an nn.ConvTranspose2d.
+
+    alone: its batch norm is torch's of one process, which no other on a CPU stands in for.
+    """
+    if _at_any_size(x) is False:
+        return False
+    if x.device.type != "cpu" or torch.compiler.is_exporting():  # an export fixes no N
+        return True
+    if alone and torch.is_grad_enabled() and x.dtype == torch.float32 and autocast_dtype(x) is None:
         return False
     values = x.shape[0] * conv.out_channels  # type: ignore[operator]
     for i in range(2):

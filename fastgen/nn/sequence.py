@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
-from ..ops._layouts import is_channels_last, layout_of
+from ..ops._dtypes import autocast_dtype
+from ..ops._layouts import is_channels_last, is_vectorized, layout_of
 from ..ops._records import NONE, Activation
 from ._records import activation_of
 from .conv_transpose2d_bn import ConvTranspose2dBatchNorm, run_conv_transpose2d_bn
@@ -27,7 +28,7 @@ SIGMOID = Activation("sigmoid")
 #: Take any layout, and answer in it.
 LAYOUT_FREE = {
     nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh,
-    nn.Sigmoid, nn.Identity, nn.ConvTranspose2d,
+    nn.Sigmoid, nn.Identity,
 }  # fmt: skip
 
 
@@ -79,7 +80,7 @@ def run_sequence(
     *,
     everything: bool = False,
     channels_last: bool | None = None,
-    pays: Callable[[Any, nn.ConvTranspose2d], bool] | None = None,
+    pays: Callable[[Any, Step], bool] | None = None,
     other: Callable[[Sequence[nn.Module], int, Any], tuple[Any, int] | None] | None = None,
 ) -> Any:
     """``modules`` one after the other.
@@ -89,7 +90,7 @@ def run_sequence(
         x: what the first one takes.
         everything: as ``step_at`` has it.
         channels_last: layout of what a step gives to a module that is none; None: that of what the step was given.
-        pays: whether to run a step on this input at all, from its convolution; None: always.
+        pays: whether to run a step on this input at all; None: always.
         other: runs something else at once and says where it ends; None where there is nothing.
     """
     if globally_observed():
@@ -103,7 +104,7 @@ def run_sequence(
         step = following  # looked up already; a Sigmoid belongs to a step that normalises on its load
         if not deferred and (step is None or step.activation == SIGMOID):
             step = step_at(modules, i, False, everything)
-        if step is not None and (deferred or pays is None or pays(x, step.conv)):
+        if step is not None and (deferred or pays is None or pays(x, step)):
             if not deferred:
                 asked = owed == torch.channels_last if owed is not None else is_channels_last(x)
                 last, owed = asked if channels_last is None else channels_last, None
@@ -111,7 +112,7 @@ def run_sequence(
             following = step_at(modules, step.end, step.bn is not None, everything)
             activation = NONE if step.activation == SIGMOID else step.activation
             inside = following is not None
-            free = inside or (step.end < len(modules) and _takes_any_layout(modules[step.end]))
+            free = inside or (step.end < len(modules) and _takes_any_layout(modules[step.end], x))
             x = run_conv_transpose2d_bn(
                 step.conv, step.bn, activation, x, deferred=inside and step.activation != SIGMOID,
                 channels_last=free or last,
@@ -123,17 +124,30 @@ def run_sequence(
         following = None
         done = other(modules, i, x) if other is not None else None
         if done is not None:
-            owed = owed or (layout_of(x) if x.dim() == 4 and layout_of(x) != layout_of(done[0]) else None)
+            if owed is None and not is_vectorized() and x.dim() == 4 and layout_of(x) != layout_of(done[0]):
+                owed = layout_of(x)
             x, i = done
             continue
-        if owed is not None and not _takes_any_layout(modules[i]):
-            x, owed = x.contiguous(memory_format=owed), None
+        if owed is not None and not _takes_any_layout(modules[i], x):
+            x, owed = _laid_out(x, owed), None
         x, i = modules[i](x), i + 1
-    return x if owed is None else x.contiguous(memory_format=owed)
+    return x if owed is None else _laid_out(x, owed)
 
 
-def _takes_any_layout(module: nn.Module) -> bool:
+def _takes_any_layout(module: nn.Module, x: Any) -> bool:
+    """Whether what becomes of ``x`` may be in any layout for it; torch's transposed convolution of halves may not."""
+    if type(module) is nn.ConvTranspose2d:
+        raw = getattr(x, "raw", x)
+        return raw.dtype == torch.float32 and autocast_dtype(raw) is None and not observed(module)
     return type(module) in LAYOUT_FREE and not observed(module)
+
+
+def _laid_out(x: Tensor, owed: torch.memory_format) -> Tensor:
+    """In this layout, with its strides, also where sizes of 1 leave open which of them it is."""
+    if owed == torch.channels_last:
+        N, C, H, W = x.shape
+        return x.permute(0, 2, 3, 1).contiguous().flatten().view(N, H, W, C).permute(0, 3, 1, 2)
+    return x.contiguous().flatten().view(x.shape)
 
 
 def _without_what_may_be_overwritten(modules: Sequence[nn.Module], step: Step, everything: bool) -> Step:

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from ._dtypes import multiplies
-
 
 def is_channels_last(x: Tensor) -> bool:
     """Of a tensor that is both, as a single pixel is, no."""
@@ -47,5 +45,5 @@ def in_channels_last(x: Tensor) -> Tensor:
 
 
 def together(x: Tensor) -> Tensor:
-    """``x``, on a CPU in channels_last: there the ops of pixels are at their fastest, and oneDNN in halves."""
-    return in_channels_last(x) if x.device.type == "cpu" and (x.dtype == torch.float32 or multiplies(x.dtype)) else x
+    """``x``, on a CPU in channels_last: there the ops of pixels are at their fastest, and convolutions of halves."""
+    return in_channels_last(x) if x.device.type == "cpu" and x.dtype != torch.float64 else x

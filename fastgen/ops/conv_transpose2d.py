@@ -145,9 +145,11 @@ def outruns(x: Tensor, convolution: Convolution) -> bool:
     weight = convolution.weight
     if x.device.type != "cpu" or weight.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32:
         return False
+    if torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
+        return False
     if x.dim() != 4 or x.shape[1] != weight.shape[0] or 0 in x.shape or autocast_dtype(x) is not None:
         return False
-    if torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
+    if any(len(pair) != 2 for pair in convolution[2:6]):
         return False
     if is_image(x, convolution) or is_product(x, convolution) or pays(x, convolution):
         return True
@@ -199,7 +201,9 @@ def _is_scattered(x: Tensor, convolution: Convolution) -> bool:
     pixels = x.shape[2] * x.shape[3]
     few = pixels <= SCATTERED_PIXELS and x.shape[0] * pixels <= SCATTERED_BATCH
     small = few and x.shape[1] >= SCATTERED_CHANNELS
-    return small and convolution.groups == 1 and x.device.type == "cpu" and convolution.weight.is_contiguous()
+    _, _, stride, _, output_padding, _, groups = convolution
+    fits = groups == 1 and all(more < step for more, step in zip(output_padding, stride, strict=True))  # of F.fold
+    return small and fits and x.device.type == "cpu" and convolution.weight.is_contiguous()
 
 
 def _scattered(x: Tensor, convolution: Convolution) -> Tensor:

@@ -5,7 +5,6 @@ conv_transpose2d_image     to an image of few channels: all phases of the result
 conv_transpose2d_weight    channels_last for oneDNN, which would have torch copy it
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -52,8 +51,7 @@ def pays(x: Tensor, convolution: Convolution) -> bool:
         return False
     if not _is_listed(convolution) or min(I, weight.shape[1]) < CHANNELS or N * size[0] * size[1] < PIXELS:
         return False
-    left = _left.__wrapped__ if torch.compiler.is_compiling() else _left  # a compiler sees no cache
-    rows, columns = (left(size[i], weight.shape[2 + i], stride[i], padding[i], output_padding[i]) for i in range(2))
+    rows, columns = (_left(size[i], weight.shape[2 + i], stride[i], padding[i], output_padding[i]) for i in range(2))
     return rows * columns <= LEFT
 
 
@@ -61,11 +59,13 @@ def _is_listed(convolution: Convolution) -> bool:
     return math.prod(convolution.weight.shape[2:]) <= MOST_TAPS and math.prod(convolution.stride) <= MOST_TAPS
 
 
-@functools.lru_cache(1024)
 def _left(size: int, kernel: int, stride: int, padding: int, output_padding: int) -> float:
     """The share of the taps of an axis' pixels that are inside of the result."""
     result = result_size(size, kernel, stride, padding, output_padding)
-    inside = sum(0 <= i * stride + tap - padding < result for i in range(size) for tap in range(kernel))
+    inside = 0
+    for before in (padding - tap for tap in range(kernel)):  # sizes may be symbols
+        first, last = max(0, -(-before // stride)), min(size - 1, (before + result - 1) // stride)
+        inside += max(0, last - first + 1)
     return inside / (size * kernel)
 
 
@@ -109,10 +109,12 @@ def conv_transpose2d_image(x: Tensor, convolution: Convolution, activation: Acti
 
 
 def has_forms(convolution: Convolution) -> bool:
-    """Whether there is an input of which products may outrun torch's convolution."""
+    """Whether a transposed convolution in float32 outruns torch's as products, of small images or to few channels."""
     weight, _, stride, *_, dilation, groups = convolution
-    few = weight.shape[1] <= FEW and math.prod(stride) > 1
-    return groups == 1 and list(dilation) == [1, 1] and (few or min(weight.shape[:2]) >= CHANNELS)
+    sides = list(zip(weight.shape[2:], stride, strict=False))
+    few = weight.shape[1] <= FEW and all(kernel % step == 0 and step > 1 for kernel, step in sides)
+    wide = min(weight.shape[:2]) >= CHANNELS and any(kernel > step for kernel, step in sides)
+    return weight.dtype == torch.float32 and groups == 1 and list(dilation) == [1, 1] and (few or wide)
 
 
 def conv_transpose2d_weight_reference(weight: Tensor) -> Tensor:
@@ -142,7 +144,7 @@ def _fake_of(layout: torch.memory_format) -> Callable[..., Tensor]:
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, bias, *sizes = inputs
     ctx.sizes, ctx.activation = sizes[:3], Activation(*sizes[3:])
-    ctx.save_for_backward(x, weight, output if sizes[3:] else None)
+    ctx.save_for_backward(x, weight, output if sizes[3:] and sizes[3] != "none" else None)  # others may write to it
     ctx.bias_sizes = None if bias is None else list(bias.shape)
 
 
