@@ -13,9 +13,13 @@ Border checked_border(const std::vector<int64_t>& padding) {
   return {padding[0], padding[1], padding[2], padding[3]};
 }
 
-void check_digits(const Tensor& tensor, const char* name) {  // of halves too few are left below zero
-  const ScalarType dtype = tensor.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, name, ": expected float32 or float64");
+// body(T()), T as the numbers of x lie in memory
+template <typename F>
+void with_numbers(const Tensor& x, const char* name, const F& body) {
+  const ScalarType dtype = x.scalar_type();
+  const bool known = dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16;
+  STD_TORCH_CHECK(known, name, ": expected float32, float64 or bfloat16");
+  dtype == ScalarType::Double ? body(double()) : dtype == ScalarType::Float ? body(float()) : body(bfloat16());
 }
 
 template <typename T>
@@ -34,31 +38,29 @@ void backward(const ConcatEluShape& shape, const T* grad_y, const T* y, T* grad_
       const int64_t image = i / rows, h = i % rows;
       const int64_t at = shape.y_row(image, h + shape.border.top) + shape.border.left * shape.numbers();
       concat_elu_backward_row<T>(shape.runs(), shape.run(), shape.between(), grad_y + at, y + at,
-                                 grad_x + shape.x_row(image, h));
+                              grad_x + shape.x_row(image, h));
     }
   });
 }
 
 Tensor concat_elu_cpu(const Tensor& x_any, std::vector<int64_t> padding) {
   STD_TORCH_CHECK(x_any.dim() == 4, "x: expected shape (N, C, H, W)");
-  check_digits(x_any, "x");
   const bool channels_last = is_channels_last(x_any);
   const Tensor x = in_layout(x_any, channels_last);
   const ConcatEluShape shape{x.size(0), x.size(1), x.size(2), x.size(3), checked_border(padding), channels_last};
   const std::vector<int64_t> sizes = {shape.N, checked_multiply(2, shape.C), shape.height(), shape.width()};
   product(sizes);  // none wraps
   Tensor y = empty(x, sizes, x.scalar_type(), channels_last);
-  if (x.scalar_type() == ScalarType::Double)
-    forward(shape, data<double>(x), mutable_data<double>(y));
-  else
-    forward(shape, data<float>(x), mutable_data<float>(y));
+  with_numbers(x, "x", [&](auto number) {
+    using T = decltype(number);
+    forward(shape, data<T>(x), mutable_data<T>(y));
+  });
   return y;
 }
 
 Tensor concat_elu_backward_cpu(const Tensor& grad_y_any, const Tensor& y_any, std::vector<int64_t> padding) {
   const Border border = checked_border(padding);
   STD_TORCH_CHECK(y_any.dim() == 4 && y_any.size(1) % 2 == 0, "y: expected shape (N, 2C, H, W)");
-  check_digits(y_any, "y");
   check_same(grad_y_any, "grad_y", y_any);
   const int64_t H = y_any.size(2) - border.top - border.bottom, W = y_any.size(3) - border.left - border.right;
   STD_TORCH_CHECK(H >= 0 && W >= 0, "y: expected an image within its padding");
@@ -66,10 +68,10 @@ Tensor concat_elu_backward_cpu(const Tensor& grad_y_any, const Tensor& y_any, st
   const Tensor grad_y = in_layout(grad_y_any, channels_last), y = in_layout(y_any, channels_last);
   const ConcatEluShape shape{y.size(0), y.size(1) / 2, H, W, border, channels_last};
   Tensor grad_x = empty(y, {shape.N, shape.C, H, W}, y.scalar_type(), channels_last);
-  if (y.scalar_type() == ScalarType::Double)
-    backward(shape, data<double>(grad_y), data<double>(y), mutable_data<double>(grad_x));
-  else
-    backward(shape, data<float>(grad_y), data<float>(y), mutable_data<float>(grad_x));
+  with_numbers(y, "y", [&](auto number) {
+    using T = decltype(number);
+    backward(shape, data<T>(grad_y), data<T>(y), mutable_data<T>(grad_x));
+  });
   return grad_x;
 }
 

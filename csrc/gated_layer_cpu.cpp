@@ -1,4 +1,5 @@
-// gated_layer on the CPU, float32 in channels_last: forward by pixels, backward by images.
+// gated_layer on the CPU, float32 or bfloat16 in channels_last, weights in float32: forward by pixels, backward by
+// images.
 #include "gated_layer_cpu.h"
 
 #include "masked_tensors.h"
@@ -21,7 +22,7 @@ struct Weights {
 // Of the four convolutions, checked against h.
 Weights checked_weights(const Tensor& h, const Tensor& vertical, const Tensor& link, const Tensor& horizontal,
                         const Tensor& out, int64_t color_groups, const std::string& groups_order) {
-  STD_TORCH_CHECK(h.dim() == 4 && h.scalar_type() == ScalarType::Float, "h: expected (N, p, H, W) in float32");
+  check_numbers(h, "h");
   STD_TORCH_CHECK(vertical.dim() == 4 && vertical.size(2) > 0 && vertical.size(3) % 2 == 1,
                   "vertical: expected shape (2p, p, R, K), K odd");
   const int64_t p = h.size(1), rows = vertical.size(2), K = vertical.size(3);
@@ -31,10 +32,10 @@ Weights checked_weights(const Tensor& h, const Tensor& vertical, const Tensor& l
                   color_groups);
   const std::vector<int64_t> of_vertical = {2 * p, p, rows, K}, of_link = {2 * p, 2 * p, 1, 1},
                              of_horizontal = {2 * p, p, 1, K}, of_out = {p, p, 1, 1};
-  check_tensor(vertical, "vertical", of_vertical, h.scalar_type(), h);
-  check_tensor(link, "link", of_link, h.scalar_type(), h);
-  check_tensor(horizontal, "horizontal", of_horizontal, h.scalar_type(), h);
-  check_tensor(out, "out", of_out, h.scalar_type(), h);
+  check_tensor(vertical, "vertical", of_vertical, ScalarType::Float, h);
+  check_tensor(link, "link", of_link, ScalarType::Float, h);
+  check_tensor(horizontal, "horizontal", of_horizontal, ScalarType::Float, h);
+  check_tensor(out, "out", of_out, ScalarType::Float, h);
   const GatedLayerTaps taps(p, rows, K, color_groups, interleaved);
   return {taps,
           as_contiguous(vertical),
@@ -51,7 +52,7 @@ Weights checked_weights(const Tensor& h, const Tensor& vertical, const Tensor& l
 
 std::optional<Tensor> checked_class(const std::optional<Tensor>& numbers, const char* name, const Tensor& h) {
   if (!numbers) return std::nullopt;
-  check_tensor(*numbers, name, std::vector<int64_t>{h.size(0), 2 * h.size(1)}, h.scalar_type(), h);
+  check_tensor(*numbers, name, std::vector<int64_t>{h.size(0), 2 * h.size(1)}, ScalarType::Float, h);
   return as_contiguous(*numbers);
 }
 
@@ -76,10 +77,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gated_layer_cpu(
   Tensor next_v = image(narrow), next_h = image(narrow), above = save ? image(wide) : empty(h, {0}),
          factors = save ? image(wide) : empty(h, {0});
   if (h.numel() == 0) return {next_v, next_h, above, factors};
-  const GatedLayerProducts layer(GatedLayerShapes(N, H, W, weights.taps), weights.pointers());
-  torch::stable::parallel_for(0, N * H * W, 8 * kGemmBlock, [&](int64_t first, int64_t last) {
-    layer.run(first, last, data<float>(v), data<float>(h), mutable_data<float>(next_v), mutable_data<float>(next_h),
-              save ? mutable_data<float>(above) : nullptr, save ? mutable_data<float>(factors) : nullptr);
+  with_numbers(h, [&](auto number) {
+    using T = decltype(number);
+    const GatedLayerProducts<T> layer(GatedLayerShapes(N, H, W, weights.taps), weights.pointers());
+    torch::stable::parallel_for(0, N * H * W, 8 * kGemmBlock, [&](int64_t first, int64_t last) {
+      layer.run(first, last, data<T>(v), data<T>(h), mutable_data<T>(next_v), mutable_data<T>(next_h),
+                save ? mutable_data<T>(above) : nullptr, save ? mutable_data<T>(factors) : nullptr);
+    });
   });
   return {next_v, next_h, above, factors};
 }
@@ -102,27 +106,30 @@ gated_layer_backward_cpu(std::optional<Tensor> grad_v_any, const Tensor& grad_h_
                factors = in_layout(factors_any, true), grad_h = in_layout(grad_h_any, true);
   const Tensor grad_v = grad_v_any ? in_layout(*grad_v_any, true) : h;
   Tensor found_v = empty(h, {N, p, H, W}, h.scalar_type(), true),
-         found_h = empty(h, {N, p, H, W}, h.scalar_type(), true), class_above = empty(h, {N, 2 * p}),
-         class_here = empty(h, {N, 2 * p}), grad_vertical = empty(h, shape_of(weights.vertical)),
-         grad_link = empty(h, shape_of(weights.link)), grad_horizontal = empty(h, shape_of(weights.horizontal)),
-         grad_out = empty(h, shape_of(weights.out)), bias_vertical = empty(h, {2 * p}), bias_link = empty(h, {2 * p}),
-         bias_horizontal = empty(h, {2 * p}), bias_out = empty(h, {p});
+         found_h = empty(h, {N, p, H, W}, h.scalar_type(), true), class_above = empty(out, {N, 2 * p}),
+         class_here = empty(out, {N, 2 * p}), grad_vertical = empty(out, shape_of(weights.vertical)),
+         grad_link = empty(out, shape_of(weights.link)), grad_horizontal = empty(out, shape_of(weights.horizontal)),
+         grad_out = empty(out, shape_of(weights.out)), bias_vertical = empty(out, {2 * p}),
+         bias_link = empty(out, {2 * p}), bias_horizontal = empty(out, {2 * p}), bias_out = empty(out, {p});
   if (h.numel() == 0) torch::stable::zero_(class_above), torch::stable::zero_(class_here);  // images without pixels
-  GatedLayerGradients gradients(GatedLayerShapes(N, H, W, taps), weights.pointers());
-  const GatedLayerKept kept{grad_v_any ? data<float>(grad_v) : nullptr,
-                            data<float>(grad_h),
-                            data<float>(v),
-                            data<float>(h),
-                            data<float>(above),
-                            data<float>(factors)};
-  const GatedLayerFound found{mutable_data<float>(found_v), mutable_data<float>(found_h),
-                              mutable_data<float>(class_above), mutable_data<float>(class_here)};
-  torch::stable::parallel_for(0, h.numel() ? gradients.parts() : 0, 1,
-                              [&](int64_t first, int64_t last) { gradients.add(first, last, kept, found); });
-  gradients.vertical.finish(mutable_data<float>(grad_vertical), mutable_data<float>(bias_vertical));
-  gradients.link.finish(mutable_data<float>(grad_link), mutable_data<float>(bias_link));
-  gradients.horizontal.finish(mutable_data<float>(grad_horizontal), mutable_data<float>(bias_horizontal));
-  gradients.out.finish(mutable_data<float>(grad_out), mutable_data<float>(bias_out));
+  with_numbers(h, [&](auto number) {
+    using T = decltype(number);
+    GatedLayerGradients<T> gradients(GatedLayerShapes(N, H, W, taps), weights.pointers());
+    const GatedLayerKept<T> kept{grad_v_any ? data<T>(grad_v) : nullptr,
+                                 data<T>(grad_h),
+                                 data<T>(v),
+                                 data<T>(h),
+                                 data<T>(above),
+                                 data<T>(factors)};
+    const GatedLayerFound<T> found{mutable_data<T>(found_v), mutable_data<T>(found_h), mutable_data<float>(class_above),
+                                   mutable_data<float>(class_here)};
+    torch::stable::parallel_for(0, h.numel() ? gradients.parts() : 0, 1,
+                                [&](int64_t first, int64_t last) { gradients.add(first, last, kept, found); });
+    gradients.vertical.finish(mutable_data<float>(grad_vertical), mutable_data<float>(bias_vertical));
+    gradients.link.finish(mutable_data<float>(grad_link), mutable_data<float>(bias_link));
+    gradients.horizontal.finish(mutable_data<float>(grad_horizontal), mutable_data<float>(bias_horizontal));
+    gradients.out.finish(mutable_data<float>(grad_out), mutable_data<float>(bias_out));
+  });
   return {found_v,
           found_h,
           grad_vertical,

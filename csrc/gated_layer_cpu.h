@@ -3,54 +3,62 @@
 #pragma once
 
 #include "gated_layer.h"
-#include "masked_conv2d_products_cpu.h"
+#include "masked_conv2d_gradient_cpu.h"
 
 namespace fastgen {
 
 // ---- gates of pixels, whose 2p numbers are p of the tanh and p of the sigmoid
 
 // pre → the factors, which may lie where it does, and their product
-FG_VECTOR_CLONES inline void gate_pixels(int64_t pixels, int64_t p, const float* pre, float* factors, float* y) {
+template <typename T>
+FG_VECTOR_CLONES void gate_pixels(int64_t pixels, int64_t p, const T* pre, T* factors, T* y) {
   for (int64_t m = 0; m < pixels; ++m, pre += 2 * p, factors += 2 * p, y += p) {
 #pragma GCC ivdep
     for (int64_t d = 0; d < p; ++d) {
-      const float t = tanh(pre[d]), s = sigmoid(pre[p + d]);
-      factors[d] = t;
-      factors[p + d] = s;
-      y[d] = t * s;
+      const float t = tanh(to_float(pre[d])), s = sigmoid(to_float(pre[p + d]));
+      factors[d] = from_float<T>(t);
+      factors[p + d] = from_float<T>(s);
+      y[d] = from_float<T>(t * s);
     }
   }
 }
 
-FG_VECTOR_CLONES inline void multiply_factors(int64_t pixels, int64_t p, const float* __restrict factors,
-                                              float* __restrict y) {
+template <typename T>
+FG_VECTOR_CLONES void multiply_factors(int64_t pixels, int64_t p, const T* __restrict factors, T* __restrict y) {
   for (int64_t m = 0; m < pixels; ++m, factors += 2 * p, y += p)
-    for (int64_t d = 0; d < p; ++d) y[d] = factors[d] * factors[p + d];
+    for (int64_t d = 0; d < p; ++d) y[d] = from_float<T>(to_float(factors[d]) * to_float(factors[p + d]));
 }
 
 // From the product's gradient to those of what the factors are of.
-FG_VECTOR_CLONES inline void factors_backward(int64_t pixels, int64_t p, const float* __restrict grad_y,
-                                              const float* __restrict factors, float* __restrict grads) {
+template <typename T>
+FG_VECTOR_CLONES void factors_backward(int64_t pixels, int64_t p, const T* __restrict grad_y,
+                                       const T* __restrict factors, T* __restrict grads) {
   for (int64_t m = 0; m < pixels; ++m, grad_y += p, factors += 2 * p, grads += 2 * p)
 #pragma GCC ivdep
     for (int64_t d = 0; d < p; ++d) {
-      const float t = factors[d], s = factors[p + d];
-      grads[d] = grad_y[d] * s * (1.0f - t * t);
-      grads[p + d] = grad_y[d] * t * s * (1.0f - s);
+      const float g = to_float(grad_y[d]), t = to_float(factors[d]), s = to_float(factors[p + d]);
+      grads[d] = from_float<T>(g * s * (1.0f - t * t));
+      grads[p + d] = from_float<T>(g * t * s * (1.0f - s));
     }
 }
 
 // The same from what was before the gate, added to what is there.
-FG_VECTOR_CLONES inline void add_gate_backward(int64_t pixels, int64_t p, const float* __restrict grad_y,
-                                               const float* __restrict pre, float* __restrict grads) {
+template <typename T>
+FG_VECTOR_CLONES void add_gate_backward(int64_t pixels, int64_t p, const T* __restrict grad_y, const T* __restrict pre,
+                                        T* __restrict grads) {
   for (int64_t m = 0; m < pixels; ++m, grad_y += p, pre += 2 * p, grads += 2 * p)
 #pragma GCC ivdep
     for (int64_t d = 0; d < p; ++d) {
       float a, b;
-      gated_activation_backward(grad_y[d], pre[d], pre[p + d], &a, &b);
-      grads[d] += a;
-      grads[p + d] += b;
+      gated_activation_backward(to_float(grad_y[d]), to_float(pre[d]), to_float(pre[p + d]), &a, &b);
+      grads[d] = from_float<T>(to_float(grads[d]) + a);
+      grads[p + d] = from_float<T>(to_float(grads[p + d]) + b);
     }
+}
+
+template <typename T, typename More>
+FG_VECTOR_CLONES void add_numbers(int64_t count, const More* __restrict more, T* __restrict y) {
+  for (int64_t i = 0; i < count; ++i) y[i] = from_float<T>(to_float(y[i]) + to_float(more[i]));
 }
 
 // ---- the layer
@@ -73,6 +81,7 @@ struct GatedLayerWeights {
   const float *class_above, *class_here;
 };
 
+template <typename T>
 class GatedLayerProducts {
  public:
   GatedLayerProducts(const GatedLayerShapes& shapes, const GatedLayerWeights& w)
@@ -85,49 +94,53 @@ class GatedLayerProducts {
         out_(shapes.out, false, w.out, w.bias_out) {}
 
   // Pixels [first, last) of all; above and factors (of `here`) are null where nobody needs them.
-  void run(int64_t first, int64_t last, const float* v, const float* h, float* next_v, float* next_h, float* above,
-           float* factors) const {
-    std::vector<float> sums(size_t(kGemmBlock * 2 * p_)), here(sums.size()), unused(sums.size()),
-        gated(sums.size() / 2);
+  void run(int64_t first, int64_t last, const T* v, const T* h, T* next_v, T* next_h, T* above, T* factors) const {
+    const int64_t size = kGemmBlock * 2 * p_;
+    const auto sums = unwritten<T>(size), here = unwritten<T>(size), unused = unwritten<T>(size),
+               gated = unwritten<T>(size / 2);
     while (first < last) {
       const int64_t n = first / image_, end = std::min({first + kGemmBlock, (n + 1) * image_, last});
       const int64_t pixels = end - first, at = first * p_;
-      float *a = above ? above + 2 * at : sums.data(), *f = factors ? factors + 2 * at : unused.data();
+      T *a = above ? above + 2 * at : sums.get(), *f = factors ? factors + 2 * at : unused.get();
       vertical_.run(first, end, v + at, nullptr, a);
       add_class(n, pixels, weights_.class_above, a);
-      horizontal_.run(first, end, h + at, nullptr, here.data());
-      link_.run(first, end, a, here.data(), unused.data());
-      add_class(n, pixels, weights_.class_here, unused.data());
-      gate_pixels(pixels, p_, unused.data(), f, gated.data());
-      out_.run(first, end, gated.data(), h + at, next_h + at);
-      gate_pixels(pixels, p_, a, unused.data(), next_v + at);
+      horizontal_.run(first, end, h + at, nullptr, here.get());
+      link_.run(first, end, a, here.get(), unused.get());
+      add_class(n, pixels, weights_.class_here, unused.get());
+      gate_pixels(pixels, p_, unused.get(), f, gated.get());
+      out_.run(first, end, gated.get(), h + at, next_h + at);
+      gate_pixels(pixels, p_, a, unused.get(), next_v + at);
       first = end;
     }
   }
 
  private:
-  void add_class(int64_t n, int64_t pixels, const float* numbers, float* y) const {
-    for (int64_t m = 0; numbers && m < pixels; ++m) add_run(2 * p_, numbers + n * 2 * p_, y + m * 2 * p_);
+  void add_class(int64_t n, int64_t pixels, const float* numbers, T* y) const {
+    for (int64_t m = 0; numbers && m < pixels; ++m) add_numbers(2 * p_, numbers + n * 2 * p_, y + m * 2 * p_);
   }
 
   int64_t p_, image_;
   GatedLayerWeights weights_;
-  TapsProduct vertical_, link_, horizontal_, out_;
+  TapsProduct<T> vertical_, link_, horizontal_, out_;
 };
 
 // What a layer has read and kept, and the gradients of its results; of v' there may be none.
+template <typename T>
 struct GatedLayerKept {
-  const float *grad_v, *grad_h, *v, *h, *above, *factors;
+  const T *grad_v, *grad_h, *v, *h, *above, *factors;
 };
 
 // Where gradients go; those of a class (N, 2p).
+template <typename T>
 struct GatedLayerFound {
-  float *v, *h, *class_above, *class_here;
+  T *v, *h;
+  float *class_above, *class_here;
 };
 
+template <typename T>
 class GatedLayerGradients {
  public:
-  TapsGradient vertical, link, horizontal, out;
+  TapsGradient<T> vertical, link, horizontal, out;
 
   GatedLayerGradients(const GatedLayerShapes& shapes, const GatedLayerWeights& w)
       : vertical(shapes.vertical),
@@ -143,20 +156,19 @@ class GatedLayerGradients {
   int64_t parts() const { return out.parts(); }
 
   // Parts [first, last), which are of the same images for all four.
-  void add(int64_t first, int64_t last, const GatedLayerKept& kept, const GatedLayerFound& found) {
+  void add(int64_t first, int64_t last, const GatedLayerKept<T>& kept, const GatedLayerFound<T>& found) {
     const int64_t image = shapes_.image(), p = shapes_.out.I, all = image * p, images = out.images();
-    std::vector<float> gated(size_t(all), 0.0f), grad_gated(gated), grad_here(size_t(2 * all)), grad_above(grad_here);
-    TapsGradient::Scratch for_vertical(shapes_.vertical), for_link(shapes_.link), for_horizontal(shapes_.horizontal),
-        for_out(shapes_.out);
+    std::vector<T> gated(size_t(all), T(0)), grad_gated(gated), grad_here(size_t(2 * all)), grad_above(grad_here);
+    typename TapsGradient<T>::Scratch for_vertical(shapes_.vertical), for_link(shapes_.link),
+        for_horizontal(shapes_.horizontal), for_out(shapes_.out);
     for (int64_t n = first * images; n < std::min(last * images, shapes_.out.N); ++n) {
-      const float *grad_h = kept.grad_h + n * all, *above = kept.above + 2 * n * all,
-                  *factors = kept.factors + 2 * n * all;
+      const T *grad_h = kept.grad_h + n * all, *above = kept.above + 2 * n * all, *factors = kept.factors + 2 * n * all;
       multiply_factors(image, p, factors, gated.data());
       out.add_image(n, gated.data(), grad_h, true, true, &out_, grad_gated.data(), &for_out);
       factors_backward(image, p, grad_gated.data(), factors, grad_here.data());
       horizontal.add_image(n, kept.h + n * all, grad_here.data(), true, true, &horizontal_, found.h + n * all,
                            &for_horizontal);
-      add_run(all, grad_h, found.h + n * all);
+      add_numbers(all, grad_h, found.h + n * all);
       link.add_image(n, above, grad_here.data(), true, true, &link_, grad_above.data(), &for_link);
       if (kept.grad_v) add_gate_backward(image, p, kept.grad_v + n * all, above, grad_above.data());
       vertical.add_image(n, kept.v + n * all, grad_above.data(), true, true, &vertical_, found.v + n * all,
@@ -167,13 +179,13 @@ class GatedLayerGradients {
   }
 
  private:
-  static void sum_pixels(int64_t pixels, int64_t width, const float* x, float* y) {
+  static void sum_pixels(int64_t pixels, int64_t width, const T* x, float* y) {
     std::fill_n(y, width, 0.0f);
     add_pixels(pixels, width, x, y);
   }
 
   GatedLayerShapes shapes_;
-  TapsProduct vertical_, link_, horizontal_, out_;
+  TapsProduct<T> vertical_, link_, horizontal_, out_;
 };
 
 }  // namespace fastgen

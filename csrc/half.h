@@ -6,6 +6,8 @@
 
 namespace fastgen {
 
+using bfloat16 = uint16_t;  // its bits
+
 FG_HD float bfloat16_to_float(uint16_t bits) { return bits_to_float(uint32_t(bits) << 16); }
 
 FG_HD uint16_t float_to_bfloat16(float value) {
@@ -29,6 +31,21 @@ FG_HD uint16_t float_to_float16(float value) {
   result = magnitude >= 0x477ff000u ? 0x7c00u : result;
   result = magnitude > 0x7f800000u ? 0x7e00u : result;
   return uint16_t(result | (sign >> 16));
+}
+
+// A number of a CPU's kernel, which computes in float, as it lies in memory: float or bfloat16.
+FG_HD float to_float(float value) { return value; }
+FG_HD float to_float(bfloat16 bits) { return bfloat16_to_float(bits); }
+
+template <typename T>
+FG_HD T from_float(float value);
+template <>
+FG_HD float from_float<float>(float value) {
+  return value;
+}
+template <>
+FG_HD bfloat16 from_float<bfloat16>(float value) {
+  return float_to_bfloat16(value);
 }
 
 }  // namespace fastgen

@@ -273,7 +273,7 @@ std::tuple<Tensor, Tensor> masked_conv2d_cpu(const Tensor& x, const Tensor& weig
   std::optional<Tensor> rest;
   if (residual) rest = in_layout(*residual, channels_last);
   const std::optional<PixelConvolution> products = as_products(x, options.taps, crop);
-  Tensor conv = products ? convolve(*products, x, cropped, bias, plain ? rest : std::nullopt)
+  Tensor conv = products ? fastgen::convolve<float>(*products, x, cropped, bias, plain ? rest : std::nullopt)
                          : in_layout(convolve(pad_image(x, crop), cropped, bias), channels_last);  // oneDNN adds bias
   if (plain && (!residual || products)) return {conv, nothing(x)};
 
@@ -319,8 +319,9 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward_cpu(const Tensor& grad
     epilogue_backward(grad_y, in_layout(preactivation, channels_last), options.activation, channels_last, grad_pre);
   }
   const Tensor cropped = crop_weight(as_contiguous(weight), options.taps, crop);
-  const std::vector<Tensor> grads = products ? convolve_backward(*products, grad_pre, x, cropped, wanted)
-                                             : convolve_backward(grad_pre, pad_image(x, crop), cropped, wanted);
+  const std::vector<Tensor> grads = products
+                                        ? fastgen::convolve_backward<float>(*products, grad_pre, x, cropped, wanted)
+                                        : convolve_backward(grad_pre, pad_image(x, crop), cropped, wanted);
   if (products) grad_x = grads[0];
   if (wanted[0] && !products) {
     Tensor inner = torch::stable::narrow(const_cast<Tensor&>(grads[0]), 2, crop.top, H);

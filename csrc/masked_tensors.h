@@ -1,10 +1,7 @@
 // What ops of several masked convolutions share on the side of tensors.
 #pragma once
 
-#include <optional>
-
-#include "masked_conv2d.h"
-#include "tensor_utils.h"
+#include "pixel_convolution.h"
 
 namespace fastgen {
 
@@ -32,7 +29,7 @@ inline Tensor uncropped(const Tensor& weight, const TapMask& taps) {
 inline std::optional<Tensor> checked_bias(const std::optional<Tensor>& bias, const char* name, int64_t O,
                                           const Tensor& x) {
   if (!bias) return std::nullopt;
-  check_tensor(*bias, name, std::vector<int64_t>{O}, x.scalar_type(), x);
+  check_tensor(*bias, name, std::vector<int64_t>{O}, ScalarType::Float, x);
   return as_contiguous(*bias);
 }
 

@@ -1,4 +1,5 @@
-// pixel_head on the CPU, float32 in channels_last: forward by pixels, backward by images.
+// pixel_head on the CPU, float32 or bfloat16 in channels_last, weights in float32: forward by pixels, backward by
+// images.
 #include "pixel_head_cpu.h"
 
 #include "masked_tensors.h"
@@ -19,7 +20,7 @@ struct Weights {
 // Of both convolutions, checked against x.
 Weights checked_weights(const Tensor& x, const Tensor& hidden, const Tensor& output, int64_t color_groups,
                         const std::string& groups_order) {
-  STD_TORCH_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::Float, "x: expected (N, C, H, W) in float32");
+  check_numbers(x, "x");
   STD_TORCH_CHECK(hidden.dim() == 4, "hidden: expected shape (M, C, 1, 1)");
   STD_TORCH_CHECK(output.dim() == 4, "output: expected shape (P, M, 1, 1)");
   const int64_t C = x.size(1), M = hidden.size(0), P = output.size(0);
@@ -28,8 +29,8 @@ Weights checked_weights(const Tensor& x, const Tensor& hidden, const Tensor& out
   STD_TORCH_CHECK(color_groups > 0 && C % color_groups == 0 && M % color_groups == 0 && P % color_groups == 0,
                   "color_groups: expected a divisor of the channels on all sides, got ", color_groups);
   const std::vector<int64_t> of_hidden = {M, C, 1, 1}, of_output = {P, M, 1, 1};
-  check_tensor(hidden, "hidden", of_hidden, x.scalar_type(), x);
-  check_tensor(output, "output", of_output, x.scalar_type(), x);
+  check_tensor(hidden, "hidden", of_hidden, ScalarType::Float, x);
+  check_tensor(output, "output", of_output, ScalarType::Float, x);
   const PixelHeadTaps taps(C, M, P, color_groups, interleaved);
   return {taps, cropped(hidden, taps.hidden), cropped(output, taps.output), {}, {}};
 }
@@ -45,9 +46,12 @@ std::tuple<Tensor, Tensor> pixel_head_cpu(const Tensor& x_any, const Tensor& hid
   Tensor y = empty(x, {N, P, H, W}, x.scalar_type(), true),
          between = save ? empty(x, {N, M, H, W}, x.scalar_type(), true) : empty(x, {0});
   if (x.numel() == 0) return {y, between};
-  const PixelHeadProducts head(PixelHeadShapes(N, H, W, weights.taps), weights.pointers());
-  torch::stable::parallel_for(0, N * H * W, 8 * kGemmBlock, [&](int64_t first, int64_t last) {
-    head.run(first, last, data<float>(x), save ? mutable_data<float>(between) : nullptr, mutable_data<float>(y));
+  with_numbers(x, [&](auto number) {
+    using T = decltype(number);
+    const PixelHeadProducts<T> head(PixelHeadShapes(N, H, W, weights.taps), weights.pointers());
+    torch::stable::parallel_for(0, N * H * W, 8 * kGemmBlock, [&](int64_t first, int64_t last) {
+      head.run(first, last, data<T>(x), save ? mutable_data<T>(between) : nullptr, mutable_data<T>(y));
+    });
   });
   return {y, between};
 }
@@ -63,16 +67,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> pixel_head_backward_cpu(const
   const std::vector<int64_t> of_y = {N, P, H, W}, of_between = {N, M, H, W};
   check_tensor(grad_y_any, "grad_y", of_y, x_any.scalar_type(), x_any);
   check_tensor(between_any, "between", of_between, x_any.scalar_type(), x_any);
-  const Tensor x = in_layout(x_any, true), grad_y = in_layout(grad_y_any, true), between = in_layout(between_any, true);
-  Tensor grad_x = empty(x, {N, C, H, W}, x.scalar_type(), true), grad_hidden = empty(x, shape_of(weights.hidden)),
-         grad_bias_hidden = empty(x, {M}), grad_output = empty(x, shape_of(weights.output)),
-         grad_bias_output = empty(x, {P});
-  PixelHeadGradients gradients(PixelHeadShapes(N, H, W, weights.taps), weights.pointers());
-  torch::stable::parallel_for(0, x.numel() ? gradients.parts() : 0, 1, [&](int64_t first, int64_t last) {
-    gradients.add(first, last, data<float>(grad_y), data<float>(x), data<float>(between), mutable_data<float>(grad_x));
+  const bool planes = grad_y_any.is_contiguous() && P > 1;
+  const Tensor x = in_layout(x_any, true), grad_y = planes ? grad_y_any : in_layout(grad_y_any, true),
+               between = in_layout(between_any, true);
+  Tensor grad_x = empty(x, {N, C, H, W}, x.scalar_type(), true), grad_hidden = empty(hidden, shape_of(weights.hidden)),
+         grad_bias_hidden = empty(hidden, {M}), grad_output = empty(hidden, shape_of(weights.output)),
+         grad_bias_output = empty(hidden, {P});
+  with_numbers(x, [&](auto number) {
+    using T = decltype(number);
+    PixelHeadGradients<T> gradients(PixelHeadShapes(N, H, W, weights.taps), weights.pointers());
+    torch::stable::parallel_for(0, x.numel() ? gradients.parts() : 0, 1, [&](int64_t first, int64_t last) {
+      gradients.add(first, last, data<T>(grad_y), planes, data<T>(x), data<T>(between), mutable_data<T>(grad_x));
+    });
+    gradients.hidden.finish(mutable_data<float>(grad_hidden), mutable_data<float>(grad_bias_hidden));
+    gradients.output.finish(mutable_data<float>(grad_output), mutable_data<float>(grad_bias_output));
   });
-  gradients.hidden.finish(mutable_data<float>(grad_hidden), mutable_data<float>(grad_bias_hidden));
-  gradients.output.finish(mutable_data<float>(grad_output), mutable_data<float>(grad_bias_output));
   return {grad_x, uncropped(grad_hidden, weights.taps.hidden), grad_bias_hidden,
           uncropped(grad_output, weights.taps.output), grad_bias_output};
 }

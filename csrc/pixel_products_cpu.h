@@ -117,6 +117,35 @@ struct Frame {
   }
 };
 
+// Words of pixels that are read: `length` in each of `runs`, the first at `at`.
+template <typename T>
+struct Reads {
+  const T* at;
+  int64_t runs, length, run, step;  // run, step: words from one to the next
+};
+
+// y[k] += Σ over words of x[k] behind those of `reads` ⊗ grads (words, columns). next: what is most likely added next;
+// never read here.
+template <typename T>
+void add_outer_tiles(const TileSet<T>& isa, const Reads<T>& reads, const std::vector<int64_t>& x,
+                     const word_t<T>* grads, int64_t columns, const T* next, int64_t ahead, float* y) {
+  const int64_t K = int64_t(x.size()), tiles = ceil_div(columns, isa.panel()) * ceil_div(K, isa.rows);
+  const int64_t share = ceil_div(ahead, tiles * isa.lanes) * isa.lanes;
+  const T* const end = next + ahead;
+  const T* at[kRows];
+  for (int64_t first = 0; first < columns; first += isa.panel()) {
+    const int vectors = int(std::min<int64_t>(isa.vectors, (columns - first) / isa.lanes));
+    for (int64_t k = 0; k < K; k += isa.rows) {
+      const int channels = int(std::min<int64_t>(isa.rows, K - k));
+      for (int m = 0; m < channels; ++m) at[m] = reads.at + x[size_t(k + m)] * Word<T>::kNumbers;
+      prefetch(next, std::min(share, end - next));
+      next += std::min(share, end - next);
+      isa.outer[channels][vectors](reads.runs, reads.length, at, reads.run, reads.step, grads + first, columns,
+                                   y + k * columns + first, columns);
+    }
+  }
+}
+
 template <typename T>
 class OuterProducts {
  public:
@@ -152,27 +181,14 @@ class OuterProducts<float> {
   int64_t rows() const { return std::max<int64_t>(1, kPixels / std::max<int64_t>(1, W_)); }
 
   void add(const Plane<float>& plane, int64_t rows, const std::vector<int64_t>& x, const float* grads, float* y) {
-    const int64_t K = int64_t(x.size()), count = rows * W_ * O_;
-    const int64_t tiles = ceil_div(columns_, isa_.panel()) * ceil_div(K, isa_.rows);
-    const int64_t share = ceil_div(count, tiles * isa_.lanes) * isa_.lanes;
-    const float *next = grads + count, *end = grads + 2 * count;  // most likely what is added next; never read here
+    const int64_t count = rows * W_ * O_;
+    const float* next = grads + count;
     if (columns_ != O_) {
       for (int64_t pixel = 0; pixel < rows * W_; ++pixel)
         std::copy_n(grads + pixel * O_, O_, &padded_[size_t(pixel * columns_)]);
       grads = padded_.data();
     }
-    const float* at[kRows];
-    for (int64_t first = 0; first < columns_; first += isa_.panel()) {
-      const int vectors = int(std::min<int64_t>(isa_.vectors, (columns_ - first) / isa_.lanes));
-      for (int64_t k = 0; k < K; k += isa_.rows) {
-        const int channels = int(std::min<int64_t>(isa_.rows, K - k));
-        for (int m = 0; m < channels; ++m) at[m] = plane.at + x[size_t(k + m)];
-        prefetch(next, std::min(share, end - next));
-        next += std::min(share, end - next);
-        isa_.outer[channels][vectors](rows, W_, at, plane.row, plane.pixel, grads + first, columns_,
-                                      y + k * columns_ + first, columns_);
-      }
-    }
+    add_outer_tiles<float>(isa_, {plane.at, rows, W_, plane.row, plane.pixel}, x, grads, columns_, next, count, y);
   }
 
  private:

@@ -1,7 +1,6 @@
-// residual_block on the CPU, float32 in channels_last: by images where there are as many as threads, else by pixels.
+// residual_block on the CPU, float32 or bfloat16 in channels_last, weights in float32: by images where there are as
+// many as threads, else by pixels.
 #include "residual_block_cpu.h"
-
-#include <optional>
 
 #include "masked_tensors.h"
 
@@ -21,7 +20,7 @@ struct Weights {
 
 ResidualBlockTaps checked_taps(const Tensor& x, const Tensor& down, const Tensor& weight, const Tensor& up,
                                int64_t color_groups, const std::string& groups_order) {
-  STD_TORCH_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::Float, "x: expected (N, C, H, W) in float32");
+  check_numbers(x, "x");
   STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) % 2 == 1 && weight.size(3) % 2 == 1,
                   "weight: expected shape (M, M, KH, KW), KH and KW odd");
   const bool interleaved = checked_order(groups_order);
@@ -30,10 +29,24 @@ ResidualBlockTaps checked_taps(const Tensor& x, const Tensor& down, const Tensor
   STD_TORCH_CHECK(color_groups > 0 && C % color_groups == 0 && M % color_groups == 0,
                   "color_groups: expected a divisor of the channels on both sides, got ", color_groups);
   const std::vector<int64_t> in = {M, C, 1, 1}, between = {M, M, weight.size(2), weight.size(3)}, out = {C, M, 1, 1};
-  check_tensor(down, "down", in, x.scalar_type(), x);
-  check_tensor(weight, "weight", between, x.scalar_type(), x);
-  check_tensor(up, "up", out, x.scalar_type(), x);
+  check_tensor(down, "down", in, ScalarType::Float, x);
+  check_tensor(weight, "weight", between, ScalarType::Float, x);
+  check_tensor(up, "up", out, ScalarType::Float, x);
   return {C, M, weight.size(2), weight.size(3), color_groups, interleaved};
+}
+
+template <typename T>
+void run(const ResidualBlockProducts<T>& block, int64_t N, int64_t image, const T* x, T* below, T* around, T* y) {
+  if (N >= int64_t(torch::stable::get_num_threads())) {
+    return torch::stable::parallel_for(0, N, 1, [&](int64_t first, int64_t last) {
+      for (int64_t n = first; n < last; ++n) block.run(n, x, below, around, y);
+    });
+  }
+  const int64_t pixels = N * image, grain = 8 * kGemmBlock;
+  torch::stable::parallel_for(0, pixels, grain, [&](int64_t at, int64_t end) { block.run_down(at, end, x, below); });
+  torch::stable::parallel_for(0, pixels, grain,
+                              [&](int64_t at, int64_t end) { block.run_around(at, end, below, around); });
+  torch::stable::parallel_for(0, pixels, grain, [&](int64_t at, int64_t end) { block.run_up(at, end, around, x, y); });
 }
 
 std::tuple<Tensor, Tensor, Tensor> residual_block_cpu(const Tensor& x_any, const Tensor& down,
@@ -54,19 +67,11 @@ std::tuple<Tensor, Tensor, Tensor> residual_block_cpu(const Tensor& x_any, const
                         checked_bias(bias, "bias", M, x),
                         checked_bias(bias_up, "bias_up", C, x)};
   if (x.numel() == 0) return {y, below, around};
-  const ResidualBlockProducts block(ResidualBlockShapes(N, H, W, taps), weights.pointers());
-  const float* from = data<float>(x);
-  float *a = mutable_data<float>(below), *b = mutable_data<float>(around), *to = mutable_data<float>(y);
-  if (N >= int64_t(torch::stable::get_num_threads())) {
-    torch::stable::parallel_for(0, N, 1, [&](int64_t first, int64_t last) {
-      for (int64_t n = first; n < last; ++n) block.run(n, from, a, b, to);
-    });
-    return {y, below, around};
-  }
-  const int64_t pixels = N * H * W, grain = 8 * kGemmBlock;
-  torch::stable::parallel_for(0, pixels, grain, [&](int64_t at, int64_t end) { block.run_down(at, end, from, a); });
-  torch::stable::parallel_for(0, pixels, grain, [&](int64_t at, int64_t end) { block.run_around(at, end, a, b); });
-  torch::stable::parallel_for(0, pixels, grain, [&](int64_t at, int64_t end) { block.run_up(at, end, b, from, to); });
+  with_numbers(x, [&](auto number) {
+    using T = decltype(number);
+    run(ResidualBlockProducts<T>(ResidualBlockShapes(N, H, W, taps), weights.pointers()), N, H * W, data<T>(x),
+        mutable_data<T>(below), mutable_data<T>(around), mutable_data<T>(y));
+  });
   return {y, below, around};
 }
 
@@ -82,17 +87,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> residual_bloc
   const Tensor x = in_layout(x_any, true), grad_y = in_layout(grad_y_any, true), below = in_layout(below_any, true),
                around = in_layout(around_any, true);
   const Weights weights{taps, cropped(down, taps.down), cropped(weight, taps.around), cropped(up, taps.up), {}, {}, {}};
-  Tensor grad_x = empty(x, {N, C, H, W}, x.scalar_type(), true), grad_bias_down = empty(x, {M}),
-         grad_bias = empty(x, {M}), grad_bias_up = empty(x, {C}), grad_down = empty(x, shape_of(weights.down)),
-         grad_weight = empty(x, shape_of(weights.around)), grad_up = empty(x, shape_of(weights.up));
-  ResidualBlockGradients gradients(ResidualBlockShapes(N, H, W, taps), weights.pointers());
-  torch::stable::parallel_for(0, x.numel() ? gradients.parts() : 0, 1, [&](int64_t first, int64_t last) {
-    gradients.add(first, last, data<float>(grad_y), data<float>(x), data<float>(below), data<float>(around),
-                  mutable_data<float>(grad_x));
+  Tensor grad_x = empty(x, {N, C, H, W}, x.scalar_type(), true), grad_bias_down = empty(down, {M}),
+         grad_bias = empty(down, {M}), grad_bias_up = empty(down, {C}), grad_down = empty(down, shape_of(weights.down)),
+         grad_weight = empty(down, shape_of(weights.around)), grad_up = empty(down, shape_of(weights.up));
+  with_numbers(x, [&](auto number) {
+    using T = decltype(number);
+    ResidualBlockGradients<T> gradients(ResidualBlockShapes(N, H, W, taps), weights.pointers());
+    torch::stable::parallel_for(0, x.numel() ? gradients.parts() : 0, 1, [&](int64_t first, int64_t last) {
+      gradients.add(first, last, data<T>(grad_y), data<T>(x), data<T>(below), data<T>(around), mutable_data<T>(grad_x));
+    });
+    gradients.down.finish(mutable_data<float>(grad_down), mutable_data<float>(grad_bias_down));
+    gradients.around.finish(mutable_data<float>(grad_weight), mutable_data<float>(grad_bias));
+    gradients.up.finish(mutable_data<float>(grad_up), mutable_data<float>(grad_bias_up));
   });
-  gradients.down.finish(mutable_data<float>(grad_down), mutable_data<float>(grad_bias_down));
-  gradients.around.finish(mutable_data<float>(grad_weight), mutable_data<float>(grad_bias));
-  gradients.up.finish(mutable_data<float>(grad_up), mutable_data<float>(grad_bias_up));
   return {grad_x,    uncropped(grad_down, taps.down), grad_bias_down, uncropped(grad_weight, taps.around),
           grad_bias, uncropped(grad_up, taps.up),     grad_bias_up};
 }

@@ -7,17 +7,24 @@ namespace fastgen {
 namespace {
 
 template <typename T>
-FG_VECTOR_CLONES void gate_pixels(int64_t pixels, int64_t C, const T* __restrict x, const T* __restrict h,
-                                  T* __restrict y) {
+FG_VECTOR_CLONES void gate_pixels(int64_t pixels, int64_t C, const storage_t<T>* __restrict x,
+                                  const storage_t<T>* __restrict h, storage_t<T>* __restrict y) {
+  using S = Storage<T>;
   for (int64_t p = 0; p < pixels; ++p, x += C, h += 2 * C, y += C)
-    for (int64_t c = 0; c < C; ++c) y[c] = residual_gate(x[c], h[c], h[C + c]);
+    for (int64_t c = 0; c < C; ++c) y[c] = S::store(residual_gate(S::load(x[c]), S::load(h[c]), S::load(h[C + c])));
 }
 
 template <typename T>
-FG_VECTOR_CLONES void gate_backward_pixels(int64_t pixels, int64_t C, const T* __restrict grad_y, const T* __restrict h,
-                                           T* __restrict grad_h) {
+FG_VECTOR_CLONES void gate_backward_pixels(int64_t pixels, int64_t C, const storage_t<T>* __restrict grad_y,
+                                           const storage_t<T>* __restrict h, storage_t<T>* __restrict grad_h) {
+  using S = Storage<T>;
   for (int64_t p = 0; p < pixels; ++p, grad_y += C, h += 2 * C, grad_h += 2 * C)
-    for (int64_t c = 0; c < C; ++c) residual_gate_backward(grad_y[c], h[c], h[C + c], &grad_h[c], &grad_h[C + c]);
+    for (int64_t c = 0; c < C; ++c) {
+      accumulation_t<T> a, b;
+      residual_gate_backward(S::load(grad_y[c]), S::load(h[c]), S::load(h[C + c]), &a, &b);
+      grad_h[c] = S::store(a);
+      grad_h[C + c] = S::store(b);
+    }
 }
 
 // body(first, count) for the pixels of each thread.
@@ -31,8 +38,8 @@ void parallel_over_pixels(const Tensor& x, const F& body) {
 template <typename T>
 void forward(const Tensor& x, const Tensor& h, Tensor& y) {
   const int64_t C = x.size(1);
-  const T *const from = data<T>(x), *const gates = data<T>(h);
-  T* const to = mutable_data<T>(y);
+  const storage_t<T>*const from = data<T>(x), *const gates = data<T>(h);
+  storage_t<T>* const to = mutable_data<T>(y);
   parallel_over_pixels(x, [&](int64_t first, int64_t count) {
     gate_pixels<T>(count, C, from + first * C, gates + 2 * first * C, to + first * C);
   });
@@ -41,8 +48,8 @@ void forward(const Tensor& x, const Tensor& h, Tensor& y) {
 template <typename T>
 void backward(const Tensor& grad_y, const Tensor& h, Tensor& grad_h) {
   const int64_t C = grad_y.size(1);
-  const T *const from = data<T>(grad_y), *const gates = data<T>(h);
-  T* const to = mutable_data<T>(grad_h);
+  const storage_t<T>*const from = data<T>(grad_y), *const gates = data<T>(h);
+  storage_t<T>* const to = mutable_data<T>(grad_h);
   parallel_over_pixels(grad_y, [&](int64_t first, int64_t count) {
     gate_backward_pixels<T>(count, C, from + first * C, gates + 2 * first * C, to + 2 * first * C);
   });
@@ -51,17 +58,16 @@ void backward(const Tensor& grad_y, const Tensor& h, Tensor& grad_h) {
 // Of x or of its gradient, like which h has twice the channels.
 void check_image(const Tensor& image, const char* name, const Tensor& h) {
   STD_TORCH_CHECK(image.dim() == 4, name, ": expected shape (N, C, H, W)");
-  const ScalarType dtype = image.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, name, ": expected float32 or float64");
+  check_floating(image, name);
   const std::vector<int64_t> sizes = {image.size(0), checked_multiply(2, image.size(1)), image.size(2), image.size(3)};
-  check_tensor(h, "h", sizes, dtype, image);
+  check_tensor(h, "h", sizes, image.scalar_type(), image);
 }
 
 Tensor residual_gate_cpu(const Tensor& x_any, const Tensor& h_any) {
   check_image(x_any, "x", h_any);
   const Tensor x = in_layout(x_any, true), h = in_layout(h_any, true);
   Tensor y = empty(x, shape_of(x), x.scalar_type(), true);
-  x.scalar_type() == ScalarType::Double ? forward<double>(x, h, y) : forward<float>(x, h, y);
+  FG_DISPATCH_FLOATING(x, "residual_gate", forward<scalar_t>(x, h, y));
   return y;
 }
 
@@ -69,7 +75,7 @@ Tensor residual_gate_backward_cpu(const Tensor& grad_y_any, const Tensor& h_any)
   check_image(grad_y_any, "grad_y", h_any);
   const Tensor grad_y = in_layout(grad_y_any, true), h = in_layout(h_any, true);
   Tensor grad_h = empty(h, shape_of(h), h.scalar_type(), true);
-  h.scalar_type() == ScalarType::Double ? backward<double>(grad_y, h, grad_h) : backward<float>(grad_y, h, grad_h);
+  FG_DISPATCH_FLOATING(h, "residual_gate_backward", backward<scalar_t>(grad_y, h, grad_h));
   return grad_h;
 }
 

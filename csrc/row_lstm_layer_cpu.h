@@ -15,7 +15,8 @@ inline void add_residual(int64_t pixels, int64_t width, const float* sums, int64
                          float* y) {
   const bool joined = columns == width;
   for (int64_t m = 0; m < (joined ? 1 : pixels); ++m)
-    add_runs(joined ? pixels * width : width, sums + m * columns, residual + m * width, y + m * width);
+    finish_sums<float, true, false>(joined ? pixels * width : width, sums + m * columns, residual + m * width,
+                                    y + m * width);
 }
 
 struct RowLstmLayerShape {

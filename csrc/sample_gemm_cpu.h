@@ -7,152 +7,12 @@
 // No torch headers.
 #pragma once
 
-#include <algorithm>
 #include <array>
-#include <cstddef>
-#include <vector>
 
 #include "sample_epilogue_cpu.h"
+#include "tiles_cpu.h"
 
 namespace fastgen {
-
-// ---- one tile: Rows × Vectors·Lanes sums, all in registers
-
-using GemmTile = void (*)(int64_t runs, const int64_t* lengths, const float* const* x, const float* w, float* sums,
-                          int64_t columns);
-
-// x[run·Rows + r] → lengths[run] floats; w (K, Vectors·Lanes); sums (Rows, Vectors·Lanes), rows `columns` apart
-template <int Lanes, int Rows, int Vectors>
-FG_HD void sample_gemm_tile(int64_t runs, const int64_t* lengths, const float* const* x, const float* w, float* sums,
-                            int64_t columns) {
-  typedef float V __attribute__((vector_size(4 * Lanes)));
-  typedef float Unaligned __attribute__((vector_size(4 * Lanes), aligned(4), may_alias));
-  V sum[Rows][Vectors];
-#pragma GCC unroll 8
-  for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < Vectors; ++v) sum[r][v] = V{};
-  for (int64_t run = 0; run < runs; ++run, x += Rows) {
-    const float* row[Rows];
-#pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) row[r] = x[r];
-    for (int64_t k = 0; k < lengths[run]; ++k, w += Vectors * Lanes) {
-      V b[Vectors];
-#pragma GCC unroll 8
-      for (int v = 0; v < Vectors; ++v) b[v] = *reinterpret_cast<const Unaligned*>(w + v * Lanes);
-#pragma GCC unroll 8
-      for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 8
-        for (int v = 0; v < Vectors; ++v) sum[r][v] += b[v] * row[r][k];
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < Vectors; ++v) *reinterpret_cast<Unaligned*>(sums + r * columns + v * Lanes) = sum[r][v];
-}
-
-// ---- one tile of the other product: sums over k of outer products
-
-using OuterTile = void (*)(int64_t runs, int64_t length, const float* const* x, int64_t run, int64_t step,
-                           const float* w, int64_t pitch, float* sums, int64_t columns);
-
-// sums[r, j] += Σ_k x[r](k)·w[k, j]; k-th of `length` in run i: x[r][i·run + k·step]; w (runs·length, Vectors·Lanes),
-// rows `pitch` apart; rows of sums `columns` apart
-template <int Lanes, int Rows, int Vectors>
-FG_HD void sample_gemm_outer(int64_t runs, int64_t length, const float* const* x, int64_t run, int64_t step,
-                             const float* w, int64_t pitch, float* sums, int64_t columns) {
-  typedef float V __attribute__((vector_size(4 * Lanes)));
-  typedef float Unaligned __attribute__((vector_size(4 * Lanes), aligned(4), may_alias));
-  V sum[Rows][Vectors];
-  const float* row[Rows];
-#pragma GCC unroll 8
-  for (int r = 0; r < Rows; ++r) {
-    row[r] = x[r];
-#pragma GCC unroll 8
-    for (int v = 0; v < Vectors; ++v) sum[r][v] = V{};
-  }
-  for (int64_t i = 0; i < runs; ++i) {
-    int64_t at = i * run;
-    for (int64_t k = 0; k < length; ++k, at += step, w += pitch) {
-      V b[Vectors];
-#pragma GCC unroll 8
-      for (int v = 0; v < Vectors; ++v) b[v] = *reinterpret_cast<const Unaligned*>(w + v * Lanes);
-#pragma GCC unroll 8
-      for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 8
-        for (int v = 0; v < Vectors; ++v) sum[r][v] += b[v] * row[r][at];
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 8
-    for (int v = 0; v < Vectors; ++v) *reinterpret_cast<Unaligned*>(sums + r * columns + v * Lanes) += sum[r][v];
-}
-
-constexpr int kGemmRows = 6, kGemmVectors = 4;  // the most of any instruction set
-
-// The tiles of one instruction set, [rows][vectors]; a whole panel is `vectors` wide.
-struct GemmIsa {
-  const char* name;
-  int lanes, rows, vectors;
-  GemmTile tile[kGemmRows + 1][kGemmVectors + 1];
-  OuterTile outer[kGemmRows + 1][kGemmVectors + 1];
-
-  int panel() const { return lanes * vectors; }
-};
-
-// A class whose tiles are compiled for `target`; the generic body is inlined into each.
-#define FG_GEMM_ISA(Class, target, Lanes, Rows, Vectors)                                                           \
-  struct Class {                                                                                                   \
-    template <int R, int V>                                                                                        \
-    target static void tile(int64_t runs, const int64_t* lengths, const float* const* x, const float* w, float* s, \
-                            int64_t columns) {                                                                     \
-      sample_gemm_tile<Lanes, R, V>(runs, lengths, x, w, s, columns);                                              \
-    }                                                                                                              \
-    template <int R, int V>                                                                                        \
-    target static void outer(int64_t runs, int64_t length, const float* const* x, int64_t run, int64_t step,       \
-                             const float* w, int64_t pitch, float* s, int64_t columns) {                           \
-      sample_gemm_outer<Lanes, R, V>(runs, length, x, run, step, w, pitch, s, columns);                            \
-    }                                                                                                              \
-    template <int R, int V>                                                                                        \
-    static void fill(GemmIsa* isa) {                                                                               \
-      isa->tile[R][V] = tile<R, V>;                                                                                \
-      isa->outer[R][V] = outer<R, V>;                                                                              \
-      if constexpr (V > 1)                                                                                         \
-        fill<R, V - 1>(isa);                                                                                       \
-      else if constexpr (R > 1)                                                                                    \
-        fill<R - 1, Vectors>(isa);                                                                                 \
-    }                                                                                                              \
-    static GemmIsa make(const char* name) {                                                                        \
-      GemmIsa isa{name, Lanes, Rows, Vectors, {}, {}};                                                             \
-      fill<Rows, Vectors>(&isa);                                                                                   \
-      return isa;                                                                                                  \
-    }                                                                                                              \
-  }
-
-FG_GEMM_ISA(PortableGemm, , 4, 4, 2);
-#if defined(__x86_64__) && defined(__GNUC__)
-FG_GEMM_ISA(Avx2Gemm, __attribute__((target("avx2,fma"))), 8, 6, 2);
-FG_GEMM_ISA(Avx512Gemm, __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,fma"))), 16, 6, 4);
-#endif
-#undef FG_GEMM_ISA
-
-// What this machine can run, the best last.
-inline const std::vector<GemmIsa>& gemm_isas() {
-  static const std::vector<GemmIsa> isas = [] {
-    std::vector<GemmIsa> found = {PortableGemm::make("portable")};
-#if defined(__x86_64__) && defined(__GNUC__)
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (avx2) found.push_back(Avx2Gemm::make("avx2"));
-    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
-      found.push_back(Avx512Gemm::make("avx512"));
-#endif
-    return found;
-  }();
-  return isas;
-}
 
 // ---- packed weights
 
@@ -163,7 +23,8 @@ struct GemmLayout {
   bool gate;
   int lanes, vectors;
 
-  GemmLayout(const GemmIsa& isa, int64_t K, int64_t N, bool gate)
+  template <typename T>
+  GemmLayout(const TileSet<T>& isa, int64_t K, int64_t N, bool gate)
       : K(K), N(N), columns(gate ? N / 2 : N), gate(gate), lanes(isa.lanes), vectors(isa.vectors) {}
 
   int64_t per_panel() const { return int64_t(lanes) * vectors / (gate ? 2 : 1); }
@@ -174,15 +35,32 @@ struct GemmLayout {
   int64_t offset(int64_t panel) const { return panel * K * lanes * vectors; }  // all panels but the last are full
   int64_t size() const { return panels() ? offset(panels() - 1) + K * lanes * vectors_of(panels() - 1) : 0; }
 
-  void pack(const float* w, float* packed) const {  // w (K, N), contiguous
+  // packed: at(k, n), of column n, in the order of the panels; nothing where a panel is wider than there are columns
+  template <typename W, typename F>
+  void pack(W* packed, const F& at) const {
     for (int64_t p = 0; p < panels(); ++p) {
       const int64_t half = int64_t(lanes) * vectors_of(p) / (gate ? 2 : 1);
       for (int64_t k = 0; k < K; ++k)
         for (int part = 0; part < (gate ? 2 : 1); ++part)
-          for (int64_t j = 0; j < half; ++j) *packed++ = j < count(p) ? w[k * N + part * columns + first(p) + j] : 0.0f;
+          for (int64_t j = 0; j < half; ++j) *packed++ = j < count(p) ? at(k, part * columns + first(p) + j) : W(0);
     }
   }
+  void pack(const float* w, float* packed) const {  // w (K, N), contiguous
+    pack(packed, [&](int64_t k, int64_t n) { return w[k * N + n]; });
+  }
 };
+
+// Of w (K words, N), contiguous, whose numbers of a word are rows, one below the other.
+template <typename T>
+void pack_words(const GemmLayout& layout, const float* w, word_t<T>* packed) {
+  if constexpr (std::is_same_v<T, float>)
+    layout.pack(w, packed);
+  else
+    layout.pack(packed, [&](int64_t k, int64_t n) {
+      const float* at = w + 2 * k * layout.N + n;
+      return pair_of(float_to_bfloat16(at[0]), float_to_bfloat16(at[layout.N]));
+    });
+}
 
 // ---- the product
 

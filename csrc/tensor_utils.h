@@ -14,6 +14,7 @@
 #include "activation.h"
 #include "checked.h"
 #include "half.h"
+#include "layouts_cpu.h"
 
 namespace fastgen {
 
@@ -147,11 +148,6 @@ inline bool is_channels_last(const Tensor& x) {  // and not contiguous as well: 
   return true;
 }
 
-inline Tensor in_layout(const Tensor& image, bool channels_last) {
-  return channels_last ? torch::stable::contiguous(image, torch::headeronly::MemoryFormat::ChannelsLast)
-                       : as_contiguous(image);
-}
-
 // ---- CPU loops over rows of runs
 
 constexpr int64_t kGrain = 8192;  // elements worth a thread's while
@@ -166,6 +162,35 @@ void parallel_over_runs(int64_t rows, int64_t run, const F& body) {
       begin += count;
     }
   });
+}
+
+// ---- layouts of images
+
+template <typename T>
+void planes_to_pixels(int64_t N, int64_t C, int64_t pixels, const T* x, T* y) {
+  const int64_t strips = (pixels + kSquare - 1) / kSquare, image = C * pixels;
+  const int64_t grain = std::max<int64_t>(1, kGrain / (kSquare * C));
+  torch::stable::parallel_for(0, N * strips, grain, [&](int64_t at, int64_t end) {
+    for (; at < end; ++at) {
+      const int64_t n = at / strips, first = at % strips * kSquare, last = std::min(first + kSquare, pixels);
+      planes_to_pixels(C, pixels, first, last, x + n * image, y + n * image);
+    }
+  });
+}
+
+inline Tensor in_channels_last(const Tensor& image) {
+  const int64_t N = image.size(0), C = image.size(1), H = image.size(2), W = image.size(3);
+  const bool planes = image.is_contiguous() && image.device().is_cpu() && is_floating(image.scalar_type());
+  if (!planes || image.numel() == 0 || C == 1 || H * W == 1)  // as it is, or as torch does it
+    return torch::stable::contiguous(image, torch::headeronly::MemoryFormat::ChannelsLast);
+  Tensor found = empty(image, {N, C, H, W}, image.scalar_type(), true);
+  FG_DISPATCH_FLOATING(image, "channels_last",
+                       planes_to_pixels(N, C, H * W, data<scalar_t>(image), mutable_data<scalar_t>(found)));
+  return found;
+}
+
+inline Tensor in_layout(const Tensor& image, bool channels_last) {
+  return channels_last ? in_channels_last(image) : as_contiguous(image);
 }
 
 }  // namespace fastgen

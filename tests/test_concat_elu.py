@@ -42,7 +42,7 @@ def eager(x: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("name", SHAPES)
 def test_parity(name, dtype, layout):
     shape, padding = SHAPES[name]
@@ -106,8 +106,8 @@ def test_what_does_not_fit_is_refused():
             OP(torch.ones(1, 1, 2, 2), padding)
     with pytest.raises(RuntimeError, match="x: expected"):
         OP(torch.ones(2, 2), [0, 0, 0, 0])
-    for dtype in (torch.int64, torch.bfloat16, torch.float16):
-        with pytest.raises(RuntimeError, match="x: expected float32 or float64"):
+    for dtype in (torch.int64, torch.float16):
+        with pytest.raises(RuntimeError, match="x: expected float32, float64 or bfloat16"):
             OP(torch.ones(1, 1, 2, 2, dtype=dtype), [0, 0, 0, 0])
     y = torch.ones(1, 2, 4, 4)
     with pytest.raises(RuntimeError, match="y: expected an image within its padding"):
@@ -142,10 +142,10 @@ def test_a_model_computes_the_same_without_it(size: tuple[int, int], monkeypatch
 
 
 def test_where_it_does_not_pay() -> None:
-    """Elsewhere than on a CPU, of halves, whose results have few digits, in a graph, and where somebody looks on."""
+    """Elsewhere than on a CPU, in float16, in a graph, and where somebody looks on."""
     x = torch.randn(2, 3, 4, 5)
     assert pays(x)
-    for other in (x.to("meta"), x.bfloat16(), x.half()):
+    for other in (x.to("meta"), x.half()):
         assert not pays(other)
     with ops_run() as ran:
         y = torch.func.vmap(lambda each: of_a_model(each, (1, 0, 1, 0)))(x[:, None])
@@ -161,6 +161,26 @@ def test_a_model_of_halves_keeps_elus_slope() -> None:
     x = torch.linspace(-9, -0.01, 64, dtype=torch.bfloat16).view(1, 1, 8, 8).requires_grad_()
     (grad,) = torch.autograd.grad(of_a_model(x).sum(), x)
     assert ((grad + 1 - x.exp()).abs() <= 0.01).all()
+
+
+def test_every_bfloat16() -> None:
+    """Of all numbers that a bfloat16 may be, each result and gradient is the nearest, or next to it."""
+    bits = torch.arange(2**16).to(torch.int16).view(1, 64, 32, 32)
+    x = channels_last(bits.view(torch.bfloat16)).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    grad = channels_last(torch.randn(1, 128, 32, 32)).bfloat16()
+    with assert_runs(OP, backward=False):
+        y = concat_elu(x)
+    expected = eager(exact, (0, 0, 0, 0))
+    (slope,) = torch.autograd.grad(y, x, grad)
+    (its,) = torch.autograd.grad(expected, exact, grad.double())
+    size = grad.double().abs()
+    for found, right, unit in ((y, expected, expected.abs()), (slope, its, size[:, :64] + size[:, 64:])):
+        assert torch.equal(found.isnan(), right.isnan())
+        finite = right.isfinite()
+        assert torch.equal(found[~finite & ~right.isnan()].double(), right[~finite & ~right.isnan()])
+        error = (found.double() - right)[finite].abs()
+        assert (error <= (2**-8 + 1e-4) * unit[finite] + 1e-38).all()
 
 
 def test_dropout_may_write_in_place() -> None:

@@ -11,6 +11,7 @@ from autoregressive import assert_same_without
 from fastgen.models import GatedPixelCNN
 from fastgen.models.gated_pixelcnn import GatedLayer
 from fastgen.ops import masked_conv2d_mask
+from fastgen.ops._dtypes import in_dtype
 from fastgen.ops.gated_layer import gated_layer_backward_reference, gated_layer_reference, pays
 from ops import (
     assert_compiles,
@@ -52,6 +53,8 @@ def arguments(shape: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 def eager(v, h, vertical, bv, link, bl, horizontal, bh, out, bo, above, here, groups=1, order="contiguous", save=True):  # type: ignore[no-untyped-def]
     """v', h', above and the factors of the lower gate, in plain torch."""
+    vertical, bv, link, bl, horizontal, bh = in_dtype(v.dtype, vertical, bv, link, bl, horizontal, bh)
+    out, bo, above, here = in_dtype(v.dtype, out, bo, above, here)
     live = [each * masked_conv2d_mask(each, "B", "none", groups, order) for each in (horizontal, out)]
     rows, K = vertical.shape[2:]
     up = F.conv2d(F.pad(v, (0, 0, rows - 1, 0)), vertical, bv, padding=(0, K // 2))
@@ -64,11 +67,13 @@ def eager(v, h, vertical, bv, link, bl, horizontal, bh, out, bo, above, here, gr
     return torch.tanh(c) * torch.sigmoid(d), y, *kept
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("colors", COLORS)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_parity(shape: tuple[int, ...], colors: tuple[int, str]) -> None:
+def test_parity(shape: tuple[int, ...], colors: tuple[int, str], dtype: torch.dtype) -> None:
     """Forward and backward, of every layout, with all that may be left out, the same by any number of threads."""
     v, h, *rest = arguments(shape)
+    v, h = v.to(dtype), h.to(dtype)
     for layout in (contiguous, channels_last, sliced):
         told = [layout(each) if each.dim() == 4 else each.repeat_interleave(2, -1)[..., ::2] for each in rest]
         assert_op_parity(OP, eager, layout(v), layout(h), *told, *colors, True)
@@ -181,7 +186,7 @@ def test_a_direct_call_is_checked() -> None:
 
 
 def test_it_runs_where_it_pays() -> None:
-    """In float32 and channels_last, with weights that stay in the caches; elsewhere layers run one by one."""
+    """In float32 or bfloat16, channels_last, with weights that stay in the caches; elsewhere layers run one by one."""
 
     def made(p: int, rows: int = 2, K: int = 3) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         v, h, *rest, _, _ = arguments((2, p, 4, 4, rows, K))
@@ -193,7 +198,14 @@ def test_it_runs_where_it_pays() -> None:
         assert not pays(one, two, weights)
     assert not pays(v, h, (weights[0].double(), *weights[1:]))
     assert not pays(v, h, (weights[0], weights[1][:, :3], *weights[2:]))
+    halves = tuple(each.bfloat16() for each in weights)
+    assert pays(v.bfloat16(), h.bfloat16(), halves)
+    assert not pays(v.bfloat16(), h, weights)
+    assert not pays(v, h, halves)
     with torch.autocast("cpu", torch.bfloat16):
+        assert pays(v, h.bfloat16(), weights)
+        assert not pays(v.half(), h, weights)
+    with torch.autocast("cpu", torch.float16):
         assert not pays(v, h, weights)
     assert not pays(*made(7))
     assert not pays(*made(128, 4, 9))

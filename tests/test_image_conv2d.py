@@ -156,6 +156,9 @@ def test_layers_that_are_not_as_made_run_themselves() -> None:
     weight = MaskedConv2d(1, 6, 3, "A").weight
     assert pays(x, weight)
     with torch.autocast("cpu", torch.bfloat16):
+        assert pays(x, weight)
+        assert first_layer(MaskedConv2d(1, 6, 3, "A"), x).dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.float16):
         assert not pays(x, weight)
     assert not pays(x.to("meta"), weight)
     with pytest.raises(ValueError, match=r"x: expected shape \(N, 1, H, W\)"):

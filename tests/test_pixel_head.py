@@ -13,6 +13,7 @@ from fastgen.models import DiagonalBiLSTM, GatedPixelCNN, PixelCNN, RowLSTM
 from fastgen.nn import MaskedConv2d
 from fastgen.nn._as_made import last_layers
 from fastgen.ops import masked_conv2d_mask
+from fastgen.ops._dtypes import in_dtype
 from fastgen.ops.pixel_head import pays, pixel_head_backward_reference, pixel_head_reference
 from ops import (
     assert_compiles,
@@ -50,16 +51,19 @@ def arguments(shape: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 def eager(x, hidden, bias_hidden, output, bias_output, groups=1, order="contiguous", save=True):  # type: ignore[no-untyped-def]
     """y, and what lies between, in plain torch."""
+    hidden, bias_hidden, output, bias_output = in_dtype(x.dtype, hidden, bias_hidden, output, bias_output)
     live = [each * masked_conv2d_mask(each, "B", "none", groups, order) for each in (hidden, output)]
     between = F.relu(F.conv2d(F.relu(x), live[0], bias_hidden))
     return F.conv2d(between, live[1], bias_output), between if save else x.new_empty(0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("colors", COLORS)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_parity(shape: tuple[int, ...], colors: tuple[int, str]) -> None:
+def test_parity(shape: tuple[int, ...], colors: tuple[int, str], dtype: torch.dtype) -> None:
     """Forward and backward, of every layout, with biases and without, the same by any number of threads."""
     x, *weights = arguments(shape)
+    x = x.to(dtype)
     for layout in (contiguous, channels_last, sliced):
         told = [layout(each) if each.dim() == 4 else each.repeat_interleave(2)[::2] for each in weights]
         assert_op_parity(OP, eager, layout(x), *told, *colors, True)
@@ -72,7 +76,8 @@ def test_parity(shape: tuple[int, ...], colors: tuple[int, str]) -> None:
     assert torch.equal(alone, y)
     assert not nothing.numel()
     backward = (torch.randn_like(y), x, between, hidden, output, *colors)
-    assert_op_parity(BACKWARD, pixel_head_backward_reference, *backward)
+    for layout in (contiguous, channels_last, sliced):
+        assert_op_parity(BACKWARD, pixel_head_backward_reference, layout(backward[0]), *backward[1:])
     for op, args in ((OP, (x, *weights, *colors, True)), (BACKWARD, backward)):
         found = [with_threads(threads, lambda op=op, args=args: op(*args)) for threads in (1, 2, 7)]
         for one, two, three in zip(*found, strict=True):
@@ -192,7 +197,7 @@ def test_a_direct_call_is_checked() -> None:
 
 
 def test_it_runs_where_it_pays() -> None:
-    """In float32 and channels_last, with weights that stay in the caches; elsewhere layers run one by one."""
+    """In float32 or bfloat16, channels_last, with weights that stay in the caches; elsewhere layers run one by one."""
     x, hidden, _, output, _ = arguments((2, 64, 32, 5, 4, 4))
     last = channels_last(x)
     assert pays(last, hidden, output)
@@ -201,7 +206,14 @@ def test_it_runs_where_it_pays() -> None:
     for wrong in (output.double(), output[:, :31], output.expand(-1, -1, 3, 3), output[:, :, 0]):
         assert not pays(last, hidden, wrong)
     assert not pays(last, hidden.expand(-1, -1, 3, 3), output)
+    assert pays(last.bfloat16(), hidden.bfloat16(), output.bfloat16())
+    for images, weights in ((torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)):
+        assert not pays(last.to(images), hidden.to(weights), output.to(weights))
     with torch.autocast("cpu", torch.bfloat16):
+        assert pays(last, hidden, output)
+        assert pays(last.bfloat16(), hidden, output)
+        assert not pays(last.double(), hidden, output)
+    with torch.autocast("cpu", torch.float16):
         assert not pays(last, hidden, output)
     for C, M, P in ((16, 7, 1), (7, 16, 1), (2**15, 9, 1), (9, 2**15, 1), (16, 16, 2**15)):
         x, hidden, _, output, _ = arguments((1, C, M, P, 2, 2))

@@ -13,6 +13,7 @@ from fastgen.models import PixelCNN
 from fastgen.models.pixelcnn import ResidualBlock
 from fastgen.nn import MaskedConv2d
 from fastgen.ops import masked_conv2d_mask
+from fastgen.ops._dtypes import in_dtype
 from fastgen.ops.residual_block import pays, residual_block_backward_reference, residual_block_reference
 from ops import (
     assert_compiles,
@@ -53,17 +54,20 @@ def arguments(shape: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 def eager(x, down, bias_down, weight, bias, up, bias_up, groups=1, order="contiguous"):  # type: ignore[no-untyped-def]
     """y, below and around in plain torch."""
+    down, bias_down, weight, bias, up, bias_up = in_dtype(x.dtype, down, bias_down, weight, bias, up, bias_up)
     live = [each * masked_conv2d_mask(each, "B", "none", groups, order) for each in (down, weight, up)]
     below = F.relu(F.conv2d(F.relu(x), live[0], bias_down))
     around = F.relu(F.conv2d(below, live[1], bias, padding=(weight.shape[2] // 2, weight.shape[3] // 2)))
     return x + F.conv2d(around, live[2], bias_up), below, around
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("colors", COLORS)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_parity(shape: tuple[int, ...], colors: tuple[int, str]) -> None:
+def test_parity(shape: tuple[int, ...], colors: tuple[int, str], dtype: torch.dtype) -> None:
     """Forward and backward, of every layout, with biases and without, the same by any number of threads."""
     x, *weights = arguments(shape)
+    x = x.to(dtype)
     for layout in (contiguous, channels_last, sliced):
         told = [layout(each) if each.dim() == 4 else each.repeat_interleave(2)[::2] for each in weights]
         assert_op_parity(OP, eager, layout(x), *told, *colors)
@@ -170,14 +174,20 @@ def test_a_direct_call_is_checked() -> None:
 
 
 def test_it_runs_where_it_pays() -> None:
-    """In float32 and channels_last, with weights that stay in the caches; elsewhere layers run one by one."""
+    """In float32 or bfloat16, channels_last, with weights that stay in the caches; elsewhere layers run one by one."""
     x, down, _, weight, _, up, _ = arguments((2, 64, 32, 4, 4, 3, 3))
     last = channels_last(x)
     assert pays(last, down, weight, up)
     for other in (x, last.double(), last.to("meta"), last[:, :32], last[0]):
         assert not pays(other, down, weight, up)
     assert not pays(last, down, weight.double(), up)
+    assert pays(last.bfloat16(), down.bfloat16(), weight.bfloat16(), up.bfloat16())
+    assert not pays(last.bfloat16(), down, weight, up)
+    assert not pays(last, down.bfloat16(), weight.bfloat16(), up.bfloat16())
     with torch.autocast("cpu", torch.bfloat16):
+        assert pays(last, down, weight, up)
+        assert not pays(last.half(), down, weight, up)
+    with torch.autocast("cpu", torch.float16):
         assert not pays(last, down, weight, up)
     for C, M, K in ((16, 7, 3), (16, 256, 3), (2**13, 33, 3)):
         x, down, _, weight, _, up, _ = arguments((1, C, M, 2, 2, K, K))

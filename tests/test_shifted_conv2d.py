@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastgen.ops._dtypes import in_dtype
 from fastgen.ops.shifted_conv2d import (
     pays,
     shifted_conv2d_backward_reference,
@@ -56,6 +57,7 @@ def arguments(shape: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 def eager(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, left: int) -> Tensor:
     """The sum over taps, one by one."""
+    weight, bias = in_dtype(x.dtype, weight, bias)
     (_, _, H, W), (_, _, KH, KW) = x.shape, weight.shape
     seen = F.pad(x, (left, KW - 1 - left, KH - 1, 0))
     y = sum(
@@ -69,10 +71,12 @@ def eager(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | Non
     return y
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_parity(shape: tuple[int, ...]) -> None:
+def test_parity(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Forward and backward, of every layout, with all that may be left out, the same by any number of threads."""
     (x, weight, bias, residual), left = arguments(shape), shape[-1]
+    x, residual = x.to(dtype), residual.to(dtype)
     for layout in (contiguous, channels_last, sliced):
         told = layout(weight), bias.repeat_interleave(2)[::2], layout(residual)
         assert_op_parity(OP, eager, layout(x), *told, left)
@@ -89,7 +93,7 @@ def test_parity(shape: tuple[int, ...]) -> None:
     assert x.numel() or not any(g.any() for g in whole)
     for wanted in ([True, False, False], [False, True, False], [False, False, True]):
         for found, expected, asked in zip(BACKWARD(*every[:-1], wanted), whole, wanted, strict=True):
-            torch.testing.assert_close(found, expected if asked else x.new_empty(0))
+            torch.testing.assert_close(found, expected if asked else expected.new_empty(0))
     for op, args in ((OP, (x, weight, bias, residual, left)), (BACKWARD, every)):
         one, two, seven = (with_threads(threads, lambda op=op, args=args: op(*args)) for threads in (1, 2, 7))
         for other in (two, seven):
@@ -189,22 +193,28 @@ def test_a_direct_call_is_checked() -> None:
 
 
 def test_it_runs_where_it_pays() -> None:
-    """In float32 and channels_last, with weights that stay in the caches; elsewhere torch's convolution does."""
+    """In float32 or bfloat16, channels_last, with weights that stay in the caches; elsewhere torch convolves."""
     x = channels_last(torch.randn(2, 32, 16, 8))
-    weight = (32, 64, 2, 3)
-    assert pays(x, weight)
-    assert not pays(channels_last(x[:, :, 1:]), weight)
+    weight, bias = (32, 64, 2, 3), torch.zeros(32)
+    assert pays(x, weight, bias)
+    assert not pays(channels_last(x[:, :, 1:]), weight, bias)
     for other in (contiguous(x), x.double(), x.to("meta"), x[0]):
-        assert not pays(other, weight)
+        assert not pays(other, weight, bias)
     for other in ((8, 64, 2, 3), (64, 8, 2, 3), (256, 128, 2, 2)):
-        assert not pays(x, other)
+        assert not pays(x, other, bias)
+    assert pays(x.bfloat16(), weight, bias.bfloat16())
+    assert not pays(x.bfloat16(), weight, bias)
+    assert not pays(x, weight, bias.bfloat16())
     with torch.autocast("cpu", torch.bfloat16):
-        assert not pays(x, weight)
+        assert pays(x, weight, bias)
+        assert not pays(x.half(), weight, bias)
+    with torch.autocast("cpu", torch.float16):
+        assert not pays(x, weight, bias)
     seen: list[bool] = []
-    torch.func.vmap(lambda x: seen.append(pays(x, weight)) or x)(torch.randn(2, *x.shape))
-    torch.func.jvp(lambda x: seen.append(pays(x, weight)) or x, (x,), (x,))
+    torch.func.vmap(lambda x: seen.append(pays(x, weight, bias)) or x)(torch.randn(2, *x.shape))
+    torch.func.jvp(lambda x: seen.append(pays(x, weight, bias)) or x, (x,), (x,))
     with torch.autograd.forward_ad.dual_level():
-        seen.append(pays(x, weight))
+        seen.append(pays(x, weight, bias))
     assert seen == [False, False, False]
 
 

@@ -27,8 +27,9 @@ def concat_elu(x: Tensor, padding: tuple[int, int, int, int] = (0, 0, 0, 0)) -> 
 def is_one_op(conv: nn.Module, x: Tensor, channels: int) -> bool:
     """Whether ``shifted_conv2d`` is the fastest for what ``conv`` makes of an image like x, of so many channels."""
     found: Any = conv
-    fits = is_normed_conv2d(conv) and found.in_channels == channels
-    return fits and pays(x, (found.out_channels, channels, *found.kernel_size))
+    if not is_normed_conv2d(conv) or found.in_channels != channels:
+        return False
+    return pays(x, (found.out_channels, channels, *found.kernel_size), next(found.parameters(), x))
 
 
 def added(conv: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:

@@ -11,7 +11,17 @@ from .._checks import FLOATING, check_tensor
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
-__all__ = ["FLOATING", "autocast_dtype", "check_dense", "check_floating", "multiplies"]
+__all__ = [
+    "FLOATING",
+    "autocast_dtype",
+    "check_dense",
+    "check_floating",
+    "in_dtype",
+    "layer_dtype",
+    "lowered",
+    "multiplies",
+    "widened",
+]
 
 
 def check_dense(name: str, tensor: Any) -> Tensor:
@@ -61,6 +71,38 @@ def _multiplied() -> dict[torch.dtype, bool]:
 
 
 _MULTIPLIED = _multiplied()
+
+
+#: Whether products of halves are a matrix unit's, which oneDNN uses, and ours do not: there nothing was measured.
+_HAS_AMX = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+
+
+def layer_dtype(x: Tensor, weights: Sequence[Tensor]) -> torch.dtype | None:
+    """The dtype that the ops of whole layers compute images in on a CPU, float32 or bfloat16; None: in neither.
+
+    Autocast's, else that of x and all weights.
+    """
+    autocast = autocast_dtype(x)
+    dtype = x.dtype if autocast is None else autocast
+    taken = (dtype,) if autocast is None else (torch.float32, dtype)
+    if dtype not in (torch.float32, torch.bfloat16) or any(each.dtype not in taken for each in (x, *weights)):
+        return None
+    return None if dtype == torch.bfloat16 and _HAS_AMX else dtype
+
+
+def lowered(image: Tensor) -> Tensor:
+    """``image`` as those ops read it under autocast."""
+    dtype = autocast_dtype(image)
+    return image if dtype is None else image.to(dtype)
+
+
+def in_dtype(dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Any, ...]:
+    return tuple(each if each is None else each.to(dtype) for each in tensors)
+
+
+def widened(tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """What those ops read in float32 whatever the images are in: weights, biases, what a class adds."""
+    return in_dtype(torch.float32, *tensors)
 
 
 def multiplies(dtype: torch.dtype) -> bool:

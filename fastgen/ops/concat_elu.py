@@ -16,8 +16,7 @@ from torch.autograd import forward_ad
 from ._layouts import is_vectorized, layout_of
 from ._registry import call, define_op
 
-#: What the results have enough digits for.
-DTYPES = (torch.float32, torch.float64)
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 KERNELS = {"CPU": "csrc/concat_elu_cpu.cpp"}
 
@@ -30,16 +29,21 @@ def concat_elu_reference(x: Tensor, padding: list[int]) -> Tensor:
 def concat_elu_backward_reference(grad_y: Tensor, y: Tensor, padding: list[int]) -> Tensor:
     left, right, top, bottom = padding
     inside = (slice(None), slice(None), slice(top, y.shape[2] - bottom), slice(left, y.shape[3] - right))
-    grad = grad_y[inside] * torch.where(y[inside] > 0, 1, y[inside] + 1)
+    grad = grad_y[inside] * torch.where(y[inside] > 0, 1, _slope(y[inside]))
     plus, minus = grad.chunk(2, dim=1)
     return (plus - minus).contiguous(memory_format=layout_of(y))
 
 
-def pays(x: Tensor) -> bool:
-    """Whether ``concat_elu`` takes this, and is the fastest: on a CPU, outside of graphs and transforms.
+def _slope(y: Tensor) -> Tensor:
+    """Of elu below zero, where elu is slope − 1; in bfloat16, too few digits for that, from the half that is −x."""
+    if y.dtype != torch.bfloat16:
+        return y + 1
+    plus, minus = y.chunk(2, dim=1)
+    return torch.exp(-torch.cat((minus, plus), dim=1))
 
-    Not of halves, whose results have too few digits to tell elu's slope below zero from them.
-    """
+
+def pays(x: Tensor) -> bool:
+    """Whether ``concat_elu`` takes this, and is the fastest: on a CPU, outside of graphs and transforms."""
     if x.device.type != "cpu" or x.dim() != 4 or x.dtype not in DTYPES or torch.compiler.is_compiling():
         return False
     return not is_vectorized() and forward_ad._current_level < 0
@@ -51,7 +55,7 @@ def concat_elu(x: Tensor, padding: tuple[int, int, int, int] = (0, 0, 0, 0)) -> 
     Gradients: first and second order, from the result, which nobody may write to meanwhile.
 
     Args:
-        x: float32 or float64.
+        x: float32, float64 or bfloat16.
         padding: left, right, top, bottom, in the order of ``F.pad``; not negative.
     """
     y: Tensor = call(torch.ops.fastgen.concat_elu.default, x, list(padding))

@@ -2,6 +2,8 @@
 
 above = vertical(v) + class, v' = gate(above);  here = horizontal(h) + link(above) + class, h' = out(gate(here)) + h
 arXiv:1606.05328, figure 2
+
+Images are float32 or bfloat16; weights, what a class adds and the gradients of both float32.
 """
 
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._dtypes import autocast_dtype
+from ._dtypes import in_dtype, layer_dtype, lowered, widened
 from ._layouts import is_channels_last, is_vectorized
 from ._masked_conv2d_checks import check_taps
 from ._recomputed import gradients_by
@@ -46,6 +48,9 @@ def gated_layer_reference(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """v', h', above, and of ``here`` the tanh and the sigmoid side by side, (N, 2p, H, W); channels_last."""
+    vertical, bias_vertical, link, bias_link = in_dtype(h.dtype, vertical, bias_vertical, link, bias_link)
+    horizontal, bias_horizontal, out, bias_out = in_dtype(h.dtype, horizontal, bias_horizontal, out, bias_out)
+    class_above, class_here = in_dtype(h.dtype, class_above, class_here)
     convolve, colors = torch.ops.fastgen.masked_conv2d.default, (color_groups, groups_order, False)
     rows, K = vertical.shape[2:]
     above = F.conv2d(F.pad(v, (K // 2, K // 2, rows - 1, 0)), vertical, bias_vertical)
@@ -78,6 +83,7 @@ def gated_layer_backward_reference(
 ) -> tuple[Tensor, ...]:
     backward, every = torch.ops.fastgen.masked_conv2d_backward.default, [True, True, True]
     nothing, options = v.new_empty(0), ("B", "none", color_groups, groups_order, every)
+    dtype, (vertical, link, horizontal, out) = out.dtype, in_dtype(h.dtype, vertical, link, horizontal, out)
     t, s = factors.chunk(2, dim=1)
     grad, grad_out, bias_out = backward(grad_h, nothing, t * s, out, *options)
     grad_here = torch.cat((grad * s * (1 - t * t), grad * t * s * (1 - s)), dim=1)
@@ -93,17 +99,18 @@ def gated_layer_backward_reference(
     framed, grad_vertical, bias_vertical = convolve(grad_above, padded, vertical, [vertical.shape[0]], *plain)
     found_v = framed[:, :, rows - 1 :, K // 2 : framed.shape[3] - K // 2]
     images = (each.contiguous(memory_format=torch.channels_last) for each in (found_v, found_h + grad_h))
-    return (
-        *images, grad_vertical.contiguous(), bias_vertical, grad_link.contiguous(), bias_link, grad_horizontal,
-        bias_horizontal, grad_out, bias_out, grad_above.sum(dim=(2, 3)), grad_here.sum(dim=(2, 3)),
+    weights = (
+        grad_vertical.contiguous(), bias_vertical, grad_link.contiguous(), bias_link, grad_horizontal,
+        bias_horizontal, grad_out, bias_out, grad_above.to(dtype).sum(dim=(2, 3)), grad_here.to(dtype).sum(dim=(2, 3)),
     )  # fmt: skip
+    return *images, *in_dtype(dtype, *weights)
 
 
 def pays(v: Tensor, h: Tensor, weights: tuple[Tensor, ...], classes: tuple[Tensor | None, ...] = ()) -> bool:
     """Whether ``gated_layer`` takes these, vertical, link, horizontal and out, and is the fastest that a CPU has."""
     told = [each for each in classes if each is not None]
     tensors = (v, h, *weights, *told)
-    if is_vectorized() or any(each.device.type != "cpu" or each.dtype != torch.float32 for each in tensors):
+    if is_vectorized() or any(each.device.type != "cpu" for each in tensors):
         return False
     if any(each.dim() != 4 for each in (v, h, *weights)):
         return False
@@ -115,14 +122,14 @@ def pays(v: Tensor, h: Tensor, weights: tuple[Tensor, ...], classes: tuple[Tenso
     if any(each.shape != (h.shape[0], 2 * p) for each in told):  # one for all images, say
         return False
     fits = p >= FEWEST and vertical.numel() <= MOST_WEIGHTS
-    return fits and is_channels_last(v) and is_channels_last(h) and autocast_dtype(h) is None
+    return fits and is_channels_last(v) and is_channels_last(h) and layer_dtype(h, (v, *weights, *told)) is not None
 
 
 def gated_layer(
     v: Tensor, h: Tensor, weights: tuple[Tensor | None, ...], classes: tuple[Tensor | None, Tensor | None], *colors: Any
 ) -> tuple[Tensor, Tensor]:
     """Both stacks (N, p, H, W) after the layer, channels_last; weights and biases as the op lists them."""
-    tensors = (v, h, *weights, *classes)
+    tensors = (lowered(v), lowered(h), *widened((*weights, *classes)))
     differentiated = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tensors)
     op = torch.ops.fastgen.gated_layer.default
     next_v, next_h, _, _ = call(op, *tensors, *colors, differentiated)
@@ -141,7 +148,7 @@ def _fake(_v, h, *rest):  # type: ignore[no-untyped-def]
 def _fake_backward(_grad_v, _grad_h, _v, h, _above, _factors, *rest):  # type: ignore[no-untyped-def]
     weights = [grad for each in rest[:4] for grad in (each.new_empty(each.shape), each.new_empty(each.shape[0]))]
     images = [torch.empty_like(h, memory_format=torch.channels_last) for _ in range(2)]
-    return *images, *weights, *(h.new_empty((h.shape[0], 2 * h.shape[1])) for _ in range(2))
+    return *images, *weights, *(rest[0].new_empty((h.shape[0], 2 * h.shape[1])) for _ in range(2))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

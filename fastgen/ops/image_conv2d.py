@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._dtypes import autocast_dtype
+from ._dtypes import autocast_dtype, layer_dtype, lowered
 from ._layouts import is_vectorized
 from ._masked_conv2d_checks import check_taps
 from ._registry import call, define_op
@@ -36,13 +36,18 @@ def pays(x: Tensor, weight: Tensor) -> bool:
     if any((each.dtype, each.layout) != (torch.float32, torch.strided) for each in (x, weight)):
         return False
     fits = x.shape[1] == weight.shape[1] and all(size % 2 for size in weight.shape[2:])
-    return fits and weight.shape[1] <= MOST_COLORS and autocast_dtype(x) is None
+    autocast = autocast_dtype(x)
+    told = autocast is None or layer_dtype(x, (weight,)) == autocast
+    return fits and weight.shape[1] <= MOST_COLORS and told
 
 
 def image_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
-    """(N, O, H, W), channels_last; ``options``: mask, color_groups and groups_order of ``masked_conv2d``."""
+    """(N, O, H, W), channels_last; ``options``: mask, color_groups and groups_order of ``masked_conv2d``.
+
+    Under autocast an image's levels are read in float32, and the result is rounded.
+    """
     y: Tensor = call(torch.ops.fastgen.image_conv2d.default, x, weight, bias, *options)
-    return y
+    return lowered(y)
 
 
 def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, mask: str, color_groups: int, groups_order: str) -> Tensor:

@@ -1,6 +1,8 @@
 """The last layers of PixelCNN and PixelRNN on a CPU: two convolutions of single pixels in one op.
 
 y = output(relu(hidden(relu(x)))), both masked, mask B                                  arXiv:1601.06759, table 1
+
+Images are float32 or bfloat16, weights and their gradients float32: sums are, and results are rounded once.
 """
 
 from typing import Any
@@ -9,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._dtypes import autocast_dtype
+from ._dtypes import in_dtype, layer_dtype, lowered, widened
 from ._layouts import is_channels_last, is_vectorized
 from ._masked_conv2d_checks import check_taps
 from ._recomputed import gradients_by
@@ -33,6 +35,7 @@ def pixel_head_reference(
     save: bool,
 ) -> tuple[Tensor, Tensor]:
     """Two masked convolutions; y (N, P, H, W) and what lies between, after its ReLU, (N, M, H, W); channels_last."""
+    hidden, bias_hidden, output, bias_output = in_dtype(x.dtype, hidden, bias_hidden, output, bias_output)
     convolve, colors = torch.ops.fastgen.masked_conv2d.default, (color_groups, groups_order, False)
     x = x.contiguous(memory_format=torch.channels_last)
     between = F.relu(convolve(F.relu(x), hidden, bias_hidden, None, "B", "none", *colors)[0])
@@ -52,28 +55,29 @@ def pixel_head_backward_reference(
 ) -> tuple[Tensor, ...]:
     backward, every = torch.ops.fastgen.masked_conv2d_backward.default, [True, True, True]
     nothing, options = x.new_empty(0), ("B", "none", color_groups, groups_order, every)
+    dtype, (hidden, output) = hidden.dtype, in_dtype(x.dtype, hidden, output)
     grad, grad_output, grad_bias_output = backward(grad_y, nothing, between, output, *options)
     grad, grad_hidden, grad_bias_hidden = backward(grad * (between > 0), nothing, F.relu(x), hidden, *options)
     grad_x = (grad * (x > 0)).contiguous(memory_format=torch.channels_last)
-    return grad_x, grad_hidden, grad_bias_hidden, grad_output, grad_bias_output
+    return grad_x, *in_dtype(dtype, grad_hidden, grad_bias_hidden, grad_output, grad_bias_output)
 
 
 def pays(x: Tensor, hidden: Tensor, output: Tensor) -> bool:
     """Whether ``pixel_head`` takes these, and is the fastest that a CPU has."""
     if is_vectorized() or x.device.type != "cpu" or x.dim() != 4 or not is_channels_last(x):
         return False
-    if any((each.dtype, each.layout) != (torch.float32, torch.strided) for each in (x, hidden, output)):
+    if any(each.layout != torch.strided for each in (x, hidden, output)):
         return False
     M, P = hidden.shape[0], output.shape[0]
     if hidden.shape != (M, x.shape[1], 1, 1) or output.shape != (P, M, 1, 1):
         return False
     fits = min(hidden.shape[:2]) >= FEWEST and max(hidden.numel(), output.numel()) <= MOST_WEIGHTS
-    return fits and autocast_dtype(x) is None
+    return fits and layer_dtype(x, (hidden, output)) is not None
 
 
 def pixel_head(x: Tensor, weights: tuple[Tensor | None, ...], color_groups: int, groups_order: str) -> Tensor:
     """Of x (N, C, H, W), and hidden, bias_hidden, output, bias_output; (N, P, H, W), channels_last."""
-    tensors = (x, *weights)
+    tensors = (lowered(x), *widened(weights))
     differentiated = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tensors)
     op = torch.ops.fastgen.pixel_head.default
     y: Tensor = call(op, *tensors, color_groups, groups_order, differentiated)[0]
@@ -88,7 +92,7 @@ def _fake(x, hidden, _bias_hidden, output, _bias_output, color_groups, groups_or
 
 
 def _fake_backward(_grad_y, x, _between, hidden, output, *_colors):  # type: ignore[no-untyped-def]
-    weights = [x.new_empty(shape) for each in (hidden, output) for shape in (each.shape, each.shape[:1])]
+    weights = [each.new_empty(shape) for each in (hidden, output) for shape in (each.shape, each.shape[:1])]
     return torch.empty_like(x, memory_format=torch.channels_last), *weights
 
 

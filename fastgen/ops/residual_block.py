@@ -1,6 +1,8 @@
 """The residual block of a PixelCNN on a CPU: three masked convolutions, through which an image passes as one.
 
 y = up(relu(conv(relu(down(relu(x)))))) + x, all masked, mask B                      arXiv:1601.06759, figure 5, left
+
+Images are float32 or bfloat16, weights and their gradients float32: sums are, and results are rounded once.
 """
 
 from typing import Any
@@ -9,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._dtypes import autocast_dtype
+from ._dtypes import in_dtype, layer_dtype, lowered, widened
 from ._layouts import is_channels_last, is_vectorized
 from ._masked_conv2d_checks import check_taps
 from ._recomputed import gradients_by
@@ -34,6 +36,7 @@ def residual_block_reference(
     groups_order: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Three masked convolutions; y and both results between, (N, M, H, W), channels_last."""
+    down, bias_down, weight, bias, up, bias_up = in_dtype(x.dtype, down, bias_down, weight, bias, up, bias_up)
     convolve, colors = torch.ops.fastgen.masked_conv2d.default, (color_groups, groups_order, False)
     x = x.contiguous(memory_format=torch.channels_last)
     below = F.relu(convolve(F.relu(x), down, bias_down, None, "B", "none", *colors)[0])
@@ -55,16 +58,18 @@ def residual_block_backward_reference(
 ) -> tuple[Tensor, ...]:
     backward, every = torch.ops.fastgen.masked_conv2d_backward.default, [True, True, True]
     nothing, options = x.new_empty(0), ("B", "none", color_groups, groups_order, every)
+    dtype, (down, weight, up) = down.dtype, in_dtype(x.dtype, down, weight, up)
     grad, grad_up, grad_bias_up = backward(grad_y, nothing, around, up, *options)
     grad, grad_weight, grad_bias = backward(grad * (around > 0), nothing, below, weight, *options)
     grad, grad_down, grad_bias_down = backward(grad * (below > 0), nothing, F.relu(x), down, *options)
     grad_x = (grad * (x > 0) + grad_y).contiguous(memory_format=torch.channels_last)
-    return grad_x, grad_down, grad_bias_down, grad_weight, grad_bias, grad_up, grad_bias_up
+    weights = (grad_down, grad_bias_down, grad_weight, grad_bias, grad_up, grad_bias_up)
+    return grad_x, *in_dtype(dtype, *weights)
 
 
 def pays(x: Tensor, down: Tensor, weight: Tensor, up: Tensor) -> bool:
     """Whether ``residual_block`` takes these, and is the fastest that a CPU has."""
-    if is_vectorized() or x.device.type != "cpu" or any(each.dtype != torch.float32 for each in (x, down, weight, up)):
+    if is_vectorized() or x.device.type != "cpu" or layer_dtype(x, (down, weight, up)) is None:
         return False
     M, C, *point = down.shape
     KH, KW = weight.shape[2:]
@@ -73,13 +78,13 @@ def pays(x: Tensor, down: Tensor, weight: Tensor, up: Tensor) -> bool:
     if point != [1, 1] or x.dim() != 4 or x.shape[1] != C or not is_channels_last(x):
         return False
     most = max(M * M * (KH // 2 * KW + KW // 2 + 1), M * C)
-    return min(M, C) >= FEWEST and most <= MOST_WEIGHTS and autocast_dtype(x) is None
+    return min(M, C) >= FEWEST and most <= MOST_WEIGHTS
 
 
 def residual_block(x: Tensor, weights: tuple[Tensor | None, ...], color_groups: int, groups_order: str) -> Tensor:
     """Of x (N, C, H, W), and down, bias_down, weight, bias, up, bias_up; (N, C, H, W), channels_last."""
-    op = torch.ops.fastgen.residual_block.default
-    y: Tensor = call(op, x, *weights, color_groups, groups_order)[0]
+    op, x = torch.ops.fastgen.residual_block.default, lowered(x)
+    y: Tensor = call(op, x, *widened(weights), color_groups, groups_order)[0]
     return y
 
 

@@ -4,6 +4,7 @@ y[r, c] = Σ w[k, l] · x[r − (KH − 1) + k, c − left + l] + b + residual[r
 its published code, openai/pixel-cnn, down_shifted_conv2d (left = KW // 2) and down_right_shifted_conv2d (left = KW − 1)
 
 What lies outside of the image is zero, and need not be there; what is added to the result is added where it is made.
+Images are float32 or bfloat16, weights and their gradients float32.
 """
 
 import math
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ._dtypes import autocast_dtype
+from ._dtypes import in_dtype, layer_dtype, lowered, widened
 from ._layouts import is_channels_last, is_vectorized
 from ._recomputed import gradients_by
 from ._registry import call, define_op
@@ -37,7 +38,7 @@ def padding(kernel_size: Sequence[int], left: int) -> tuple[int, int, int, int]:
 def shifted_conv2d_reference(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, left: int
 ) -> Tensor:
-    y = F.conv2d(F.pad(x, padding(weight.shape[2:], left)), weight, bias)
+    y = F.conv2d(F.pad(x, padding(weight.shape[2:], left)), *in_dtype(x.dtype, weight, bias))
     y = y if residual is None else y + residual
     return y.contiguous(memory_format=torch.channels_last)
 
@@ -48,26 +49,27 @@ def shifted_conv2d_backward_reference(
     """Gradients of x, weight and bias; empty where ``output_mask`` leaves one out."""
     ones, padded = [1, 1], F.pad(x, padding(weight.shape[2:], left))
     options = ([weight.shape[0]], ones, [0, 0], ones, False, [0, 0], 1, output_mask)
-    grads = torch.ops.aten.convolution_backward.default(grad_y, padded, weight, *options)
+    grads = torch.ops.aten.convolution_backward.default(grad_y, padded, weight.to(x.dtype), *options)
     grad_x, grad_weight, grad_bias = (x.new_empty(0) if grad is None else grad for grad in grads)
     if output_mask[0]:
         H, W = x.shape[2:]
-        inside = grad_x[:, :, weight.shape[2] - 1 :, left : left + W]
-        grad_x = inside[:, :, :H].contiguous(memory_format=torch.channels_last)
-    return grad_x, grad_weight.contiguous(), grad_bias
+        above = weight.shape[2] - 1
+        inside = grad_x[:, :, above : above + H, left : left + W]
+        grad_x = inside.contiguous(memory_format=torch.channels_last)
+    return grad_x, grad_weight.contiguous().to(weight.dtype), grad_bias.to(weight.dtype)
 
 
-def pays(x: Tensor, weight: tuple[int, ...]) -> bool:
+def pays(x: Tensor, weight: tuple[int, ...], like: Tensor) -> bool:
     """Whether ``shifted_conv2d`` is the fastest that a CPU has for an image like x and such a weight, (O, I, KH, KW).
 
-    Not in an exported program, which fixes no number of images, and not in transforms.
+    Not in an exported program, which fixes no number of images, and not in transforms. ``like``: of the weight's dtype.
     """
-    if x.device.type != "cpu" or x.dtype != torch.float32 or x.dim() != 4 or torch.compiler.is_exporting():
+    if x.device.type != "cpu" or x.dim() != 4 or layer_dtype(x, (like,)) is None or torch.compiler.is_exporting():
         return False
     if is_vectorized() or forward_ad._current_level >= 0 or not is_channels_last(x):
         return False
     fits = min(weight[:2]) >= FEWEST and math.prod(weight) <= MOST_WEIGHTS
-    return fits and x.shape[0] * x.shape[2] * x.shape[3] >= FEWEST_PIXELS and autocast_dtype(x) is None
+    return fits and x.shape[0] * x.shape[2] * x.shape[3] >= FEWEST_PIXELS
 
 
 def shifted_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, left: int) -> Tensor:
@@ -75,7 +77,8 @@ def shifted_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Ten
 
     left: the kernel's column that is the pixel's own.
     """
-    y: Tensor = call(torch.ops.fastgen.shifted_conv2d.default, x, weight, bias, residual, left)
+    residual = None if residual is None else lowered(residual)
+    y: Tensor = call(torch.ops.fastgen.shifted_conv2d.default, lowered(x), *widened((weight, bias)), residual, left)
     return y
 
 
@@ -94,7 +97,7 @@ def _fake_backward(
         weight.new_empty(weight.shape),
         weight.new_empty(weight.shape[0]),
     )
-    first, second, third = (g if wanted else x.new_empty(0) for g, wanted in zip(grads, output_mask, strict=True))
+    first, second, third = (g if wanted else g.new_empty(0) for g, wanted in zip(grads, output_mask, strict=True))
     return first, second, third
 
 

@@ -1,0 +1,327 @@
+// The tiles that products on the CPU are made of, for every instruction set: sums of a few rows and vectors that stay
+// in registers. Of floats, or of bfloat16 in pairs: both products of a pair are added to one float. No torch headers.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <type_traits>
+#include <vector>
+
+#include "half.h"
+
+namespace fastgen {
+
+// Memory that is written before it is read.
+template <typename T>
+std::unique_ptr<T[]> unwritten(int64_t count) {
+  return std::unique_ptr<T[]>(new T[size_t(count)]);
+}
+
+// ---- what a tile multiplies at once
+
+template <typename T>
+struct Word {  // of float: one
+  using type = float;
+  static constexpr int64_t kNumbers = 1;
+};
+template <>
+struct Word<bfloat16> {  // two that lie beside each other, the first in the lower half
+  using type = uint32_t;
+  static constexpr int64_t kNumbers = 2;
+};
+template <typename T>
+using word_t = typename Word<T>::type;
+
+// The i-th word of numbers that lie together.
+template <typename T>
+FG_HD word_t<T> load_word(const T* numbers, int64_t i) {
+  word_t<T> word;
+  memcpy(&word, numbers + i * Word<T>::kNumbers, sizeof word);
+  return word;
+}
+
+template <typename T>
+int64_t count_words(int64_t numbers) {
+  return (numbers + Word<T>::kNumbers - 1) / Word<T>::kNumbers;
+}
+
+FG_HD uint32_t pair_of(bfloat16 first, bfloat16 second) { return uint32_t(first) | uint32_t(second) << 16; }
+
+// ---- how it adds their products: V of floats, B of words
+
+struct FloatProducts {
+  using Number = float;
+  template <class V, class B>
+  static FG_HD void add(V& sum, const B& w, float x) {
+    sum += w * x;
+  }
+};
+
+struct PairProducts {  // in float, exact but for the sum
+  using Number = bfloat16;
+  template <class V, class B>
+  static FG_HD void add(V& sum, const B& w, uint32_t x) {
+    const B xs = B{} + x;
+    sum += V(w << 16) * V(xs << 16);
+    sum += V(w & 0xffff0000u) * V(xs & 0xffff0000u);
+  }
+};
+
+#if defined(__x86_64__) && defined(__GNUC__)
+struct DotProducts {  // AVX512-BF16: rounded once, subnormal numbers are zero
+  using Number = bfloat16;
+  template <class V, class B>
+  static FG_HD void add(V& sum, const B& w, uint32_t x) {
+    const B xs = B{} + x;
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(w), "v"(xs));
+  }
+};
+#endif
+
+// ---- one tile: Rows × Vectors·Lanes sums, all in registers
+
+template <typename T>
+using Tile = void (*)(int64_t runs, const int64_t* lengths, const T* const* x, const word_t<T>* w, float* sums,
+                      int64_t columns);
+
+template <typename T, int Lanes>
+struct TileVectors {
+  typedef float V __attribute__((vector_size(4 * Lanes)));
+  typedef float UnalignedV __attribute__((vector_size(4 * Lanes), aligned(4), may_alias));
+  typedef word_t<T> B __attribute__((vector_size(4 * Lanes)));
+  typedef word_t<T> UnalignedB __attribute__((vector_size(4 * Lanes), aligned(4), may_alias));
+};
+
+// x[run·Rows + r] → lengths[run] words that lie together; w (K, Vectors·Lanes); sums (Rows, Vectors·Lanes), rows
+// `columns` apart
+template <class Products, int Lanes, int Rows, int Vectors>
+FG_HD void product_tile(int64_t runs, const int64_t* lengths, const typename Products::Number* const* x,
+                        const word_t<typename Products::Number>* w, float* sums, int64_t columns) {
+  using T = typename Products::Number;
+  using V = typename TileVectors<T, Lanes>::V;
+  using B = typename TileVectors<T, Lanes>::B;
+  using UnalignedV = typename TileVectors<T, Lanes>::UnalignedV;
+  using UnalignedB = typename TileVectors<T, Lanes>::UnalignedB;
+  V sum[Rows][Vectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) sum[r][v] = V{};
+  for (int64_t run = 0; run < runs; ++run, x += Rows) {
+    const T* row[Rows];
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) row[r] = x[r];
+    for (int64_t k = 0; k < lengths[run]; ++k, w += Vectors * Lanes) {
+      B b[Vectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) b[v] = *reinterpret_cast<const UnalignedB*>(w + v * Lanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < Vectors; ++v) Products::add(sum[r][v], b[v], load_word(row[r], k));
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) *reinterpret_cast<UnalignedV*>(sums + r * columns + v * Lanes) = sum[r][v];
+}
+
+// ---- one tile of the other product: sums over k of outer products
+
+template <typename T>
+using OuterTile = void (*)(int64_t runs, int64_t length, const T* const* x, int64_t run, int64_t step,
+                           const word_t<T>* w, int64_t pitch, float* sums, int64_t columns);
+
+// sums[r, j] += Σ_k x[r](k)·w[k, j]; k-th of `length` in run i: x[r][i·run + k·step]; w (runs·length, Vectors·Lanes),
+// rows `pitch` apart; rows of sums `columns` apart; run, step and pitch in words
+template <class Products, int Lanes, int Rows, int Vectors>
+FG_HD void outer_tile(int64_t runs, int64_t length, const typename Products::Number* const* x, int64_t run,
+                      int64_t step, const word_t<typename Products::Number>* w, int64_t pitch, float* sums,
+                      int64_t columns) {
+  using T = typename Products::Number;
+  using V = typename TileVectors<T, Lanes>::V;
+  using B = typename TileVectors<T, Lanes>::B;
+  using UnalignedV = typename TileVectors<T, Lanes>::UnalignedV;
+  using UnalignedB = typename TileVectors<T, Lanes>::UnalignedB;
+  V sum[Rows][Vectors];
+  const T* row[Rows];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+    row[r] = x[r];
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) sum[r][v] = V{};
+  }
+  for (int64_t i = 0; i < runs; ++i) {
+    int64_t at = i * run;
+    for (int64_t k = 0; k < length; ++k, at += step, w += pitch) {
+      B b[Vectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) b[v] = *reinterpret_cast<const UnalignedB*>(w + v * Lanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < Vectors; ++v) Products::add(sum[r][v], b[v], load_word(row[r], at));
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) *reinterpret_cast<UnalignedV*>(sums + r * columns + v * Lanes) += sum[r][v];
+}
+
+// ---- what becomes of sums: + what lies in memory, which may be nothing, a ReLU if asked, and rounded
+
+template <typename T>
+using Finish = void (*)(int64_t count, const float* sums, const T* more, bool relu, T* y);
+
+template <typename T, bool Adds, bool Relus>
+FG_VECTOR_CLONES void finish_sums(int64_t count, const float* __restrict sums, const T* __restrict more,
+                                  T* __restrict y) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float sum = Adds ? sums[i] + to_float(more[i]) : sums[i];
+    y[i] = from_float<T>(Relus && sum < 0.0f ? 0.0f : sum);
+  }
+}
+
+template <typename T>
+void finish_any(int64_t count, const float* sums, const T* more, bool relu, T* y) {
+  if (more)
+    relu ? finish_sums<T, true, true>(count, sums, more, y) : finish_sums<T, true, false>(count, sums, more, y);
+  else
+    relu ? finish_sums<T, false, true>(count, sums, more, y) : finish_sums<T, false, false>(count, sums, more, y);
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+// By the instruction that rounds; subnormal numbers are zero.
+__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16"))) inline void finish_by_avx512bf16(
+    int64_t count, const float* sums, const bfloat16* more, bool relu, bfloat16* y) {
+  typedef float V __attribute__((vector_size(64)));
+  typedef uint32_t B __attribute__((vector_size(64)));
+  typedef bfloat16 Half __attribute__((vector_size(32)));
+  if (count < 16) return finish_any<bfloat16>(count, sums, more, relu, y);
+  for (int64_t next = 0; next < count; next += 16) {
+    const int64_t i = std::min(next, count - 16);  // the last ones overlap with those before
+    V sum;
+    memcpy(&sum, sums + i, sizeof sum);
+    if (more) {
+      Half half;
+      memcpy(&half, more + i, sizeof half);
+      sum += V(__builtin_convertvector(half, B) << 16);
+    }
+    if (relu) sum = sum < V{} ? V{} : sum;
+    Half rounded;
+    asm("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(sum));
+    memcpy(y + i, &rounded, sizeof rounded);
+  }
+}
+#endif
+
+// ---- the tiles of every instruction set
+
+constexpr int kGemmRows = 6, kGemmVectors = 4;  // the most of any instruction set
+
+// Those of one, [rows][vectors]; a whole panel is `vectors` wide.
+template <typename T>
+struct TileSet {
+  const char* name;
+  int lanes, rows, vectors;
+  Tile<T> tile[kGemmRows + 1][kGemmVectors + 1];
+  OuterTile<T> outer[kGemmRows + 1][kGemmVectors + 1];
+  Finish<T> finish;
+
+  int panel() const { return lanes * vectors; }
+};
+using GemmIsa = TileSet<float>;
+
+// A class whose tiles are compiled for `target`; the generic body is inlined into each.
+#define FG_TILES(Class, target, Products, Lanes, Rows, Vectors)                                                    \
+  struct Class {                                                                                                   \
+    using T = typename Products::Number;                                                                           \
+    template <int R, int V>                                                                                        \
+    target static void tile(int64_t runs, const int64_t* lengths, const T* const* x, const word_t<T>* w, float* s, \
+                            int64_t columns) {                                                                     \
+      product_tile<Products, Lanes, R, V>(runs, lengths, x, w, s, columns);                                        \
+    }                                                                                                              \
+    template <int R, int V>                                                                                        \
+    target static void outer(int64_t runs, int64_t length, const T* const* x, int64_t run, int64_t step,           \
+                             const word_t<T>* w, int64_t pitch, float* s, int64_t columns) {                       \
+      outer_tile<Products, Lanes, R, V>(runs, length, x, run, step, w, pitch, s, columns);                         \
+    }                                                                                                              \
+    template <int R, int V>                                                                                        \
+    static void fill(TileSet<T>* isa) {                                                                            \
+      isa->tile[R][V] = tile<R, V>;                                                                                \
+      isa->outer[R][V] = outer<R, V>;                                                                              \
+      if constexpr (V > 1)                                                                                         \
+        fill<R, V - 1>(isa);                                                                                       \
+      else if constexpr (R > 1)                                                                                    \
+        fill<R - 1, Vectors>(isa);                                                                                 \
+    }                                                                                                              \
+    static TileSet<T> make(const char* name) {                                                                     \
+      TileSet<T> isa{name, Lanes, Rows, Vectors, {}, {}, finish_any<T>};                                           \
+      fill<Rows, Vectors>(&isa);                                                                                   \
+      return isa;                                                                                                  \
+    }                                                                                                              \
+  }
+
+FG_TILES(PortableTiles, , FloatProducts, 4, 4, 2);
+FG_TILES(PortablePairTiles, , PairProducts, 4, 4, 2);
+#if defined(__x86_64__) && defined(__GNUC__)
+#define FG_AVX2 __attribute__((target("avx2,fma")))
+#define FG_AVX512 __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,fma")))
+FG_TILES(Avx2Tiles, FG_AVX2, FloatProducts, 8, 6, 2);
+FG_TILES(Avx2PairTiles, FG_AVX2, PairProducts, 8, 4, 2);
+FG_TILES(Avx512Tiles, FG_AVX512, FloatProducts, 16, 6, 4);
+FG_TILES(Avx512PairTiles, FG_AVX512, PairProducts, 16, 6, 3);
+FG_TILES(Avx512DotTiles, FG_AVX512, DotProducts, 16, 6, 4);
+#undef FG_AVX2
+#undef FG_AVX512
+#endif
+#undef FG_TILES
+
+#if defined(__x86_64__) && defined(__GNUC__)
+inline bool runs_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+inline bool runs_avx512() {
+  return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+}
+#endif
+
+// What this machine can run, the best last.
+template <typename T>
+const std::vector<TileSet<T>>& tile_sets();
+
+template <>
+inline const std::vector<TileSet<float>>& tile_sets<float>() {
+  static const std::vector<TileSet<float>> sets = [] {
+    std::vector<TileSet<float>> found = {PortableTiles::make("portable")};
+#if defined(__x86_64__) && defined(__GNUC__)
+    if (runs_avx2()) found.push_back(Avx2Tiles::make("avx2"));
+    if (runs_avx512()) found.push_back(Avx512Tiles::make("avx512"));
+#endif
+    return found;
+  }();
+  return sets;
+}
+
+template <>
+inline const std::vector<TileSet<bfloat16>>& tile_sets<bfloat16>() {
+  static const std::vector<TileSet<bfloat16>> sets = [] {
+    std::vector<TileSet<bfloat16>> found = {PortablePairTiles::make("portable")};
+#if defined(__x86_64__) && defined(__GNUC__)
+    if (runs_avx2()) found.push_back(Avx2PairTiles::make("avx2"));
+    if (runs_avx512()) found.push_back(Avx512PairTiles::make("avx512"));
+    if (runs_avx512() && __builtin_cpu_supports("avx512bf16")) {
+      found.push_back(Avx512DotTiles::make("avx512bf16"));
+      found.back().finish = finish_by_avx512bf16;
+    }
+#endif
+    return found;
+  }();
+  return sets;
+}
+
+inline const std::vector<GemmIsa>& gemm_isas() { return tile_sets<float>(); }
+
+}  // namespace fastgen
