@@ -66,7 +66,7 @@ void concat_elu_row_of(const ConcatEluShape& shape, int64_t image, int64_t h, co
   }
   if (!outside)
     concat_elu_row<T>(shape.runs(), shape.run(), shape.between(), x + shape.x_row(image, h - shape.border.top),
-                   y + row + left);
+                      y + row + left);
 }
 
 }  // namespace fastgen

@@ -1,11 +1,9 @@
 // conv_transpose2d_products, _image and _weight on the CPU: from tensors to what their headers compute.
 #include "conv_transpose2d_products_cpu.h"
 
-#include <optional>
-
 #include "conv_transpose2d_image_cpu.h"
 #include "conv_transpose2d_weight_cpu.h"
-#include "tensor_utils.h"
+#include "pixel_convolution.h"
 
 namespace fastgen {
 namespace {
@@ -54,21 +52,44 @@ TransposedConvolution checked_shape(const Tensor& x, const Tensor& weight, const
   return shape;
 }
 
-Tensor conv_transpose2d_products_cpu(const Tensor& x_any, const Tensor& weight, std::optional<Tensor> bias,
+Tensor conv_transpose2d_weight_cpu(const Tensor& weight_any) {
+  check_floating(weight_any, "weight");
+  STD_TORCH_CHECK(weight_any.dim() == 4, "weight: expected shape (I, O, KH, KW)");
+  const Tensor weight = as_contiguous(weight_any);
+  Tensor to = empty(weight, shape_of(weight), weight.scalar_type(), true);
+  const int64_t I = weight.size(0), O = weight.size(1), taps = weight.size(2) * weight.size(3);
+  FG_DISPATCH_FLOATING(weight, "conv_transpose2d_weight", {
+    torch::stable::parallel_for(0, I, ceil_div(kGrain, std::max<int64_t>(1, O * taps)),
+                                [&](int64_t first, int64_t last) {
+                                  taps_first(first, last, O, taps, data<scalar_t>(weight), mutable_data<scalar_t>(to));
+                                });
+  });
+  return to;
+}
+
+Tensor conv_transpose2d_products_cpu(const Tensor& x_any, const Tensor& weight_any, std::optional<Tensor> bias,
                                      std::vector<int64_t> stride, std::vector<int64_t> padding,
                                      std::vector<int64_t> output_padding) {
-  STD_TORCH_CHECK(x_any.scalar_type() == ScalarType::Float, "x: expected float32");
+  check_numbers(x_any, "x");
+  // A product of bfloat16 is done before its weight has been gathered tap by tap, in turns of two channels.
+  const bool squares = x_any.scalar_type() == ScalarType::BFloat16 && weight_any.dim() == 4 && weight_any.numel() > 0 &&
+                       weight_any.is_contiguous();
+  const Tensor weight = squares ? conv_transpose2d_weight_cpu(weight_any) : weight_any;
   const TransposedConvolution shape = checked_shape(x_any, weight, bias, stride, padding, output_padding);
-  Tensor y = empty(x_any, {shape.N, shape.O, shape.result[0], shape.result[1]}, ScalarType::Float, true);
+  STD_TORCH_CHECK(x_any.scalar_type() == ScalarType::Float || shape.I % 2 == 0,
+                  "x: expected an even number of channels in bfloat16, got ", shape.I);
+  Tensor y = empty(x_any, {shape.N, shape.O, shape.result[0], shape.result[1]}, x_any.scalar_type(), true);
   if (shape.N == 0) return y;
   const Tensor x = in_layout(x_any, true);
   const Tensor row = bias ? as_contiguous(*bias) : x;
-  const TransposedProducts products(shape);
-  Tensor packed = empty(x, {products.packed_size()});
-  const float* at_bias = bias ? data<float>(row) : nullptr;
-  torch::stable::parallel_for(0, products.items(), 1, [&](int64_t first, int64_t last) {
-    products.run(first, last, data<float>(x), data<float>(weight), at_bias, mutable_data<float>(packed),
-                 mutable_data<float>(y));
+  with_numbers(x, [&](auto number) {
+    using T = decltype(number);
+    const TransposedProducts<T> products(shape);
+    Tensor packed = empty(x, {products.packed_size()});
+    word_t<T>* const words = static_cast<word_t<T>*>(packed.mutable_data_ptr());
+    torch::stable::parallel_for(0, products.items(), 1, [&](int64_t first, int64_t last) {
+      products.run(first, last, data<T>(x), data<T>(weight), bias ? data<T>(row) : nullptr, words, mutable_data<T>(y));
+    });
   });
   return y;
 }
@@ -98,21 +119,6 @@ Tensor conv_transpose2d_image_cpu(const Tensor& x_any, const Tensor& weight, std
   FG_DISPATCH_FLOATING(x, "conv_transpose2d_image",
                        to_image<scalar_t>(shape, x, weight, bias ? &row : nullptr, activation, float(slope), y));
   return y;
-}
-
-Tensor conv_transpose2d_weight_cpu(const Tensor& weight_any) {
-  check_floating(weight_any, "weight");
-  STD_TORCH_CHECK(weight_any.dim() == 4, "weight: expected shape (I, O, KH, KW)");
-  const Tensor weight = as_contiguous(weight_any);
-  Tensor to = empty(weight, shape_of(weight), weight.scalar_type(), true);
-  const int64_t I = weight.size(0), O = weight.size(1), taps = weight.size(2) * weight.size(3);
-  FG_DISPATCH_FLOATING(weight, "conv_transpose2d_weight", {
-    torch::stable::parallel_for(0, I, ceil_div(kGrain, std::max<int64_t>(1, O * taps)),
-                                [&](int64_t first, int64_t last) {
-                                  taps_first(first, last, O, taps, data<scalar_t>(weight), mutable_data<scalar_t>(to));
-                                });
-  });
-  return to;
 }
 
 }  // namespace

@@ -3,7 +3,8 @@
 // Border    taps that would read outside of the image are left out, not multiplied by zeros: of 4×4 pixels, by kernel
 //           4, stride 2 and padding 1, they are 1 − (7/8)² of the work
 // Traffic   weights once from memory into panels; panels once for images whose pixels stay in the second cache
-// Numerics  f32; taps and channels in one order, so that an image's bits do not depend on the images beside it
+// Numerics  sums in f32, of float or of bfloat16 by pairs of channels, which then are even; taps and channels in one
+//           order, so that an image's bits do not depend on the images beside it
 // x and y are channels_last, the weight has any strides. No torch headers.
 #pragma once
 
@@ -15,13 +16,14 @@
 
 namespace fastgen {
 
+template <typename T>
 class TransposedProducts {
  public:
   explicit TransposedProducts(const TransposedConvolution& shape)
       : shape_(shape),
         columns_(ceil_div(shape.O, isa_.lanes) * isa_.lanes),
         panels_(ceil_div(columns_, isa_.panel())),
-        zeros_(size_t(shape.I), 0.0f) {
+        zeros_(size_t(shape.I), T(0)) {
     int64_t before = 0;
     for (int64_t p = 0; p < shape.phases(); ++p) {
       phases_.emplace_back(shape.axis(0, p / shape.stride[1]), shape.axis(1, p % shape.stride[1]));
@@ -35,8 +37,7 @@ class TransposedProducts {
   int64_t packed_size() const { return checked_multiply(checked_multiply(shape_.KH * shape_.KW, shape_.I), columns_); }
 
   // Items [first, last) of y; packed: packed_size() numbers, which all may share; bias may be null.
-  void run(int64_t first, int64_t last, const float* x, const float* w, const float* bias, float* packed,
-           float* y) const {
+  void run(int64_t first, int64_t last, const T* x, const T* w, const T* bias, word_t<T>* packed, T* y) const {
     const int64_t P = shape_.phases(), image = shape_.H * shape_.W * shape_.I;
     for (int64_t item = first; item < last;) {
       const int64_t panel = item / P, end = std::min(last, (panel + 1) * P);
@@ -73,12 +74,14 @@ class TransposedProducts {
 
   int64_t first_column(int64_t panel) const { return panel * isa_.panel(); }
   int64_t width(int64_t panel) const { return std::min<int64_t>(isa_.panel(), columns_ - first_column(panel)); }
-  float* packed_at(int64_t panel, int64_t tap, float* packed) const {
-    return packed + shape_.I * (shape_.KH * shape_.KW * first_column(panel) + tap * width(panel));
+  int64_t words() const { return shape_.I / Word<T>::kNumbers; }  // of a pixel
+  word_t<T>* packed_at(int64_t panel, int64_t tap, word_t<T>* packed) const {
+    return packed + words() * (shape_.KH * shape_.KW * first_column(panel) + tap * width(panel));
   }
 
-  // Phases [first, last) of a panel: (tap, I, width), zeros beyond O.
-  void pack(int64_t panel, int64_t first, int64_t last, const float* w, float* packed) const {
+  // Phases [first, last) of a panel: (tap, words, width), zeros beyond O.
+  void pack(int64_t panel, int64_t first, int64_t last, const T* w, word_t<T>* packed) const {
+    constexpr int64_t kNumbers = Word<T>::kNumbers;
     const int64_t wide = width(panel), column = first_column(panel), count = std::min(wide, shape_.O - column);
     const int64_t *strides = shape_.strides, O = strides[1];
     std::vector<int64_t> offsets;  // of the taps in the weight
@@ -87,39 +90,49 @@ class TransposedProducts {
         offsets.push_back((phases_[size_t(p)].rows.phase + tap.row * shape_.stride[0]) * strides[2] +
                           (phases_[size_t(p)].columns.phase + tap.column * shape_.stride[1]) * strides[3]);
     const int64_t taps = int64_t(offsets.size());
-    float* to = packed_at(panel, phases_[size_t(first)].before, packed);
+    word_t<T>* to = packed_at(panel, phases_[size_t(first)].before, packed);
     if (O == 1) {
       for (int64_t t = 0; t < taps; ++t)
-        for (int64_t i = 0; i < shape_.I; ++i, to += wide)
-          copy_row(count, wide, w + i * strides[0] + column + offsets[size_t(t)], to);
+        for (int64_t i = 0; i < shape_.I; i += kNumbers, to += wide)
+          copy_row(count, wide, w + i * strides[0] + column + offsets[size_t(t)], strides[0], to);
       return;
     }
-    std::vector<float> block(size_t(taps * wide), 0.0f);  // of one channel, so that each line is read once
-    for (int64_t i = 0; i < shape_.I; ++i) {
-      const float* from = w + i * strides[0] + column * O;
-      for (int64_t o = 0; o < count; ++o)
-        for (int64_t t = 0; t < taps; ++t) block[size_t(t * wide + o)] = from[o * O + offsets[size_t(t)]];
-      for (int64_t t = 0; t < taps; ++t) copy_row(wide, wide, &block[size_t(t * wide)], to + (t * shape_.I + i) * wide);
+    std::vector<T> block(size_t(kNumbers * taps * wide), T(0));  // of a word, so that each line is read once
+    for (int64_t i = 0; i < words(); ++i) {
+      for (int64_t k = 0; k < kNumbers; ++k) {
+        const T* from = w + (i * kNumbers + k) * strides[0] + column * O;
+        for (int64_t o = 0; o < count; ++o)
+          for (int64_t t = 0; t < taps; ++t)
+            block[size_t((k * taps + t) * wide + o)] = from[o * O + offsets[size_t(t)]];
+      }
+      for (int64_t t = 0; t < taps; ++t)
+        copy_row(wide, wide, &block[size_t(t * wide)], taps * wide, to + (t * words() + i) * wide);
     }
   }
 
-  static void copy_row(int64_t count, int64_t wide, const float* from, float* to) {
-    if (count == 16 && wide == 16) {  // so that it is a few vectors, and no call
-      for (int64_t j = 0; j < 16; ++j) to[j] = from[j];
-      return;
+  // Words whose numbers are `apart` in `from`.
+  static void copy_row(int64_t count, int64_t wide, const T* from, int64_t apart, word_t<T>* to) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (count == 16 && wide == 16) {  // so that it is a few vectors, and no call
+        for (int64_t j = 0; j < 16; ++j) to[j] = from[j];
+        return;
+      }
+      for (int64_t j = 0; j < wide; ++j) to[j] = j < count ? from[j] : 0.0f;
+    } else {
+      pair_runs(count, from, from + apart, to);
+      std::fill(to + count, to + wide, 0u);
     }
-    for (int64_t j = 0; j < wide; ++j) to[j] = j < count ? from[j] : 0.0f;
   }
 
   // Images [n, n + images) of one phase, in the columns of one panel.
-  void multiply(int64_t panel, const Phase& phase, int64_t n, int64_t images, const float* x, const float* bias,
-                float* packed, float* y) const {
+  void multiply(int64_t panel, const Phase& phase, int64_t n, int64_t images, const T* x, const T* bias,
+                word_t<T>* packed, T* y) const {
     const int64_t wide = width(panel), column = first_column(panel), count = std::min(wide, shape_.O - column);
     const int64_t taps = int64_t(phase.order.size());
-    std::vector<int64_t> lengths(size_t(taps), shape_.I), offsets(size_t(taps), 0);
+    std::vector<int64_t> lengths(size_t(taps), words()), offsets(size_t(taps), 0);
     std::vector<char> inside(size_t(taps), 0);
-    std::vector<const float*> read(size_t(taps * isa_.rows));
-    std::array<float*, kGemmRows> written;
+    std::vector<const T*> read(size_t(taps * isa_.rows));
+    std::array<T*, kGemmRows> written;
     alignas(64) std::array<float, kGemmRows * kTileColumns> sums;
     for (const PhaseSegment& rows : phase.rows.segments)
       for (const PhaseSegment& columns : phase.columns.segments) {
@@ -154,16 +167,15 @@ class TransposedProducts {
                                              packed_at(panel, phase.before + std::min(low, taps), packed), sums.data(),
                                              wide);
           for (int64_t r = 0; r < tile; ++r)
-            for (int64_t o = 0; o < count; ++o)
-              written[size_t(r)][o] = sums[size_t(r * wide + o)] + (bias ? bias[column + o] : 0.0f);
+            isa_.finish(count, &sums[size_t(r * wide)], bias ? bias + column : nullptr, false, written[size_t(r)]);
         }
       }
   }
 
-  const GemmIsa& isa_ = gemm_isas().back();
+  const TileSet<T>& isa_ = tile_sets<T>().back();
   TransposedConvolution shape_;
   int64_t columns_, panels_;  // columns: O, padded to whole vectors
-  std::vector<float> zeros_;
+  std::vector<T> zeros_;
   std::vector<Phase> phases_;
 };
 

@@ -41,15 +41,6 @@ class TapsOuter<float> {
   std::vector<int64_t> read_;
 };
 
-// Numbers of two pixels side by side; the second may be none.
-FG_VECTOR_CLONES inline void pair_pixels(int64_t count, const bfloat16* __restrict first,
-                                         const bfloat16* __restrict second, uint32_t* __restrict y) {
-  if (second)
-    for (int64_t i = 0; i < count; ++i) y[i] = pair_of(first[i], second[i]);
-  else
-    for (int64_t i = 0; i < count; ++i) y[i] = pair_of(first[i], 0);
-}
-
 // A pair is of two pixels beside each other in a row, from the first on. What they read is a pair, too, of a row that
 // is kept twice: in pairs from its first column on, and from its second. Where a pixel reads itself alone, rows are
 // one.
@@ -86,7 +77,7 @@ class TapsOuter<bfloat16> {
         uint32_t* to = &x_[size_t(odd * shifted_ + (shape_.crop.top + r) * row_)];
         for (int64_t q = 0; q < across; ++q, to += I) {
           const int64_t c = 2 * q + odd - shape_.crop.left;
-          pair_pixels(I, pixel(r, c), pixel(r, c + 1), to);
+          pair_runs(I, pixel(r, c), pixel(r, c + 1), to);
         }
       }
   }
@@ -94,7 +85,7 @@ class TapsOuter<bfloat16> {
   void add(int64_t row, int64_t rows, const bfloat16* grads, float* y) {
     const int64_t W = shape_.W, I = shape_.I, O = shape_.O, pixels = rows * W;
     const auto pair = [&](int64_t at, bool whole, uint32_t* to) {
-      pair_pixels(O, grads + at * O, whole ? grads + (at + 1) * O : nullptr, to);
+      pair_runs(O, grads + at * O, whole ? grads + (at + 1) * O : nullptr, to);
     };
     Reads<bfloat16> reads{};
     if (shape_.looks_around()) {
@@ -107,7 +98,7 @@ class TapsOuter<bfloat16> {
       for (int64_t at = 0; at < pixels; at += 2) {
         const bool whole = at + 1 < pixels;
         pair(at, whole, &grads_[size_t(at / 2 * columns_)]);
-        pair_pixels(I, from + at * I, whole ? from + (at + 1) * I : nullptr, &x_[size_t(at / 2 * I)]);
+        pair_runs(I, from + at * I, whole ? from + (at + 1) * I : nullptr, &x_[size_t(at / 2 * I)]);
       }
       reads = {as_numbers(x_.data()), 1, ceil_div(pixels, 2), 0, I};
     }

@@ -48,6 +48,15 @@ int64_t count_words(int64_t numbers) {
 
 FG_HD uint32_t pair_of(bfloat16 first, bfloat16 second) { return uint32_t(first) | uint32_t(second) << 16; }
 
+// Pairs of two runs of numbers; the second may be none.
+FG_VECTOR_CLONES inline void pair_runs(int64_t count, const bfloat16* __restrict first,
+                                       const bfloat16* __restrict second, uint32_t* __restrict y) {
+  if (second)
+    for (int64_t i = 0; i < count; ++i) y[i] = pair_of(first[i], second[i]);
+  else
+    for (int64_t i = 0; i < count; ++i) y[i] = pair_of(first[i], 0);
+}
+
 // ---- how it adds their products: V of floats, B of words
 
 struct FloatProducts {

@@ -15,7 +15,7 @@ from ..nn import GatedActivation, sequence
 from ..nn._records import convolution_of
 from ..nn.sequence import globally_observed, observed
 from ..ops._dtypes import FLOATING
-from ..ops.conv_transpose2d import check_convolution, conv_transpose2d, outruns
+from ..ops.conv_transpose2d import check_convolution, conv_transpose2d, converted, outruns
 from ..ops.conv_transpose2d_products import has_forms
 from . import worth
 from .masked_conv import MaskedConv, MaskSpec, can_run, run
@@ -49,6 +49,7 @@ def _run_other(flat: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | N
     if type(conv) is nn.ConvTranspose2d:
         if not isinstance(x, Tensor) or observed(conv) or not outruns(x, convolution := convolution_of(conv)):
             return None
+        convolution = converted(convolution, x.dtype)  # as autocast does
         return conv_transpose2d(x, check_convolution(x, convolution)), i + 1
     epilogue = masked_epilogue(flat, i)
     if epilogue is None or not can_run(flat[i], x):

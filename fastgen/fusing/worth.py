@@ -2,8 +2,8 @@
 
 A call of an op costs more around it than a call of torch, and torch's kernels are as fast on little. Where nothing is
 run in Python each time, as in an exported program, and on a GPU, the op always runs; in a compiled one as well, but for
-chains of transposed convolutions, whose kernels decide there, too. In a program that is
-exported to ONNX, which has no such ops, it never does.
+chains of transposed convolutions on a CPU, whose sizes decide there, too. In a program that is exported to ONNX, which
+has no such ops, it never does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..ops._dtypes import autocast_dtype
+from ..ops._dtypes import autocast_dtype, multiplies
 
 #: Weights of a layer that is swapped at all on a CPU: 16 channels into 16, masked by 3 × 3 taps, transposed by 4 × 4.
 #: Smaller ones hardly reach the sizes below, and to look at the size of each call costs them a tenth and more.
@@ -20,8 +20,9 @@ from ..ops._dtypes import autocast_dtype
 MASKED_WEIGHTS, TRANSPOSED_WEIGHTS, CROPPED_WEIGHTS, ALONE_WEIGHTS = 2304, 4096, 9216, 256
 #: Multiplications of a masked convolution; of one that is cropped, before that.
 CONVOLVED, CROPPED = 2**27, 2**24
-#: Values that the first layer of a chain of transposed convolutions gives: without gradients, with them. In float32
-#: with gradients none pays, beside torch's batch norm and the products of ``fastgen.ops.conv_transpose2d.outruns``.
+#: Values that the first layer of a chain of transposed convolutions gives: without gradients, with them. With gradients
+#: none pays in what a CPU multiplies, float32 and perhaps bfloat16, beside torch's batch norm and the products of
+#: ``fastgen.ops.conv_transpose2d.outruns``.
 TRANSPOSED = 2**17, 2**18
 #: Values of z, drawn without gradients. With them, z alone is not faster; z with its KL divergence is at every size.
 DRAWN = 2**13
@@ -29,7 +30,7 @@ DRAWN = 2**13
 SMALL = "it is small (below {} weights), and on a CPU torch is faster at that; on a GPU, fuse the model that is there"
 RULE = (
     "on a CPU, small calls run as before: masked convolutions below 2^27 products (2^24 cropped); a chain below 2^17 "
-    "values, with gradients 2^18 and all in float32; z alone below 2^13 or with gradients"
+    "values, with gradients all but slow halves; z alone below 2^13 or with gradients"
 )
 CROPPED_ON_CPU = (
     "its mask is not one of fastgen.ops.masked_conv2d_mask's, and a convolution of its live taps alone was only "
@@ -88,7 +89,8 @@ def pays_transposed(x: Tensor, conv: nn.Module, alone: bool = True) -> bool:
         return False
     if x.device.type != "cpu" or torch.compiler.is_exporting():  # an export fixes no N
         return True
-    if alone and torch.is_grad_enabled() and x.dtype == torch.float32 and autocast_dtype(x) is None:
+    dtype = autocast_dtype(x) or x.dtype
+    if alone and torch.is_grad_enabled() and (dtype == torch.float32 or multiplies(dtype)):
         return False
     values = x.shape[0] * conv.out_channels  # type: ignore[operator]
     for i in range(2):

@@ -16,6 +16,7 @@ __all__ = [
     "autocast_dtype",
     "check_dense",
     "check_floating",
+    "has_dot_product",
     "in_dtype",
     "layer_dtype",
     "lowered",
@@ -75,6 +76,11 @@ _MULTIPLIED = _multiplied()
 
 #: Whether products of halves are a matrix unit's, which oneDNN uses, and ours do not: there nothing was measured.
 _HAS_AMX = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+
+
+def has_dot_product() -> bool:
+    """Whether this CPU has instructions for sums of products of bfloat16, which ours take, and no matrix unit."""
+    return multiplies(torch.bfloat16) and not _HAS_AMX
 
 
 def layer_dtype(x: Tensor, weights: Sequence[Tensor]) -> torch.dtype | None:

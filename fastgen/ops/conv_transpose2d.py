@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 from .._checks import check_integer, check_pair, check_same, describe
 from ._activations import activate_
-from ._dtypes import autocast_dtype, check_dense, check_floating, multiplies
+from ._dtypes import check_dense, check_floating, has_dot_product, in_dtype, layer_dtype, multiplies
 from ._layouts import is_channels_last, is_vectorized
 from ._records import NONE, Activation, Convolution
 from ._registry import evaluates
@@ -133,21 +133,24 @@ def conv_transpose2d(x: Tensor, convolution: Convolution, activation: Activation
     if is_image(x, convolution):
         return conv_transpose2d_image(x, convolution, activation)
     if runs_in_float32(x):
-        return conv_transpose2d(x.float(), in_float32(convolution), activation).to(x.dtype)
+        return conv_transpose2d(x.float(), converted(convolution, torch.float32), activation).to(x.dtype)
     return activate_(_convolved(x, convolution), activation)
 
 
 def outruns(x: Tensor, convolution: Convolution) -> bool:
-    """Whether ``conv_transpose2d`` has a form that outruns torch's in float32 on a CPU, in training as well.
+    """Whether ``conv_transpose2d`` has a form that outruns torch's on a CPU, in training as well, in float32, or in
+    bfloat16 on a CPU that multiplies it.
 
     Not in an exported program, which fixes no number of images, and not in transforms.
     """
     weight = convolution.weight
-    if x.device.type != "cpu" or weight.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32:
+    if x.device.type != "cpu" or weight.device.type != "cpu" or layer_dtype(x, (weight,)) != x.dtype:
+        return False
+    if x.dtype == torch.bfloat16 and not has_dot_product():
         return False
     if torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
         return False
-    if x.dim() != 4 or x.shape[1] != weight.shape[0] or 0 in x.shape or autocast_dtype(x) is not None:
+    if x.dim() != 4 or x.shape[1] != weight.shape[0] or 0 in x.shape:
         return False
     if any(len(pair) != 2 for pair in convolution[2:6]):
         return False
@@ -192,9 +195,8 @@ def runs_in_float32(x: Tensor) -> bool:
     return not multiplies(x.dtype)
 
 
-def in_float32(convolution: Convolution) -> Convolution:
-    weight, bias = convolution[:2]
-    return Convolution(weight.float(), bias if bias is None else bias.float(), *convolution.geometry)
+def converted(convolution: Convolution, dtype: torch.dtype) -> Convolution:
+    return Convolution(*in_dtype(dtype, *convolution[:2]), *convolution.geometry)
 
 
 def _is_scattered(x: Tensor, convolution: Convolution) -> bool:
@@ -224,7 +226,7 @@ def conv_transpose2d_backward(
     ``sum`` adds the bias's in cascades; oneDNN adds it pixel by pixel where it has no AVX-512, and loses digits.
     """
     if runs_in_float32(x):
-        grads = conv_transpose2d_backward(grad.float(), x.float(), in_float32(convolution), output_mask)
+        grads = conv_transpose2d_backward(grad.float(), x.float(), converted(convolution, torch.float32), output_mask)
         return tuple(each if each is None else each.to(x.dtype) for each in grads)  # type: ignore[return-value]
     weight, _, stride, padding, output_padding, dilation, groups = convolution
     grad_bias = grad.sum((0, 2, 3)) if output_mask[2] else None

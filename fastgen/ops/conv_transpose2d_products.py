@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._activations import activate_, activate_backward
+from ._dtypes import has_dot_product
 from ._records import Activation, Convolution
 from ._registry import call, define_op, evaluates
 
@@ -22,8 +23,9 @@ KERNELS = {"CPU": "csrc/conv_transpose2d_products_cpu.cpp"}
 #: Products outrun oneDNN where the border is so much of an image that no more than this share of the work is left, for
 #: so many pixels, of so many channels and of the result. One thread, AVX2, kernel 4, stride 2: 512 to 256 channels of
 #: 16 4×4 images take 0.75 of its time, 1024 to 512 0.55, 256 to 128 of 8×8 0.95; of 16×16 it would be 1.1. AVX-512: 64
-#: to 32 channels of 16 7×7 images 0.76 to 0.81, 32 to 32 0.62 to 0.73.
-LEFT, PIXELS, CHANNELS = 0.89, 64, 32
+#: to 32 channels of 16 7×7 images 0.76 to 0.81, 32 to 32 0.62 to 0.73. AVX512-BF16, one thread and two: 128 to 64 of
+#: 16×16 0.92 to 0.99, 64 to 64 of 32×32 1.06, 256 to 128 of 8×8 0.85 to 0.91, 64 to 32 of 7×7 0.70 to 0.73.
+LEFT, LEFT_OF_HALVES, PIXELS, CHANNELS = 0.89, 0.95, 64, 32
 #: Up to so many channels of the result are an image. 64 to 3 channels of 16 32×32 images, kernel 4, stride 2, tanh, in
 #: bfloat16 on two threads of an AMD EPYC with AVX-512 take 1.4 ms, torch 2.3.
 FEW = 4
@@ -47,12 +49,17 @@ def pays(x: Tensor, convolution: Convolution) -> bool:
     """Whether ``conv_transpose2d_products`` takes these, and is the fastest that a CPU has."""
     weight, _, stride, padding, output_padding, dilation, groups = convolution
     N, I, *size = x.shape
-    if x.device.type != "cpu" or x.dtype != torch.float32 or groups != 1 or list(dilation) != [1, 1]:
+    if x.device.type != "cpu" or not _pairs(x.dtype, I) or groups != 1 or list(dilation) != [1, 1]:
         return False
     if not _is_listed(convolution) or min(I, weight.shape[1]) < CHANNELS or N * size[0] * size[1] < PIXELS:
         return False
     rows, columns = (_left(size[i], weight.shape[2 + i], stride[i], padding[i], output_padding[i]) for i in range(2))
-    return rows * columns <= LEFT
+    return rows * columns <= (LEFT if x.dtype == torch.float32 else LEFT_OF_HALVES)
+
+
+def _pairs(dtype: torch.dtype, channels: int) -> bool:
+    """Whether a CPU multiplies this dtype as fast as any: float32, or bfloat16, of which it takes two channels at once."""
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and channels % 2 == 0 and has_dot_product())
 
 
 def _is_listed(convolution: Convolution) -> bool:
@@ -70,7 +77,7 @@ def _left(size: int, kernel: int, stride: int, padding: int, output_padding: int
 
 
 def conv_transpose2d_products(x: Tensor, convolution: Convolution) -> Tensor:
-    """``F.conv_transpose2d`` in float32, without dilation and groups; (N, O, H', W'), channels_last."""
+    """``F.conv_transpose2d`` in float32 or bfloat16, without dilation and groups; (N, O, H', W'), channels_last."""
     weight, bias, stride, padding, output_padding, *_ = convolution
     op = torch.ops.fastgen.conv_transpose2d_products.default
     y: Tensor = call(op, x, weight, bias, stride, padding, output_padding)
@@ -114,7 +121,9 @@ def has_forms(convolution: Convolution) -> bool:
     sides = list(zip(weight.shape[2:], stride, strict=False))
     few = weight.shape[1] <= FEW and all(kernel % step == 0 and step > 1 for kernel, step in sides)
     wide = min(weight.shape[:2]) >= CHANNELS and any(kernel > step for kernel, step in sides)
-    return weight.dtype == torch.float32 and groups == 1 and list(dilation) == [1, 1] and (few or wide)
+    return (
+        weight.dtype in (torch.float32, torch.bfloat16) and groups == 1 and list(dilation) == [1, 1] and (few or wide)
+    )
 
 
 def conv_transpose2d_weight_reference(weight: Tensor) -> Tensor:
