@@ -38,7 +38,7 @@ void backward(const ConcatEluShape& shape, const T* grad_y, const T* y, T* grad_
       const int64_t image = i / rows, h = i % rows;
       const int64_t at = shape.y_row(image, h + shape.border.top) + shape.border.left * shape.numbers();
       concat_elu_backward_row<T>(shape.runs(), shape.run(), shape.between(), grad_y + at, y + at,
-                              grad_x + shape.x_row(image, h));
+                                 grad_x + shape.x_row(image, h));
     }
   });
 }

@@ -10,7 +10,7 @@
 #include <array>
 
 #include "sample_epilogue_cpu.h"
-#include "tiles_cpu.h"
+#include "tile_sets_cpu.h"
 
 namespace fastgen {
 

@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 
 import fastgen
 from fastgen.nn import ConvTranspose2dChain
-from fastgen.ops import conv_transpose2d
+from fastgen.ops import _dtypes, conv_transpose2d
 from ops import assert_runs, ops_run
 from parity import assert_parity
 from rounding import Moved
@@ -160,12 +160,12 @@ def test_a_chain_answers_in_the_layout_of_its_input(
 
 
 def test_where_it_does_not_run() -> None:
-    """In float64, under autocast, in transforms, where somebody looks on: there they are the layers that they were."""
+    """In float64, in transforms, where somebody looks on: there they are the layers that they were."""
     plain = decoder().eval()
     model, x = fused(plain), torch.randn(4, 64, 7, 7)
     with ops_run() as ran:
         assert torch.equal(copy.deepcopy(model).double()(x.double()), copy.deepcopy(plain).double()(x.double()))
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.float16):
             assert torch.equal(model(x), plain(x))
         torch.testing.assert_close(torch.func.jvp(model, (x,), (x,)), torch.func.jvp(plain, (x,), (x,)))
         with forward_ad.dual_level():
@@ -181,6 +181,40 @@ def test_where_it_does_not_run() -> None:
         assert seen == [model[0], model[3]]  # type: ignore[index]
         with pytest.raises(RuntimeError, match="64 channels"):
             fused(plain)(x[:, :40])
+    assert not ran & ALONE
+
+
+@pytest.mark.parametrize("lowered", [True, False], ids=["autocast", "bfloat16"])
+@pytest.mark.parametrize("training", [True, False])
+def test_in_bfloat16(training: bool, lowered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a CPU multiplies it, as accurate as torch's, in the layout of what came, with gradients of the weights'
+    dtype; elsewhere torch's own.
+    """
+    monkeypatch.setitem(_dtypes._MULTIPLIED, torch.bfloat16, True)
+    dtype = torch.float32 if lowered else torch.bfloat16
+    plain = decoder().train(training).to(dtype)
+    model, exact = fused(plain), copy.deepcopy(plain).double()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(4, 64, 7, 7).to(dtype).contiguous(memory_format=layout)
+
+        def run(which: nn.Module, x: Tensor = x) -> list[Tensor]:
+            leaf = x.clone().requires_grad_()
+            with torch.autocast("cpu", torch.bfloat16, enabled=lowered and x.dtype == torch.float32):
+                y = which(leaf)
+            which.zero_grad()
+            y.double().square().sum().backward()
+            return [y.detach(), *(each.grad for each in (leaf, *which.parameters()))]  # type: ignore[misc]
+
+        with ops_run() as ran:
+            found = run(model)
+        assert ran >= ALONE
+        for one, eager, truth in zip(found, run(plain), run(exact, x.double()), strict=True):
+            assert one.dtype == eager.dtype
+            assert one.stride() == eager.stride()
+            assert (one - truth).norm() <= 1.5 * (eager - truth).norm() + 1e-2 * truth.norm()
+    monkeypatch.setitem(_dtypes._MULTIPLIED, torch.bfloat16, False)
+    with ops_run() as ran, torch.autocast("cpu", torch.bfloat16, enabled=lowered):
+        model(x)
     assert not ran & ALONE
 
 

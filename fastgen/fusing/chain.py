@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..nn import GatedActivation, sequence
 from ..nn._records import convolution_of
 from ..nn.sequence import globally_observed, observed
-from ..ops._dtypes import FLOATING
+from ..ops._dtypes import FLOATING, lowered
 from ..ops.conv_transpose2d import check_convolution, conv_transpose2d, converted, outruns
 from ..ops.conv_transpose2d_products import has_forms
 from . import worth
@@ -47,10 +48,13 @@ def _run_other(flat: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | N
     """A masked convolution with its activation, or a transposed one alone."""
     conv: Any = flat[i]
     if type(conv) is nn.ConvTranspose2d:
-        if not isinstance(x, Tensor) or observed(conv) or not outruns(x, convolution := convolution_of(conv)):
+        if not isinstance(x, Tensor) or x.dtype not in FLOATING or observed(conv):
             return None
-        convolution = converted(convolution, x.dtype)  # as autocast does
-        return conv_transpose2d(x, check_convolution(x, convolution)), i + 1
+        convolution, image = convolution_of(conv), lowered(x) if x.dtype == torch.float32 else x
+        if not outruns(image, convolution):
+            return None
+        convolution = converted(convolution, image.dtype)  # as autocast does
+        return conv_transpose2d(image, check_convolution(image, convolution)), i + 1
     epilogue = masked_epilogue(flat, i)
     if epilogue is None or not can_run(flat[i], x):
         return None

@@ -58,7 +58,7 @@ def pays(x: Tensor, convolution: Convolution) -> bool:
 
 
 def _pairs(dtype: torch.dtype, channels: int) -> bool:
-    """Whether a CPU multiplies this dtype as fast as any: float32, or bfloat16, of which it takes two channels at once."""
+    """Whether a CPU's products are as fast as any: of float32, or of bfloat16, which are of two channels at once."""
     return dtype == torch.float32 or (dtype == torch.bfloat16 and channels % 2 == 0 and has_dot_product())
 
 
@@ -116,7 +116,7 @@ def conv_transpose2d_image(x: Tensor, convolution: Convolution, activation: Acti
 
 
 def has_forms(convolution: Convolution) -> bool:
-    """Whether a transposed convolution in float32 outruns torch's as products, of small images or to few channels."""
+    """Whether a transposed convolution may outrun torch's as products, of small images or to few channels."""
     weight, _, stride, *_, dilation, groups = convolution
     sides = list(zip(weight.shape[2:], stride, strict=False))
     few = weight.shape[1] <= FEW and all(kernel % step == 0 and step > 1 for kernel, step in sides)
