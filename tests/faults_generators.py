@@ -88,7 +88,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("an image without its activation", "image(x, convolution, activation)", "image(x, convolution, NONE)"),
             ("no gradient of the bias", "grad_bias = grad.sum((0, 2, 3)) if", "grad_bias = 0 * grad.sum((0, 2, 3)) if"),
             ("no bias of a product", "else bias.repeat(taps) if last", "else None if last"),
-            ("products in float64", " or layer_dtype(x, (weight,)) != x.dtype:",
+            ("products in float64", " or layer_dtype(x, parameters) != x.dtype:",
              ":"),
             ("products under autocast", "x.dtype == torch.bfloat16 and not has_dot_product()",
              "False"),

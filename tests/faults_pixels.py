@@ -48,7 +48,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("under forward mode, too", " or forward_ad._current_level >= 0 or", " or"),
             ("vectors of images, too", "if is_vectorized() or", "if"),
             ("contiguous images too", " or not is_channels_last(x):", ":"),
-            ("any dtype", "layer_dtype(x, (like,)) is None or ",
+            ("any dtype", "layer_dtype(x, parameters) is None or ",
              ""),
         ],
         "fastgen/models/pixelcnnpp_layers.py": [

@@ -31,3 +31,16 @@ def test_math_on_every_instruction_set(march: str, tmp_path: Path) -> None:
     exact = {name: value for name, value in results.items() if name not in FUNCTIONS}
     assert {"half_types", "philox_portable", "nan"} <= exact.keys()
     assert {name: value for name, value in exact.items() if value} == {}
+
+
+@pytest.mark.skipif(COMPILER is None, reason="needs the C++ compiler that builds fastgen")
+def test_the_tiles_of_every_instruction_set(tmp_path: Path) -> None:
+    """Sums of products in float, whatever runs them; the sanitizers see every read and write."""
+    program = tmp_path / "check_tiles"
+    flags = ["-std=c++20", "-O2", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    source = ROOT / "tests/check_tiles.cpp"
+    subprocess.run([COMPILER, *flags, f"-I{ROOT / 'csrc'}", str(source), "-o", str(program)], check=True)
+    done = subprocess.run([program], capture_output=True, text=True, check=True)
+    results = [line.split() for line in done.stdout.splitlines()]
+    assert {"float_portable", "bfloat16_portable"} <= {name for name, *_ in results}
+    assert {name: numbers for name, *numbers in results if float(numbers[0]) > 1e-6 or int(numbers[1])} == {}

@@ -195,16 +195,17 @@ def test_a_direct_call_is_checked() -> None:
 def test_it_runs_where_it_pays() -> None:
     """In float32 or bfloat16, channels_last, with weights that stay in the caches; elsewhere torch convolves."""
     x = channels_last(torch.randn(2, 32, 16, 8))
-    weight, bias = (32, 64, 2, 3), torch.zeros(32)
+    weight, bias = (32, 64, 2, 3), [torch.zeros(32), torch.zeros(32, 64, 2, 3)]
     assert pays(x, weight, bias)
     assert not pays(channels_last(x[:, :, 1:]), weight, bias)
     for other in (contiguous(x), x.double(), x.to("meta"), x[0]):
         assert not pays(other, weight, bias)
     for other in ((8, 64, 2, 3), (64, 8, 2, 3), (256, 128, 2, 2)):
         assert not pays(x, other, bias)
-    assert pays(x.bfloat16(), weight, bias.bfloat16())
+    assert pays(x.bfloat16(), weight, [each.bfloat16() for each in bias])
     assert not pays(x.bfloat16(), weight, bias)
-    assert not pays(x, weight, bias.bfloat16())
+    assert not pays(x, weight, [each.bfloat16() for each in bias])
+    assert not pays(x, weight, [bias[0], bias[1].double()])
     with torch.autocast("cpu", torch.bfloat16):
         assert pays(x, weight, bias)
         assert not pays(x.half(), weight, bias)

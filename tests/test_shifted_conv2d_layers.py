@@ -89,6 +89,34 @@ def test_added() -> None:
     assert "shifted_conv2d" not in ran
 
 
+def test_what_joins_it_keeps_its_dtype_under_autocast() -> None:
+    x, h, conv = channels_last(torch.randn(2, 32, 5, 6)), channels_last(torch.randn(2, 16, 5, 6)), pointwise(32, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        for image in (x, x.bfloat16()):
+            for more in (h, h.bfloat16()):
+                with ops_run() as ran:
+                    found = added(conv, image, more)
+                assert ("shifted_conv2d" in ran) == (more.dtype == torch.bfloat16)
+                assert found.dtype == (more + conv(image)).dtype
+                torch.testing.assert_close(found, more + conv(image), atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_weights_and_images_of_two_dtypes_are_refused_as_torch_refuses_them(normed: bool) -> None:
+    for image, weight, bias in (
+        (torch.float32, torch.float64, torch.float32),
+        (torch.float32, torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32, torch.bfloat16),
+        (torch.bfloat16, torch.float32, torch.bfloat16),
+        (torch.bfloat16, torch.bfloat16, torch.float32),
+    ):
+        conv: Any = pointwise(16, 16) if normed else nn.Conv2d(16, 16, 1)
+        for parameter in conv.parameters():
+            parameter.data = parameter.data.to(bias if parameter is conv.bias else weight)
+        with pytest.raises(RuntimeError, match=r"dtype|type|Mismatch|mismatch"):
+            added(conv, channels_last(torch.randn(2, 16, 16, 16)).to(image))
+
+
 @pytest.mark.parametrize("other", [False, True])
 def test_a_block_is_the_same_by_the_op(other: bool) -> None:
     block = GatedBlock(16, True, 16 * other, 0.0, None)

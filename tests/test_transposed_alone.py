@@ -218,6 +218,22 @@ def test_in_bfloat16(training: bool, lowered: bool, monkeypatch: pytest.MonkeyPa
     assert not ran & ALONE
 
 
+def test_a_bias_of_another_dtype_is_refused_as_torch_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_dtypes._MULTIPLIED, torch.bfloat16, True)
+    for dtype, other in (
+        (torch.float32, torch.float64),
+        (torch.float32, torch.bfloat16),
+        (torch.bfloat16, torch.float32),
+    ):
+        plain = decoder().eval().to(dtype)
+        for i in (0, 3):
+            plain[i].bias.data = plain[i].bias.data.to(other)  # type: ignore[union-attr]
+        for model in (plain, fused(plain)):
+            for grad in (True, False):
+                with torch.set_grad_enabled(grad), pytest.raises((RuntimeError, TypeError), match=r"bias|dtype|type"):
+                    model(torch.randn(4, 64, 7, 7).to(dtype))
+
+
 def test_it_runs_in_compiled_programs() -> None:
     plain = decoder(nn.Tanh()).eval()
     model, x = fused(plain), torch.randn(4, 64, 7, 7)

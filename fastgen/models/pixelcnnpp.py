@@ -106,7 +106,7 @@ class PixelCNNPP(AutoregressiveModel):
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Inputs (N, C, H, W) in [−1, 1], labels (N,) for a model with classes → parameters (N, P, H, W).
 
-        In float32 on a CPU they are channels_last.
+        On a CPU, but for float64, they are channels_last.
         """
         self.check_input(x)
         labels = self.check_labels(x.shape[0], labels)

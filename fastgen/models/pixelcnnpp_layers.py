@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from ..nn._as_made import is_normed_conv2d
+from ..ops._dtypes import autocast_dtype
 from ..ops.concat_elu import concat_elu as padded_concat_elu
 from ..ops.concat_elu import pays as concat_elu_pays
 from ..ops.residual_gate import pays as residual_gate_pays
@@ -29,7 +30,7 @@ def is_one_op(conv: nn.Module, x: Tensor, channels: int) -> bool:
     found: Any = conv
     if not is_normed_conv2d(conv) or found.in_channels != channels:
         return False
-    return pays(x, (found.out_channels, channels, *found.kernel_size), next(found.parameters(), x))
+    return pays(x, (found.out_channels, channels, *found.kernel_size), tuple(found.parameters()))
 
 
 def added(conv: nn.Module, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -44,7 +45,7 @@ def _is_like(residual: Tensor | None, conv: Any, x: Tensor) -> bool:
     """Whether there is no residual, or one like ``conv(x)``."""
     if residual is None:
         return True
-    like = (residual.dtype, residual.device) == (x.dtype, x.device)
+    like = (residual.dtype, residual.device) == (autocast_dtype(x) or x.dtype, x.device)
     return like and residual.shape == (x.shape[0], conv.out_channels, *x.shape[2:])
 
 

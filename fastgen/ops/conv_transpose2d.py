@@ -143,8 +143,9 @@ def outruns(x: Tensor, convolution: Convolution) -> bool:
 
     Not in an exported program, which fixes no number of images, and not in transforms.
     """
-    weight = convolution.weight
-    if x.device.type != "cpu" or weight.device.type != "cpu" or layer_dtype(x, (weight,)) != x.dtype:
+    weight, bias = convolution[:2]
+    parameters = [weight] if bias is None else [weight, bias]
+    if x.device.type != "cpu" or weight.device.type != "cpu" or layer_dtype(x, parameters) != x.dtype:
         return False
     if x.dtype == torch.bfloat16 and not has_dot_product():
         return False

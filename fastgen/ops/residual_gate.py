@@ -65,7 +65,7 @@ def _fake_backward(_grad_y: Tensor, h: Tensor) -> Tensor:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:
-    ctx.save_for_backward(inputs[1])
+    ctx.save_for_backward(inputs[1] if ctx.needs_input_grad[1] else None)
 
 
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, Tensor | None]:

@@ -59,12 +59,13 @@ def shifted_conv2d_backward_reference(
     return grad_x, grad_weight.contiguous().to(weight.dtype), grad_bias.to(weight.dtype)
 
 
-def pays(x: Tensor, weight: tuple[int, ...], like: Tensor) -> bool:
+def pays(x: Tensor, weight: tuple[int, ...], parameters: Sequence[Tensor]) -> bool:
     """Whether ``shifted_conv2d`` is the fastest that a CPU has for an image like x and such a weight, (O, I, KH, KW).
 
-    Not in an exported program, which fixes no number of images, and not in transforms. ``like``: of the weight's dtype.
+    Not in an exported program, which fixes no number of images, and not in transforms. parameters: what the weight and
+    the bias are made of.
     """
-    if x.device.type != "cpu" or x.dim() != 4 or layer_dtype(x, (like,)) is None or torch.compiler.is_exporting():
+    if x.device.type != "cpu" or x.dim() != 4 or layer_dtype(x, parameters) is None or torch.compiler.is_exporting():
         return False
     if is_vectorized() or forward_ad._current_level >= 0 or not is_channels_last(x):
         return False
@@ -77,7 +78,6 @@ def shifted_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Ten
 
     left: the kernel's column that is the pixel's own.
     """
-    residual = None if residual is None else lowered(residual)
     y: Tensor = call(torch.ops.fastgen.shifted_conv2d.default, lowered(x), *widened((weight, bias)), residual, left)
     return y
 

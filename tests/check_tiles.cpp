@@ -1,0 +1,107 @@
+// The tiles of every instruction set of this machine, of floats and of pairs of bfloat16, against plain loops; a line
+// for each set: its name, the largest error in units of the sum's magnitude, and how many numbers outside were written.
+#include <cmath>
+#include <cstdio>
+
+#include "tile_sets_cpu.h"
+
+namespace {
+
+using namespace fastgen;
+
+uint32_t next_random() {
+  static uint32_t state = 1;
+  state = state * 1664525u + 1013904223u;
+  return state >> 8;
+}
+
+template <typename T>
+std::vector<T> random_numbers(int64_t count) {
+  std::vector<T> found(static_cast<size_t>(count));
+  for (T& each : found) each = from_float<T>(float(next_random()) / 8388608.0f - 1.0f);
+  return found;
+}
+
+struct Errors {
+  double worst = 0;
+  int64_t outside = 0;
+
+  void compare(float found, double right, double magnitude) {
+    worst = std::fmax(worst, std::isnan(found) ? INFINITY : std::fabs(found - right) / (magnitude + 1e-30));
+  }
+};
+
+// Numbers k of a run that lie together, by `rows` pixels and `columns` of the weight.
+template <typename T>
+Errors check(const TileSet<T>& set) {
+  constexpr int64_t kNumbers = Word<T>::kNumbers, kRuns = 3;
+  const int64_t lengths[kRuns] = {5, 0, 8}, K = 13 * kNumbers;
+  const float kUntouched = 777.0f;
+  Errors errors;
+  for (int rows = 1; rows <= set.rows; ++rows)
+    for (int vectors = 1; vectors <= set.vectors; ++vectors) {
+      const int64_t columns = int64_t(vectors) * set.lanes, pitch = columns + 3;
+      const std::vector<T> x = random_numbers<T>(rows * K + 1), w = random_numbers<T>(K * columns);
+      std::vector<word_t<T>> packed(size_t(K / kNumbers * columns));
+      for (int64_t k = 0; k < K; ++k)
+        for (int64_t j = 0; j < columns; ++j)
+          reinterpret_cast<T*>(packed.data())[(k / kNumbers * columns + j) * kNumbers + k % kNumbers] =
+              w[size_t(k * columns + j)];
+      std::vector<const T*> at;
+      for (int64_t run = 0, first = 0; run < kRuns; first += lengths[run++] * kNumbers)
+        for (int r = 0; r < rows; ++r) at.push_back(&x[size_t(r * K + first + 1)]);  // at an odd address
+      std::vector<float> sums(size_t(rows * pitch), kUntouched), outer(sums.size(), 1.0f);
+      set.tile[rows][vectors](kRuns, lengths, at.data(), packed.data(), sums.data(), pitch);
+      set.outer[rows][vectors](1, K / kNumbers, at.data(), 0, 1, packed.data(), columns, outer.data(), pitch);
+      for (int r = 0; r < rows; ++r)
+        for (int64_t j = 0; j < pitch; ++j) {
+          const float found = sums[size_t(r * pitch + j)], added = outer[size_t(r * pitch + j)];
+          if (j >= columns) {
+            errors.outside += (found != kUntouched) + (added != 1.0f);
+            continue;
+          }
+          double right = 0, magnitude = 0;
+          for (int64_t k = 0; k < K; ++k) {
+            const double one = double(to_float(x[size_t(r * K + k + 1)])) * to_float(w[size_t(k * columns + j)]);
+            right += one, magnitude += std::fabs(one);
+          }
+          errors.compare(found, right, magnitude);
+          errors.compare(added, right + 1, magnitude + 1);
+        }
+    }
+  return errors;
+}
+
+// Of counts around whole vectors, what lies in memory added or not, with a ReLU or without.
+template <typename T>
+void check_finish(const TileSet<T>& set, Errors* errors) {
+  for (int64_t count = 1; count < 40; ++count)
+    for (int form = 0; form < 4; ++form) {
+      const std::vector<float> sums = random_numbers<float>(count);
+      const std::vector<T> more = random_numbers<T>(count);
+      std::vector<T> y(size_t(count + 1), T(7));
+      set.finish(count, sums.data(), form & 1 ? more.data() : nullptr, form & 2, y.data());
+      for (int64_t i = 0; i < count; ++i) {
+        float right = sums[size_t(i)] + (form & 1 ? to_float(more[size_t(i)]) : 0.0f);
+        if (form & 2 && right < 0) right = 0;
+        if (y[size_t(i)] != from_float<T>(right)) errors->worst = INFINITY;
+      }
+      errors->outside += y[size_t(count)] != T(7);
+    }
+}
+
+template <typename T>
+void print(const char* kind) {
+  for (const TileSet<T>& set : tile_sets<T>()) {
+    Errors errors = check(set);
+    check_finish(set, &errors);
+    printf("%s_%s %g %lld\n", kind, set.name, errors.worst, static_cast<long long>(errors.outside));
+  }
+}
+
+}  // namespace
+
+int main() {
+  print<float>("float");
+  print<bfloat16>("bfloat16");
+}
