@@ -41,10 +41,10 @@ class TapsOuter<float> {
   std::vector<int64_t> read_;
 };
 
-// A pair is of two pixels beside each other in a row, from the first on. What they read is a pair, too, of a row that is
-// kept twice: in pairs from its first column on, and from its second. Where a pixel reads itself alone, rows are one.
-// Beside the last gradient of an odd row is a zero, and what is there times zero is NaN of an infinity; the sums of
-// other taps, which read it, are then infinite or NaN in any arithmetic.
+// A pair is of two pixels beside each other in a row, from the first on. What they read is a pair, too, of a row that
+// is kept twice: in pairs from its first column on, and from its second. Where a pixel reads itself alone, rows are
+// one. Beside the last gradient of an odd row is a zero, and what is there times zero is NaN of an infinity; the sums
+// of other taps, which read it, are then infinite or NaN in any arithmetic.
 template <>
 class TapsOuter<bfloat16> {
  public:
