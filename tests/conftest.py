@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +68,8 @@ def _repeatable(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
     torch.set_deterministic_debug_mode("warn")  # without the compiler, which use_deterministic_algorithms imports
     yield
     torch.set_deterministic_debug_mode("default")
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()  # a function that a compiler has left out for one test is left out for others
 
 
 @pytest.fixture(autouse=True)

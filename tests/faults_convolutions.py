@@ -30,7 +30,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
              "torch.channels_last)", "torch.empty(x.shape, dtype=x.dtype, device=x.device)"),
             ("the backward's fake forgets it", "torch.empty(h.shape, dtype=h.dtype, device=h.device, memory_format="
              "torch.channels_last)", "torch.empty(h.shape, dtype=h.dtype, device=h.device)"),
-            ("x is kept", "save_for_backward(inputs[1])", "save_for_backward(inputs[0])"),
+            ("x is kept", "save_for_backward(inputs[1] if", "save_for_backward(inputs[0] if"),
             ("no gradient of what is added", "return grad_y if of_x else None, grad_h", "return None, grad_h"),
             ("a copy of what is added's gradient", "return grad_y if of_x", "return grad_y.clone() if of_x"),
             ("a gradient of gates that need none", "*ctx.saved_tensors) if of_h else None", "*ctx.saved_tensors)"),
@@ -39,7 +39,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
              ""),
             ("any number of dimensions", " or x.dim() != 4:",
              ":"),
-            ("in a graph, too", "torch.compiler.is_compiling() or ",
+            ("in an exported program, too", "torch.compiler.is_exporting() or ",
              ""),
             ("vectors of images, too", " is_vectorized() or",
              ""),

@@ -142,7 +142,7 @@ def test_a_model_computes_the_same_without_it(size: tuple[int, int], monkeypatch
 
 
 def test_where_it_does_not_pay() -> None:
-    """Elsewhere than on a CPU, in float16, in a graph, and where somebody looks on."""
+    """Elsewhere than on a CPU, in float16, and where somebody looks on."""
     x = torch.randn(2, 3, 4, 5)
     assert pays(x)
     for other in (x.to("meta"), x.half()):
@@ -198,7 +198,9 @@ def test_a_model_compiles_under_transforms(name: str) -> None:
     x = torch.randn(3, 2, 1, 4, 4)
 
     def run(x: Tensor) -> Tensor:
-        return torch.func.vmap(model)(x) if name == "vmap" else torch.func.grad(lambda x: model(x).sum())(x[0])
+        if name == "grad":
+            return torch.func.grad(lambda x: model(x).sum())(x[0])
+        return torch.func.vmap(lambda each: model(each))(x)
 
-    whole = torch.compile(run, backend="aot_eager")
+    whole = torch.compile(run, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(whole(x), run(x))

@@ -32,7 +32,12 @@ def layout_of(x: Tensor) -> torch.memory_format:
 
 def is_vectorized() -> bool:
     """Whether a transform of ``torch.func`` runs: ``vmap`` has tensors of which the layout is not known."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    return torch._C._are_functorch_transforms_active()
+
+
+#: A compiler asks while it traces, within the transforms that it traces, and takes the answer for the whole graph; as
+#: ``torch.compiler.assume_constant_result`` says it, which would load the compiler.
+is_vectorized._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def in_channels_last(x: Tensor) -> Tensor:

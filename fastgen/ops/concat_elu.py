@@ -43,8 +43,8 @@ def _slope(y: Tensor) -> Tensor:
 
 
 def pays(x: Tensor) -> bool:
-    """Whether ``concat_elu`` takes this, and is the fastest: on a CPU, outside of graphs and transforms."""
-    if x.device.type != "cpu" or x.dim() != 4 or x.dtype not in DTYPES or torch.compiler.is_compiling():
+    """Whether ``concat_elu`` takes this, and is the fastest: on a CPU, outside of exported programs and transforms."""
+    if x.device.type != "cpu" or x.dim() != 4 or x.dtype not in DTYPES or torch.compiler.is_exporting():
         return False
     return not is_vectorized() and forward_ad._current_level < 0
 

@@ -32,11 +32,11 @@ def residual_gate_backward_reference(grad_y: Tensor, h: Tensor) -> Tensor:
 def pays(x: Tensor, h: Tensor) -> bool:
     """Whether ``residual_gate`` takes these, and is the fastest: in float32 or bfloat16, and channels_last, on a CPU.
 
-    Not in graphs, whose compilers make one loop of it themselves, and not in transforms.
+    Not in an exported program, which others than fastgen may run, and not in transforms.
     """
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16) or x.dim() != 4:
         return False
-    if torch.compiler.is_compiling() or is_vectorized() or forward_ad._current_level >= 0:
+    if torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
         return False
     N, C, H, W = x.shape
     fits = h.shape == (N, 2 * C, H, W) and (h.dtype, h.device) == (x.dtype, x.device)
