@@ -22,7 +22,6 @@ class TapsOuter<float> {
       for (int64_t i = 0; i < shape.I; ++i) read_.push_back(shape.row(t) * frame_.row + shape.column(t) * shape.I + i);
   }
 
-  int64_t columns() const { return product_.columns(); }
   int64_t rows() const { return product_.rows(); }  // of an image, the most that are added at a time
 
   void begin(const float* x) {  // an image, which stays where it is
@@ -66,7 +65,6 @@ class TapsOuter<bfloat16> {
     }
   }
 
-  int64_t columns() const { return columns_; }
   int64_t rows() const { return std::max<int64_t>(1, kPixels / std::max<int64_t>(1, shape_.W)); }
 
   void begin(const bfloat16* x) {
