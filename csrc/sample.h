@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "sample_attend_cpu.h"
 #include "sample_draws_cpu.h"
 #include "sample_layout.h"
 #include "sample_products_cpu.h"
@@ -174,10 +175,7 @@ class SampleChunk {
 
   // ---- addresses
 
-  int64_t image_stride(const PlanRef& ref) const {
-    const PlanBuffer& b = plan_.buffers[size_t(ref.buffer)];
-    return b.kind == PlanKind::kConstant ? 0 : b.channels;
-  }
+  int64_t image_stride(const PlanRef& ref) const { return layout_.image_stride(size_t(ref.buffer)); }
 
   // Where `ref` lies for the first image. Rows outside of the map are the row of zeros.
   float* address(const PlanRef& ref, Position p) const {
@@ -185,7 +183,7 @@ class SampleChunk {
     const int64_t row = p.u * ref.row_step + ref.row, column = p.v * ref.column_step + ref.column;
     const int64_t slot = row < 0 || row >= b.rows ? b.keep : b.keep == 1 ? 0 : row % b.keep;
     const size_t at = size_t(ref.buffer);
-    return memory_[at] + (slot * layout_.width(at) + layout_.column(at, column)) * layout_.images(at, n_) * b.channels +
+    return memory_[at] + (slot * layout_.width(at) + layout_.column(at, column)) * layout_.position_stride(at, n_) +
            ref.channel;
   }
 
@@ -247,6 +245,8 @@ class SampleChunk {
         block_.y[size_t(m)] = direct ? out_.row(position_[m], image_[m]) : &scratch_[size_t(m * i.scratch)];
       if (i.product())
         product(i);
+      else if (i.attend.heads)
+        attention(i);
       else
         for (int64_t m = 0; m < block_.rows; ++m)
           std::copy_n(sources_[0].row(position_[m], image_[m]), sources_[0].channels, block_.y[size_t(m)]);
@@ -274,6 +274,25 @@ class SampleChunk {
         block_.residual[size_t(m)] = operands_[p.fused - 1].row(position_[m], image_[m]);
     sample_gemm(products_.isa, products_.layout(i), packed_ + p.packed, i.bias < 0 ? nullptr : plan_.constants + i.bias,
                 p.activation, block_);
+  }
+
+  void attention(const PlanInstruction& i) {
+    const PlanAttend& a = i.attend;
+    const AttendHeads of = {a.heads, a.keys.channels / a.heads, a.values.channels / a.heads};
+    const float* parameters = plan_.constants + a.parameters;
+    const float *keys = address({a.keys.buffer, a.keys.channel, 1, 0, 0, 0, 0}, {0, 0}),
+                *values = address({a.values.buffer, a.values.channel, 1, 0, 0, 0, 0}, {0, 0});
+    for (int64_t m = 0; m < block_.rows; ++m) {
+      const Position& p = positions_[size_t(position_[m])];
+      const int64_t query = p.u * i.columns.count + p.v, first = a.starts[query];
+      const float* bias = a.bias < 0 ? nullptr : plan_.constants + a.bias + query * a.key_count;
+      const AttendQuery keys_of = {a.runs + 2 * first, a.starts[query + 1] - first, parameters[0], parameters[1], bias,
+                                   a.bias_heads > 1 ? a.queries * a.key_count : 0};
+      const AttendImage image = {keys + image_[m] * image_stride(a.keys), values + image_[m] * image_stride(a.values),
+                                 layout_.position_stride(size_t(a.keys.buffer), n_),
+                                 layout_.position_stride(size_t(a.values.buffer), n_)};
+      attend(of, keys_of, sources_[0].row(position_[m], image_[m]), image, scores_, block_.y[size_t(m)]);
+    }
   }
 
   // The steps that the product did not take along, row by row, and the way out.
@@ -361,7 +380,7 @@ class SampleChunk {
   size_t runs_ = 0;
   GemmBlock block_;
   int64_t position_[kGemmBlock], image_[kGemmBlock];
-  std::vector<float> scratch_, transformed_, numerators_;
+  std::vector<float> scratch_, transformed_, numerators_, scores_;
 };
 
 }  // namespace fastgen

@@ -18,7 +18,7 @@ constexpr int64_t kGuard = 64;  // floats behind every buffer, which AddressSani
 constexpr int64_t kGuard = 0;
 #endif
 
-// Memory of a buffer for n images: (rows, columns, n, channels). Rows are a ring of `keep`, and one of zeros where
+// Memory of a buffer for n images: (rows, columns, n, channels), or (n, rows, columns, channels) of keys and values. Rows are a ring of `keep`, and one of zeros where
 // someone reads rows outside of the map. Columns are all, between margins of zeros; or a ring, and one of zeros. A
 // constant map is laid out for one image and read by all.
 class SampleLayout {
@@ -75,6 +75,17 @@ class SampleLayout {
   }
   int64_t images(size_t b, int64_t n) const { return plan_.buffers[b].kind == PlanKind::kConstant ? 1 : n; }
 
+  // In floats, from a position to the next, and from an image to the next.
+  int64_t position_stride(size_t b, int64_t n) const {
+    const PlanBuffer& buffer = plan_.buffers[b];
+    return buffer.attended ? buffer.channels : images(b, n) * buffer.channels;
+  }
+  int64_t image_stride(size_t b) const {
+    const PlanBuffer& buffer = plan_.buffers[b];
+    if (buffer.kind == PlanKind::kConstant) return 0;
+    return buffer.attended ? buffer.keep * width(b) * buffer.channels : buffer.channels;
+  }
+
  private:
   struct Access {
     PlanRef ref;
@@ -103,7 +114,7 @@ class SampleLayout {
   // Whether all accesses go down its rows one by one and equally often.
   bool one_pace(size_t b) const {
     const std::vector<Access>& accesses = accesses_[b];
-    if (plan_.buffers[b].kind != PlanKind::kMap || accesses.empty()) return false;
+    if (plan_.buffers[b].kind != PlanKind::kMap || plan_.buffers[b].attended || accesses.empty()) return false;
     for (const Access& a : accesses)
       if (a.ref.row_step != 1 || a.rows.every != accesses[0].rows.every) return false;
     return true;

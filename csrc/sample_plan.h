@@ -38,6 +38,7 @@ struct PlanBuffer {
   int64_t rows, columns, channels, keep, data;
   int64_t left = 0, right = 0;
   bool zero_row = false;
+  bool attended = false;  // its positions are read as keys or values: all of an image's lie together
 };
 
 struct PlanStep {
@@ -48,12 +49,21 @@ struct PlanStep {
   int64_t vector;
 };
 
+// See Attend of plan.py. Query i reads the runs [starts[i], starts[i + 1]), two numbers each.
+struct PlanAttend {
+  int64_t heads;  // 0: none
+  PlanRef keys, values;
+  int64_t parameters, bias_heads, bias, queries, key_count;
+  const int64_t *starts, *runs;  // in the codes
+};
+
 struct PlanInstruction {
   bool pixel_clock;
   int64_t color;
   PlanAxis rows, columns;
   PlanRef out;
   int64_t K, O, weight, bias;
+  PlanAttend attend;
   std::vector<PlanRef> sources;
   std::vector<PlanStep> steps;
   int64_t scratch = 0;  // the most channels on the way
@@ -98,6 +108,8 @@ class SamplePlan {
     }
     for (int64_t left = count(); left > 0; --left) instruction();
     plan_check(next_ == end_, "expected no more codes");
+    for (const PlanBuffer& b : buffers)
+      plan_check(!b.attended || (b.left == 0 && b.right == 0 && !b.zero_row), "expected keys that lie inside of a map");
     ticks();  // throws where they cannot be counted
   }
 
@@ -196,6 +208,7 @@ class SamplePlan {
     i.K = read(), i.O = read();
     plan_check(i.K >= 0 && i.O >= 0 && i.K < kLimit && i.O < kLimit, "expected a weight's size");
     i.weight = constant(plan_volume(i.K, i.O)), i.bias = constant(i.O);
+    attend(i);
     int64_t K = 0;
     for (int64_t left = count(); left > 0; --left) {
       i.sources.push_back(ref());
@@ -207,6 +220,10 @@ class SamplePlan {
     else
       plan_check(i.sources.size() == 1 && i.bias < 0, "expected one source");
     int64_t channels = i.product() ? i.O : K;
+    if (i.attend.heads) {
+      plan_check(!i.product() && K == i.attend.keys.channels, "expected a query of the keys' channels");
+      channels = i.attend.values.channels;
+    }
     i.scratch = channels;
     for (int64_t left = count(); left > 0; --left) {
       i.steps.push_back(step(i, channels));
@@ -217,6 +234,45 @@ class SamplePlan {
     plan_check(channels == i.out.channels, "expected the output's channels");
     check_inside(i.out, i.rows, i.columns);
     instructions.push_back(i);
+  }
+
+  PlanRef positions(int64_t heads) {
+    const PlanRef r = ref();
+    PlanBuffer& b = buffers[size_t(r.buffer)];
+    plan_check(b.kind == PlanKind::kMap && b.keep == b.rows, "expected keys and values in a map that keeps all rows");
+    plan_check(r.channels % heads == 0, "expected equal heads");
+    b.attended = true;
+    return r;
+  }
+
+  void attend(PlanInstruction& i) {
+    PlanAttend& a = i.attend;
+    a.heads = read();
+    plan_check(a.heads >= 0 && a.heads < kLimit, "expected heads");
+    if (a.heads == 0) return;
+    a.keys = positions(a.heads), a.values = positions(a.heads);
+    const PlanBuffer &k = buffers[size_t(a.keys.buffer)], &v = buffers[size_t(a.values.buffer)];
+    plan_check(k.rows == v.rows && k.columns == v.columns, "expected a value for each key");
+    a.key_count = plan_volume(k.rows, k.columns);
+    a.parameters = constant(2);
+    plan_check(a.parameters >= 0, "expected a scale and a floor");
+    a.bias_heads = read();
+    plan_check(a.bias_heads == 0 || a.bias_heads == 1 || a.bias_heads == a.heads, "expected a bias of the heads");
+    const int64_t queries = plan_volume(i.rows.count, i.columns.count);
+    a.bias = constant(plan_volume(a.bias_heads, queries, a.key_count));
+    plan_check((a.bias_heads > 0) == (a.bias >= 0), "expected a bias or none");
+    a.queries = read();
+    plan_check(a.queries == queries, "expected keys of each query");
+    const int64_t runs = read();
+    plan_check(runs >= 0 && runs <= (end_ - next_) / 2 && queries < end_ - next_ - 2 * runs, "expected runs of keys");
+    a.starts = next_;
+    a.runs = next_ += queries + 1;
+    next_ += 2 * runs;
+    plan_check(a.starts[0] == 0 && a.starts[queries] == runs, "expected runs of keys");
+    for (int64_t q = 0; q < queries; ++q) plan_check(a.starts[q] <= a.starts[q + 1], "expected runs of keys");
+    for (int64_t r = 0; r < runs; ++r)
+      plan_check(0 <= a.runs[2 * r] && a.runs[2 * r] < a.runs[2 * r + 1] && a.runs[2 * r + 1] <= a.key_count,
+                 "expected runs of keys");
   }
 
   PlanStep step(const PlanInstruction& i, int64_t channels) {

@@ -43,7 +43,7 @@ class SampleProducts {
   // The first steps, as many as an epilogue has: addends, an activation, a residual.
   SampleProduct fuse(const PlanInstruction& i) {
     SampleProduct p;
-    p.channels = i.product() ? i.O : i.sources[0].channels;
+    p.channels = i.product() ? i.O : i.attend.heads ? i.attend.values.channels : i.sources[0].channels;
     if (!i.product()) return p;
     const auto adds = [&](size_t s) {
       return s < i.steps.size() && i.steps[s].op == SampleOp::kAdd && i.steps[s].has_operand && i.steps[s].function < 0;

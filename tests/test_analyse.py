@@ -141,7 +141,7 @@ class Attention(nn.Module):
 NOT_PLANNED = [
     (lambda m, x: x + m.layer(x), nn.AdaptiveAvgPool2d(1), "layer: aten.mean cannot be planned: global pooling"),
     (lambda m, x: x - x.amax(dim=(2, 3), keepdim=True), None, "model: aten.amax cannot be planned"),
-    (lambda m, x: m.layer(x), Attention(), "layer: aten.* cannot be planned: attention"),
+    (lambda m, x: m.layer(x), Attention(), "layer: aten.bmm cannot be planned: a product of two"),
     (lambda m, x: m.layer(x), nn.GroupNorm(1, 1), "layer: aten.native_group_norm cannot be planned: group norm mixes"),
     (lambda m, x: m.layer(x), nn.InstanceNorm2d(1), "layer: aten.* cannot be planned"),
     (lambda m, x: m.layer(x), nn.LayerNorm((1, 4, 4)), "layer: aten.native_layer_norm cannot be planned: a layer norm"),

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 
 from . import lowering
 from .builder import Argument, Arrangement, Builder, Given
-from .graph import NEVER, Graph, Linear, Operation, Pointwise, image_map
+from .graph import NEVER, AnyOperation, Attention, Graph, Linear, Operation, image_map
 from .trace import BATCH, Constant, Node, Output, Trace, UnsupportedModelError, behind
 from .traced_tensor import Value
 
@@ -175,7 +175,7 @@ def _blame(graph: Graph, channel: int) -> tuple[Operation, tuple[int, int]]:
     return (linear or steps)[-1]
 
 
-def _cause(graph: Graph, operation: Linear | Pointwise, channel: int) -> tuple[Any, int, tuple[int, int]] | None:
+def _cause(graph: Graph, operation: AnyOperation, channel: int) -> tuple[Any, int, tuple[int, int]] | None:
     """The map, its channel and the offset from which ``channel`` has its reach."""
     reach = operation.out.reach[channel]
     if isinstance(operation, Linear):
@@ -185,6 +185,12 @@ def _cause(graph: Graph, operation: Linear | Pointwise, channel: int) -> tuple[A
             arrives = np.where(tap.live[:, channel], arrives, NEVER)
             if arrives.max(initial=NEVER) == reach:
                 return tap.read.map, int(tap.channels[arrives.argmax()]), offset
+        return None
+    if isinstance(operation, Attention):
+        for source, shift in operation.accesses(graph):
+            if source.reach.max() + shift == reach:
+                offset = (0, 0) if source is operation.query else max(operation.offsets, key=graph.shift)
+                return source, int(source.reach.argmax()), offset
         return None
     for operand in operation.reads():
         arrives = graph.operand_values(operation, operand, lambda m: m.reach)

@@ -33,6 +33,9 @@ def _prune(plan: Plan) -> None:
     for instruction in plan.instructions:
         instruction.sources = tuple(map(renamed, instruction.sources))
         instruction.out = renamed(instruction.out)
+        if instruction.attend is not None:
+            keys, values = renamed(instruction.attend.keys), renamed(instruction.attend.values)
+            instruction.attend = replace(instruction.attend, keys=keys, values=values)
         instruction.steps = tuple(
             step if step.operand is None else replace(step, operand=renamed(step.operand)) for step in instruction.steps
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 from .graph import Graph, Linear, Map, Operand, Pointwise, Read, Tap, constant_map, empty_map, is_uniform
+from .pairs import Pairs
+from .sequences import has_piece, is_sequence, joined, told_whole, whole
 from .trace import Node, Output, UnsupportedModelError
 from .traced_tensor import Part, Value, cat_channels
 
@@ -76,6 +79,8 @@ class Builder:
 
     def pointwise(self, op: str, *operands: Argument, parameters: tuple[float, ...] = ()) -> Value:
         """A step of the plan on one or two tensors, which broadcast against each other."""
+        if any(isinstance(operand, Pairs) for operand in operands):
+            return _of_pairs(op, operands)
         shape = torch.broadcast_shapes(*(tuple(operand.shape) for operand in operands))
         operands = tuple(each.settled() if isinstance(each, Value) else each for each in operands)
         values = [operand.expand(shape) for operand in operands if isinstance(operand, Value)]
@@ -104,19 +109,23 @@ class Builder:
 
     def operand(self, value: Value) -> Operand:
         value = value.merged()
-        reads = [
-            self.clean(part, 0, value.rows - 1, 0, value.columns - 1).read if np.any(value.part == index) else part.read
+        parts = [
+            self.clean(part, 0, value.rows - 1, 0, value.columns - 1) if np.any(value.part == index) else part
             for index, part in enumerate(value.parts)
         ]
-        return Operand(reads, value.part.reshape(-1), value.channel.reshape(-1))
+        return self.operand_of(replace(value, parts=parts))
+
+    @staticmethod
+    def operand_of(value: Value) -> Operand:
+        """The channels of a value whose parts may be read wherever it is read."""
+        return Operand([part.read for part in value.parts], value.part.reshape(-1), value.channel.reshape(-1))
 
     def _fixed_operand(self, operand: Given | Tensor, like: Value) -> Operand | Tensor:
         if isinstance(operand, Tensor):
             data = self.constant(operand, like)
             if is_uniform(data):
                 return data[0, 0].contiguous()
-        value = self.as_value(operand, like, spread=False)
-        return Operand([part.read for part in value.parts], value.part.reshape(-1), value.channel.reshape(-1))
+        return self.operand_of(self.as_value(operand, like, spread=False))
 
     # ---- what does not depend on the image
 
@@ -139,7 +148,7 @@ class Builder:
 
     def constant(self, tensor: Tensor, like: Value) -> Tensor:
         """A constant, broadcast to the dimensions of ``like``, as (rows, columns, channels)."""
-        data = arrange(tensor, like.merged().dims)
+        data = arrange(*whole(tensor, like.merged()))
         if not torch.equal(data, data[:1].expand_as(data)):
             raise UnsupportedModelError("a constant that differs between the images of a batch")
         return data[0] if data.is_floating_point() else data[0].to(self.dtype)
@@ -155,6 +164,10 @@ class Builder:
         if isinstance(operand, Tensor):
             source = constant_map(self.constant(operand, like), self.path)
             return self._covering(source, like)
+        piece = like
+        if has_piece(like):
+            operand = self.told(partial(told_whole, like=replace(like, parts=[])), operand)
+            like = replace(like, dims=whole(self.scalar(0), like)[1], first=0)
         offset = len(like.dims) - len(operand.shape)
         sizes = [1] * offset + list(operand.shape)
         lacking = [i for i, dim in enumerate(like.dims) if any(kind == "n" for kind, _ in dim) and sizes[i] == 1]
@@ -169,7 +182,7 @@ class Builder:
             given=len(self.given), path=self.path,
         )  # fmt: skip
         self.given.append(Arrangement(operand.output, tuple(like.dims), uniform, self.dtype))
-        return self._covering(source, like)
+        return self._covering(source, piece)
 
     def _covering(self, source: Map, like: Value) -> Value:
         value = self.result(source, like)
@@ -312,6 +325,8 @@ class Builder:
         like = next(value for value in values if isinstance(value, Value)).merged()
         dim %= len(like.dims)
         kind = like.kind(dim)
+        if is_sequence(like, dim):
+            return joined(self, values, dim)
         sized = []
         for value in values:
             wanted = like.slice(dim, 0, 1, value.shape[dim]) if kind else like
@@ -337,6 +352,16 @@ class Builder:
         for value in others:
             result = self.pointwise("add", result, value)
         return self.pointwise("add", result, around) if around.any() else result
+
+
+def _of_pairs(op: str, operands: Sequence[Argument]) -> Value:
+    first, *others = operands
+    if not op and isinstance(first, Pairs):
+        return first
+    pairs, other = (first, others[0]) if isinstance(first, Pairs) and others else (others[0] if others else None, first)
+    if not isinstance(pairs, Pairs) or not isinstance(other, Tensor):
+        raise UnsupportedModelError(f"{op} of attention scores or weights: these may be scaled, added to, and masked")
+    return pairs.arithmetic(op, pairs is first, other)
 
 
 def as_channels(dim: int) -> Callable[[Value], Value]:
@@ -381,4 +406,6 @@ def arrange(tensor: Tensor, dims: list[Any]) -> Tensor:
 def same_positions(a: Value, b: Value) -> bool:
     """Whether two values of one shape have the same along every dimension."""
     nothing: tuple[tuple[str, int], ...] = (("c", 1),)
-    return [dim or nothing for dim in a.merged().dims] == [dim or nothing for dim in b.merged().dims]
+    return a.first == b.first and [dim or nothing for dim in a.merged().dims] == [
+        dim or nothing for dim in b.merged().dims
+    ]

@@ -10,7 +10,7 @@ row, what it owes to its own row another one for the pixel, which adds the first
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .graph import Graph, Linear, Map, Operand, Operation, Pointwise, Read
-from .plan import Axis, Buffer, Instruction, Plan, Ref, Step
+from .graph import AnyOperation, Attention, Graph, Linear, Map, Operand, Operation, Pointwise, Read
+from .plan import Attend, Axis, Buffer, Instruction, Plan, Ref, Step
 from .schedule import Schedule, row_start
 
 
@@ -62,6 +62,8 @@ class _Emitter:
             for group in groups:
                 if isinstance(operation, Linear):
                     self._linear(operation, group)
+                elif isinstance(operation, Attention):
+                    self._attention(operation, group)
                 else:
                     self._pointwise(operation, group)
             if isinstance(operation, Linear):
@@ -87,7 +89,7 @@ class _Emitter:
         self._places[m] = place
         self.plan.buffers.append(Buffer(m.kind, m.rows, m.columns, len(channels), m.rows, data, m.path))
 
-    def _groups(self, operation: Linear | Pointwise) -> list[_Group]:
+    def _groups(self, operation: AnyOperation) -> list[_Group]:
         """What of an operation's result anybody needs, by time."""
         out = operation.out
         needed = np.flatnonzero(self.schedule.needed(out))
@@ -106,9 +108,9 @@ class _Emitter:
             groups.append(_Group(int(time), channels, int(place[channels[0]])))
         return groups
 
-    def _order(self, operation: Linear | Pointwise, channels: np.ndarray) -> list[np.ndarray]:
+    def _order(self, operation: AnyOperation, channels: np.ndarray) -> list[np.ndarray]:
         """Sort keys that leave a pointwise result's channels in the order in which its first operand lies."""
-        if isinstance(operation, Linear) or operation.out.ordered:
+        if not isinstance(operation, Pointwise) or operation.out.ordered:
             return [channels]
         operand = operation.operands[0]
         assert isinstance(operand, Operand)
@@ -209,6 +211,18 @@ class _Emitter:
         packed = weight.new_zeros((last - first + 1, weight.shape[1]))
         packed[torch.from_numpy(places - first).to(weight.device)] = weight
         return self._ref(read, first, last - first + 1), packed
+
+    def _attention(self, operation: Attention, group: _Group) -> None:
+        pattern = operation.pattern
+        if pattern.bias is not None:
+            pattern = replace(pattern, bias=pattern.bias.to(**self.like))
+        query = Ref(self._source(operation.query), 0, operation.query.channels)
+        keys, values = (
+            Ref(self._source(m), 0, m.channels, row_step=0, column_step=0) for m in (operation.keys, operation.values)
+        )
+        out = self._out(operation, group.first, len(group.channels))
+        self._instruction(operation, group.time, out, [query])
+        self.plan.instructions[-1].attend = Attend(keys, values, pattern)
 
     def _pointwise(self, operation: Pointwise, group: _Group) -> None:
         columns = [

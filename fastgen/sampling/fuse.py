@@ -44,7 +44,7 @@ class _Uses:
     def loads(self) -> Iterator[Instruction]:
         """Instructions that start from what a buffer holds."""
         for instruction in list(self.plan.instructions):
-            if instruction.weight is None and id(instruction) not in self.changed:
+            if instruction.weight is None and instruction.attend is None and id(instruction) not in self.changed:
                 yield instruction
 
     def writer(self, ref: Ref, reader: Instruction) -> Instruction | None:
@@ -69,6 +69,7 @@ class _Uses:
     def join(self, first: Instruction, second: Instruction, steps: tuple[Step, ...]) -> None:
         """``second`` becomes the continuation of ``first`` by ``steps``, where ``second`` stood."""
         second.sources, second.weight, second.bias = first.sources, first.weight, first.bias
+        second.attend = first.attend
         second.steps = (*first.steps, *steps)
         second.name = first.name if second.name == "model" or first.weight is not None else second.name
         self.change(second)
@@ -99,7 +100,7 @@ def _apply_operand(uses: _Uses) -> bool:
             if id(reader) in uses.changed or step.operand is None or step.function:
                 continue
             writer = uses.writer(step.operand, reader)
-            if writer is None or writer.weight is not None or _reads(reader, step.operand) > 1:
+            if writer is None or writer.weight is not None or writer.attend is not None or _reads(reader, step.operand) > 1:
                 continue
             if len(writer.steps) == 1 and UNARY.get(writer.steps[0].op) == 0 and uses.only_reader(step.operand, reader):
                 moved = replace(step, operand=writer.sources[0], function=writer.steps[0].op)

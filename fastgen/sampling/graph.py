@@ -1,7 +1,8 @@
-"""What a model is to the analysis: feature maps, and the two kinds of operation that make them.
+"""What a model is to the analysis: feature maps, and the three kinds of operation that make them.
 
 A map is a grid of positions (i, j), one for every ``stride`` pixels of the image: position (i, j) stands at pixel
-(stride·i, stride·j). An operation is linear (convolutions of any kind, matrix products) or pointwise (everything else).
+(stride·i, stride·j). An operation is linear (convolutions of any kind, matrix products), attention, or pointwise
+(everything else).
 Each channel of a map has a *reach*: the last value, in the order of the walk, that it depends on, relative to where its
 position stands. It is one number, (rows·SPAN + columns)·C + colour, so that moving a reading position is an addition.
 """
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .plan import Kind
+from .plan import Kind, Pattern
 
 #: More columns than an offset can have; a quarter of it is where "the row begins" stands, see schedule.py.
 SPAN = 1 << 16
@@ -135,6 +136,30 @@ class Pointwise(Operation):
                 yield operand
 
 
+@dataclass(kw_only=True)
+class Attention(Operation):
+    """out = attention of each position to others, as the plan's ``Attend`` has it; all channels of three maps.
+
+    ``offsets``: pixels from a position to those that it reads keys and values of, as many as may be the latest.
+    """
+
+    query: Map
+    keys: Map
+    values: Map
+    pattern: Pattern
+    offsets: list[tuple[int, int]]
+
+    def accesses(self, graph: Graph) -> Iterator[tuple[Map, int]]:
+        """What is read, and what the latest position of it adds to a reach."""
+        yield self.query, 0
+        latest = max(map(graph.shift, self.offsets), default=NEVER)
+        yield self.keys, latest
+        yield self.values, latest
+
+
+AnyOperation = Linear | Pointwise | Attention
+
+
 @dataclass
 class Graph:
     """Operations in the order of their evaluation; ``params`` has the parameters.
@@ -147,7 +172,7 @@ class Graph:
     image: Map
     colors: int
     coupled: bool = False
-    operations: list[Linear | Pointwise] = field(default_factory=list)
+    operations: list[AnyOperation] = field(default_factory=list)
     params: Map | None = None
     slope: int | None = None
     recurrent: bool = False
@@ -170,7 +195,7 @@ class Graph:
         rows = (pixels + SPAN // 2) // SPAN
         return rows, pixels - rows * SPAN, color
 
-    def add(self, operation: Linear | Pointwise) -> None:
+    def add(self, operation: AnyOperation) -> None:
         """Append an operation, and extend the reach of what it writes."""
         self.operations.append(operation)
         self._reach(operation)
@@ -185,13 +210,13 @@ class Graph:
         while again and any([self._reach(operation) for operation in self.operations[first:]]):
             pass
 
-    def _reach(self, operation: Linear | Pointwise) -> bool:
+    def _reach(self, operation: AnyOperation) -> bool:
         """Extend the reach of what an operation writes; whether it has changed."""
         out, before = operation.out, operation.out.reach.copy()
         np.maximum(out.reach, self.latest(operation, lambda m: m.reach), out=out.reach)
         return not np.array_equal(out.reach, before)
 
-    def latest(self, operation: Linear | Pointwise, of: Callable[[Map], np.ndarray]) -> np.ndarray:
+    def latest(self, operation: AnyOperation, of: Callable[[Map], np.ndarray]) -> np.ndarray:
         """For each channel of the result, the latest ``of(map)`` among what it reads, moved by where it is read."""
         latest = np.full(operation.out.channels, NEVER)
         if isinstance(operation, Linear):
@@ -199,6 +224,8 @@ class Graph:
                 arrives = of(tap.read.map)[tap.channels] + self.shift(operation.offset(tap.read))
                 np.maximum(latest, np.where(tap.live, arrives[:, None], NEVER).max(axis=0, initial=NEVER), out=latest)
             return latest
+        if isinstance(operation, Attention):
+            return np.full_like(latest, max(of(m).max() + shift for m, shift in operation.accesses(self)))
         for operand in operation.reads():
             arrives = self.operand_values(operation, operand, of)
             np.maximum(latest, arrives.max() if operation.op == "norm" else arrives, out=latest)

@@ -12,7 +12,7 @@ The walk goes through the image pixel by pixel in raster order and, within a pix
 An instruction is due in row r where ``r = rows.at + u·rows.every`` for a u in [0, rows.count), likewise in column c for
 a v of ``columns``. It computes one position of its buffer, or with the row clock all ``columns.count`` of them::
 
-    accumulator = bias + concat(sources) @ weight        or        accumulator = what its one source holds
+    accumulator = bias + concat(sources) @ weight, or what its one source holds, or the attention of that
     for step in steps: accumulator = step(accumulator)
     out = accumulator
 
@@ -41,7 +41,7 @@ VECTOR = {"gate": 0, "concat_elu": 0, "norm": 2}  # norm: groups, eps
 STEPS = (*UNARY, *BINARY, *VECTOR)
 #: Of the codes that a plan is encoded in: counted on when their records change, or the arguments of the ops that read
 #: them, here and in csrc/sample_ops.h.
-LAYOUT = 3
+LAYOUT = 4
 
 
 def _format() -> int:
@@ -122,13 +122,61 @@ class Step:
     function: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """Which keys each query reads, and how: softmax(scale · q · kᵀ + bias) @ v, of ``heads`` parts of the channels.
+
+    Attributes:
+        heads: parts of equal size, of queries, keys and values.
+        scale: of the products.
+        floor: of what is added to the scores of keys that are not read, the largest number, if it is finite; −inf: no
+            such. The largest score of a position has to be so far above it that these weigh nothing, or the parameters
+            are NaN.
+        starts: int64 (queries + 1,): those of query i are ``runs[starts[i] : starts[i + 1]]``. Queries and keys are
+            numbered row by row. A query of no keys has zeros.
+        runs: int64 (R, 2): keys from the first number up to, not including, the second.
+        bias: (1 or heads, queries, keys), or None.
+    """
+
+    heads: int
+    scale: float
+    floor: float
+    starts: Tensor
+    runs: Tensor
+    bias: Tensor | None = None
+
+    @property
+    def pairs(self) -> int:
+        """Of queries and keys."""
+        return int((self.runs[:, 1] - self.runs[:, 0]).sum())
+
+    def keys_of(self, query: int) -> list[int]:
+        """The numbers of a query's keys."""
+        runs = self.runs[int(self.starts[query]) : int(self.starts[query + 1])].tolist()
+        return [key for begin, end in runs for key in range(begin, end)]
+
+
+@dataclass(frozen=True)
+class Attend:
+    """The attention of an instruction's one source: position (u, v) is query u·columns.count + v.
+
+    Attributes:
+        keys, values: whose positions are numbered row by row; of all their rows, whatever ``row`` and ``column`` say.
+    """
+
+    keys: Ref
+    values: Ref
+    pattern: Pattern
+
+
 @dataclass(eq=False)
 class Instruction:
     """See the module's docstring.
 
     Attributes:
         color: k, of a pixel instruction: run before colour k of the pixel is drawn.
-        sources: what is multiplied with ``weight``, side by side. Without a weight: the one source that is loaded.
+        sources: what is multiplied with ``weight``, side by side. Without a weight: the one source that is loaded, or
+            whose attention is.
         weight: (K, O), K the sum of the sources' channels, 0 if only the bias is left; or None.
         bias: (O,), or None.
         out: where the accumulator goes; its channels are as many as the last step leaves.
@@ -145,17 +193,24 @@ class Instruction:
     bias: Tensor | None = None
     steps: tuple[Step, ...] = ()
     name: str = ""
+    attend: Attend | None = None
 
     def refs(self) -> Iterator[Ref]:
         """Everything it reads."""
         yield from self.sources
+        if self.attend is not None:
+            yield from (self.attend.keys, self.attend.values)
         for step in self.steps:
             if step.operand is not None:
                 yield step.operand
 
     @property
     def flops(self) -> int:
-        """2 for each multiplication with a weight, at one position."""
+        """2 for each multiplication with a weight, a key or a value, at one position; of attention, on average."""
+        if self.attend is not None:
+            positions = self.rows.count * self.columns.count
+            channels = self.attend.keys.channels + self.attend.values.channels
+            return round(2 * channels * self.attend.pattern.pairs / positions)
         return 0 if self.weight is None else 2 * self.weight.numel()
 
 
@@ -228,6 +283,8 @@ class Plan:
                 clock (0 row, 1 pixel), color, rows: count every at, columns: count every at
                 out: Ref
                 K, O (both 0 without a weight; K alone 0 where only the bias is left), weight, bias
+                heads (0 without attention; else then: keys: Ref, values: Ref, [scale, floor] (offset), heads that the
+                    bias has (0: none), bias, queries, runs, then starts and runs)
                 number of sources, then each: Ref
                 number of steps, then each: op (index into STEPS), function (−1, or index into STEPS),
                     parameters (offset), has operand (0, 1), Ref (zeros if none), vector (offset)
@@ -250,6 +307,7 @@ class Plan:
             codes += [i.rows.count, i.rows.every, i.rows.at, i.columns.count, i.columns.every, i.columns.at]
             codes += _encode_ref(i.out)
             codes += [*((0, 0) if i.weight is None else i.weight.shape), pool.offset(i.weight), pool.offset(i.bias)]
+            codes += [0] if i.attend is None else _encode_attend(i.attend, pool)
             codes.append(len(i.sources))
             for ref in i.sources:
                 codes += _encode_ref(ref)
@@ -295,3 +353,12 @@ class _Pool:
 
 def _encode_ref(ref: Ref) -> list[int]:
     return [ref.buffer, ref.channel, ref.channels, ref.row, ref.column, ref.row_step, ref.column_step]
+
+
+def _encode_attend(attend: Attend, pool: _Pool) -> list[int]:
+    pattern = attend.pattern
+    codes = [pattern.heads, *_encode_ref(attend.keys), *_encode_ref(attend.values)]
+    codes += [pool.offset(torch.tensor([pattern.scale, pattern.floor]))]
+    codes += [0 if pattern.bias is None else len(pattern.bias), pool.offset(pattern.bias)]
+    codes += [len(pattern.starts) - 1, len(pattern.runs)]
+    return codes + pattern.starts.tolist() + pattern.runs.flatten().tolist()

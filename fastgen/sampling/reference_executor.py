@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .plan import Axis, Instruction, Plan, Ref, Step
+from .plan import Attend, Axis, Instruction, Plan, Ref, Step
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "silu": F.silu, "gelu": F.gelu,
@@ -80,7 +81,11 @@ class ReferenceWalk:
 
     def _compute(self, instruction: Instruction, u: int, v: int | None) -> Tensor:
         count = instruction.columns.count
-        if instruction.weight is None:
+        if instruction.attend is not None:
+            assert v is not None
+            query = self._read(instruction.sources[0], u, v)
+            x = self._attention(instruction.attend, query, u * count + v)
+        elif instruction.weight is None:
             x = self._read(instruction.sources[0], u, v, count)
         else:
             x = self._product(instruction, u, v)
@@ -98,6 +103,25 @@ class ReferenceWalk:
         x = torch.cat([self._read(ref, u, v, instruction.columns.count) for ref in instruction.sources], dim=-1)
         y = x @ weight
         return y if bias is None else y + bias
+
+    def _attention(self, attend: Attend, x: Tensor, query: int) -> Tensor:
+        """x (N, channels) of one position → (N, channels of the values)."""
+        pattern, keys = attend.pattern, attend.pattern.keys_of(query)
+        if not keys:
+            return x.new_zeros(len(x), attend.values.channels)
+        k, v = (self._positions(ref, keys).unflatten(-1, (pattern.heads, -1)) for ref in (attend.keys, attend.values))
+        scores = pattern.scale * torch.einsum("nhc,nkhc->nhk", x.unflatten(-1, (pattern.heads, -1)), k)
+        if pattern.bias is not None:
+            scores = scores + pattern.bias[:, query, keys]
+        scores = scores.where(scores.amax(-1, keepdim=True) > pattern.floor + 104, math.nan)
+        return torch.einsum("nhk,nkhc->nhc", scores.softmax(-1), v).flatten(1)
+
+    def _positions(self, ref: Ref, numbers: list[int]) -> Tensor:
+        """(N, positions, channels) of a buffer whose rows are all there."""
+        left, columns = self._margins[ref.buffer][0], self.plan.buffers[ref.buffer].columns
+        channels = slice(ref.channel, ref.channel + ref.channels)
+        places = [divmod(number, columns) for number in numbers]
+        return torch.stack([self._rows[ref.buffer][r][:, left + c, channels] for r, c in places], dim=1)
 
     def _step(self, step: Step, x: Tensor, u: int, v: int | None, count: int) -> Tensor:
         function = FUNCTIONS[step.op]

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .graph import NEVER, SPAN, Graph, Linear, Map
+from .graph import NEVER, SPAN, Attention, Graph, Linear, Map
 
 #: The deadline of what nobody reads.
 UNUSED = 1 << 60
@@ -167,6 +167,12 @@ def _deadlines(graph: Graph, color: np.ndarray) -> dict[Map, np.ndarray]:
                 theirs = deadlines.setdefault(tap.read.map, np.full(tap.read.map.channels, UNUSED))
                 wanted = np.where(tap.live, mine[None, :], UNUSED).min(axis=1, initial=UNUSED)
                 _lower(theirs, tap.channels, wanted, graph.shift(operation.offset(tap.read)))
+            continue
+        if isinstance(operation, Attention):
+            mine[:] = mine.min()
+            for source, shift in operation.accesses(graph):
+                theirs = deadlines.setdefault(source, np.full(source.channels, UNUSED))
+                _lower(theirs, np.arange(source.channels), np.full(source.channels, mine.min()), shift)
             continue
         if operation.op == "norm":
             mine[:] = mine.min()  # all or nothing

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
@@ -118,7 +119,8 @@ def trace(model: nn.Module, x: Tensor, condition: Condition | None = None) -> Tr
         recorder.add_input("numbers" if part.is_floating_point() else "labels", part, on_image=False)
         for part in tensors_of(condition)
     ]
-    with _module_paths(twin, recorder.modules), torch.no_grad(), uncast(), Comparing(recorder.on_image), recorder:
+    quiet = torch.no_grad(), uncast(), _attention_in_steps()
+    with _module_paths(twin, recorder.modules), quiet[0], quiet[1], quiet[2], Comparing(recorder.on_image), recorder:
         try:
             result = twin(x, *arguments(condition))
         except (RuntimeError, ValueError) as error:
@@ -379,6 +381,18 @@ def _module_paths(model: nn.Module, stack: list[str]) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def _attention_in_steps() -> Iterator[None]:
+    """Every attention as products and a softmax, the modules' short cuts included."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _pop(stack: list[str]) -> None:

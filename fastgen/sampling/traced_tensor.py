@@ -3,10 +3,13 @@
 A value knows, for each of a tensor's dimensions, what lies along it (images n, rows r, columns s, channels c), and for
 each channel from which part, meaning which map at which offset, it comes. Views, permutations, slices and
 concatenations only move this bookkeeping around.
+
+Rows and columns flattened are a sequence. A piece of one, or one with a position more behind its last, lies along p.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -53,6 +56,7 @@ class Value:
         part, channel: for each channel (in the shape of the c atoms, in order): its part (−1: zeros), and its map's
             channel.
         rows, columns: of the value.
+        first: with p: the position, of all rows and columns flattened, with which the piece begins.
     """
 
     dims: Dims
@@ -61,6 +65,7 @@ class Value:
     channel: np.ndarray
     rows: int
     columns: int
+    first: int = 0
 
     @classmethod
     def of(cls, source: Map, n: int) -> Value:
@@ -156,13 +161,22 @@ class Value:
             if self.kind(index) == "c":
                 dim = (("c", _size(dim)),)
             elif any(kind == "c" for kind, _ in dim) and len(dim) > 1:
-                if 1 < _size(tuple(atom for atom in dim if atom[0] == "c")) < _size(dim):
-                    raise UnsupportedModelError(f"channels and positions flattened into one dimension, of {self.shape}")
                 c = tuple(atom for atom in dim if atom[0] == "c")
-                dim = (("c", _size(c)), *(atom for atom in dim if atom[0] != "c"))
+                if 1 < _size(c) < _size(dim):
+                    dim = self._images_and_channels(dim)
+                else:
+                    dim = (("c", _size(c)), *(atom for atom in dim if atom[0] != "c"))
             sizes += [size for kind, size in dim if kind == "c"]
             dims.append(dim)
         return replace(self, dims=dims, part=self.part.reshape(sizes), channel=self.channel.reshape(sizes))
+
+    def _images_and_channels(self, dim: tuple[Atom, ...]) -> tuple[Atom, ...]:
+        """A dimension of both, as heads of attention are laid out."""
+        dim = _long(dim)
+        groups = [list(group) for _, group in itertools.groupby(dim, key=lambda atom: atom[0])]
+        if sorted(group[0][0] for group in groups) != ["c", "n"]:
+            raise UnsupportedModelError(f"channels and positions flattened into one dimension, of {self.shape}")
+        return tuple((group[0][0], _size(tuple(group))) for group in groups)
 
     def _axis(self, dim: int) -> int:
         """The axis of ``part`` and ``channel`` that belongs to a dimension with one c atom."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..builder import Argument, Builder, Given
+from ..pairs import Pairs
 from ..trace import UnsupportedModelError
 from ..traced_tensor import Value
 from .pointwise import add, binary, multiply
@@ -45,6 +46,8 @@ def _or(b: Builder, first: Any, second: Any) -> Value:
 @handles("where")
 def where(b: Builder, condition: Any, yes: Any, no: Any) -> Value:
     yes, no = (b.scalar(x) if isinstance(x, int | float) else x for x in (yes, no))
+    if isinstance(yes, Pairs) or isinstance(no, Pairs):
+        return _where_pairs(condition, yes, no)
     if isinstance(condition, Tensor):
         return _where_known(b, condition, yes, no)
     if isinstance(condition, Given):
@@ -52,6 +55,14 @@ def where(b: Builder, condition: Any, yes: Any, no: Any) -> Value:
     if any(isinstance(x, Tensor) and not x.isfinite().all() for x in (yes, no)):
         raise UnsupportedModelError("a choice by the image between numbers one of which is infinite")
     return add(b, multiply(b, condition, yes), multiply(b, negated(b, condition), no))
+
+
+def _where_pairs(condition: Any, yes: Any, no: Any) -> Value:
+    """Scores or weights of attention, masked by a constant."""
+    pairs, other, mask = (yes, no, False) if isinstance(yes, Pairs) else (no, yes, True)
+    if not isinstance(condition, Tensor) or not isinstance(other, Tensor):
+        raise UnsupportedModelError("attention masked by what depends on the image or the condition")
+    return pairs.filled(condition.bool() == mask, other)
 
 
 @handles("threshold")

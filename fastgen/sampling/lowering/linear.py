@@ -15,6 +15,7 @@ from ...ops.masked_conv2d import _live, masked_conv2d_mask
 from ..builder import Argument, Builder
 from ..trace import UnsupportedModelError
 from ..traced_tensor import Value
+from .attention import product
 from .comparisons import equal
 from .pointwise import add, concat_elu, elu, gate, scaled
 from .registry import handles
@@ -118,14 +119,16 @@ def _addmm(b: Builder, bias: Argument, x: Argument, weight: Argument, *, beta: f
 
 @handles("bmm")
 def _bmm(b: Builder, first: Argument, second: Argument) -> Value:
-    """A constant matrix, the same for every image, times channels: what einsum makes of a 1×1 convolution."""
+    """Attention, or a constant matrix, the same for every image, times channels: what einsum makes of a 1×1 convolution."""
+    if isinstance(first, Value) and isinstance(second, Value):
+        return product(b, first, second)
     x, weight, left = (second, first, True) if isinstance(first, Tensor) else (first, second, False)
     if (
         not isinstance(x, Value)
         or not isinstance(weight, Tensor)
         or not torch.equal(weight, weight[:1].expand_as(weight))
     ):
-        raise UnsupportedModelError("attention, or another product of two things that depend on the image")
+        raise UnsupportedModelError("a product of what depends on the image with what depends on the condition")
     dim = 1 if left else 2
     if x.kind(dim) != "c" or "c" in x.kind(3 - dim) + x.kind(0):
         raise UnsupportedModelError("a matrix product over something other than channels")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..builder import Builder
+from ..pairs import Pairs
 from ..trace import UnsupportedModelError
 from ..traced_tensor import Value
 from .linear import across_channels
@@ -132,9 +133,16 @@ def _shifted(b: Builder, x: Value, dim: int, what: str) -> tuple[Value, list[int
 
 @handles("_softmax", "softmax")
 def _softmax(b: Builder, x: Value, dim: int, half_to_float: Any) -> Value:
-    _, dims, shifted = _shifted(b, x, dim, "attention, or a softmax")
+    if isinstance(x, Pairs):
+        return x.softmax(dim % len(x.dims), safe=False)
+    _, dims, shifted = _shifted(b, x, dim, "a softmax")
     y = b.pointwise("exp", shifted)
     return b.pointwise("div", y, total(b, y, dims, True))
+
+
+@handles("_safe_softmax")
+def _safe_softmax(b: Builder, x: Value, dim: int, dtype: Any) -> Value:
+    return x.softmax(dim % len(x.dims), safe=True) if isinstance(x, Pairs) else _softmax(b, x, dim, None)
 
 
 @handles("_log_softmax", "log_softmax")

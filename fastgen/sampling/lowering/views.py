@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..._places import Region, assigned
 from ..builder import Argument, Builder, Given
+from ..sequences import is_sequence, window
 from ..trace import UnsupportedModelError
 from ..traced_tensor import Value
 from .registry import INTEGERS, handles
@@ -109,7 +110,10 @@ def _repeat(b: Builder, x: Value, repeats: Sequence[int]) -> Value:
 def _slice(b: Builder, x: Value, dim: int, start: int | None, end: int | None, step: int) -> Value:
     dim %= len(x.dims)
     first, last, step = slice(start, end, step).indices(x.shape[dim])
-    return x.slice(dim, first, step, max(0, -((first - last) // step)))
+    count = max(0, -((first - last) // step))
+    if step == 1 and count < x.shape[dim] and is_sequence(x, dim):
+        return window(b, x, dim, first, count)
+    return x.slice(dim, first, step, count)
 
 
 @handles("select", boolean=True, integer=True)
@@ -190,13 +194,16 @@ def _stack(b: Builder, tensors: Sequence[Argument], dim: int) -> Value:
     return b.cat([b.told(torch.unsqueeze, t, dim) if isinstance(t, Given) else t.unsqueeze(dim) for t in tensors], dim)
 
 
-@handles("constant_pad_nd")
+@handles("constant_pad_nd", integer=True)
 def pad(b: Builder, x: Value, around: Sequence[int], value: float) -> Value:
     border = F.pad(torch.zeros(x.shape, dtype=b.dtype, device=b.device), list(around), value=float(value))
     for index in range(len(around) // 2):
         dim = len(x.dims) - 1 - index
         before, after = around[2 * index : 2 * index + 2]
-        x = x.slice(dim, -before, 1, x.shape[dim] + before + after)
+        if (before, after) != (0, 0) and is_sequence(x, dim):
+            x = window(b, x, dim, -before, x.shape[dim] + before + after)
+        else:
+            x = x.slice(dim, -before, 1, x.shape[dim] + before + after)
     return b.pointwise("add", x, border) if value else x
 
 

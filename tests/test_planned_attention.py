@@ -1,0 +1,111 @@
+"""Attention in a plan: found in whatever form, exact, and refused where it sees what is drawn later."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastgen import sampling
+from fastgen.distributions import Bernoulli, Categorical
+from fastgen.sampling import UnsupportedModelError
+from foreign_attention import GPT, STARTS, STYLES, Axial, Encoder, Local, PixelSnail, SequenceFirst, WaveNet
+from samplers import assert_same_as_naive
+
+SIZES = [(4, 5), (3, 3)]
+
+
+def integers(values: Tensor) -> Tensor:
+    return values.float()
+
+
+def attends(model: nn.Module, size: tuple[int, int], law: object) -> int:
+    plan = sampling.compile(model.eval(), (1, *size), law, "integers").plan
+    return sum(instruction.attend is not None for instruction in plan.instructions)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pixelsnail(size):
+    torch.manual_seed(0)
+    model = PixelSnail(size)
+    assert_same_as_naive(model, (1, *size), Categorical(3), 5, to_input=integers)
+    assert attends(model, size, Categorical(3)) == 2
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("style", STYLES)
+def test_masks_however_written(style, size):
+    torch.manual_seed(0)
+    model = GPT(size, style)
+    assert_same_as_naive(model, (1, *size), Categorical(3), to_input=integers)
+    assert attends(model, size, Categorical(3)) == 2
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_start_tokens(start):
+    torch.manual_seed(0)
+    for size in SIZES:
+        assert_same_as_naive(GPT(size, start=start), (1, *size), Categorical(3), 1, to_input=integers)
+
+
+@pytest.mark.parametrize("make", [SequenceFirst, Encoder])
+def test_torchs_own_layers(make):
+    torch.manual_seed(0)
+    law = Categorical(2) if make is SequenceFirst else Bernoulli()
+    for size in SIZES:
+        assert_same_as_naive(make(size), (1, *size), law, to_input=integers)
+        assert attends(make(size), size, law) == (1 if make is SequenceFirst else 2)
+
+
+@pytest.mark.parametrize("kind", ["last", "near", "strided", "heads"])
+def test_local_attention(kind):
+    torch.manual_seed(0)
+    for size in SIZES:
+        assert_same_as_naive(Local(size, kind), (1, *size), Bernoulli(), to_input=integers)
+
+
+def test_axial_attention():
+    torch.manual_seed(0)
+    for size in SIZES:
+        assert_same_as_naive(Axial(size), (1, *size), Bernoulli(), to_input=integers)
+
+
+def test_wavenet():
+    torch.manual_seed(0)
+    for length in (9, 20):
+        assert_same_as_naive(WaveNet(), (1, 1, length), Categorical(4), to_input=integers)
+
+
+# ---- what is refused
+
+
+class Attending(nn.Module):
+    """``change`` makes weights of the scores (N, L, L) and of a mask of earlier positions."""
+
+    def __init__(self, change) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.pad(x, (1, 0))[..., :-1].flatten(2).transpose(1, 2)
+        mask = torch.ones(h.shape[1], h.shape[1], dtype=x.dtype).tril()
+        return (self.change(h @ h.transpose(1, 2), mask) @ h).transpose(1, 2).view_as(x)
+
+
+REFUSED = [
+    (lambda s, m: s.softmax(-1), r"model: pixel \(r, c\) reads \(r\+3, c\+3\)"),
+    (lambda s, m: s.masked_fill(m.tril(-1) == 0, -torch.inf).softmax(-1), "a position that has no key"),
+    (lambda s, m: s.masked_fill(m.tril(-1) == 0, -1e9).softmax(-1), "all of whose keys are masked with one finite"),
+    (lambda s, m: (s * m).softmax(-1), "masked keys have finite scores"),
+    (lambda s, m: s.softmax(-1) * m, r"model: pixel|changed after the softmax"),
+    (lambda s, m: s.masked_fill(m == 0, -torch.inf).softmax(1), "other than attention"),
+    (lambda s, m: s.masked_fill(m == 0, -torch.inf).exp(), "exp of attention"),
+    (lambda s, m: s.masked_fill(m == 0, -torch.inf).softmax(-1) + 1, "add of attention weights"),
+    (lambda s, m: (s * (1 + m.cumsum(0))).masked_fill(m == 0, -torch.inf).softmax(-1), "scaled differently"),
+    (lambda s, m: s, "a product of two things that depend on the image"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), REFUSED)
+def test_refused(change, reason):
+    with pytest.raises(UnsupportedModelError, match=reason):
+        sampling.compile(Attending(change), (1, 4, 4), Bernoulli(), "integers")
