@@ -105,7 +105,7 @@ inline void attend(const AttendHeads of, const AttendQuery& query, const float* 
   std::fill_n(y, of.heads * of.dv, 0.0f);
   if (keys == 0) return;
   const int64_t stride = keys;
-  scores.resize(size_t(of.heads * stride + (query.bias ? keys : 0)));
+  scores.resize(size_t(of.heads * stride + of.heads + (query.bias ? keys : 0)));  // then the sums, and a head's bias
   int64_t at = 0;
   for (int64_t r = 0; r < query.run_count; ++r) {
     const int64_t begin = query.runs[2 * r], count = query.runs[2 * r + 1] - begin;
@@ -115,14 +115,13 @@ inline void attend(const AttendHeads of, const AttendQuery& query, const float* 
   for (int64_t h = 0; h < of.heads; ++h) {
     float *row = scores.data() + h * stride, *bias = nullptr;
     if (query.bias) {
-      bias = scores.data() + of.heads * stride;
+      bias = scores.data() + of.heads * stride + of.heads;
       float* to = bias;
       for (int64_t r = 0; r < query.run_count; ++r)
         to = std::copy(query.bias + h * query.bias_stride + query.runs[2 * r],
                        query.bias + h * query.bias_stride + query.runs[2 * r + 1], to);
     }
-    const float sum = attend_softmax(keys, query.scale, bias, query.floor, row), each = 1.0f / sum;
-    for (int64_t j = 0; j < keys; ++j) row[j] *= each;
+    scores[size_t(of.heads * stride + h)] = attend_softmax(keys, query.scale, bias, query.floor, row);
   }
   at = 0;
   for (int64_t r = 0; r < query.run_count; ++r) {
@@ -131,6 +130,8 @@ inline void attend(const AttendHeads of, const AttendQuery& query, const float* 
                   count, y);
     at += count;
   }
+  for (int64_t h = 0; h < of.heads; ++h)
+    for (int64_t c = 0; c < of.dv; ++c) y[h * of.dv + c] /= scores[size_t(of.heads * stride + h)];
 }
 
 }  // namespace fastgen

@@ -1,5 +1,6 @@
 """Small sampling plans of every kind, and an oracle of them that knows nothing of clocks, rings or margins."""
 
+import math
 import re
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from fastgen.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture, Distribution
 from fastgen.ops.sample import PackedPlan, Walk
-from fastgen.sampling.plan import Axis, Buffer, Clock, Instruction, Plan, Ref, Step
+from fastgen.sampling.plan import Attend, Axis, Buffer, Clock, Instruction, Pattern, Plan, Ref, Step
 
 UNARY = {
     "relu": F.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "silu": F.silu, "gelu": F.gelu,
@@ -107,6 +108,7 @@ def evaluate(plan: Plan, inputs: Tensor, given: tuple[Tensor, ...] = ()) -> Tens
         )
         x = x if i.weight is None else x @ i.weight.to(dtype)
         x = x if i.bias is None else x + i.bias.to(dtype)
+        x = x if i.attend is None else _attended(maps, i.attend, x)
         for step in i.steps:
             x = _apply(step, x, None if step.operand is None else read(maps, step.operand, rows, columns, n))
         out = maps[i.out.buffer]
@@ -115,6 +117,24 @@ def evaluate(plan: Plan, inputs: Tensor, given: tuple[Tensor, ...] = ()) -> Tens
         ] = x
     _, H, W = plan.shape
     return torch.cat([read(maps, param, H, W, n) for param in plan.params], dim=-1).permute(0, 3, 1, 2)
+
+
+def _attended(maps: list[Tensor], attend: Attend, x: Tensor) -> Tensor:
+    """Attention of x (n, rows, columns, channels), with all scores, those that are not read −inf."""
+    pattern, positions = attend.pattern, x.shape[1] * x.shape[2]
+    q = x.flatten(1, 2).unflatten(-1, (pattern.heads, -1))
+    k, v = (
+        maps[ref.buffer][..., ref.channel : ref.channel + ref.channels].flatten(1, 2).unflatten(-1, (pattern.heads, -1))
+        for ref in (attend.keys, attend.values)
+    )
+    scores = pattern.scale * torch.einsum("nqhc,nkhc->nhqk", q, k)
+    scores = scores if pattern.bias is None else scores + pattern.bias.to(x.dtype)
+    read = torch.zeros(positions, k.shape[1], dtype=torch.bool)
+    for query in range(positions):
+        for begin, end in pattern.runs[pattern.starts[query] : pattern.starts[query + 1]].tolist():
+            read[query, begin:end] = True
+    weights = scores.masked_fill(~read, -torch.inf).softmax(-1).nan_to_num(0)
+    return torch.einsum("nhqk,nkhc->nqhc", weights, v).flatten(2).unflatten(1, x.shape[1:3])
 
 
 def _apply(step: Step, x: Tensor, operand: Tensor | None) -> Tensor:
@@ -156,6 +176,35 @@ def deep_plan(C: int = 1, levels: int = 1, channels: int = 24, keep: int = 3) ->
     for buffer in b.plan.buffers:
         buffer.keep = keep
     return b.finish(*[b.map([(h, HERE)], levels)] * C)
+
+
+def attending_plan(
+    heads: int = 2, key: int = 3, value: int = 5, read: str = "earlier", bias: int = 0, levels: int = 1
+) -> Plan:
+    """Attention between products. ``read``: "earlier" positions, those "before" one, or a "band" of two rows.
+
+    ``bias``: of how many heads.
+    """
+    b = Builder(1, 4, 6)
+    first = b.map([(0, ABOVE + LEFT)], 7, Step("tanh"))
+    query, keys = (b.map([(first, HERE)], heads * key) for _ in range(2))
+    values, out = (b.map([(first, HERE)], heads * value) for _ in range(2))
+    place = torch.arange(24)
+    apart = place[:, None] - place
+    rows, columns = place[:, None] // 6 - place // 6, place[:, None] % 6 - place % 6
+    live = {"earlier": apart >= 0, "before": apart > 0, "band": (apart >= 0) & (rows < 2) & (columns.abs() < 2)}[read]
+    edges = torch.diff(F.pad(live.int(), (1, 1)))
+    begins, ends = (edges == 1).nonzero(), (edges == -1).nonzero()
+    starts = F.pad(torch.bincount(begins[:, 0], minlength=24).cumsum(0), (1, 0))
+    added = torch.randn(bias, 24, 24) if bias else None
+    pattern = Pattern(heads, key**-0.5, -math.inf, starts, torch.stack((begins[:, 1], ends[:, 1]), 1), added)
+    for index in (keys, values):
+        b.plan.buffers[index].keep = 4
+    whole = [Ref(index, 0, b.plan.buffers[index].channels, row_step=0, column_step=0) for index in (keys, values)]
+    instruction = b.plan.instructions[-1]
+    instruction.sources, instruction.weight, instruction.bias = (Ref(query, 0, heads * key),), None, None
+    instruction.attend, instruction.steps = Attend(whole[0], whole[1], pattern), (Step("tanh"),)
+    return b.finish(b.map([(out, HERE), (first, HERE)], levels))
 
 
 def plan_with_constants() -> Plan:

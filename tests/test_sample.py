@@ -1,5 +1,7 @@
 """sample: the compiled executor of sampling plans."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,9 @@ from fastgen.ops.sample import CHUNK, PackedPlan, Walk, available
 from fastgen.sampling.plan import BINARY, UNARY, Axis, Buffer, Instruction, Plan, Ref, Step
 from fastgen.sampling.reference_executor import ReferenceWalk
 from parity import assert_parity
-from plans import ABOVE, HERE, LEFT, Builder, deep_plan, evaluate, packs, plan_with_constants, run, step_plan, table_of
+from plans import (
+    ABOVE, HERE, LEFT, Builder, attending_plan, deep_plan, evaluate, packs, plan_with_constants, run, step_plan, table_of,
+)  # fmt: skip
 
 PARAMETERS = {"elu": (0.7,), "leaky_relu": (0.1,), "pow": (1.7,), "clamp": (0.4, 1.1), "softplus": (2.0, 1.5)}
 OF_POSITIVE = ("log", "log1p", "sqrt", "rsqrt", "pow", "reciprocal")
@@ -131,6 +135,28 @@ def test_colours_are_drawn_one_after_the_other() -> None:
         weight[11 + k :] = 0
         params.append(i)
     check(b.finish(*params))
+
+
+@pytest.mark.parametrize(("heads", "key", "value"), [(1, 1, 1), (2, 3, 5), (3, 16, 32), (2, 35, 20)])
+@pytest.mark.parametrize("bias", ["none", "shared", "each"])
+def test_attention(heads: int, key: int, value: int, bias: str) -> None:
+    for read in ("earlier", "before", "band"):
+        check(attending_plan(heads, key, value, read, {"none": 0, "shared": 1, "each": heads}[bias], levels=6), n=32)
+
+
+def test_attention_whose_masked_keys_would_count_gives_no_numbers() -> None:
+    """Masked with a finite number, which the scores are not far above."""
+    plan = attending_plan()
+    attend = plan.instructions[-2].attend
+    assert attend is not None
+    for floor, fine in ((-200.0, True), (-90.0, False)):
+        pattern = dataclasses.replace(attend.pattern, floor=floor)
+        plan.instructions[-2].attend = dataclasses.replace(attend, pattern=pattern)
+        codes, constants = plan.encode()
+        walk = Walk(PackedPlan(codes, constants), torch.rand(2, 1, 4, 6), table_of(plan)[0])
+        assert (walk.advance() is None) == fine
+        seen = reference(plan, torch.zeros(2, 1, 4, 6), ())
+        assert bool(seen.isfinite().all()) == fine
 
 
 def test_constants_and_given_maps() -> None:

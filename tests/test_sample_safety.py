@@ -12,14 +12,15 @@ from torch import Tensor
 from fastgen.ops.sample import PackedPlan, plan_format
 from fastgen.sampling import native_executor
 from fastgen.sampling import plan as plans_module
-from fastgen.sampling.plan import FORMAT, STEPS, Step
-from plans import deep_plan, packs, plan_with_constants, run, step_plan, table_of
+from fastgen.sampling.plan import FORMAT, STEPS, Plan, Step
+from plans import attending_plan, deep_plan, packs, plan_with_constants, run, step_plan, table_of
 
 CSRC = Path(__file__).parent.parent / "csrc"
 
 
-def test_codes_are_checked_before_memory_is_touched() -> None:
-    codes, constants = deep_plan(levels=3).encode()
+@pytest.mark.parametrize("plan", [deep_plan(levels=3), attending_plan(levels=3, bias=1, read="band")])
+def test_codes_are_checked_before_memory_is_touched(plan: Plan) -> None:
+    codes, constants = plan.encode()
     generator = torch.Generator().manual_seed(1)
     refused = 0
     for _ in range(300):
@@ -72,6 +73,8 @@ def test_no_sanitizer_complains(tmp_path: Path) -> None:
         (deep_plan(C=3, levels=20), nothing, 2),  # a mixture of logistics
         (step_plan(70, Step("gate"), Step("exp")), nothing, 0),
         (wave, nothing, 0),
+        (attending_plan(3, 17, 9, "band", bias=3), nothing, 0),
+        (attending_plan(2, 16, 33, "before", bias=1), nothing, 0),
         (plan_with_constants(), (torch.randn(7, 1, 1, 6), torch.randn(7, 5, 7, 3)), 0),
     ):
         codes, constants = plan.encode()

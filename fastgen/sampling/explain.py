@@ -112,9 +112,11 @@ def _operation(instruction: Instruction) -> str:
             "" if step.operand is None else f"({step.function + ' ' if step.function else ''}{_place(step.operand)})"
         )
         steps.append(step.op + operand)
-    return " → ".join((["copy"] if instruction.weight is None and not steps else []) + (
-        ["product"] if instruction.weight is not None else []
-    ) + steps)  # fmt: skip
+    if instruction.attend is not None:
+        steps.insert(0, f"attention({_place(instruction.attend.keys)}, {_place(instruction.attend.values)})")
+    elif instruction.weight is not None:
+        steps.insert(0, "product")
+    return " → ".join(steps or ["copy"])
 
 
 def _clock(plan: Plan, instruction: Instruction) -> str:

@@ -190,14 +190,14 @@ class Pairs(Value):
         read = read & asked_at_all
         if bool((read & (weights != 1)).any()):
             raise UnsupportedModelError("attention weights that are changed after the softmax, otherwise than to none")
-        scales = scale[read].unique()
-        if len(scales) > 1:
+        scales = scale[read]
+        number = float(scales[0]) if len(scales) else 1.0
+        if not bool((scales == number).all()):
             raise UnsupportedModelError("attention scores that are scaled differently for each pair")
         finite = bias[masked & ~torch.isneginf(bias) & ~apart & some]
         floor = float(finite.max()) if len(finite) else -float("inf")
         added = torch.where(read, bias, 0.0)
         read, added = self._of_maps(read), self._of_maps(added)
-        number = float(scales[0]) if len(scales) else 1.0
         for heads in _alike(read):
             starts, runs = _runs(read[heads[0]])
             extra = added[heads] if added[heads].any() else None
