@@ -256,14 +256,6 @@ class SampleChunk {
 
   void product(const PlanInstruction& i) {
     const SampleProduct& p = products_.of(i);
-    block_.lengths.clear();
-    for (size_t run = 0; run < runs_; ++run) block_.lengths.push_back(sources_[run].channels);
-    block_.x.resize(runs_ * size_t(block_.rows));
-    const float** x = block_.x.data();
-    for (int64_t tile = 0; tile < block_.rows; tile += products_.isa.rows)
-      for (size_t run = 0; run < runs_; ++run)
-        for (int64_t m = tile; m < std::min(block_.rows, tile + products_.isa.rows); ++m)
-          *x++ = sources_[run].row(position_[m], image_[m]);
     block_.addends.resize(p.addends);
     for (size_t a = 0; a < p.addends; ++a)
       for (int64_t m = 0; m < block_.rows; ++m)
@@ -272,8 +264,44 @@ class SampleChunk {
     if (p.has_residual)
       for (int64_t m = 0; m < block_.rows; ++m)
         block_.residual[size_t(m)] = operands_[p.fused - 1].row(position_[m], image_[m]);
-    sample_gemm(products_.isa, products_.layout(i), packed_ + p.packed, i.bias < 0 ? nullptr : plan_.constants + i.bias,
-                p.activation, block_);
+    const float *packed = packed_ + p.packed, *bias = i.bias < 0 ? nullptr : plan_.constants + i.bias;
+    if (p.rounds) {
+      round_inputs(i.K);
+      sample_gemm(products_.isa.pairs, products_.layout(i), reinterpret_cast<const uint32_t*>(packed), bias,
+                  p.activation, pairs_, block_);
+    } else {
+      list_inputs();
+      sample_gemm(products_.isa.floats, products_.layout(i), packed, bias, p.activation, floats_, block_);
+    }
+  }
+
+  void list_inputs() {  // where they lie
+    const int64_t rows = products_.isa.floats.rows;
+    floats_.lengths.clear();
+    for (size_t run = 0; run < runs_; ++run) floats_.lengths.push_back(sources_[run].channels);
+    floats_.x.resize(runs_ * size_t(block_.rows));
+    const float** x = floats_.x.data();
+    for (int64_t tile = 0; tile < block_.rows; tile += rows)
+      for (size_t run = 0; run < runs_; ++run)
+        for (int64_t m = tile; m < std::min(block_.rows, tile + rows); ++m)
+          *x++ = sources_[run].row(position_[m], image_[m]);
+  }
+
+  void round_inputs(int64_t K) {  // a row's side by side; the last of an odd number is followed by a zero
+    const int64_t words = count_words<bfloat16>(K);
+    pairs_.lengths.assign(1, words);
+    pairs_.x.resize(size_t(block_.rows));
+    rounded_.resize(size_t(2 * words * block_.rows));
+    for (int64_t m = 0; m < block_.rows; ++m) {
+      bfloat16* to = rounded_.data() + 2 * words * m;
+      pairs_.x[size_t(m)] = to;
+      to[2 * words - 1] = 0;
+      for (size_t run = 0; run < runs_; ++run) {
+        products_.isa.pairs.finish(sources_[run].channels, sources_[run].row(position_[m], image_[m]), nullptr, false,
+                                   to);
+        to += sources_[run].channels;
+      }
+    }
   }
 
   void attention(const PlanInstruction& i) {
@@ -379,6 +407,9 @@ class SampleChunk {
   Operand out_;
   size_t runs_ = 0;
   GemmBlock block_;
+  GemmInputs<float> floats_;
+  GemmInputs<bfloat16> pairs_;
+  std::vector<bfloat16> rounded_;
   int64_t position_[kGemmBlock], image_[kGemmBlock];
   std::vector<float> scratch_, transformed_, numerators_, scores_;
 };

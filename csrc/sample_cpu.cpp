@@ -10,7 +10,7 @@
 namespace fastgen {
 namespace {
 
-constexpr int64_t kPackedHeader = 16;  // floats; the first is the number of lanes that the weights were packed for
+constexpr int64_t kPackedHeader = 16;  // floats; the first two say for which tiles the weights were packed
 
 // Weights that are read at every pixel lie in large pages, where the system offers them: fewer address translations.
 void advise_large_pages(Tensor& tensor) {
@@ -43,19 +43,25 @@ SamplePlan decode(const Tensor& codes, const Tensor& constants) {
 }
 
 // The instruction set of that name; the best that this machine has for "".
-const GemmIsa& isa_of(const std::string& name) {
-  for (const GemmIsa& isa : gemm_isas())
-    if (name == isa.name) return isa;
+SampleIsa isa_of(const std::string& name) {
+  const auto& floats = tile_sets<float>();
+  for (const TileSet<bfloat16>& pairs : tile_sets<bfloat16>()) {
+    if (name != pairs.name) continue;
+    for (const TileSet<float>& set : floats)  // "avx512bf16" has the floats of "avx512"
+      if (set.lanes == pairs.lanes) return {set, pairs};
+  }
   STD_TORCH_CHECK(name.empty(), "isa: expected one that this machine has, got ", name);
-  return gemm_isas().back();
+  return {floats.back(), tile_sets<bfloat16>().back()};
 }
 
-const GemmIsa& isa_of(const Tensor& packed) {
+SampleIsa isa_of(const Tensor& packed) {
   check(packed, ScalarType::Float, {packed.numel()}, "packed");
   STD_TORCH_CHECK(packed.numel() >= kPackedHeader, "packed: expected packed weights");
-  for (const GemmIsa& isa : gemm_isas())
-    if (data<float>(packed)[0] == float(isa.lanes)) return isa;
-  STD_TORCH_CHECK(false, "packed: expected weights packed on this machine");
+  const float *header = data<float>(packed), which = header[1];
+  const auto& sets = tile_sets<bfloat16>();
+  STD_TORCH_CHECK(which >= 0 && which < float(sets.size()) && header[0] == float(sets[size_t(which)].lanes),
+                  "packed: expected weights packed on this machine");
+  return isa_of(std::string(sets[size_t(which)].name));
 }
 
 int64_t sample_format_cpu(const Tensor&) { return int64_t(plan_format()); }
@@ -68,7 +74,8 @@ Tensor sample_pack_cpu(const Tensor& codes, const Tensor& constants, Text isa) {
   advise_large_pages(packed);
   float* floats = mutable_data<float>(packed);
   std::fill_n(floats, kPackedHeader, 0.0f);
-  floats[0] = float(products.isa.lanes);
+  floats[0] = float(products.isa.floats.lanes);
+  floats[1] = float(&products.isa.pairs - tile_sets<bfloat16>().data());
   products.pack(floats + kPackedHeader);
   return packed;
 }

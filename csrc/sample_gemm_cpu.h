@@ -1,8 +1,8 @@
 // sample_gemm: y[m] = activation(Σ_k x[m, k]·W[k] + bias + addends[m]) + residuals[m], one thread, any M
-// Shapes   W (K, N); the K inputs of a row are runs of floats anywhere, so that taps are read where they lie; packed W:
-//          panels of (K, panel), the panel as wide as the registers
+// Shapes   W (K, N); the K inputs of a row are runs anywhere, so that taps are read where they lie; packed W: panels of
+//          (K, panel), the panel as wide as the registers; bfloat16 in pairs, K counts these
 // Traffic  W once per 60 rows from the last cache it fits; x from the first
-// Numerics f32; k in one order whatever M, so that an image's bits do not depend on the images beside it
+// Numerics f32 sums; k in one order whatever M, so that an image's bits do not depend on the images beside it
 // Ragged   N padded with zeros to whole vectors in W alone; y, addends and residuals are touched up to N
 // No torch headers.
 #pragma once
@@ -17,7 +17,7 @@ namespace fastgen {
 // ---- packed weights
 
 // How the N columns of W are spread over panels. A gate's panels hold as many columns of the one half as of the other,
-// vectors of a before vectors of b, so that both factors of an output are sums of one tile.
+// vectors of a before vectors of b, so that both factors of an output are sums of one tile: of an even number.
 struct GemmLayout {
   int64_t K, N, columns;  // columns: outputs of one tile's half of a gate, or of a tile
   bool gate;
@@ -25,7 +25,7 @@ struct GemmLayout {
 
   template <typename T>
   GemmLayout(const TileSet<T>& isa, int64_t K, int64_t N, bool gate)
-      : K(K), N(N), columns(gate ? N / 2 : N), gate(gate), lanes(isa.lanes), vectors(isa.vectors) {}
+      : K(K), N(N), columns(gate ? N / 2 : N), gate(gate), lanes(isa.lanes), vectors(gate ? isa.vectors / 2 * 2 : isa.vectors) {}
 
   int64_t per_panel() const { return int64_t(lanes) * vectors / (gate ? 2 : 1); }
   int64_t panels() const { return (columns + per_panel() - 1) / per_panel(); }
@@ -67,21 +67,27 @@ void pack_words(const GemmLayout& layout, const float* w, word_t<T>* packed) {
 // Rows of a block: as many as keep their inputs beside a panel in the second-level cache, a multiple of 4 and of 6.
 constexpr int64_t kGemmBlock = 60;
 
-// What a block of rows reads and writes: one address a row.
+// What the rows of a block read: runs of words, together K.
+template <typename T>
+struct GemmInputs {
+  std::vector<int64_t> lengths;
+  std::vector<const T*> x;  // (tile, run, row of the tile)
+};
+
+// What they add and write: one address a row.
 struct GemmBlock {
   int64_t rows = 0;
-  std::vector<int64_t> lengths;  // of the runs; together K
-  std::vector<const float*> x;   // (tile, run, row of the tile)
   std::vector<std::array<const float*, kGemmBlock>> addends;
   std::array<const float*, kGemmBlock> residual;
   std::array<float*, kGemmBlock> y;
   bool has_residual = false;
 };
 
-inline void sample_gemm(const GemmIsa& isa, const GemmLayout& layout, const float* packed, const float* bias,
-                        SampleActivation activation, const GemmBlock& block) {
+template <typename T>
+void sample_gemm(const TileSet<T>& isa, const GemmLayout& layout, const word_t<T>* packed, const float* bias,
+                 SampleActivation activation, const GemmInputs<T>& inputs, const GemmBlock& block) {
   alignas(64) float sums[kGemmRows * kTileColumns];
-  const int64_t runs = int64_t(block.lengths.size());
+  const int64_t runs = int64_t(inputs.lengths.size());
   SampleTile tile;
   tile.columns = layout.columns;
   tile.sums = sums;
@@ -93,7 +99,7 @@ inline void sample_gemm(const GemmIsa& isa, const GemmLayout& layout, const floa
     tile.count = layout.count(p);
     for (int64_t m = 0; m < block.rows; m += isa.rows) {
       tile.rows = int(std::min<int64_t>(isa.rows, block.rows - m));
-      isa.tile[tile.rows][vectors](runs, block.lengths.data(), block.x.data() + runs * m, packed + layout.offset(p),
+      isa.tile[tile.rows][vectors](runs, inputs.lengths.data(), inputs.x.data() + runs * m, packed + layout.offset(p),
                                    sums, tile.width);
       for (size_t a = 1; a < block.addends.size(); ++a) add_to_tile(tile, &block.addends[a][size_t(m)], layout.gate);
       tile.addend = block.addends.empty() ? nullptr : &block.addends[0][size_t(m)];

@@ -85,6 +85,7 @@ class SamplePlan {
  public:
   int64_t C, H, W, slope;   // slope −1: raster
   int64_t tail, left, top;  // columns and rows that the walk goes on, and begins, outside of the image
+  bool bfloat16;            // what products of maps multiply, see `rounds`
   int64_t P = 0;
   const float* constants;
   std::vector<PlanBuffer> buffers;
@@ -96,6 +97,9 @@ class SamplePlan {
     C = positive(), H = positive(), W = positive(), slope = read(), tail = read(), left = read(), top = read();
     for (const int64_t value : {slope + 1, tail, left, top})
       plan_check(value >= 0 && value < kLimit, "expected a slope and a walk beyond the image");
+    const int64_t precision = read();
+    plan_check(precision == 0 || precision == 1, "expected a precision");
+    bfloat16 = precision == 1;
     for (int64_t left = count(); left > 0; --left) buffers.push_back(buffer());
     plan_check(!buffers.empty() && buffers[0].kind == PlanKind::kImage && buffers[0].rows == H &&
                    buffers[0].columns == W && buffers[0].channels % C == 0,
@@ -111,6 +115,13 @@ class SamplePlan {
     for (const PlanBuffer& b : buffers)
       plan_check(!b.attended || (b.left == 0 && b.right == 0 && !b.zero_row), "expected keys that lie inside of a map");
     ticks();  // throws where they cannot be counted
+  }
+
+  // Whether inputs and weights of a product are rounded to bfloat16.
+  bool rounds(const PlanInstruction& i) const {
+    bool maps = bfloat16 && i.K > 0;
+    for (const PlanRef& source : i.sources) maps &= buffers[size_t(source.buffer)].kind == PlanKind::kMap;
+    return maps;
   }
 
   int64_t inputs() const { return buffers[0].channels / C; }  // channels in which the model reads one colour

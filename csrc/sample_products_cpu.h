@@ -9,6 +9,7 @@ namespace fastgen {
 
 // What the product of an instruction takes along: steps [0, fused).
 struct SampleProduct {
+  bool rounds = false;  // to bfloat16
   SampleActivation activation = SampleActivation::kNone;
   size_t addends = 0, fused = 0;
   bool has_residual = false;
@@ -16,29 +17,54 @@ struct SampleProduct {
   int64_t channels = 0;  // that the product leaves
 };
 
+// What of an instruction set multiplies floats, and what pairs of bfloat16.
+struct SampleIsa {
+  const TileSet<float>& floats;
+  const TileSet<bfloat16>& pairs;
+};
+
 class SampleProducts {
  public:
-  const GemmIsa& isa;
-  int64_t packed_size = 0;
+  const SampleIsa isa;
+  int64_t packed_size = 0;  // in floats, or pairs
 
-  SampleProducts(const SamplePlan& plan, const GemmIsa& isa) : isa(isa), plan_(plan) {
+  SampleProducts(const SamplePlan& plan, const SampleIsa& isa) : isa(isa), plan_(plan) {
     for (const PlanInstruction& i : plan.instructions) products_.push_back(fuse(i));
   }
 
   const SampleProduct& of(const PlanInstruction& i) const { return products_[size_t(&i - plan_.instructions.data())]; }
 
-  GemmLayout layout(const PlanInstruction& i) const {
-    return {isa, i.K, i.O, of(i).activation == SampleActivation::kGate};
-  }
+  GemmLayout layout(const PlanInstruction& i) const { return layout(i, of(i)); }
 
   void pack(float* packed) const {
-    for (const PlanInstruction& i : plan_.instructions)
-      if (i.K > 0) layout(i).pack(plan_.constants + i.weight, packed + of(i).packed);
+    for (const PlanInstruction& i : plan_.instructions) {
+      if (i.K == 0) continue;
+      const float* weight = plan_.constants + i.weight;
+      float* to = packed + of(i).packed;
+      if (of(i).rounds)
+        pack_pairs(layout(i), i.K, weight, reinterpret_cast<uint32_t*>(to));
+      else
+        layout(i).pack(weight, to);
+    }
   }
 
  private:
   const SamplePlan& plan_;
   std::vector<SampleProduct> products_;
+
+  GemmLayout layout(const PlanInstruction& i, const SampleProduct& p) const {
+    const bool gate = p.activation == SampleActivation::kGate;
+    return p.rounds ? GemmLayout(isa.pairs, count_words<bfloat16>(i.K), i.O, gate)
+                    : GemmLayout(isa.floats, i.K, i.O, gate);
+  }
+
+  // The last pair of an odd number of rows has a zero.
+  static void pack_pairs(const GemmLayout& layout, int64_t K, const float* w, uint32_t* packed) {
+    layout.pack(packed, [&](int64_t k, int64_t n) {
+      const float* at = w + 2 * k * layout.N + n;
+      return pair_of(float_to_bfloat16(at[0]), 2 * k + 1 < K ? float_to_bfloat16(at[layout.N]) : bfloat16(0));
+    });
+  }
 
   // The first steps, as many as an epilogue has: addends, an activation, a residual.
   SampleProduct fuse(const PlanInstruction& i) {
@@ -59,8 +85,9 @@ class SampleProducts {
       }
     }
     p.channels = sample_channels(p.activation, i.O);
+    p.rounds = plan_.rounds(i);
     p.packed = packed_size;
-    packed_size = checked_add(packed_size, GemmLayout(isa, i.K, i.O, p.activation == SampleActivation::kGate).size());
+    packed_size = checked_add(packed_size, layout(i, p).size());
     return p;
   }
 

@@ -118,6 +118,23 @@ def test_slices_of_channels_are_read_and_written() -> None:
     check(b.finish(b.map([(2, HERE)], 1)))
 
 
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "avx512bf16"])
+@pytest.mark.parametrize("channels", [24, 37])
+def test_products_of_rounded_numbers(channels: int, isa: str) -> None:
+    """Against the reference, which rounds in torch; a last bit decides how some few numbers are rounded."""
+    plan = deep_plan(levels=5, channels=channels)
+    plan.precision = "bfloat16"
+    if not packs(*plan.encode(), isa):
+        pytest.skip(f"this machine has no {isa}")
+    uniforms = torch.rand(13, *plan.shape)
+    walk = run(plan, uniforms, isa)
+    inputs = table_of(plan)[1].to_input(walk.values)
+    expected = reference(plan, inputs, ())
+    plan.precision = "float32"
+    error, rounding = ((each - expected).abs().mean() for each in (walk.params, reference(plan, inputs, ())))
+    assert error < 0.1 * rounding
+
+
 @pytest.mark.parametrize("n", [0, 1, 2, 5, 13, 64, 67])
 @pytest.mark.parametrize("levels", [1, 5])
 def test_batches_and_levels(n: int, levels: int) -> None:

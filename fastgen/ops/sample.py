@@ -47,7 +47,7 @@ class PackedPlan:
     Args:
         codes: int64, see ``fastgen.sampling.plan.Plan.encode``.
         constants: float32, see there.
-        isa: "avx512", "avx2" or "portable"; by default the best that this machine has.
+        isa: "avx512bf16", "avx512", "avx2" or "portable"; by default the best that this machine has.
 
     Raises:
         RuntimeError: the codes are no plan, or the machine lacks ``isa``.

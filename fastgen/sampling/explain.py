@@ -58,7 +58,9 @@ def cost(plan: Plan, instruction: Instruction) -> Cost:
     rows = sum(0 <= _due(instruction.rows, r) < instruction.rows.count for r in range(-plan.top, H))
     columns = instruction.columns.count
     runs, positions = (rows, columns) if instruction.clock == "row" else (rows * columns, 1)
-    size = 0 if instruction.weight is None else instruction.weight.numel() * instruction.weight.element_size()
+    weight = instruction.weight
+    each = 0 if weight is None else 2 if plan.rounds(instruction) else weight.element_size()
+    size = 0 if weight is None else weight.numel() * each
     return Cost(runs, positions, runs * positions * instruction.flops, size)
 
 
@@ -95,12 +97,14 @@ def totals(plan: Plan) -> list[str]:
     rings = sum(b.keep * b.columns * b.channels * size for b in plan.buffers if b.kind in ("map", "image"))
     in_rows = sum(c.flops for c in costs["row"]) / max(flops, 1)
     walk = "pixel by pixel" if plan.slope is None else f"along the wavefront column + {plan.slope}·row"
+    rounded = ["precision         inputs and weights of products are rounded to bfloat16"]
     return [
         f"steps             {plan.sequential_draws} {walk}" + (f", {C} colours each" if C > 1 else ""),
         f"FLOPs an image    {flops / 1e9:.3f} GFLOP, {in_rows:.0%} in whole rows",
         f"weights           {_bytes(sum(c.weight_bytes for c in costs['row']))} read once a row, "
         f"{_bytes(sum(c.weight_bytes for c in costs['pixel']))} once a pixel",
         f"memory an image   {_bytes(rings)} in rings of rows",
+        *(rounded if plan.precision == "bfloat16" else []),
         f"ceiling           {C * H * W}× fewer FLOPs than one full forward for each of {C * H * W} values",
     ]
 

@@ -57,6 +57,8 @@ def _format() -> int:
 FORMAT = _format()
 
 Clock = Literal["row", "pixel"]
+Precision = Literal["float32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 Kind = Literal["image", "map", "constant", "given"]
 
 
@@ -223,6 +225,8 @@ class Plan:
         buffers: buffer 0 is the image.
         instructions: in the order in which those that are due run.
         params: for each colour, where the parameters that it reads are found when it is drawn (u = r, v = c).
+        precision: what products multiply: numbers as they are, or inputs and weights rounded to bfloat16; see
+            ``rounds``. Sums, biases and all steps are of the weights' dtype.
         slope: None for the raster walk. Otherwise the wavefront: all pixels with one c + slope·r are drawn together,
             t = 0, 1, …, each instruction that is due run for all of them before the next; then every instruction is
             on the pixel clock.
@@ -233,6 +237,12 @@ class Plan:
     instructions: list[Instruction] = field(default_factory=list)
     params: list[Ref] = field(default_factory=list)
     slope: int | None = None
+    precision: Precision = "float32"
+
+    def rounds(self, instruction: Instruction) -> bool:
+        """Whether a product's inputs and weights are rounded: what reads maps alone, not pixels or conditions."""
+        maps = all(self.buffers[ref.buffer].kind == "map" for ref in instruction.sources)
+        return self.precision == "bfloat16" and bool(instruction.sources) and instruction.weight is not None and maps
 
     @property
     def tail(self) -> int:
@@ -275,7 +285,7 @@ class Plan:
         Codes are int64, each record preceded by nothing: sizes stand before lists. Constants are one vector of the
         weights' dtype, each constant starting at a multiple of 16; codes hold their offsets, −1 for none::
 
-            C, H, W, slope (−1: raster), tail, left, top
+            C, H, W, slope (−1: raster), tail, left, top, precision (0 float32, 1 bfloat16)
             number of buffers, then each: kind (0 image, 1 map, 2 constant, 3 given), rows, columns, channels, keep,
                 data
             number of params, then each: Ref
@@ -295,7 +305,7 @@ class Plan:
         pool = _Pool()
         kinds = ("image", "map", "constant", "given")
         codes = [*self.shape, -1 if self.slope is None else self.slope, self.tail, self.left, self.top]
-        codes += [len(self.buffers)]
+        codes += [PRECISIONS.index(self.precision), len(self.buffers)]
         for b in self.buffers:
             codes += [kinds.index(b.kind), b.rows, b.columns, b.channels, b.keep, pool.offset(b.data)]
         codes.append(len(self.params))

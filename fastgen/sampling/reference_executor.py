@@ -101,6 +101,8 @@ class ReferenceWalk:
             constant = weight.new_zeros(weight.shape[1]) if bias is None else bias
             return constant.expand(n, -1) if v is not None else constant.expand(n, instruction.columns.count, -1)
         x = torch.cat([self._read(ref, u, v, instruction.columns.count) for ref in instruction.sources], dim=-1)
+        if self.plan.rounds(instruction):
+            x, weight = x.bfloat16().to(x), weight.bfloat16().to(weight)
         y = x @ weight
         return y if bias is None else y + bias
 

@@ -25,6 +25,9 @@ class Report:
         largest_logit: the largest parameter, for scale.
         inputs: what both gave the model to read for a value: what it was trained on has to be the same.
         allowed: what of ``logit_error`` rounding explains: 512 roundings of the largest parameter in the model's dtype.
+        precision: of the sampler.
+        nats: by how much the sampler's parameters make an image of the model less likely, in the mean; None for a
+            distribution that does not say how likely a value is.
     """
 
     images: int
@@ -34,6 +37,8 @@ class Report:
     largest_logit: float
     allowed: float
     inputs: str
+    precision: str = "float32"
+    nats: float | None = None
 
     @property
     def same(self) -> bool:
@@ -41,12 +46,15 @@ class Report:
         return self.differing == 0 and self.logit_error <= self.allowed
 
     def __str__(self) -> str:
+        verdict = "the same" if self.same else "NOT the same"
+        if self.precision != "float32" and not self.same:
+            verdict += f", as {self.precision} makes them"
+            verdict += "" if self.nats is None else f", at {self.nats:.2g} nats an image"
         return (
             f"{self.images} images drawn twice: {self.differing} of {self.values} values differ; "
             f"parameters along the way are within {self.logit_error:.1e} of one full forward "
             f"(the largest is {self.largest_logit:.3g}; rounding explains {self.allowed:.1e}): "
-            + ("the same" if self.same else "NOT the same")
-            + f"; both give the model {self.inputs} to read"
+            f"{verdict}; both give the model {self.inputs} to read"
         )
 
 
@@ -81,6 +89,10 @@ def verify(
     expected = naive.sample(uniforms=uniforms, **told)
     seen, exact = sampler.forced(expected, **told), naive.forward(expected, **told)
     largest = exact.abs().max().item()
+    nats = None
+    if hasattr(naive.distribution, "log_prob"):
+        told_by = [naive.distribution.log_prob(params, expected).double().sum() for params in (exact, seen)]
+        nats = ((told_by[0] - told_by[1]) / n).item()
     return Report(
         images=n,
         values=drawn.numel(),
@@ -88,5 +100,7 @@ def verify(
         logit_error=(seen - exact).abs().max().item(),
         largest_logit=largest,
         inputs=str(sampler.to_input),
+        precision=getattr(sampler, "precision", "float32"),
+        nats=nats,
         allowed=512 * torch.finfo(exact.dtype).eps * max(1.0, largest),
     )
