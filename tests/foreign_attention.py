@@ -242,6 +242,36 @@ class Axial(nn.Module):
 # ---- sequences that are no images
 
 
+class MaskedLinear(nn.Linear):
+    def __init__(self, inputs: Tensor, outputs: Tensor, strict: bool) -> None:
+        super().__init__(len(inputs), len(outputs))
+        after = outputs[:, None] > inputs if strict else outputs[:, None] >= inputs
+        self.register_buffer("mask", after.float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.mask, self.bias)
+
+
+class MADE(nn.Module):
+    """Masked fully connected layers over the flattened image, in raster order; ``levels`` logits a pixel."""
+
+    def __init__(self, size: tuple[int, int], levels: int = 1, hidden: int = 17) -> None:
+        super().__init__()
+        pixels = torch.arange(size[0] * size[1])
+        units = [torch.randint(len(pixels) - 1, (hidden,)) for _ in range(2)]
+        self.layers = nn.Sequential(
+            MaskedLinear(pixels, units[0], strict=False), nn.ReLU(),
+            MaskedLinear(units[0], units[1], strict=False), nn.BatchNorm1d(hidden), nn.ReLU(),
+            MaskedLinear(units[1], pixels.repeat(levels), strict=True),
+        )  # fmt: skip
+        self.direct = MaskedLinear(pixels, pixels.repeat(levels), strict=True)
+        self.levels = levels
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        return (self.layers(flat) + self.direct(flat)).view(len(x), self.levels, *x.shape[2:])
+
+
 class WaveNet(nn.Module):
     """Dilated causal convolutions over (N, C, T), with gates and skip connections."""
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fastgen import sampling
 from fastgen.distributions import Bernoulli, Categorical
 from fastgen.sampling import UnsupportedModelError
-from foreign_attention import GPT, STARTS, STYLES, Axial, Encoder, Local, PixelSnail, SequenceFirst, WaveNet
+from foreign_attention import GPT, MADE, STARTS, STYLES, Axial, Encoder, Local, PixelSnail, SequenceFirst, WaveNet
 from samplers import assert_same_as_naive
 
 SIZES = [(4, 5), (3, 3)]
@@ -73,6 +73,14 @@ def test_wavenet():
     torch.manual_seed(0)
     for length in (9, 20):
         assert_same_as_naive(WaveNet(), (1, 1, length), Categorical(4), to_input=integers)
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_made(levels):
+    torch.manual_seed(0)
+    for size in SIZES:
+        law = Bernoulli() if levels == 1 else Categorical(levels)
+        assert_same_as_naive(MADE(size, levels), (1, *size), law, 5, to_input=integers)
 
 
 # ---- what is refused

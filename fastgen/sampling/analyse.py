@@ -10,6 +10,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from . import lowering
+from .lowering import whole_images
 from .builder import Argument, Arrangement, Builder, Given
 from .graph import NEVER, AnyOperation, Attention, Graph, Linear, Operation, image_map
 from .trace import BATCH, Constant, Node, Output, Trace, UnsupportedModelError, behind
@@ -73,11 +74,11 @@ def analyse(
                 values[id(node), index] = value
     result = values.get((id(trace.result.node), trace.result.index))
     assert isinstance(result, Value)
-    result = result.settled()
+    builder.path = "model"
+    result = whole_images.brought_to_pixels(builder, result.settled())
     if result.shape != (BATCH, params, H, W) or [result.kind(d) for d in range(4)] != ["n", "c", "r", "s"]:
         got = ", ".join(map(str, result.shape[1:]))
         raise UnsupportedModelError(f"model: expected parameters of shape (N, {params}, {H}, {W}), got (N, {got})")
-    builder.path = "model"
     copied = builder.pointwise("", result)
     graph.params = copied.parts[0].read.map
     graph.params.ordered = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from .plan import Axis, Plan, Ref
 
@@ -10,12 +10,37 @@ from .plan import Axis, Plan, Ref
 def finish(plan: Plan) -> Plan:
     """Remove unused buffers, and set how many rows each buffer keeps."""
     _prune(plan)
+    accesses = _accesses(plan)
     for index, buffer in enumerate(plan.buffers):
         if buffer.kind in ("constant", "given"):
             buffer.keep = buffer.rows
         else:
-            buffer.keep = max(1, min(_keep(plan, index), buffer.rows))
+            buffer.keep = max(1, min(_keep(plan, index, accesses[index]), buffer.rows))
     return plan
+
+
+@dataclass(frozen=True)
+class _Access:
+    """When a buffer is read, or written, and where."""
+
+    rows: Axis
+    columns: Axis
+    ref: Ref
+    writes: bool
+
+
+def _accesses(plan: Plan) -> list[list[_Access]]:
+    """Of each buffer; draws write the image, and read parameters."""
+    C, H, W = plan.shape
+    found: list[list[_Access]] = [[] for _ in plan.buffers]
+    for i in plan.instructions:
+        found[i.out.buffer].append(_Access(i.rows, i.columns, i.out, True))
+        for ref in i.refs():
+            found[ref.buffer].append(_Access(i.rows, i.columns, ref, False))
+    for ref in plan.params:
+        found[ref.buffer].append(_Access(Axis(H), Axis(W), ref, False))
+    found[0].append(_Access(Axis(H), Axis(W), Ref(0, 0, plan.buffers[0].channels), True))
+    return found
 
 
 def _prune(plan: Plan) -> None:
@@ -41,39 +66,27 @@ def _prune(plan: Plan) -> None:
         )
 
 
-def _keep(plan: Plan, index: int) -> int:
+def _keep(plan: Plan, index: int, accesses: list[_Access]) -> int:
     """How many rows lie between the newest row that is written and the oldest that is still read."""
-    H = plan.shape[1]
-    rows = plan.buffers[index].rows
-    everything = Axis(H)
     if plan.slope is not None:
-        return _keep_along_front(plan, index)
-    written = [(i.rows, i.out) for i in plan.instructions if i.out.buffer == index]
-    read = [(i.rows, ref) for i in plan.instructions for ref in i.refs() if ref.buffer == index]
-    read += [(everything, ref) for ref in plan.params if ref.buffer == index]
-    if index == 0:
-        written.append((everything, Ref(0, 0, plan.buffers[0].channels)))
-    keep, newest = 1, -1
-    for r in range(-plan.top, H):
+        return _keep_along_front(plan, index, accesses)
+    written = [(access.rows, access.ref) for access in accesses if access.writes]
+    read = [(access.rows, access.ref) for access in accesses if not access.writes]
+    rows, keep, newest = plan.buffers[index].rows, 1, -1
+    for r in range(-plan.top, plan.shape[1]):
         newest = max([newest, *_rows(written, r, rows)])
         oldest = min(_rows(read, r, rows), default=newest)
         keep = max(keep, newest - oldest + 1)
     return keep
 
 
-def _keep_along_front(plan: Plan, index: int) -> int:
+def _keep_along_front(plan: Plan, index: int, accesses: list[_Access]) -> int:
     """Along a wavefront: how many rows are between their first write and their last read at once."""
-    _, H, W = plan.shape
     assert plan.slope is not None
     rows = plan.buffers[index].rows
     first, last = [1 << 60] * rows, [-1 << 60] * rows
-    accesses = [(i.rows, i.columns, i.out) for i in plan.instructions if i.out.buffer == index]
-    accesses += [(i.rows, i.columns, ref) for i in plan.instructions for ref in i.refs() if ref.buffer == index]
-    accesses += [(Axis(H), Axis(W), ref) for ref in plan.params if ref.buffer == index]
-    if index == 0:
-        accesses.append((Axis(H), Axis(W), Ref(0, 0, plan.buffers[0].channels)))
-    for r in range(-plan.top, H):
-        for vertical, across, ref in accesses:
+    for r in range(-plan.top, plan.shape[1]):
+        for vertical, across, ref in ((access.rows, access.columns, access.ref) for access in accesses):
             for row in _rows([(vertical, ref)], r, rows):
                 first[row] = min(first[row], across.at + plan.slope * r)
                 last[row] = max(last[row], across.at + (across.count - 1) * across.every + plan.slope * r)

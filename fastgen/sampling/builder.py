@@ -212,7 +212,7 @@ class Builder:
         for a in range(KH):
             for b in range(KW):
                 at = (a * dilation[0] - padding[0], b * dilation[1] - padding[1])
-                taps += self._taps(value, weight[:, :, a, b], at, tuple(stride), (rows, columns))
+                taps += self.taps(value, weight[:, :, a, b], at, tuple(stride), (rows, columns))
         self.graph.add(Linear(out, self.path, "convolution", taps=taps, bias=bias))
         return out
 
@@ -243,11 +243,11 @@ class Builder:
                         i, j = row + padding[0] - a * dilation[0], column + padding[1] - b * dilation[1]
                         if i % stride[0] == 0 and j % stride[1] == 0:
                             at = (i // stride[0], j // stride[1])
-                            phase.taps += self._taps(value, weight[:, :, a, b], at, (1, 1), phase.counts)
+                            phase.taps += self.taps(value, weight[:, :, a, b], at, (1, 1), phase.counts)
                 self.graph.add(phase)
         return out
 
-    def _taps(
+    def taps(
         self, value: Value, weight: Tensor, at: tuple[int, int], step: tuple[int, ...], counts: tuple[int, int]
     ) -> list[Tap]:
         """Terms of value(step·u + at) @ weightᵀ, weight (O, I): one for each part that has weights other than zero."""

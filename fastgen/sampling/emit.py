@@ -55,6 +55,7 @@ class _Emitter:
         self._buffers: dict[Map, int] = {}
         self.given_orders: dict[int, np.ndarray] = {}
         self._places: dict[Map, np.ndarray] = {}  # channel of a map → channel of its buffer, −1 for none
+        self._places_of_operands: dict[int, np.ndarray] = {}
         image = self.graph.image
         self._buffer(image, np.arange(image.channels), np.arange(image.channels))
         for operation in self.graph.operations:
@@ -117,6 +118,12 @@ class _Emitter:
         return [operand.read[channels], self._operand_places(operand)[channels]]
 
     def _operand_places(self, operand: Operand) -> np.ndarray:
+        """For each channel of an operand, that of its buffer."""
+        if id(operand) not in self._places_of_operands:
+            self._places_of_operands[id(operand)] = self._found_places(operand)
+        return self._places_of_operands[id(operand)]
+
+    def _found_places(self, operand: Operand) -> np.ndarray:
         places = np.full(len(operand.read), -1)
         for index, read in enumerate(operand.reads):
             mine = operand.read == index

@@ -20,6 +20,7 @@ from .comparisons import equal
 from .pointwise import add, concat_elu, elu, gate, scaled
 from .registry import handles
 from .views import pad
+from .whole_images import is_flat, over_all
 
 
 @handles("convolution")
@@ -103,6 +104,8 @@ def _mm(b: Builder, x: Argument, weight: Argument) -> Value:
         return across_channels(b, weight, x, dim=0)
     if not isinstance(x, Value) or not isinstance(weight, Tensor):
         raise UnsupportedModelError("a product of two things that depend on the image")
+    if is_flat(x, 1):
+        return over_all(b, x, weight.t())
     if x.kind(1) != "c" or "c" in x.kind(0):
         raise UnsupportedModelError("a matrix product over something other than channels")
     return across_channels(b, x, weight.t(), dim=1)
