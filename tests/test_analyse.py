@@ -145,7 +145,7 @@ NOT_PLANNED = [
     (lambda m, x: m.layer(x), nn.GroupNorm(1, 1), "layer: aten.native_group_norm cannot be planned: group norm mixes"),
     (lambda m, x: m.layer(x), nn.InstanceNorm2d(1), "layer: aten.* cannot be planned"),
     (lambda m, x: m.layer(x), nn.LayerNorm((1, 4, 4)), "layer: aten.native_layer_norm cannot be planned: a layer norm"),
-    (lambda m, x: m.layer(x), nn.MaxPool2d(3, 1, 1), "layer: aten.max_pool2d_with_indices cannot be planned"),
+    (lambda m, x: m.layer(x), nn.MaxPool2d(3, 1, 1), r"layer: pixel \(r, c\) reads \(r\+2, c\+2\)"),
     (lambda m, x: x.flip(3), None, "model: aten.flip cannot be planned: another order of rows, columns or images"),
     (lambda m, x: x.roll(1, 2), None, r"model: aten.roll cannot be planned: another order .*\(F.pad and a slice move"),
     (lambda m, x: x.cumsum(2), None, "model: aten.cumsum cannot be planned: a cumulative sum, over rows"),

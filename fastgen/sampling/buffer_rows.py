@@ -11,8 +11,11 @@ def finish(plan: Plan) -> Plan:
     """Remove unused buffers, and set how many rows each buffer keeps."""
     _prune(plan)
     accesses = _accesses(plan)
+    attended = {
+        ref.buffer for i in plan.instructions if i.attend is not None for ref in (i.attend.keys, i.attend.values)
+    }
     for index, buffer in enumerate(plan.buffers):
-        if buffer.kind in ("constant", "given"):
+        if buffer.kind in ("constant", "given") or index in attended:
             buffer.keep = buffer.rows
         else:
             buffer.keep = max(1, min(_keep(plan, index, accesses[index]), buffer.rows))

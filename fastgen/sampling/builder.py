@@ -15,7 +15,7 @@ from .graph import Graph, Linear, Map, Operand, Pointwise, Read, Tap, constant_m
 from .pairs import Pairs
 from .sequences import has_piece, is_sequence, joined, told_whole, whole
 from .trace import Node, Output, UnsupportedModelError
-from .traced_tensor import Part, Value, cat_channels
+from .traced_tensor import Part, Value, at_same_pixels, cat_channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -356,6 +356,8 @@ class Builder:
 
 def _of_pairs(op: str, operands: Sequence[Argument]) -> Value:
     first, *others = operands
+    if op == "neg" and isinstance(first, Pairs):
+        return first.arithmetic("mul", True, torch.tensor(-1.0))
     if not op and isinstance(first, Pairs):
         return first
     pairs, other = (first, others[0]) if isinstance(first, Pairs) and others else (others[0] if others else None, first)
@@ -406,6 +408,5 @@ def arrange(tensor: Tensor, dims: list[Any]) -> Tensor:
 def same_positions(a: Value, b: Value) -> bool:
     """Whether two values of one shape have the same along every dimension."""
     nothing: tuple[tuple[str, int], ...] = (("c", 1),)
-    return a.first == b.first and [dim or nothing for dim in a.merged().dims] == [
-        dim or nothing for dim in b.merged().dims
-    ]
+    dims = [[dim or nothing for dim in each.merged().dims] for each in (a, b)]
+    return dims[0] == dims[1] and at_same_pixels(a, b)

@@ -8,7 +8,7 @@ is known which keys each query reads.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,7 +47,8 @@ class Side:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns; a piece of a sequence is one row."""
-        return (self.value.rows, self.value.columns) if self.count == self.every else (1, self.count)
+        whole = (self.first, self.count) == (0, self.every)
+        return (self.value.rows, self.value.columns) if whole else (1, self.count)
 
     def of(self, heads: list[int]) -> Value:
         """The channels of some heads."""
@@ -82,10 +83,21 @@ class Pairs(Value):
     def settled(self) -> Value:
         return self
 
+    def merged(self) -> Value:
+        raise UnsupportedModelError(
+            "attention scores or weights, cut, joined or summed: these may be scaled, added to, masked, and multiplied "
+            "with values"
+        )
+
+    def expand(self, shape: Sequence[int]) -> Value:
+        return self if tuple(shape) == self.shape else self.merged()
+
     # ---- constants
 
     def constant(self, tensor: Tensor) -> Tensor:
         """One that broadcasts against the pairs, as ``scale`` is."""
+        if torch.broadcast_shapes(tensor.shape, self.shape) != self.shape:
+            raise UnsupportedModelError(f"attention scores {self.shape} with a constant {tuple(tensor.shape)}")
         tensor = tensor.reshape([1] * (len(self.dims) - tensor.dim()) + list(tensor.shape))
         atoms = [(kind, 1 if size == 1 else length) for dim, size in zip(self.dims, tensor.shape, strict=True)
                  for kind, length in dim]  # fmt: skip
@@ -190,21 +202,20 @@ class Pairs(Value):
         read = read & asked_at_all
         if bool((read & (weights != 1)).any()):
             raise UnsupportedModelError("attention weights that are changed after the softmax, otherwise than to none")
-        scales = scale[read]
-        number = float(scales[0]) if len(scales) else 1.0
-        if not bool((scales == number).all()):
+        scales = [float(of[where][0]) if where.any() else 1.0 for of, where in zip(scale, read, strict=True)]
+        if any(bool((of[where] != one).any()) for of, where, one in zip(scale, read, scales, strict=True)):
             raise UnsupportedModelError("attention scores that are scaled differently for each pair")
         finite = bias[masked & ~torch.isneginf(bias) & ~apart & some]
         floor = float(finite.max()) if len(finite) else -float("inf")
         added = torch.where(read, bias, 0.0)
         read, added = self._of_maps(read), self._of_maps(added)
-        for heads in _alike(read):
+        for heads in _alike(read, scales):
             starts, runs = _runs(read[heads[0]])
             extra = added[heads] if added[heads].any() else None
             if extra is not None and torch.equal(extra, extra[:1].expand_as(extra)):
                 extra = extra[:1]
             extra = None if extra is None else extra.contiguous()
-            yield heads, Pattern(len(heads), number, floor, starts, runs, extra), self._offsets(read[heads[0]])
+            yield heads, Pattern(len(heads), scales[heads[0]], floor, starts, runs, extra), self._offsets(read[heads[0]])
 
     def _offsets(self, read: Tensor) -> list[tuple[int, int]]:
         """Of bool (queries, keys): for each distance in rows, the largest in columns."""
@@ -242,9 +253,9 @@ class Pairs(Value):
         return F.pad(numbers, around)
 
 
-def _alike(read: Tensor) -> list[list[int]]:
-    """Heads that read the same keys, if all do; else each by itself."""
-    if torch.equal(read, read[:1].expand_as(read)):
+def _alike(read: Tensor, scales: list[float]) -> list[list[int]]:
+    """Heads that read the same keys, scaled alike, if all do; else each by itself."""
+    if torch.equal(read, read[:1].expand_as(read)) and len(set(scales)) == 1:
         return [list(range(len(read)))]
     return [[head] for head in range(len(read))]
 

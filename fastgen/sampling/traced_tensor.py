@@ -20,6 +20,7 @@ from .trace import UnsupportedModelError
 
 Atom = tuple[str, int]
 Dims = list[tuple[Atom, ...]]
+_ONE: tuple[Atom, ...] = (("c", 1),)
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,17 @@ class Value:
     @property
     def stride(self) -> tuple[int, int]:
         """Pixels between positions."""
+        stride = self._stride()
+        if stride is None:
+            raise UnsupportedModelError("model: expected what is computed here to depend on the image")
+        return stride
+
+    def _stride(self) -> tuple[int, int] | None:
         for index in np.unique(self.part):
             read = self.parts[index].read
             if index >= 0 and read.map.stride is not None:
                 return read.map.stride[0] * read.row_step, read.map.stride[1] * read.column_step
-        raise UnsupportedModelError("model: expected what is computed here to depend on the image")
+        return None
 
     def kind(self, dim: int) -> str:
         """What lies along a dimension: "n", "c", "r", "s", several of these, or "" for nothing.
@@ -112,6 +119,7 @@ class Value:
 
     def view(self, shape: Sequence[int]) -> Value:
         """The same elements, as ``reshape`` orders them."""
+        piece = ", of a piece of a sequence of positions" if any(a[0] == "p" for d in self.dims for a in d) else ""
         atoms = [atom for dim in self.dims for atom in dim]
         dims: Dims = []
         cut: list[tuple[int, ...]] = []  # how each c atom was divided
@@ -121,7 +129,7 @@ class Value:
             have = 1
             while have < size or (size == 1 and not dim and atoms and atoms[0][1] == 1):
                 if not atoms:
-                    raise UnsupportedModelError(f"a view of {self.shape} as {tuple(shape)}")
+                    raise UnsupportedModelError(f"a view of {self.shape} as {tuple(shape)}{piece}")
                 kind, length = atoms.pop(0)
                 if have * length <= size:
                     take = length
@@ -133,11 +141,11 @@ class Value:
                     pending.append(take)
                     atoms.insert(0, (kind, length // take))
                 else:
-                    raise UnsupportedModelError(f"a view of {self.shape} as {tuple(shape)}")
+                    raise UnsupportedModelError(f"a view of {self.shape} as {tuple(shape)}{piece}")
                 dim.append((kind, take))
                 have *= take
             if have != size:
-                raise UnsupportedModelError(f"a view of {self.shape} as {tuple(shape)}")
+                raise UnsupportedModelError(f"a view of {self.shape} as {tuple(shape)}{piece}")
             dims.append(tuple(dim))
         for atom in atoms:  # of size 1
             dims[-1] = (*dims[-1], atom)
@@ -251,6 +259,10 @@ def cat_channels(values: list[Value], dim: int) -> Value:
     """Side by side along a dimension of channels; the other dimensions agree."""
     values = [value.merged() for value in values]
     first = values[0]
+    for value in values[1:]:
+        apart = [d for d in range(len(first.dims)) if d != dim and (first.dims[d] or _ONE) != (value.dims[d] or _ONE)]
+        if apart or not at_same_pixels(first, value):
+            raise UnsupportedModelError("tensors side by side whose rows, columns or channels lie differently")
     axis = first._axis(dim)
     parts: list[Part] = []
     part = []
@@ -261,6 +273,12 @@ def cat_channels(values: list[Value], dim: int) -> Value:
     dims[dim] = (("c", sum(value.shape[dim] for value in values)),)
     channel = np.concatenate([value.channel for value in values], axis)
     return replace(first, dims=dims, parts=parts, part=np.concatenate(part, axis), channel=channel)
+
+
+def at_same_pixels(a: Value, b: Value) -> bool:
+    """Whether positions of one number stand at the same pixel, as far as they stand at any."""
+    strides = [each._stride() for each in (a, b)]
+    return a.first == b.first and (None in strides or strides[0] == strides[1])
 
 
 def _long(dim: tuple[Atom, ...]) -> tuple[Atom, ...]:

@@ -5,10 +5,10 @@ values (what depends on the image), ``Given`` (on the condition), constant tenso
 numbers.
 """
 
-from . import attention, comparisons, linear, norms, pointwise, recurrences, reductions, views
+from . import attention, comparisons, linear, norms, pointwise, pooling, recurrences, reductions, views
 from .registry import BOOLEAN, HANDLERS, INTEGER, INTEGERS, REFUSED, completed
 
 __all__ = [
-    "BOOLEAN", "HANDLERS", "INTEGER", "INTEGERS", "REFUSED", "attention", "comparisons", "completed", "linear", "norms", "pointwise",
+    "BOOLEAN", "HANDLERS", "INTEGER", "INTEGERS", "REFUSED", "attention", "comparisons", "completed", "linear", "norms", "pointwise", "pooling",
     "recurrences", "reductions", "views",
 ]  # fmt: skip

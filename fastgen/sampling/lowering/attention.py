@@ -14,7 +14,7 @@ from ..builder import Builder
 from ..graph import Attention, Map, empty_map
 from ..pairs import Pairs, Side
 from ..trace import UnsupportedModelError
-from ..traced_tensor import Atom, Dims, Part, Value
+from ..traced_tensor import Atom, Dims, Part, Value, at_same_pixels
 from .registry import handles
 
 OTHER = "a product of two things that depend on the image, other than attention"
@@ -72,7 +72,7 @@ def _attended(b: Builder, pairs: Pairs, values: Value, queries: int, positions: 
         and set("".join(kind for kind, _ in _atoms(pairs.dims[queries]))) <= set("rsp")
         and _atoms(keys) == _atoms(values.dims[positions])
         and _atoms(pairs.dims[0]) == _atoms(values.dims[0])
-        and side.first == pairs.key.first
+        and at_same_pixels(replace(side.value, first=side.first), replace(pairs.key.value, first=pairs.key.first))
         and np.array_equal(pairs.channel.reshape(-1), np.arange(pairs.query.heads))
     )
     if not fits:

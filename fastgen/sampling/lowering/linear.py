@@ -106,9 +106,14 @@ def _mm(b: Builder, x: Argument, weight: Argument) -> Value:
         raise UnsupportedModelError("a product of two things that depend on the image")
     if is_flat(x, 1):
         return over_all(b, x, weight.t())
-    if x.kind(1) != "c" or "c" in x.kind(0):
+    if not _are_channels(x, 1) or "c" in x.kind(0):
         raise UnsupportedModelError("a matrix product over something other than channels")
     return across_channels(b, x, weight.t(), dim=1)
+
+
+def _are_channels(x: Value, dim: int) -> bool:
+    """Whether channels lie along a dimension: a single one may have a row or column of size 1 beside it."""
+    return x.kind(dim) == "c" or (x.shape[dim] == 1 and any(kind == "c" for kind, _ in x.dims[dim]))
 
 
 @handles("addmm")
@@ -131,7 +136,9 @@ def _bmm(b: Builder, first: Argument, second: Argument) -> Value:
         or not isinstance(weight, Tensor)
         or not torch.equal(weight, weight[:1].expand_as(weight))
     ):
-        raise UnsupportedModelError("a product of what depends on the image with what depends on the condition")
+        raise UnsupportedModelError(
+            "a product of what depends on the image with what depends on the condition, or with matrices that differ"
+        )
     dim = 1 if left else 2
     if x.kind(dim) != "c" or "c" in x.kind(3 - dim) + x.kind(0):
         raise UnsupportedModelError("a matrix product over something other than channels")
@@ -149,7 +156,8 @@ def across_channels(b: Builder, x: Value, weight: Tensor, dim: int) -> Value:
     dims[dim] = (("c", weight.shape[0]),)
     size = (*sizes[:axis], weight.shape[0], *sizes[axis + 1 :])
     channel = np.arange(out.channels).reshape(size)
-    return replace(Value.of(out, b.n), dims=dims, part=np.zeros(size, dtype=np.int64), channel=channel)
+    part = np.zeros(size, dtype=np.int64)
+    return replace(Value.of(out, b.n), dims=dims, part=part, channel=channel, first=x.first)
 
 
 @handles("embedding")

@@ -50,6 +50,22 @@ def _layer_norm(
     return [y if bias is None else b.pointwise("add", y, bias)]
 
 
+@handles("native_group_norm")
+def _group_norm(
+    b: Builder, x: Value, weight: Argument | None, bias: Argument | None, n: int, channels: int, positions: int,
+    groups: int, eps: float,
+) -> list[Value]:  # fmt: skip
+    if positions != 1 or x.merged().kind(1) != "c":
+        raise UnsupportedModelError(
+            "group norm mixes all pixels of an image; over the channels of each, move these last, flatten the others "
+            "and norm (N·H·W, C)"
+        )
+    parts = x.view((x.shape[0], groups, channels // groups))
+    y = _layer_norm(b, parts, (channels // groups,), None, None, eps)[0].view(x.shape)
+    y = y if weight is None else b.pointwise("mul", y, weight)
+    return [y if bias is None else b.pointwise("add", y, bias)]
+
+
 def _each_group(b: Builder, x: Value, size: int, eps: float) -> Value:
     """Each ``size`` channels by themselves, in maps of their own."""
     channel, parts, part = x.channel.reshape(-1), [], np.zeros(x.part.size, dtype=np.int64)

@@ -29,7 +29,6 @@ REFUSED = {
     "aten._scaled_dot_product_attention_math": "attention",
     "aten._adaptive_avg_pool2d": "global pooling",
     "aten.adaptive_max_pool2d": "global pooling",
-    "aten.native_group_norm": "group norm mixes all pixels of an image",
 }
 
 

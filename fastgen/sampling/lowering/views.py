@@ -111,15 +111,13 @@ def _slice(b: Builder, x: Value, dim: int, start: int | None, end: int | None, s
     dim %= len(x.dims)
     first, last, step = slice(start, end, step).indices(x.shape[dim])
     count = max(0, -((first - last) // step))
-    if step == 1 and count < x.shape[dim] and is_sequence(x, dim):
-        return window(b, x, dim, first, count)
-    return x.slice(dim, first, step, count)
+    return _piece(b, x, dim, first, count) if step == 1 else x.slice(dim, first, step, count)
 
 
 @handles("select", boolean=True, integer=True)
 def _select(b: Builder, x: Value, dim: int, index: int) -> Value:
     dim %= len(x.dims)
-    return x.slice(dim, index % x.shape[dim], 1, 1).squeeze(dim)
+    return _piece(b, x, dim, index % x.shape[dim], 1).squeeze(dim)
 
 
 @handles("split", boolean=True, integer=True)
@@ -133,7 +131,14 @@ def _split(b: Builder, x: Value, size: int | Sequence[int], dim: int) -> list[Va
 @handles("split_with_sizes", boolean=True, integer=True)
 def split_with_sizes(b: Builder, x: Value, sizes: Sequence[int], dim: int) -> list[Value]:
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    return [x.slice(dim % len(x.dims), start, 1, size) for start, size in zip(starts, sizes, strict=True)]
+    return [_piece(b, x, dim % len(x.dims), start, size) for start, size in zip(starts, sizes, strict=True)]
+
+
+def _piece(b: Builder, x: Value, dim: int, start: int, count: int) -> Value:
+    """``count`` elements; before the first, where ``start`` is negative, zeros."""
+    if (start, count) != (0, x.shape[dim]) and is_sequence(x, dim):
+        return window(b, x, dim, start, count)
+    return x.slice(dim, start, 1, count)
 
 
 @handles("unbind", boolean=True, integer=True)
@@ -200,10 +205,7 @@ def pad(b: Builder, x: Value, around: Sequence[int], value: float) -> Value:
     for index in range(len(around) // 2):
         dim = len(x.dims) - 1 - index
         before, after = around[2 * index : 2 * index + 2]
-        if (before, after) != (0, 0) and is_sequence(x, dim):
-            x = window(b, x, dim, -before, x.shape[dim] + before + after)
-        else:
-            x = x.slice(dim, -before, 1, x.shape[dim] + before + after)
+        x = _piece(b, x, dim, -before, x.shape[dim] + before + after)
     return b.pointwise("add", x, border) if value else x
 
 
@@ -226,7 +228,7 @@ def _assign(b: Builder, base: Argument, part: Argument, region: Region) -> Value
         if start or part.shape[dim] != base.shape[dim]:
             if part.kind(dim) == "":
                 placed = b.cat([placed], dim)
-            placed = placed.slice(dim, -start, 1, base.shape[dim])
+            placed = _piece(b, placed, dim, -start, base.shape[dim])
     if isinstance(base, Tensor):
         rest = torch.where(mask == 1, base, torch.zeros_like(base))  # what is overwritten may have been never set
         return b.pointwise("add", placed, rest) if rest.any() else placed
