@@ -48,18 +48,23 @@ def random_values(model: AutoregressiveModel, n: int, H: int, W: int) -> Tensor:
     return torch.randint(model.levels, (n, model.in_channels, H, W))
 
 
-def influence(model: AutoregressiveModel, H: int, W: int, tries: int = 8) -> Tensor:
+def influence(model: AutoregressiveModel, H: int, W: int, tries: int = 8, levels: int | None = None) -> Tensor:
     """Which value shows in whose parameters: bool (H·W·C, H·W·C), [i, j] true if value j changes the parameters of i.
 
     Values are numbered in the order they are drawn in: by row, column, colour. "Changes" means to the last bit, in any
-    of several random images. The model should be wide: where every ReLU of a pixel is shut, nothing shows.
+    of several random images, of integers below ``levels`` for a model that reads them. The model should be wide: where
+    every ReLU of a pixel is shut, nothing shows.
     """
     model = model.double().eval()
     C, size = model.in_channels, model.in_channels * H * W
-    x = torch.randn(tries, 1, C, H, W, dtype=torch.float64).repeat(1, size, 1, 1, 1)
+    shape = (tries, 1, C, H, W)
+    x = torch.randn(shape, dtype=torch.float64) if levels is None else torch.randint(levels, shape).double()
+    x = x.repeat(1, size, 1, 1, 1)
     disturbed = x.clone()
     for j, (r, c, k) in enumerate(itertools.product(range(H), range(W), range(C))):
         disturbed[:, j, k, r, c] += 1
+        if levels is not None:
+            disturbed[:, j, k, r, c] %= levels
     labels = None if model.classes is None else torch.zeros(tries * size, dtype=torch.int64)
     with torch.no_grad():
         changed = model(disturbed.flatten(0, 1), labels) != model(x.flatten(0, 1), labels)

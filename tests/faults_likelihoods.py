@@ -56,9 +56,9 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("colours of all", "for of_color in pixels.T]", "for of_color in pixels.T.flip(0)]"),
             ("the logit of 0", "log_probs[:, 1:] - log_probs[:, :1]", "log_probs[:, :1] - log_probs[:, 1:]"),
         ],
-        "fastgen/models/pixelcnnpp.py": [
-            ("as it was", "scale_and_shift(self.output, *marginal)", "pass"),
-            ("a last layer of one's own", " and is_normed(self.output)", ""),
+        "fastgen/models/pixelcnnpp_layers.py": [
+            ("as it was", "scale_and_shift(model.output, *marginal)", "pass"),
+            ("a last layer of one's own", " and is_normed(model.output)", ""),
             ("a law of one's own", 'if getattr(law, "has_marginal", False) else None', "if True else None"),
         ],
         "fastgen/nn/weight_norm.py": [

@@ -30,6 +30,8 @@ SMALL = {
     "train row-lstm": ["--channels", "4", "--layers", "1"],
     "train diagonal-bilstm": ["--channels", "4", "--layers", "1"],
     "train pixelcnn++": ["--channels", "4", "--blocks", "1", "--resolutions", "2"],
+    "train pixelsnail": ["--channels", "4", "--blocks", "1", "--layers", "1", "--keys", "2", "--values", "3"],
+    "train image-gpt": ["--channels", "8", "--layers", "1", "--heads", "2"],
     "train multi-scale": ["--channels", "4", "--layers", "1", "--map-layers", "1"],
     "train autoencoder": ["--hidden", "8", "--latent", "3"],
     "train vae": ["--hidden", "8", "--latent", "3"],

@@ -91,7 +91,10 @@ def test_an_epoch_tells_nats_of_the_labels_as_they_are() -> None:
     assert f"train {record['train_nats']:.2f}   held out {record['held_out_nats']:.2f}" in describe(record, 1)
 
 
-@pytest.mark.parametrize("name", ["pixelcnn", "gated-pixelcnn", "pixelcnn++", "row-lstm", "diagonal-bilstm"])
+PIXEL_MODELS = ["pixelcnn", "gated-pixelcnn", "pixelcnn++", "pixelsnail", "image-gpt", "row-lstm", "diagonal-bilstm"]
+
+
+@pytest.mark.parametrize("name", PIXEL_MODELS)
 def test_levels_in_order_have_no_labels_to_smooth(name: str) -> None:
     message = "label_smoothing: expected 0 with the distribution logistic-mixture, whose levels have an order, got 0.1"
     with pytest.raises(ValueError, match=message):

@@ -167,6 +167,8 @@ OPTIONS = {
     "gated-pixelcnn": "channels layers kernel_size conditional distribution components map_layers embedding given"
     " dropout label_smoothing",
     "pixelcnn++": "channels blocks resolutions dropout conditional distribution components label_smoothing",
+    "pixelsnail": "channels blocks layers keys values dropout conditional distribution components label_smoothing",
+    "image-gpt": "channels layers heads conditional distribution components dropout label_smoothing",
     "row-lstm": "channels layers residual skip conditional distribution components dropout label_smoothing",
     "diagonal-bilstm": "channels layers residual skip conditional distribution components dropout label_smoothing",
     "multi-scale": "scales base channels layers kernel_size map_layers conditional dropout label_smoothing",

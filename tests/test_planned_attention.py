@@ -106,6 +106,7 @@ REFUSED = [
     (lambda s, m: (s * m).softmax(-1), "masked keys have finite scores"),
     (lambda s, m: s.softmax(-1) * m, r"model: pixel|changed after the softmax"),
     (lambda s, m: s.masked_fill(m == 0, -torch.inf).softmax(1), "other than attention"),
+    (lambda s, m: s.softmax(-1).masked_fill(m >= 0, 0), "none of whose positions reads a key"),
     (lambda s, m: s.masked_fill(m == 0, -torch.inf).exp(), "exp of attention"),
     (lambda s, m: s.masked_fill(m == 0, -torch.inf).softmax(-1) + 1, "add of attention weights"),
     (lambda s, m: (s * (1 + m.cumsum(0))).masked_fill(m == 0, -torch.inf).softmax(-1), "scaled differently"),

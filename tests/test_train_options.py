@@ -38,7 +38,8 @@ def test_defaults_fit_every_data_set(
     command = ["train", name, "--data", tmp_path / "colours.npz", "--dry-run", "--batch-size", least]
     command += [] if recipe is None else ["--recipe", recipe]
     command += ["--layers", 1] if (name, recipe) == ("gated-pixelcnn", "paper") else []  # 134 million weights
-    command += ["--blocks", 1] if name == "pixelcnn++" and recipe != "small" else []  # 54 million
+    command += ["--blocks", 1] if name in ("pixelcnn++", "pixelsnail") and recipe != "small" else []  # 54, 46 million
+    command += ["--layers", 1] if name == "image-gpt" and recipe != "small" else []  # 76 million
     out = said(capsys, *command)
     assert "nothing was written" in out
     if name in ("pixelcnn", "gated-pixelcnn"):

@@ -13,12 +13,14 @@ from .dcgan import DCGAN
 from .game import Game
 from .gan import GAN
 from .gated_pixelcnn import GatedPixelCNN
+from .image_gpt import ImageGPT
 from .infogan import InfoGAN
 from .model import DecodingModel, LatentModel, Model
 from .multi_scale import MultiScale
 from .pixel_rnn import DiagonalBiLSTM, RowLSTM
 from .pixelcnn import PixelCNN
 from .pixelcnnpp import PixelCNNPP
+from .pixelsnail import PixelSNAIL
 from .resnet_gan import ResNetGAN
 from .vae import VAE
 from .vqvae import VQVAE
@@ -41,12 +43,14 @@ __all__ = [
     "DiagonalBiLSTM",
     "Game",
     "GatedPixelCNN",
+    "ImageGPT",
     "InfoGAN",
     "LatentModel",
     "Model",
     "MultiScale",
     "PixelCNN",
     "PixelCNNPP",
+    "PixelSNAIL",
     "ResNetGAN",
     "RowLSTM",
     "build",
@@ -58,6 +62,8 @@ NAMES: dict[str, type[Model]] = {
     "row-lstm": RowLSTM,
     "diagonal-bilstm": DiagonalBiLSTM,
     "pixelcnn++": PixelCNNPP,
+    "pixelsnail": PixelSNAIL,
+    "image-gpt": ImageGPT,
     "multi-scale": MultiScale,
     "autoencoder": Autoencoder,
     "vae": VAE,

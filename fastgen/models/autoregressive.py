@@ -58,12 +58,14 @@ class AutoregressiveModel(Model):
         levels: int,
         classes: int | None,
         image_size: int | tuple[int, int] | None,
-        distribution: Law = "categorical",
+        distribution: Law | None = "categorical",
         components: int = 10,
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(in_channels, levels, classes, image_size)
         check_positive(components=components)
+        if distribution is None:  # a mixture couples three colours, where the network does not
+            distribution = "logistic-mixture" if self.in_channels == 3 else "categorical"
         self.components = int(components)
         if check_option("distribution", distribution, get_args(Law)) == "logistic-mixture":
             self.distribution = DiscretizedLogisticMixture(self.components, self.levels)

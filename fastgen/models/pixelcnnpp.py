@@ -20,13 +20,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._checks import check_number
-from ..conditions import arguments
-from ..nn import data_dependent_init
-from ..nn.weight_norm import is_normed, scale_and_shift
 from ..ops._layouts import together
 from .autoregressive import AutoregressiveModel, Law
 from .model import check_positive
-from .pixelcnnpp_layers import GatedLayer, Grow, ShiftedConv2d, Shrink, added, down_shift, pointwise, right_shift
+from .pixelcnnpp_layers import (
+    GatedLayer,
+    Grow,
+    ShiftedConv2d,
+    Shrink,
+    added,
+    begin_from_data,
+    down_shift,
+    pointwise,
+    right_shift,
+)
 
 
 class PixelCNNPP(AutoregressiveModel):
@@ -139,11 +146,4 @@ class PixelCNNPP(AutoregressiveModel):
             values: integers (N, C, H, W) in [0, levels), of more than one value in all.
             condition: labels int64 (N,), for a model with classes.
         """
-        if not self.initialised:
-            given = self.check_condition(len(values), None if self.condition_kind is None else condition)
-            law = self.distribution
-            marginal = law.marginal(values) if getattr(law, "has_marginal", False) else None
-            data_dependent_init(self, lambda: self(self.to_input(values), *arguments(given)))
-            if marginal is not None and is_normed(self.output):
-                scale_and_shift(self.output, *marginal)
-            self.initialised.fill_(1)
+        begin_from_data(self, values, condition)

@@ -1,4 +1,4 @@
-"""The layers of PixelCNN++: convolutions that see no row below, and blocks that they gate."""
+"""The layers of PixelCNN++: convolutions that see no row below, blocks that they gate, and how their weights begin."""
 
 from typing import Any
 
@@ -7,7 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from ..conditions import arguments
+from ..nn import data_dependent_init
 from ..nn._as_made import is_normed_conv2d
+from ..nn.weight_norm import is_normed, scale_and_shift
 from ..ops._dtypes import autocast_dtype
 from ..ops.concat_elu import concat_elu as padded_concat_elu
 from ..ops.concat_elu import pays as concat_elu_pays
@@ -212,3 +215,22 @@ def _normed(layer: nn.Conv2d | nn.ConvTranspose2d, dim: int = 0) -> nn.Module:
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return weight_norm(layer, dim=dim)
+
+
+def begin_from_data(model: Any, values: Tensor, condition: Any = None) -> None:
+    """Begin from the first batch: ``fastgen.nn.data_dependent_init``, then ``model.output`` at its values' law.
+
+    Args:
+        model: an autoregressive one with ``initialised``; weights that have begun already are left as they are.
+        values: integers (N, C, H, W) in [0, levels), of more than one value in all.
+        condition: labels int64 (N,), for a model with classes.
+    """
+    if model.initialised:
+        return
+    given = model.check_condition(len(values), None if model.condition_kind is None else condition)
+    law = model.distribution
+    marginal = law.marginal(values) if getattr(law, "has_marginal", False) else None
+    data_dependent_init(model, lambda: model(model.to_input(values), *arguments(given)))
+    if marginal is not None and is_normed(model.output):
+        scale_and_shift(model.output, *marginal)
+    model.initialised.fill_(1)

@@ -81,6 +81,8 @@ def _attended(b: Builder, pairs: Pairs, values: Value, queries: int, positions: 
     part = np.zeros(side.value.part.size, dtype=np.int64).reshape(side.heads, -1)
     channel = np.zeros_like(part)
     for heads, pattern, offsets in pairs.patterns():
+        if not len(pattern.runs):
+            raise UnsupportedModelError("attention none of whose positions reads a key, as of one pixel to earlier ones")
         query, key, value = (_map(b, each.of(heads)) for each in (pairs.query, pairs.key, side))
         out = empty_map(query.rows, query.columns, value.channels, query.stride, b.path)
         out.ordered, out.clocked = True, "pixel"
