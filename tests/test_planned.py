@@ -84,6 +84,18 @@ PLANNED = {
     "views of zeros that are filled": views_of_zeros,
     "part of a kept tensor filled": a_kept_tensor,
     "rows beside a constant": rows_beside_a_constant,
+    "windows up to a pixel": lambda m, h: F.max_pool2d(F.pad(h, (2, 0, 2, 0)), 3, 1),
+    "windows of which some are beside the image": lambda m, h: h + F.max_pool2d(F.pad(h, (2, 0)), (1, 3), 1),
+    "means of windows": lambda m, h: F.avg_pool2d(F.pad(h, (2, 0, 1, 0)), (2, 3), 1),
+    "means of what is inside": lambda m, h: F.avg_pool2d(
+        F.pad(h, (0, 0, 1, 0)), (3, 1), 1, (1, 0), count_include_pad=False
+    )[:, :, :-1],
+    "means of another divisor": lambda m, h: F.avg_pool2d(F.pad(h, (1, 0)), (1, 2), 1, divisor_override=3),
+    "group norm over each pixel's channels": lambda m, h: (
+        F.group_norm(h.permute(0, 2, 3, 1).flatten(0, 2), 3, torch.arange(6.0).to(h), torch.ones(6).to(h))
+        .unflatten(0, (len(h), *h.shape[2:]))
+        .permute(0, 3, 1, 2)
+    ),
     "softmax over channels": lambda m, h: h.softmax(1) + h.log_softmax(1) + h.logsumexp(1, True),
     "a sum over part of the channels": lambda m, h: h.unflatten(1, (2, 3)).sum(1).repeat(1, 2, 1, 1),
     "a softmax in groups": lambda m, h: h.unflatten(1, (2, 3)).softmax(2).flatten(1, 2),

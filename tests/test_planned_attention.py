@@ -63,6 +63,14 @@ def test_local_attention(kind):
         assert_same_as_naive(Local(size, kind), (1, *size), Bernoulli(), to_input=integers)
 
 
+def test_local_attention_along_a_wavefront():
+    torch.manual_seed(0)
+    model = Local((14, 12), "near")
+    assert_same_as_naive(model, (1, 14, 12), Bernoulli(), to_input=integers)
+    assert sampling.compile(model.eval(), (1, 14, 12), Bernoulli(), "integers").plan.slope is not None
+    assert attends(model, (14, 12), Bernoulli()) == 1
+
+
 def test_axial_attention():
     torch.manual_seed(0)
     for size in SIZES:
@@ -106,7 +114,7 @@ REFUSED = [
     (lambda s, m: (s * m).softmax(-1), "masked keys have finite scores"),
     (lambda s, m: s.softmax(-1) * m, r"model: pixel|changed after the softmax"),
     (lambda s, m: s.masked_fill(m == 0, -torch.inf).softmax(1), "other than attention"),
-    (lambda s, m: s.softmax(-1).masked_fill(m >= 0, 0), "none of whose positions reads a key"),
+    (lambda s, m: s.softmax(-1).masked_fill(m >= 0, 0), "none of whose positions has a key"),
     (lambda s, m: s.masked_fill(m == 0, -torch.inf).exp(), "exp of attention"),
     (lambda s, m: s.masked_fill(m == 0, -torch.inf).softmax(-1) + 1, "add of attention weights"),
     (lambda s, m: (s * (1 + m.cumsum(0))).masked_fill(m == 0, -torch.inf).softmax(-1), "scaled differently"),

@@ -12,7 +12,18 @@ from fastgen.sampling.plan import BINARY, UNARY, Axis, Buffer, Instruction, Plan
 from fastgen.sampling.reference_executor import ReferenceWalk
 from parity import assert_parity
 from plans import (
-    ABOVE, HERE, LEFT, Builder, attending_plan, deep_plan, evaluate, packs, plan_with_constants, run, step_plan, table_of,
+    ABOVE,
+    HERE,
+    LEFT,
+    Builder,
+    attending_plan,
+    deep_plan,
+    evaluate,
+    packs,
+    plan_with_constants,
+    run,
+    step_plan,
+    table_of,
 )  # fmt: skip
 
 PARAMETERS = {"elu": (0.7,), "leaky_relu": (0.1,), "pow": (1.7,), "clamp": (0.4, 1.1), "softplus": (2.0, 1.5)}

@@ -10,9 +10,9 @@ import torch
 from torch.utils._pytree import tree_map
 
 from . import lowering
-from .lowering import whole_images
 from .builder import Argument, Arrangement, Builder, Given
 from .graph import NEVER, AnyOperation, Attention, Graph, Linear, Operation, image_map
+from .lowering import whole_images
 from .trace import BATCH, Constant, Node, Output, Trace, UnsupportedModelError, behind
 from .traced_tensor import Value
 

@@ -34,7 +34,7 @@ class _Access:
 
 def _accesses(plan: Plan) -> list[list[_Access]]:
     """Of each buffer; draws write the image, and read parameters."""
-    C, H, W = plan.shape
+    _, H, W = plan.shape
     found: list[list[_Access]] = [[] for _ in plan.buffers]
     for i in plan.instructions:
         found[i.out.buffer].append(_Access(i.rows, i.columns, i.out, True))

@@ -100,7 +100,9 @@ def _apply_operand(uses: _Uses) -> bool:
             if id(reader) in uses.changed or step.operand is None or step.function:
                 continue
             writer = uses.writer(step.operand, reader)
-            if writer is None or writer.weight is not None or writer.attend is not None or _reads(reader, step.operand) > 1:
+            if writer is None or writer.weight is not None or writer.attend is not None:
+                continue
+            if _reads(reader, step.operand) > 1:
                 continue
             if len(writer.steps) == 1 and UNARY.get(writer.steps[0].op) == 0 and uses.only_reader(step.operand, reader):
                 moved = replace(step, operand=writer.sources[0], function=writer.steps[0].op)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .plan import Pattern
 from .trace import UnsupportedModelError
-from .traced_tensor import Atom, Dims, Value
+from .traced_tensor import Dims, Value
 
 #: What is added to the scores of keys that are not read, at most, where it is finite.
 MASKED = -1e4
@@ -67,8 +67,8 @@ class Pairs(Value):
 
     Attributes:
         query, key: what is multiplied.
-        scale, bias: (heads or 1, rows or 1, columns or 1, rows or 1, columns or 1): of queries, then of keys. A piece of
-            a sequence is one row.
+        scale, bias: (heads or 1, rows or 1, columns or 1, rows or 1, columns or 1): of queries, then of keys. A piece
+            of a sequence is one row.
         weights: after a softmax: what it is multiplied with, as ``scale``; or None.
         undefined: after it: which weights are NaN, since there is no key to read.
     """
@@ -128,7 +128,9 @@ class Pairs(Value):
         if self.weights is not None:
             if op == "mul":
                 return replace(self, weights=self.weights * other)
-            raise UnsupportedModelError(f"{op} of attention weights: these may be multiplied with a mask, or filled with 0")
+            raise UnsupportedModelError(
+                f"{op} of attention weights: these may be masked, by a product or filled with 0"
+            )
         scale, bias = self.scale, self.bias
         op = op if first else {"sub": "rsub", "rsub": "sub", "div": "rdiv", "rdiv": "div"}.get(op, op)
         if op == "mul":
@@ -147,9 +149,7 @@ class Pairs(Value):
         """With a constant in the place of some."""
         mask, number = self.constant(where), self.constant(number.to(torch.float64))
         if self.weights is None:
-            return replace(
-                self, scale=torch.where(mask, 0.0, self.scale), bias=torch.where(mask, number, self.bias)
-            )
+            return replace(self, scale=torch.where(mask, 0.0, self.scale), bias=torch.where(mask, number, self.bias))
         if number.where(mask, 0.0).any():
             raise UnsupportedModelError("attention weights filled with something other than 0")
         assert self.undefined is not None
@@ -169,7 +169,8 @@ class Pairs(Value):
 
     def turned(self) -> Pairs:
         """The first factor's positions are the keys, and the second's the queries."""
-        dims: Dims = [tuple((kind.swapcase() if kind in "rspRSP" else kind, size) for kind, size in dim) for dim in self.dims]
+        other = {**{kind: kind.upper() for kind in "rsp"}, **{kind.upper(): kind for kind in "rsp"}}
+        dims: Dims = [tuple((other.get(kind, kind), size) for kind, size in dim) for dim in self.dims]
         scale, bias = (each.permute(0, 3, 4, 1, 2) for each in (self.scale, self.bias))
         return replace(self, dims=dims, query=self.key, key=self.query, scale=scale, bias=bias)
 
@@ -177,7 +178,8 @@ class Pairs(Value):
 
     def patterns(self) -> Iterator[tuple[list[int], Pattern, list[tuple[int, int]]]]:
         """For each group of heads what they read, and in which distances in pixels."""
-        assert self.weights is not None and self.undefined is not None
+        assert self.weights is not None
+        assert self.undefined is not None
         shape = self._shape()
         scale, bias, weights, undefined = (
             each.expand(shape).flatten(3).flatten(1, 2)
@@ -215,7 +217,8 @@ class Pairs(Value):
             if extra is not None and torch.equal(extra, extra[:1].expand_as(extra)):
                 extra = extra[:1]
             extra = None if extra is None else extra.contiguous()
-            yield heads, Pattern(len(heads), scales[heads[0]], floor, starts, runs, extra), self._offsets(read[heads[0]])
+            pattern = Pattern(len(heads), scales[heads[0]], floor, starts, runs, extra)
+            yield heads, pattern, self._offsets(read[heads[0]])
 
     def _offsets(self, read: Tensor) -> list[tuple[int, int]]:
         """Of bool (queries, keys): for each distance in rows, the largest in columns."""

@@ -107,7 +107,7 @@ class ReferenceWalk:
         return y if bias is None else y + bias
 
     def _attention(self, attend: Attend, x: Tensor, query: int) -> Tensor:
-        """x (N, channels) of one position → (N, channels of the values)."""
+        """X (N, channels) of one position → (N, channels of the values)."""
         pattern, keys = attend.pattern, attend.pattern.keys_of(query)
         if not keys:
             return x.new_zeros(len(x), attend.values.channels)

@@ -2,25 +2,35 @@
 
 Maps stay maps of rows and columns. Position p of a sequence is row p // columns, column p % columns, so a sequence that
 is shifted by one reads the column before, and at the beginning of a row the end of the row above. A piece of a sequence
-is a map of all positions, of which some are not asked for. A sequence with a start token before it has one position more
-than there are pixels; what the last one would hold is in no map, and may only be cut off.
+is a map of all positions, of which some are not asked for. A sequence with a start token before it has one position
+more than there are pixels; what the last one would hold is in no map, and may only be cut off.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from .graph import Pointwise, empty_map
+from .graph import Graph, Map, Operand, Pointwise, empty_map
 from .trace import UnsupportedModelError
-from .traced_tensor import Atom, Dims, Value
+from .traced_tensor import Atom, Dims, Part, Value
 
-if TYPE_CHECKING:
-    from .builder import Argument, Builder
+
+class Builder(Protocol):
+    """What is asked of the builder."""
+
+    graph: Graph
+    path: str
+
+    def clean(self, part: Part, top: int, bottom: int, left: int, right: int) -> Part: ...
+    def operand_of(self, value: Value) -> Operand: ...
+    def result(self, out: Map, like: Value) -> Value: ...
+    def told(self, function: Any, *args: Any) -> Any: ...
+    def pointwise(self, op: str, *operands: Any) -> Value: ...
 
 
 def is_sequence(value: Value, dim: int) -> bool:
@@ -66,7 +76,7 @@ def shifted(b: Builder, value: Value, by: int) -> Value:
     return b.result(out, value)
 
 
-def joined(b: Builder, values: Sequence[Argument], dim: int) -> Value:
+def joined(b: Builder, values: Sequence[Any], dim: int) -> Value:
     """Along a sequence: start tokens, then positions."""
     which = [index for index, value in enumerate(values) if isinstance(value, Value)]
     if which != [len(values) - 1]:
@@ -115,5 +125,5 @@ def has_piece(value: Value) -> bool:
 
 
 def told_whole(tensor: Tensor, like: Value) -> Tensor:
-    """:func:`whole`, without the dimensions."""
+    """What ``whole`` answers, without the dimensions."""
     return whole(tensor, like)[0]

@@ -9,6 +9,6 @@ from . import attention, comparisons, linear, norms, pointwise, pooling, recurre
 from .registry import BOOLEAN, HANDLERS, INTEGER, INTEGERS, REFUSED, completed
 
 __all__ = [
-    "BOOLEAN", "HANDLERS", "INTEGER", "INTEGERS", "REFUSED", "attention", "comparisons", "completed", "linear", "norms", "pointwise", "pooling",
-    "recurrences", "reductions", "views",
+    "BOOLEAN", "HANDLERS", "INTEGER", "INTEGERS", "REFUSED", "attention", "comparisons", "completed", "linear", "norms",
+    "pointwise", "pooling", "recurrences", "reductions", "views",
 ]  # fmt: skip

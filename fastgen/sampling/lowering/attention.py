@@ -82,13 +82,13 @@ def _attended(b: Builder, pairs: Pairs, values: Value, queries: int, positions: 
     channel = np.zeros_like(part)
     for heads, pattern, offsets in pairs.patterns():
         if not len(pattern.runs):
-            raise UnsupportedModelError("attention none of whose positions reads a key, as of one pixel to earlier ones")
-        query, key, value = (_map(b, each.of(heads)) for each in (pairs.query, pairs.key, side))
-        out = empty_map(query.rows, query.columns, value.channels, query.stride, b.path)
+            raise UnsupportedModelError("attention none of whose positions has a key, as of one pixel to earlier ones")
+        maps = [_map(b, each.of(heads)) for each in (pairs.query, pairs.key, side)]
+        out = empty_map(maps[0].rows, maps[0].columns, maps[2].channels, maps[0].stride, b.path)
         out.ordered, out.clocked = True, "pixel"
         b.graph.add(
             Attention(
-                out, b.path, "attention", query=query, keys=key, values=value, pattern=pattern, offsets=offsets
+                out, b.path, "attention", query=maps[0], keys=maps[1], values=maps[2], pattern=pattern, offsets=offsets
             )
         )  # fmt: skip
         part[heads] = len(parts)

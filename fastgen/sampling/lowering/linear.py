@@ -127,7 +127,7 @@ def _addmm(b: Builder, bias: Argument, x: Argument, weight: Argument, *, beta: f
 
 @handles("bmm")
 def _bmm(b: Builder, first: Argument, second: Argument) -> Value:
-    """Attention, or a constant matrix, the same for every image, times channels: what einsum makes of a 1×1 convolution."""
+    """Attention, or one constant matrix times channels: what einsum makes of a 1×1 convolution."""
     if isinstance(first, Value) and isinstance(second, Value):
         return product(b, first, second)
     x, weight, left = (second, first, True) if isinstance(first, Tensor) else (first, second, False)

@@ -48,10 +48,11 @@ def _pieces(
     x = x.settled()
     if [x.kind(dim) for dim in range(len(x.dims))] != ["n", "c", "r", "s"]:
         raise UnsupportedModelError("pooling over something other than rows and columns of (N, C, H, W)")
-    (kernel, stride, padding, dilation), counts = map(_both, (kernel, stride or kernel, padding, dilation)), b.shape[2:]
-    last = [(count - 1) * step + (k - 1) * each for count, step, k, each in zip(counts, stride, kernel, dilation)]
-    around = [padding[1], max(0, last[1] - x.shape[3] - padding[1] + 1), padding[0],
-              max(0, last[0] - x.shape[2] - padding[0] + 1)]  # fmt: skip
+    kernel, stride, padding, dilation = map(_both, (kernel, stride or kernel, padding, dilation))
+    counts, around = b.shape[2:], []
+    for d in (1, 0):
+        last = (counts[d] - 1) * stride[d] + (kernel[d] - 1) * dilation[d]
+        around += [padding[d], max(0, last - x.shape[2 + d] - padding[d] + 1)]
     x = pad(b, x, around, outside) if any(around) else x
     return [
         x.slice(2, i * dilation[0], stride[0], counts[0]).slice(3, j * dilation[1], stride[1], counts[1])

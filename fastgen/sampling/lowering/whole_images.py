@@ -29,9 +29,9 @@ def is_flat(x: Value, dim: int) -> bool:
 
 
 def over_all(b: Builder, x: Value, weight: Tensor) -> Value:
-    """x (N, K) with all of an image in K, times weight (O, K)."""
+    """X (N, K) with all of an image in K, times weight (O, K)."""
     if "c" in x.kind(0) or x.rows * x.columns > MOST or [kind for kind, _ in x.dims[1]].count("c") > 1:
-        raise UnsupportedModelError(f"a matrix product over an image of more than {MOST} positions, or of several parts")
+        raise UnsupportedModelError(f"a matrix product over more than {MOST} positions of an image, or several parts")
     out = b.linear(_flattened(b, x), weight[:, :, None, None])
     return _units(b, out)
 
