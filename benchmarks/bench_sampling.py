@@ -1,13 +1,16 @@
 """Compiled against naive sampling, in CPU-seconds of one thread.
 
-    python benchmarks/bench_sampling.py [--models gated-pixelcnn pixelcnn pixelcnn++ pixelcnn++-mixture]
+    python benchmarks/bench_sampling.py [--models gated-pixelcnn pixelcnn pixelcnn++ pixelcnn++-mixture image-gpt
+                                                  pixelsnail]
                                         [--batches 1 16 64] [--device cuda] [--tuned] [--output FILE.json]
 
 Naive sampling is counted as one full forward times the number of pixels: what it costs to run the model once for every
 pixel, with nothing else in the loop. Both run in inference mode and eval mode, alternately, in this process, after it
 was checked that they draw the same images and that the compiled path sees what one forward sees. ``--tuned`` counts a
 forward of ``torch.compile`` as well. The ceiling beside each ratio is the one of arithmetic, H·W; a ratio can pass it
-only where the arithmetic itself runs faster. ``sgemm_share`` is the rate of the plan's products, over all of the
+only where the arithmetic itself runs faster, or where attention to earlier pixels alone has less of it. "bfloat16" is
+the compiled sampler of that precision, with its largest error of a logit, and by how many nats it makes images of the
+compiled sampler less likely. ``sgemm_share`` is the rate of the plan's products, over all of the
 sampler's time, against torch's own product in this process, one thread, (64, 384) by (384, 256).
 
 With ``--device cuda`` the forward runs on the GPU and the compiled sampler still on the CPU, where its C++ is, with
@@ -33,7 +36,7 @@ from foreign import ShiftedPixelCNN
 from harness import Bench, finish, run
 from parity import LOGITS_AGREE
 
-MODELS = ["gated-pixelcnn", "pixelcnn", "pixelcnn++", "pixelcnn++-mixture"]
+MODELS = ["gated-pixelcnn", "pixelcnn", "pixelcnn++", "pixelcnn++-mixture", "image-gpt", "pixelsnail"]
 
 #: A model, the shape of its images, and the distribution of a value.
 Model = tuple[nn.Module, tuple[int, int, int], Distribution]
@@ -50,6 +53,14 @@ def build(name: str, small: bool) -> Model:
         own = models.PixelCNNPP(**sizes)
         own.begin_training(torch.randint(own.levels, (4, own.in_channels, *own.sides)))  # weights of no scale explode
         return own, (own.in_channels, *own.sides), own.distribution
+    if name == "image-gpt":  # a transformer of 12 layers over 32 x 32 pixels of 256 levels
+        sizes = {"channels": 8, "layers": 2, "heads": 2, "image_size": 8} if small else {"channels": 256, "heads": 4}
+        own = models.build(name, in_channels=1, levels=256, **({"image_size": 32, "layers": 12} | sizes))
+        return own, (1, *own.image_size), own.distribution
+    if name == "pixelsnail":
+        sizes = {"channels": 8, "blocks": 2, "layers": 1, "keys": 4, "values": 8, "image_size": 8} if small else {}
+        own = models.build(name, in_channels=1, levels=2, **({"channels": 64, "image_size": 28} | sizes))
+        return own, (1, *own.image_size), own.distribution
     model = models.build(name, **({"channels": 8, "layers": 2, "image_size": 8} if small else {}))
     return model, (model.in_channels, *model.image_size), model.distribution
 
@@ -136,13 +147,18 @@ class SamplingCase:
         sampler = sampling.compile(model, shape, distribution, "[-1, 1]")
         flops = batch * sum(i.rows.count * i.columns.count * i.flops for i in sampler.plan.instructions)
         x = distribution.to_input(torch.randint(distribution.levels, (batch, *shape)))
-        spent = _in_turn(self._runs(bench.device, model, x, sampler), self.repeats)
+        runs = self._runs(bench.device, model, x, sampler)
+        rounded = None
+        if bench.device == "cpu":
+            rounded = sampling.compile(model, shape, distribution, "[-1, 1]", precision="bfloat16")
+            runs["bfloat16"] = lambda: rounded.sample(batch, seed=0)
+        spent = _in_turn(runs, self.repeats)
         clock = "cpu" if bench.device == "cpu" else "wall"
         medians = {each: statistics.median(time[clock == "wall"] for time in times) for each, times in spent.items()}
         ratios = {
             each.replace("forward", "ratio"): round(medians[each] * pixels / medians["compiled"], 1)
             for each in medians
-            if each != "compiled"
+            if each not in ("compiled", "bfloat16")
         }
         rate, sgemm = 1e-9 * flops / medians["compiled"], 0.0 if bench.quick else sgemm_rate()
         return {
@@ -160,8 +176,25 @@ class SamplingCase:
             "sgemm_gflops": round(sgemm, 1),
             "sgemm_share": round(rate / sgemm, 3) if sgemm else None,
             "steps": sampler.plan.sequential_draws,
+            **({} if rounded is None else self._rounding(sampler, rounded, medians)),
             **ratios,
             "ceiling": pixels,
+        }
+
+    def _rounding(
+        self, exact: sampling.Sampler, rounded: sampling.Sampler, medians: dict[str, float]
+    ) -> dict[str, float]:
+        """What bfloat16 gives, and what it costs."""
+        images = exact.sample(2, seed=1)
+        seen = [sampler.forced(images) for sampler in (exact, rounded)]
+        likely = [exact.distribution.log_prob(params, images).double().sum().item() / 2 for params in seen]
+        error = (seen[0] - seen[1]).abs().max().item()
+        if not error < 0.1 * seen[0].abs().max().item():
+            raise AssertionError(f"{self.model}: in bfloat16 a parameter is {error:.2g} off")
+        return {
+            "bfloat16_ratio": round(medians["compiled"] / medians["bfloat16"], 2),
+            "bfloat16_logit_error": round(error, 6),
+            "bfloat16_nats": round(likely[0] - likely[1], 5),
         }
 
     def _runs(

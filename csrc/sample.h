@@ -14,21 +14,6 @@
 
 namespace fastgen {
 
-// What all chunks of a batch share. Tensors are contiguous.
-struct SampleBatch {
-  std::vector<const float*> given;  // of each given buffer (N, rows, columns, channels)
-  const double* uniforms;           // (N, C·m, H, W): m = 2 of each value for a mixture, else 1
-  const float* table;               // (C, levels, inputs): what the model reads for a value
-  int64_t levels;
-  const int64_t* known;  // (N, C, H, W), or null
-  const bool* keep;      // (N, C, H, W), or null: where `known` is kept
-  double temperature;
-  int64_t* values;  // (N, C, H, W)
-  float* params;    // (N, P, H, W), or null: the parameters that were drawn from, before the temperature
-  int64_t components =
-      0;  // of a mixture of logistics, which couples colours: each reads all P; 0: a law of its own each
-};
-
 // ---- the walk
 
 class SampleChunk {
@@ -187,27 +172,14 @@ class SampleChunk {
            ref.channel;
   }
 
-  // One address for each position, and the step from image to image.
-  struct Operand {
-    std::vector<float*> at;
-    int64_t image_stride = 0, channels = 0;
-
-    float* row(int64_t position, int64_t image) const { return at[size_t(position)] + image * image_stride; }
-    bool ends_where(const Operand& next) const {  // `next` begins, so that both are one run
-      for (size_t p = 0; p < at.size(); ++p)
-        if (at[p] + channels != next.at[p]) return false;
-      return image_stride == next.image_stride;
-    }
-  };
-
-  void resolve(const PlanRef& ref, Operand& operand) const {
+  void resolve(const PlanRef& ref, SampleOperand& operand) const {
     operand.image_stride = image_stride(ref);
     operand.channels = ref.channels;
     operand.at.clear();
     for (const Position& p : positions_) operand.at.push_back(address(ref, p));
   }
 
-  static Operand& slot(std::vector<Operand>& operands, size_t index) {
+  static SampleOperand& slot(std::vector<SampleOperand>& operands, size_t index) {
     if (operands.size() <= index) operands.resize(index + 1);
     return operands[index];
   }
@@ -216,7 +188,7 @@ class SampleChunk {
   void resolve_sources(const PlanInstruction& i) {
     runs_ = 0;
     for (const PlanRef& source : i.sources) {
-      Operand& next = slot(sources_, runs_);
+      SampleOperand& next = slot(sources_, runs_);
       resolve(source, next);
       if (i.product() && runs_ > 0 && sources_[runs_ - 1].ends_where(next))
         sources_[runs_ - 1].channels += next.channels;
@@ -314,7 +286,11 @@ class SampleChunk {
       const Position& p = positions_[size_t(position_[m])];
       const int64_t query = p.u * i.columns.count + p.v, first = a.starts[query];
       const float* bias = a.bias < 0 ? nullptr : plan_.constants + a.bias + query * a.key_count;
-      const AttendQuery keys_of = {a.runs + 2 * first, a.starts[query + 1] - first, parameters[0], parameters[1], bias,
+      const AttendQuery keys_of = {a.runs + 2 * first,
+                                   a.starts[query + 1] - first,
+                                   parameters[0],
+                                   parameters[1],
+                                   bias,
                                    a.bias_heads > 1 ? a.queries * a.key_count : 0};
       const AttendImage image = {keys + image_[m] * image_stride(a.keys), values + image_[m] * image_stride(a.values),
                                  layout_.position_stride(size_t(a.keys.buffer), n_),
@@ -403,8 +379,8 @@ class SampleChunk {
   const int64_t first_, n_;
   int64_t bad_row_ = -1;
   std::vector<Position> positions_;
-  std::vector<Operand> sources_, operands_;
-  Operand out_;
+  std::vector<SampleOperand> sources_, operands_;
+  SampleOperand out_;
   size_t runs_ = 0;
   GemmBlock block_;
   GemmInputs<float> floats_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <vector>
 
 #include "discretized_logistic_mixture.h"
 
@@ -68,5 +69,20 @@ inline int64_t draw_mixture(int64_t K, int64_t C, int64_t k, int64_t levels, con
   const double bin = ::floor((x + 1) * last / 2 + 0.5);
   return bin > 0 ? int64_t(std::min(bin, last)) : 0;  // what is no number is 0, as in torch
 }
+
+// What all chunks of a batch share. Tensors are contiguous.
+struct SampleBatch {
+  std::vector<const float*> given;  // of each given buffer (N, rows, columns, channels)
+  const double* uniforms;           // (N, C·m, H, W): m = 2 of each value for a mixture, else 1
+  const float* table;               // (C, levels, inputs): what the model reads for a value
+  int64_t levels;
+  const int64_t* known;  // (N, C, H, W), or null
+  const bool* keep;      // (N, C, H, W), or null: where `known` is kept
+  double temperature;
+  int64_t* values;  // (N, C, H, W)
+  float* params;    // (N, P, H, W), or null: the parameters that were drawn from, before the temperature
+  int64_t components =
+      0;  // of a mixture of logistics, which couples colours: each reads all P; 0: a law of its own each
+};
 
 }  // namespace fastgen

@@ -25,7 +25,12 @@ struct GemmLayout {
 
   template <typename T>
   GemmLayout(const TileSet<T>& isa, int64_t K, int64_t N, bool gate)
-      : K(K), N(N), columns(gate ? N / 2 : N), gate(gate), lanes(isa.lanes), vectors(gate ? isa.vectors / 2 * 2 : isa.vectors) {}
+      : K(K),
+        N(N),
+        columns(gate ? N / 2 : N),
+        gate(gate),
+        lanes(isa.lanes),
+        vectors(gate ? isa.vectors / 2 * 2 : isa.vectors) {}
 
   int64_t per_panel() const { return int64_t(lanes) * vectors / (gate ? 2 : 1); }
   int64_t panels() const { return (columns + per_panel() - 1) / per_panel(); }

@@ -18,9 +18,9 @@ constexpr int64_t kGuard = 64;  // floats behind every buffer, which AddressSani
 constexpr int64_t kGuard = 0;
 #endif
 
-// Memory of a buffer for n images: (rows, columns, n, channels), or (n, rows, columns, channels) of keys and values. Rows are a ring of `keep`, and one of zeros where
-// someone reads rows outside of the map. Columns are all, between margins of zeros; or a ring, and one of zeros. A
-// constant map is laid out for one image and read by all.
+// Memory of a buffer for n images: (rows, columns, n, channels), or (n, rows, columns, channels) of keys and values.
+// Rows are a ring of `keep`, and one of zeros where someone reads rows outside of the map. Columns are all, between
+// margins of zeros; or a ring, and one of zeros. A constant map is laid out for one image and read by all.
 class SampleLayout {
  public:
   explicit SampleLayout(const SamplePlan& plan)
@@ -207,6 +207,19 @@ class SampleLayout {
   std::vector<size_t> block_;
   std::vector<std::vector<size_t>> blocks_;  // buffers that lie there
   std::vector<std::vector<Access>> accesses_;
+};
+
+// One address for each position, and the step from image to image.
+struct SampleOperand {
+  std::vector<float*> at;
+  int64_t image_stride = 0, channels = 0;
+
+  float* row(int64_t position, int64_t image) const { return at[size_t(position)] + image * image_stride; }
+  bool ends_where(const SampleOperand& next) const {  // `next` begins, so that both are one run
+    for (size_t p = 0; p < at.size(); ++p)
+      if (at[p] + channels != next.at[p]) return false;
+    return image_stride == next.image_stride;
+  }
 };
 
 }  // namespace fastgen

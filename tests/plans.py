@@ -11,6 +11,8 @@ from torch import Tensor
 from fastgen.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture, Distribution
 from fastgen.ops.sample import PackedPlan, Walk
 from fastgen.sampling.plan import Attend, Axis, Buffer, Clock, Instruction, Pattern, Plan, Ref, Step
+from fastgen.sampling.reference_executor import ReferenceWalk
+from parity import assert_parity
 
 UNARY = {
     "relu": F.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "silu": F.silu, "gelu": F.gelu,
@@ -246,3 +248,28 @@ def packs(codes: Tensor, constants: Tensor, isa: str = "") -> bool:
     except RuntimeError as error:
         return not re.search(r"\b(plan|isa): expected", str(error))
     return True
+
+
+def check(plan: Plan, n: int = 3, given: tuple[Tensor, ...] = (), isa: str = "") -> Walk:
+    """The parameters along the way are the oracle's, and the values are drawn from them."""
+    uniforms = torch.rand(n, *plan.shape)
+    walk = run(plan, uniforms, isa, given=given)
+    _, distribution = table_of(plan)
+    inputs = distribution.to_input(walk.values)
+    assert_parity(walk.params, evaluate(plan, inputs, given), evaluate(plan, inputs.double(), given))
+    assert torch.equal(walk.values, distribution.draw(walk.params, uniforms))
+    assert_parity(walk.params, reference(plan, inputs, given), evaluate(plan, inputs.double(), given))
+    return walk
+
+
+def reference(plan: Plan, inputs: Tensor, given: tuple[Tensor, ...]) -> Tensor:
+    """The parameters that the reference executor sees on its way through the images."""
+    walk = ReferenceWalk(plan, len(inputs), list(given), torch.float32, torch.device("cpu"))
+    seen = torch.empty(len(inputs), sum(p.channels for p in plan.params), *plan.shape[1:])
+    of_color = seen.unflatten(1, (plan.shape[0], -1))
+    image = torch.zeros_like(inputs)
+    for r, c, k in walk.draws():
+        of_color[:, k, :, r, c] = walk.params()
+        image[:, k, r, c] = inputs[:, k, r, c]
+        walk.reveal(image[:, :, r, c])
+    return seen

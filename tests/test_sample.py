@@ -1,22 +1,18 @@
 """sample: the compiled executor of sampling plans."""
 
-import dataclasses
-
 import pytest
 import torch
-from torch import Tensor
 
 from fastgen.distributions import Categorical
 from fastgen.ops.sample import CHUNK, PackedPlan, Walk, available
-from fastgen.sampling.plan import BINARY, UNARY, Axis, Buffer, Instruction, Plan, Ref, Step
-from fastgen.sampling.reference_executor import ReferenceWalk
+from fastgen.sampling.plan import BINARY, UNARY, Axis, Buffer, Instruction, Ref, Step
 from parity import assert_parity
 from plans import (
     ABOVE,
     HERE,
     LEFT,
     Builder,
-    attending_plan,
+    check,
     deep_plan,
     evaluate,
     packs,
@@ -29,31 +25,6 @@ from plans import (
 PARAMETERS = {"elu": (0.7,), "leaky_relu": (0.1,), "pow": (1.7,), "clamp": (0.4, 1.1), "softplus": (2.0, 1.5)}
 OF_POSITIVE = ("log", "log1p", "sqrt", "rsqrt", "pow", "reciprocal")
 OPERANDS = ("buffer", "buffer, function", "vector")
-
-
-def check(plan: Plan, n: int = 3, given: tuple[Tensor, ...] = (), isa: str = "") -> Walk:
-    """The parameters along the way are the oracle's, and the values are drawn from them."""
-    uniforms = torch.rand(n, *plan.shape)
-    walk = run(plan, uniforms, isa, given=given)
-    _, distribution = table_of(plan)
-    inputs = distribution.to_input(walk.values)
-    assert_parity(walk.params, evaluate(plan, inputs, given), evaluate(plan, inputs.double(), given))
-    assert torch.equal(walk.values, distribution.draw(walk.params, uniforms))
-    assert_parity(walk.params, reference(plan, inputs, given), evaluate(plan, inputs.double(), given))
-    return walk
-
-
-def reference(plan: Plan, inputs: Tensor, given: tuple[Tensor, ...]) -> Tensor:
-    """The parameters that the reference executor sees on its way through the images."""
-    walk = ReferenceWalk(plan, len(inputs), list(given), torch.float32, torch.device("cpu"))
-    seen = torch.empty(len(inputs), sum(p.channels for p in plan.params), *plan.shape[1:])
-    of_color = seen.unflatten(1, (plan.shape[0], -1))
-    image = torch.zeros_like(inputs)
-    for r, c, k in walk.draws():
-        of_color[:, k, :, r, c] = walk.params()
-        image[:, k, r, c] = inputs[:, k, r, c]
-        walk.reveal(image[:, :, r, c])
-    return seen
 
 
 def operand_step(op: str, operand: str, channels: int) -> Step:
@@ -129,23 +100,6 @@ def test_slices_of_channels_are_read_and_written() -> None:
     check(b.finish(b.map([(2, HERE)], 1)))
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "avx512bf16"])
-@pytest.mark.parametrize("channels", [24, 37])
-def test_products_of_rounded_numbers(channels: int, isa: str) -> None:
-    """Against the reference, which rounds in torch; a last bit decides how some few numbers are rounded."""
-    plan = deep_plan(levels=5, channels=channels)
-    plan.precision = "bfloat16"
-    if not packs(*plan.encode(), isa):
-        pytest.skip(f"this machine has no {isa}")
-    uniforms = torch.rand(13, *plan.shape)
-    walk = run(plan, uniforms, isa)
-    inputs = table_of(plan)[1].to_input(walk.values)
-    expected = reference(plan, inputs, ())
-    plan.precision = "float32"
-    error, rounding = ((each - expected).abs().mean() for each in (walk.params, reference(plan, inputs, ())))
-    assert error < 0.1 * rounding
-
-
 @pytest.mark.parametrize("n", [0, 1, 2, 5, 13, 64, 67])
 @pytest.mark.parametrize("levels", [1, 5])
 def test_batches_and_levels(n: int, levels: int) -> None:
@@ -163,28 +117,6 @@ def test_colours_are_drawn_one_after_the_other() -> None:
         weight[11 + k :] = 0
         params.append(i)
     check(b.finish(*params))
-
-
-@pytest.mark.parametrize(("heads", "key", "value"), [(1, 1, 1), (2, 3, 5), (3, 16, 32), (2, 35, 20)])
-@pytest.mark.parametrize("bias", ["none", "shared", "each"])
-def test_attention(heads: int, key: int, value: int, bias: str) -> None:
-    for read in ("earlier", "before", "band"):
-        check(attending_plan(heads, key, value, read, {"none": 0, "shared": 1, "each": heads}[bias], levels=6), n=32)
-
-
-def test_attention_whose_masked_keys_would_count_gives_no_numbers() -> None:
-    """Masked with a finite number, which the scores are not far above."""
-    plan = attending_plan()
-    attend = plan.instructions[-2].attend
-    assert attend is not None
-    for floor, fine in ((-200.0, True), (-90.0, False)):
-        pattern = dataclasses.replace(attend.pattern, floor=floor)
-        plan.instructions[-2].attend = dataclasses.replace(attend, pattern=pattern)
-        codes, constants = plan.encode()
-        walk = Walk(PackedPlan(codes, constants), torch.rand(2, 1, 4, 6), table_of(plan)[0])
-        assert (walk.advance() is None) == fine
-        seen = reference(plan, torch.zeros(2, 1, 4, 6), ())
-        assert bool(seen.isfinite().all()) == fine
 
 
 def test_constants_and_given_maps() -> None:
