@@ -253,11 +253,11 @@ class MaskedLinear(nn.Linear):
 
 
 class MADE(nn.Module):
-    """Masked fully connected layers over the flattened image, in raster order; ``levels`` logits a pixel."""
+    """Masked fully connected layers over the flattened image, in raster order; ``levels`` logits a value."""
 
-    def __init__(self, size: tuple[int, int], levels: int = 1, hidden: int = 17) -> None:
+    def __init__(self, size: tuple[int, int], levels: int = 1, hidden: int = 17, colors: int = 1) -> None:
         super().__init__()
-        pixels = torch.arange(size[0] * size[1])
+        pixels = torch.arange(size[0] * size[1] * colors).view(-1, colors).t().flatten()  # when each is drawn
         units = [torch.randint(len(pixels) - 1, (hidden,)) for _ in range(2)]
         self.layers = nn.Sequential(
             MaskedLinear(pixels, units[0], strict=False), nn.ReLU(),
@@ -269,7 +269,8 @@ class MADE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(1)
-        return (self.layers(flat) + self.direct(flat)).view(len(x), self.levels, *x.shape[2:])
+        logits = (self.layers(flat) + self.direct(flat)).view(len(x), self.levels, *x.shape[1:])
+        return logits.transpose(1, 2).flatten(1, 2)
 
 
 class WaveNet(nn.Module):

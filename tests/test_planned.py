@@ -86,6 +86,7 @@ PLANNED = {
     "rows beside a constant": rows_beside_a_constant,
     "windows up to a pixel": lambda m, h: F.max_pool2d(F.pad(h, (2, 0, 2, 0)), 3, 1),
     "windows of which some are beside the image": lambda m, h: h + F.max_pool2d(F.pad(h, (2, 0)), (1, 3), 1),
+    "windows that torch pads": lambda m, h: F.pad(F.max_pool2d(h - 3, 3, 1, 1), (1, 0, 1, 0))[..., :-1, :-1],
     "means of windows": lambda m, h: F.avg_pool2d(F.pad(h, (2, 0, 1, 0)), (2, 3), 1),
     "means of what is inside": lambda m, h: F.avg_pool2d(
         F.pad(h, (0, 0, 1, 0)), (3, 1), 1, (1, 0), count_include_pad=False

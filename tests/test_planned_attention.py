@@ -40,6 +40,13 @@ def test_masks_however_written(style, size):
     assert attends(model, size, Categorical(3)) == 2
 
 
+def test_what_is_filled_in_is_remembered():
+    """So that drawing stops where it would weigh something."""
+    for style, number in (("sdpa", -torch.inf), ("gpt2", -1e10), ("added", torch.finfo(torch.float32).min)):
+        plan = sampling.compile(GPT((3, 3), style).eval(), (1, 3, 3), Categorical(3), "integers").plan
+        assert {i.attend.pattern.floor for i in plan.instructions if i.attend is not None} == {number}
+
+
 @pytest.mark.parametrize("start", STARTS)
 def test_start_tokens(start):
     torch.manual_seed(0)
@@ -89,6 +96,7 @@ def test_made(levels):
     for size in SIZES:
         law = Bernoulli() if levels == 1 else Categorical(levels)
         assert_same_as_naive(MADE(size, levels), (1, *size), law, 5, to_input=integers)
+        assert_same_as_naive(MADE(size, levels, colors=3), (3, *size), law, to_input=integers)
 
 
 # ---- what is refused

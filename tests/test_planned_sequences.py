@@ -62,8 +62,28 @@ EXACT = {
     "negated": lambda m, e, h: masked(-(m.q(h) @ m.k(h).transpose(1, 2))).softmax(-1) @ m.v(h),
     "one head": lambda m, e, h: (masked(m.q(h)[:, None] @ m.k(h)[:, None].mT).softmax(-1) @ m.v(h)[:, None])[:, 0],
     "rows above alone": lambda m, e, h: rows_above(m, h),
+    "keys of a piece of a piece": lambda m, e, h: piece_of_keys(m, h),
     "no key at first": lambda m, e, h: masked(m.q(h) @ m.k(h).mT, strict=True).softmax(-1).nan_to_num(0) @ m.v(h),
 }
+
+
+def piece_of_keys(m: nn.Module, h: Tensor) -> Tensor:
+    later = torch.ones(h.shape[1], h.shape[1], dtype=torch.bool).triu(1)[:, 2:]
+    weights = (m.q(h) @ m.k(h)[:, 1:][:, 1:].mT).masked_fill(later, -math.inf).softmax(-1).nan_to_num(0)
+    return weights @ m.v(h[:, 2:]) + h
+
+
+def beyond(m: nn.Module, e: Tensor) -> Tensor:
+    """All positions read the one behind the last pixel, which is no pixel's."""
+    h = torch.cat([m.sos[0].expand(len(e), 1, 4), e], 1)
+    read = torch.ones(h.shape[1], h.shape[1], dtype=torch.bool).tril()
+    read[:, -1] = True
+    return ((m.q(h) @ m.k(h).mT).masked_fill(~read, -math.inf).softmax(-1) @ m.v(h))[:, :-1]
+
+
+def heads_reordered(m: nn.Module, h: Tensor) -> Tensor:
+    q, k, v = (each(h).view(*h.shape[:2], 2, 2, 1).permute(0, 2, 3, 1, 4) for each in (m.q, m.k, m.v))
+    return (masked(q @ k.mT).transpose(1, 2).softmax(-1) @ v).permute(0, 3, 1, 2, 4).flatten(2)
 
 
 def rows_above(m: nn.Module, h: Tensor) -> Tensor:
@@ -96,6 +116,8 @@ REFUSED = {
     "weights cut": lambda m, e, h: F.pad(masked(m.q(h) @ m.k(h).mT).softmax(-1)[:, 1:] @ m.v(h), (0, 0, 1, 0)),
     "weights padded": lambda m, e, h: F.pad(masked(m.q(h) @ m.k(h).mT).softmax(-1), (0, 0, 1, -1)) @ m.v(h),
     "weights summed over heads": lambda m, e, h: masked(heads(m, h)[0]).softmax(-1).mean(1) @ m.v(h),
+    "a position behind the last pixel": lambda m, e, h: beyond(m, e),
+    "heads reordered": lambda m, e, h: heads_reordered(m, h),
     "values of other positions": lambda m, e, h: masked(m.q(h) @ m.k(h)[:, :-1].mT).softmax(-1) @ m.v(h)[:, 1:],
     "a mask of more dimensions": lambda m, e, h: (m.q(h) @ m.k(h).mT + torch.zeros(1, 1, 1, 1))[0].softmax(-1) @ m.v(h),
 }
