@@ -12,13 +12,16 @@ from .naive_sampler import NaiveSampler
 from .sampler import Sampler
 from .trace import UnsupportedModelError
 from .verify import Report, verify
+from .walker import Step, Walker
 
 __all__ = [
     "CompiledSampler",
     "NaiveSampler",
     "Report",
     "Sampler",
+    "Step",
     "UnsupportedModelError",
+    "Walker",
     "compile",
     "explain",
     "verify",
