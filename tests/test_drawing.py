@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -211,6 +212,13 @@ def test_two_processes_draw_what_one_does(
     for run, end in ways:
         assert "21 images in " in said(capsys, "sample", runs / run, *options, f"{tmp_path}/one/{end}")
     commands = [["sample", str(runs / run), *options, f"{tmp_path}/two/{end}"] for run, end in ways]
+    asked = [
+        ("vae", "--limit", "50", "--samples", "0"),
+        ("pixelcnn", "--limit", "3"),
+        ("vae", "--json", "--limit", "70"),
+    ]
+    evaluated = [said(capsys, "evaluate", runs / run, *words, "--batch-size", "16") for run, *words in asked]
+    commands += [["evaluate", str(runs / run), *words, "--batch-size", "16"] for run, *words in asked]
     path = os.pathsep.join([str(HERE), *sys.path])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -218,6 +226,12 @@ def test_two_processes_draw_what_one_does(
     done = subprocess.run([*torchrun, *script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(", by 2 processes: ") == len(ways), "one of them speaks"
+    for text in evaluated:  # but for the order of sums
+        numbers = re.findall(r"-?\d+\.\d+", text)
+        assert len(numbers) > 1
+        assert done.stdout.count(text.split(numbers[0])[0]) == 1
+        for number in numbers:
+            assert number[:8] in done.stdout
     one, two = (
         {str(path.relative_to(tmp_path / place)): path.read_bytes() for path in (tmp_path / place).rglob("*.*")}
         for place in ("one", "two")

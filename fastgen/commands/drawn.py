@@ -106,14 +106,22 @@ class Drawn:
 class Asked(Protocol):
     """The options that say what is drawn."""
 
-    run: Path
-    split: str
-    data: str | None
-    data_root: str | None
-    seed: int
-    quality: bool
-    samples: int | None
-    inception: Path | None
+    @property
+    def run(self) -> Path: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def data(self) -> str | None: ...
+    @property
+    def data_root(self) -> str | None: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def quality(self) -> bool: ...
+    @property
+    def samples(self) -> int | None: ...
+    @property
+    def inception(self) -> Path | None: ...
 
 
 def wants_drawn(model: Any, asked: Asked, has_nats: bool) -> bool:

@@ -17,13 +17,14 @@ from ..conditions import FeatureMap, kind_said
 from ..data import Dataset
 from ..measures import plus_minus, words
 from ..models import Autoencoder
-from ..training import Evaluation, Measures, Run, as_json, evaluate, load_model
+from ..training import Evaluation, Measures, Run, as_json, distributed, evaluate, load_model
 from ..training.checks import check_data, told_to
 from ..training.objective import objective_of
 from . import check_seed, parse, pick_device
 from .beside import pca_squared_error, pca_words
 from .condition_file import is_told_more
-from .drawn import check_draws, measure_drawn, wants_drawn
+from .drawing import PATIENCE
+from .drawn import Drawn, check_draws, measure_drawn, wants_drawn
 from .images import load_images, say_notes
 
 
@@ -71,9 +72,18 @@ def main(arguments: list[str]) -> str:
     if options.limit is not None:
         check_integer("limit", options.limit, 1)
     check_integer("batch_size", options.batch_size, 1)
-    model = load_model(options.run, options.checkpoint, pick_device(options.device))
+    device = distributed.local_device(pick_device(options.device))
+    with distributed.processes(device, PATIENCE):
+        said = _evaluate(options, device)
+        return said if distributed.rank() == 0 else ""
+
+
+def _evaluate(options: Evaluate, device: torch.device) -> str:
+    """Processes share the images; drawn ones, and what PCA leaves, are the first one's."""
+    model = load_model(options.run, options.checkpoint, device)
     images = load_images(Run(options.run), options.split, options.data, options.data_root)
-    say_notes(images)
+    if distributed.speaks():
+        say_notes(images)
     if options.limit is not None:
         images = images.subset(options.limit)
     if is_told_more(model):
@@ -86,9 +96,16 @@ def main(arguments: list[str]) -> str:
         about = model.measures_by(k)
     found = evaluate(model, images, options.batch_size, asked, options.seed, about, title=f"{options.split} images")
     shuffled = _of_others(model, images, options, asked) if k is None else None
-    beside = _beside(model, images, options) if k is None else None
-    draws = wants_drawn(model, options, "nats" in found.means)
-    drawn = measure_drawn(model, options, "nats" in found.means) if draws else None
+    of_the_first: list[tuple[dict[str, Any] | None, Drawn | None]] = []
+
+    def look() -> None:
+        beside = _beside(model, images, options) if k is None else None
+        draws = wants_drawn(model, options, "nats" in found.means)
+        drawn = measure_drawn(model, options, "nats" in found.means) if draws else None
+        of_the_first.append((beside, drawn))
+
+    distributed.first_only(look)
+    beside, drawn = of_the_first[0] if of_the_first else (None, None)
     if options.json:
         head = {"run": str(options.run), "checkpoint": options.checkpoint, "data": images.name, "split": options.split}
         foot = {"images": found.images, "dims": found.dims, "images_are": images.description}

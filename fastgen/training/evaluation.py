@@ -198,12 +198,13 @@ def evaluate(
     device = next(model.parameters()).device
     whole = np.arange(len(dataset))
     batches = [whole[i : i + batch_size] for i in range(0, len(dataset), batch_size)]  # whole ones, as one process has
-    mine = batches[distributed.rank() :: distributed.size()]
+    mine = list(enumerate(batches))[distributed.rank() :: distributed.size()]
     parts: list[dict[str, Tensor]] = []
-    with _evaluating(model), set_aside(distributed.seed_of(seed), device), _bar(title, sum(map(len, mine))) as advance:
-        for order in mine:
+    with _evaluating(model), _bar(title, sum(len(order) for _, order in mine)) as advance:
+        for index, order in mine:
             ((values, condition),) = dataset.batches(batch_size, device, order)
-            with batch_of(seed, 0, "held out", torch.from_numpy(order)):
+            numbers_of_batch = set_aside((seed + 0x9E3779B97F4A7C15 * index) % 2**63, device)  # whoever measures it
+            with numbers_of_batch, batch_of(seed, 0, "held out", torch.from_numpy(order)):
                 found = measures(values, condition)
             check_measures(found, len(values))
             parts.append({name: numbers.double().cpu() for name, numbers in found.items()})
