@@ -58,6 +58,12 @@ VALUES: dict[str, list[Any]] = {
     "masked_conv2d.activation": ["none", "relu", "elu", "gated", "concat_elu"], "mask": ["B", "A"],
     "color_groups": [1, 3], "groups_order": ["contiguous", "interleaved"], "save_preactivation": [False],
     "scan": ["row"], "embedding.indices": [lambda h: (h[:, 2] > 0).long(), lambda h: (3 * h[:, 4].sin() + 3).long()],
+    **{f"{name}.kernel_size": [[3, 2], [2], [1, 2]] for name in ("max_pool2d_with_indices", "avg_pool2d")},
+    **{f"{name}.stride": [[1, 1], [1], [], [2, 1]] for name in ("max_pool2d_with_indices", "avg_pool2d")},
+    "max_pool2d_with_indices.dilation": [[1, 1], [1]], "ceil_mode": [False, True], "count_include_pad": [True, False],
+    "divisor_override": [None, 3], "nan": [None, 0.5], "posinf": [None], "neginf": [None],
+    "native_group_norm.N": [N * H * W], "C": [C], "HxW": [1], "group": [3, 1, 6], "native_group_norm.eps": [1e-5, 0.1],
+    "baddbmm.beta": [1], "baddbmm.alpha": [1],
     "padding_idx": [-1, 1], "scale_grad_by_freq": [False], "sparse": [False],
 }  # fmt: skip
 
@@ -79,6 +85,8 @@ TENSORS: dict[str, list[Any]] = {
     "index_select.index": [ORDER], "convolution.weight": [WEIGHT], "bias": [None, OTHER.flatten()],
     "mat2": [torch.linspace(-1, 1, 24).view(C, 4)], "addmm.self": [torch.tensor([0.5, -1, 2, 3]), torch.tensor(0.3)],
     "bmm.mat2": [torch.linspace(-1, 1, 24).view(1, C, 4).expand(N, C, 4)],
+    "batch1": [lambda h: h], "batch2": [lambda h: h.transpose(1, 2)],
+    "baddbmm.self": [torch.full((H * W, H * W), -torch.inf).triu(1)],
     "masked_conv2d.weight": [torch.linspace(-1, 1, 9 * C * C).view(C, C, 3, 3)],
     "residual_gate.h": [lambda h: torch.cat((h, 1 - h), 1), lambda h: h.repeat(1, 2, 1, 1)],
     "masked_conv2d.residual": [None, lambda h: h], "weight_out": [torch.linspace(-1, 1, C * C).view(C, C, 1, 1)],
@@ -88,6 +96,7 @@ TENSORS: dict[str, list[Any]] = {
         f"{name}": [None, OTHER.flatten()]
         for name in (
             "bias_out", "masked_conv2d.bias", "native_layer_norm.weight", "native_layer_norm.bias",
+            "native_group_norm.weight", "native_group_norm.bias",
             "native_batch_norm.weight", "native_batch_norm.bias", "_native_batch_norm_legit_no_training.weight",
             "_native_batch_norm_legit_no_training.bias", "_native_batch_norm_legit.weight",
             "_native_batch_norm_legit.bias",
@@ -115,12 +124,16 @@ INPUTS: dict[str, Any] = {
     "bmm": lambda h: h.flatten(2).transpose(1, 2), "native_layer_norm": lambda h: h.movedim(1, -1),
     **dict.fromkeys(("logical_and", "logical_or", "logical_not"), truth),
     **dict.fromkeys(("bitwise_and", "bitwise_or", "bitwise_not"), truth),
+    "native_group_norm": flat, "baddbmm": lambda h: h.flatten(2).transpose(1, 2),
+    **dict.fromkeys(("max_pool2d_with_indices", "avg_pool2d"), lambda h: F.pad(h - 3, (1, 0, 2, 0))),
     "squeeze": lambda h: h[:, 1:2], "div": lambda h: h + 0.037, "upsample_nearest2d": lambda h: h[:, :, ::2, ::2],
     "pixel_shuffle": lambda h: h[:, :4, ::2, ::2], "image_lstm": lambda h: torch.cat((h, -h[:, :2]), 1).movedim(1, -1),
 }  # fmt: skip
 
 #: What a plan does not have: by op and overload where no call of it is planned, by op where some are not; and why.
 REFUSED = {
+    **dict.fromkeys(("max_pool2d_with_indices", "avg_pool2d"), "stand at other pixels"),
+    "baddbmm.default": "attention scores or weights", "nan_to_num.default": "other than weights of attention",
     "pow.Tensor_Tensor": "a power other than of a tensor by a number", "pow.Scalar": "a power other than of a tensor",
     "sum.default": "over rows, columns or images", "mean.default": "over rows, columns or images",
     "max.default": "the form aten.max.default", "min.default": "the form aten.min.default",
@@ -135,6 +148,7 @@ REFUSED = {
 #: Forms that torch has for a GPU alone, or as names for others; and one that crashes in torch itself.
 ELSEWHERE = (
     "mm.dtype",
+    "baddbmm.dtype",
     "addmm.dtype",
     "bmm.dtype",
     "copy.Dict_Tensor",

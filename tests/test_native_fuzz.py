@@ -133,7 +133,7 @@ def test_a_direct_call_is_checked(op: Callable[..., Any], args: list[Any], named
 def _codes(**changed: int) -> tuple[Tensor, Tensor]:
     """Of a plan whose last map keeps ``keep`` rows of ``channels``."""
     codes, constants = plans.deep_plan().encode()
-    last = 8 + 6 * (int(codes[7]) - 1)
+    last = 9 + 6 * (int(codes[8]) - 1)
     for name, value in changed.items():
         codes[last + ("kind", "rows", "columns", "channels", "keep").index(name)] = value
     return codes, constants

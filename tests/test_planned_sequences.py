@@ -130,6 +130,7 @@ def test_refused(name):
 
 
 MAPS = {  # of one size, whose positions stand at other pixels
+    "strided alone": lambda h: F.pad(h[:, :, ::2, ::2], (0, 2, 0, 2)),
     "cropped and strided": lambda h: h + F.pad(h[:, :, ::2, ::2], (0, 2, 0, 2)),
     "side by side": lambda h: torch.cat([h[:, :, :2, :2], h[:, :, ::2, ::2]], 1).sum((1,), True).repeat(1, 1, 2, 2),
     "transposed": lambda h: torch.cat([h, h.transpose(2, 3)], 1)[:, :1],

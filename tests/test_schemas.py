@@ -39,7 +39,7 @@ class Calling(nn.Module):
 FIRST = (
     "native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "native_layer_norm",
     "log_sigmoid_forward", "max", "min", "masked_conv2d", "gated_residual_block",
-    "image_lstm",
+    "image_lstm", "native_group_norm", "max_pool2d_with_indices",
 )  # fmt: skip
 
 

@@ -79,6 +79,11 @@ def analyse(
     if result.shape != (BATCH, params, H, W) or [result.kind(d) for d in range(4)] != ["n", "c", "r", "s"]:
         got = ", ".join(map(str, result.shape[1:]))
         raise UnsupportedModelError(f"model: expected parameters of shape (N, {params}, {H}, {W}), got (N, {got})")
+    if result.stride != (1, 1):
+        raise UnsupportedModelError(
+            "model: expected parameters of each pixel at its place, got some whose positions stand at other pixels, "
+            f"every {result.stride[0]} rows and {result.stride[1]} columns"
+        )
     copied = builder.pointwise("", result)
     graph.params = copied.parts[0].read.map
     graph.params.ordered = True

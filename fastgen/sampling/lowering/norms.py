@@ -34,7 +34,7 @@ def _layer_norm(
     b: Builder, x: Value, shape: Sequence[int], weight: Argument | None, bias: Argument | None, eps: float
 ) -> list[Value]:
     x = x.merged()
-    if any(x.kind(len(x.dims) - 1 - d) != "c" for d in range(len(shape))):
+    if any(x.kind(len(x.dims) - 1 - d) not in ("c", "") for d in range(len(shape))):
         raise UnsupportedModelError("a layer norm over more than channels mixes pixels")
     size = math.prod(shape)
     groups = x.part.size // size
