@@ -9,6 +9,8 @@
     fastgen explore RUN        reconstructions, manifold, traversals, arithmetic: what a latent space holds
     fastgen export RUN         a generator, decoder, encoder or classifier as a file that runs without fastgen
     fastgen encode RUN         the codes of a VQ-VAE's images as a data set, for a prior to be trained on
+    fastgen compress RUN FILE  images without loss in as many bits as an autoregressive run's likelihood says
+    fastgen decompress RUN FILE  the images of such a file
     fastgen download NAME      the files of a named data set, where there is a network
     fastgen taxonomy           densities that are explicit, approximate and implicit, side by side: one picture
     fastgen toy ring           games of points: a ring of Gaussians, or one on a line, over time
@@ -39,6 +41,8 @@ COMMANDS = {
     "explore": "fastgen.commands.explore",
     "export": "fastgen.commands.export",
     "encode": "fastgen.commands.encode",
+    "compress": "fastgen.commands.compress",
+    "decompress": "fastgen.commands.decompress",
     "download": "fastgen.commands.download",
     "taxonomy": "fastgen.commands.taxonomy",
     "toy": "fastgen.commands.toy",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import platform
 import zlib
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import conditions
-from .._checks import check_instance
+from .._checks import check_instance, check_values
 from .._extras import require
 from .._philox import uniforms
 from .._version import __version__
@@ -22,7 +21,9 @@ from ..conditions import AnyCondition, Condition, Kinds, Labels, as_condition, a
 from ..data.storage import dtype_of
 from ..ops.value_frequencies import value_frequencies
 from ..sampling import compile as compile_sampler
+from ..sampling.compiled_sampler import eager
 from ..sampling.inputs import ToInput
+from ..sampling.told import may_be_told
 from .container import About, Container, label_bytes
 
 BATCH = 64
@@ -33,6 +34,9 @@ _PARAMETERS = 2**26
 
 _FREQUENCIES = 2**22
 """Numbers that are handed to the coder at once, at most."""
+
+_AGREED = ("model", "distribution", "to_input", "weights", "executor", "precision", "instruction_set")
+"""What has to be the same before anything is computed."""
 
 Progress = Callable[[int, int], object]
 
@@ -85,6 +89,7 @@ class Codec:
                 "model: expected one that compiled code draws from, in float32 on the CPU, of Bernoulli, Categorical or"
                 f" DiscretizedLogisticMixture, got {self.sampler!r}"
             )
+        self._is_told = condition is not None or may_be_told(model)
         self._family = self._coder.model.Categorical(perfect=False)
 
     def __repr__(self) -> str:
@@ -104,7 +109,7 @@ class Codec:
 
         Args:
             values: integers (N, C, H, W) in [0, levels), of one image or more.
-            labels: int64 (N,), for a model with classes; the file keeps them.
+            labels: int64 (N,), in [0, 2³²). A model with classes is told them; the file keeps any model's.
             condition: what else the model is told, as ``fastgen.sampling.Sampler.sample`` takes it; who decodes has to
                 have it.
             progress: called with how many images are encoded, and N.
@@ -119,7 +124,7 @@ class Codec:
         N = len(values) if values.dim() else 0
         if N == 0:
             raise ValueError(f"values: expected one image or more, got shape {tuple(values.shape)}")
-        given, labels = self._told(N, labels, condition)
+        given, kept = self._told(N, labels, condition)
         C, H, W = self.sampler.shape
         P = self.sampler.distribution.param_channels(C)
         batch = max(1, min(BATCH, _PARAMETERS // (P * H * W)))
@@ -132,8 +137,8 @@ class Codec:
             checks += self._checks(some)
             if progress is not None:
                 progress(part.stop, N)
-        about = self._about(given, N, batch, labels, "" if labels is not None else _digest_of(given))
-        return Container(about, np.array(checks, np.uint32), labels, streams).to_bytes()
+        about = self._about(given, N, batch, kept)
+        return Container(about, np.array(checks, np.uint32), kept, streams).to_bytes()
 
     def _stream(self, values: Tensor, params: Tensor) -> bytes:
         """Values (N, C, H, W) in the order of the walk, the images' side by side."""
@@ -167,13 +172,12 @@ class Codec:
                 machine that computes other bits. Says what was expected and what came.
         """
         file = data if isinstance(data, Container) else Container.from_bytes(data)
-        about = file.about
-        labels = file.labels
-        if labels is not None and condition is not None:
-            raise ValueError("condition: expected None, since the file has the images' labels, got some")
-        self._check_kind(about)
-        given, _ = self._told(about.images, labels, condition)
-        self._check(about, self._about(given, about.images, about.batch, labels, _digest_of(given) if labels is None else ""))
+        about, labels = file.about, file.labels
+        self._check(about, ("shape", "levels", *_AGREED), self._about(None, 1, 1, None, arithmetic=False))
+        if about.batch > BATCH:
+            raise ValueError(f"file: expected at most {BATCH} images in a stream, got {about.batch}")
+        given, kept = self._told(about.images, labels, condition)
+        self._check(about, ("condition", "arithmetic"), self._about(given, 1, 1, kept))
         parts = []
         for index, stream in enumerate(file.streams):
             part = slice(index * about.batch, min((index + 1) * about.batch, about.images))
@@ -224,24 +228,25 @@ class Codec:
     def _told(
         self, n: int, labels: Labels | None, condition: AnyCondition | None
     ) -> tuple[Condition | None, Tensor | None]:
-        """What the model is told of ``n`` images; and their labels, which files keep, where it is told no more."""
-        kind = self.sampler.condition_kind
+        """What the model is told of ``n`` images; and their labels, which a file keeps."""
+        kind, stored = self.sampler.condition_kind, None
+        if labels is not None:
+            stored = as_labels(labels, n).cpu()
+            check_values(stored, 2**32, "labels")
+            if not self._is_told and condition is None:
+                return None, stored
         name, given = told(labels, condition, kind)
-        if given is None:
-            return None, None
-        given = as_condition(given, n, kind, name=name)
-        of_classes = isinstance(given, Tensor) and isinstance(kind, conditions.Classes)
-        return given, as_labels(given, n) if of_classes else None  # type: ignore[arg-type]
+        return None if given is None else as_condition(given, n, kind, name=name), stored
 
     def _checks(self, values: Tensor) -> list[int]:
         dtype = {1: "<u1", 2: "<u2"}[1 if self._levels <= 256 else 2]
         return [zlib.crc32(image.astype(dtype).tobytes()) for image in values.numpy()]
 
     def _about(
-        self, given: Condition | None, images: int, batch: int, labels: Tensor | None, condition: str
+        self, given: Condition | None, images: int, batch: int, labels: Tensor | None, arithmetic: bool = True
     ) -> About:
         """What this codec would write at the head of a file."""
-        model = self.sampler.model
+        model = eager(self.sampler.model)
         return About(
             fastgen=__version__,
             model=type(model).__name__,
@@ -251,8 +256,8 @@ class Codec:
             executor="native",
             precision=self.sampler.precision,
             instruction_set=f"{platform.machine()} {self.sampler.instruction_set}",
-            arithmetic=self._arithmetic(given),
-            condition=condition,
+            arithmetic=self._arithmetic(given) if arithmetic else 0,
+            condition="" if labels is not None or given is None else _digest(conditions.named(given)),
             shape=self.sampler.shape,
             levels=self._levels,
             images=images,
@@ -263,26 +268,18 @@ class Codec:
     def _arithmetic(self, given: Condition | None) -> int:
         """CRC-32 of all parameters along the way through an image of noise, told what the first image is."""
         noise = (uniforms(0, 1, self.sampler.shape) * self._levels).long()
-        return zlib.crc32(self.sampler.forced(noise, condition=conditions.select(given, slice(1))).numpy().tobytes())
+        params = self.sampler.forced(noise, condition=conditions.select(given, slice(1)))
+        return zlib.crc32(params.numpy().tobytes())
 
-    def _check_kind(self, about: About) -> None:
-        """Raise unless a file's images can be this model's: before anything is made of their number."""
-        for name, expected in (("shape", self.sampler.shape), ("levels", self._levels)):
-            if getattr(about, name) != expected:
-                raise ValueError(f"file: expected images of {name} {expected}, the model's, got {getattr(about, name)}")
-        if about.batch > max(BATCH, 1):
-            raise ValueError(f"file: expected at most {BATCH} images in a stream, got {about.batch}")
-
-    def _check(self, file: About, here: About) -> None:
+    def _check(self, file: About, names: tuple[str, ...], here: About) -> None:
         """Raise unless a file was encoded as this codec encodes."""
-        names = ("model", "distribution", "to_input", "weights", "executor", "precision", "instruction_set", "condition")
-        for name in (*names, "arithmetic"):
+        for name in names:
             got, expected = getattr(file, name), getattr(here, name)
             if got != expected:
-                why = "; what computes here rounds otherwise" if name == "arithmetic" else ""
+                why = ", by other arithmetic: another build, library or processor" if name == "arithmetic" else ""
                 raise ValueError(
-                    f"{name}: expected {expected!r}, which is what there is to decode with{why}, got a file of {got!r},"
-                    f" by fastgen {file.fastgen}"
+                    f"{name}: expected {expected!r}, which is what decodes here, got {got!r}, which encoded the file"
+                    f" (with fastgen {file.fastgen}){why}"
                 )
 
 
@@ -301,13 +298,3 @@ def _digest(tensors: dict[str, Tensor]) -> str:
         found.update(f"{name!r} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         found.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
     return found.hexdigest()
-
-
-def _digest_of(given: Condition | None) -> str:
-    return "" if given is None else _digest(conditions.named(given))
-
-
-def bits_per_dim(data: bytes) -> float:
-    """Bits of a file for each value of its images, all in all."""
-    about = Container.from_bytes(data).about
-    return 8 * len(data) / (about.images * math.prod(about.shape))
