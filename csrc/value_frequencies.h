@@ -16,10 +16,10 @@
 namespace fastgen {
 
 constexpr int64_t kFrequencyTotal = int64_t(1) << 24;
-constexpr double kWeightOne = 4294967296.0;      // 2³²: weights of categories are whole parts of it
-constexpr double kExpLowest = -700;              // still a normal number
-constexpr double kShift = 6755399441055744.0;    // 1.5·2⁵²: adding it rounds to an integer
-constexpr double kNarrowWidth = 1.0 / 1024;      // below it 1 − exp(−width) is a polynomial
+constexpr double kWeightOne = 4294967296.0;    // 2³²: weights of categories are whole parts of it
+constexpr double kExpLowest = -700;            // still a normal number
+constexpr double kShift = 6755399441055744.0;  // 1.5·2⁵²: adding it rounds to an integer
+constexpr double kNarrowWidth = 1.0 / 1024;    // below it 1 − exp(−width) is a polynomial
 constexpr double kSmallestWidth = 1e-30;
 
 // exp(x) for −700 ≤ x ≤ 700; below as at −700, NaN too. x = n·ln 2 + r, and Taylor's polynomial of r.
@@ -85,8 +85,8 @@ inline void categorical_frequencies(int64_t levels, const float* logits, double*
   int64_t before = 0;
   for (int64_t l = 0; l < levels; ++l) {
     below += weights[l];
-    const int64_t until = l + 1 < levels ? whole_part(below / total, kFrequencyTotal - levels)
-                                         : kFrequencyTotal - levels;
+    const int64_t until =
+        l + 1 < levels ? whole_part(below / total, kFrequencyTotal - levels) : kFrequencyTotal - levels;
     frequencies[l] = int32_t(until - before + 1);
     before = until;
   }

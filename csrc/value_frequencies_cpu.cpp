@@ -1,7 +1,6 @@
 // value_frequencies on the CPU: a thread takes rows.
-#include "value_frequencies.h"
-
 #include "tensor_utils.h"
+#include "value_frequencies.h"
 
 namespace fastgen {
 namespace {
