@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,13 @@ def test_streams_of_images_do_not_depend_on_those_beside_them(monkeypatch: pytes
         monkeypatch.setattr(coder, "BATCH", 64)
 
 
+def look_up(values: Tensor, seen: Tensor, params: Tensor, pixel: Tensor, k: int, r: int, c: int) -> Tensor:
+    """A choice that is made already; ``seen`` keeps the parameters."""
+    assert torch.equal(pixel[:, :k, 0, 0], values[:, :k, r, c])
+    seen[:, k if seen.shape[1] > 1 else 0, :, r, c] = params
+    return values[:, k, r, c]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_ways_through_an_image_see_the_same_parameters(kind: str) -> None:
     """What the encoder reads, `forced`, is what the decoder reads, `walk`: to the last bit, in any batch."""
@@ -102,12 +110,7 @@ def test_both_ways_through_an_image_see_the_same_parameters(kind: str) -> None:
         seen = sampler.forced(some, about)
         whole = torch.zeros_like(seen).unflatten(1, (1 if sampler.couples_colors else some.shape[1], -1))
 
-        def choose(params: Tensor, pixel: Tensor, k: int, r: int, c: int, some: Any = some, whole: Any = whole) -> Tensor:
-            assert torch.equal(pixel[:, :k, 0, 0], some[:, :k, r, c])
-            whole[:, k if whole.shape[1] > 1 else 0, :, r, c] = params
-            return some[:, k, r, c]
-
-        walked = with_threads(threads, lambda: sampler.walk(choose, len(some), labels=about))
+        walked = with_threads(threads, partial(sampler.walk, partial(look_up, some, whole), len(some), labels=about))
         assert torch.equal(walked, some)
         assert torch.equal(whole.flatten(1, 2), seen)
 
@@ -124,7 +127,8 @@ def range_decode(words: list[int], frequencies: Tensor) -> list[int]:
         values.append(value)
         lower, size = lower + scale * below & mask, scale * row[value]
         if size < 2**32:
-            lower, size, point, at = lower << 32 & mask, size << 32, (point << 32 | (words + [0] * 9)[at]) & mask, at + 1
+            lower, size = lower << 32 & mask, size << 32
+            point, at = (point << 32 | (words[at] if at < len(words) else 0)) & mask, at + 1
     return values
 
 
@@ -195,7 +199,9 @@ def test_what_does_not_match_is_refused_by_name() -> None:
         "executor": "reference", "precision": "bfloat16", "instruction_set": "x86_64 avx", "arithmetic": 7,
         "condition": "0", "shape": (1, 7, 9), "levels": 3,
     }.items():  # fmt: skip
-        with pytest.raises(ValueError, match=f"^{name}: expected .* which is what decodes here, got {re.escape(repr(value))}"):
+        with pytest.raises(
+            ValueError, match=f"^{name}: expected .* which is what decodes here, got {re.escape(repr(value))}"
+        ):
             codec.decode(changed(data, **{name: value}))
     assert torch.equal(codec.decode(changed(data, fastgen="7.0")).values.long(), values), "another version may do"
     with pytest.raises(ValueError, match="at most 64 images in a stream, got 65"):
@@ -229,7 +235,7 @@ def test_two_hundred_corrupted_files_are_refused() -> None:
         else:
             bad[at:at] = random.bytes(int(random.randint(1, 9)))
         if bytes(bad) != data:
-            with pytest.raises(ValueError, match="^file: expected"):
+            with pytest.raises(ValueError, match=r"^file: expected"):
                 codec.decode(bytes(bad))
 
 
@@ -249,10 +255,10 @@ def test_headers_that_nobody_wrote_are_refused() -> None:
     for about in ({"images": 2**32 - 1}, {"images": 0}, {"images": 10**30}, {"images": 2}, {"batch": 0}, {"batch": 1},
                   {"label_bytes": 3}, {"label_bytes": 4}, {"shape": (1, 2)}, {"shape": (1, 0, 4)}, {"levels": "two"},
                   {"weights": 5}, {"images": True}):  # fmt: skip
-        with pytest.raises(ValueError, match="^file: expected"):
+        with pytest.raises(ValueError, match=r"^file: expected"):
             Container.from_bytes(changed_text(file, lambda found, about=about: found | about))
     for made in (lambda _: [], lambda _: {}, lambda found: found | {"more": 1}, lambda _: "[" * 10**5):
-        with pytest.raises(ValueError, match="^file: expected a header with"):
+        with pytest.raises(ValueError, match=r"^file: expected a header with"):
             Container.from_bytes(changed_text(file, made))
 
 

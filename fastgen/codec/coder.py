@@ -185,7 +185,7 @@ class Codec:
             for image, (got, expected) in enumerate(zip(self._checks(values), file.checks[part].tolist(), strict=True)):
                 if got != expected:
                     raise ValueError(
-                        f"image {part.start + image}: expected CRC {expected:08x}, as when it was encoded, got {got:08x}"
+                        f"image {part.start + image}: expected CRC {expected:08x}, as it was encoded, got {got:08x}"
                     )
             parts.append(values.to(dtype_of(about.levels)))
             if progress is not None:

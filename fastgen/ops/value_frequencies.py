@@ -4,7 +4,8 @@
 
 Fᵥ₊₁ − Fᵥ > P(v)·(2²⁴ − L), so that no value costs more than log₂(2²⁴ / (2²⁴ − L)) bits over −log₂ P(v): 2.2e-5 of 256
 levels. What decodes has to find the very integers that were encoded with. So all is double, made of sums, products,
-quotients and ⌊⌋ alone, one after the other as they stand here: IEEE 754 leaves no choice, and no library's exp is asked.
+quotients and ⌊⌋ alone, one after the other as they stand here: IEEE 754 leaves no choice, and no library's exp is
+asked.
 """
 
 import math
@@ -66,9 +67,7 @@ def _below_edges(params: Tensor, values: Tensor, color: int, levels: int, compon
         a, b = half + centered, half - centered
         upper, lower = values[:, c, None] != last, values[:, c, None] != 0
         width = torch.where(half + half > _SMALLEST, half + half, _SMALLEST)
-        fraction = torch.where(
-            width < _NARROW, width * (1 - width * (0.5 - width / 6)), 1 - _exp(-width)
-        )
+        fraction = torch.where(width < _NARROW, width * (1 - width * (0.5 - width / 6)), 1 - _exp(-width))
         bounds = (1 + torch.where(upper, _exp(-a.abs()), 0)) * (1 + torch.where(lower, _exp(-b.abs()), 0))
         factor = factor * (torch.where(upper & lower, fraction, 1) / bounds)
         exponent = exponent + (torch.where(upper & (a < 0), a, 0) + torch.where(lower & (b < 0), b, 0))
@@ -141,12 +140,12 @@ def value_frequencies(
         assert values is not None
         C = values.shape[1]
         color = check_integer("color", color, 0, C - 1)
-        if P != CHANNELS.get(C, -1) * components:
+        if CHANNELS.get(C, -1) * components != P:
             raise ValueError(
                 f"params: expected {', '.join(f'{each}·{components} of {c}' for c, each in CHANNELS.items())} colours,"
                 f" got {P} for {C}"
             )
-    elif P != levels and (P, levels) != (1, 2):
+    elif levels != P and (P, levels) != (1, 2):
         raise ValueError(f"params: expected {levels} logits{' or 1' * (levels == 2)} in a row, got {P}")
     found: Tensor = call(torch.ops.fastgen.value_frequencies.default, params, values, color, levels, components)
     return found

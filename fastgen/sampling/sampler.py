@@ -212,9 +212,9 @@ class Sampler:
         """Images whose values somebody else chooses, one after the other, each by its parameters: as a decoder does.
 
         Args:
-            choose: (params, pixel, k, r, c) → values int64 (N,): of colour ``k`` of the pixel in row ``r`` and column
-                ``c``, by its parameters (N, P / C), or all of the pixel's, (N, P), where colours are coupled. ``pixel``,
-                int64 (N, C, 1, 1), has the values of the colours before.
+            choose: (params, pixel, k, r, c) → values int64 (N,): of colour ``k`` of the pixel in row ``r``, column
+                ``c``, by its parameters (N, P / C), or all of the pixel's, (N, P), where colours are coupled.
+                ``pixel``, int64 (N, C, 1, 1), has the values of the colours before.
             n: how many images; by default as many as ``labels`` or ``condition`` hold, else 1.
             labels: int64 (N,), for a model with classes.
             condition: as ``sample`` takes it.
@@ -227,8 +227,7 @@ class Sampler:
             RuntimeError: the plan walks on a slanted front; ``wavefront=False`` compiles one that does not.
         """
         n, told = self._batch(n, labels, condition)
-        for values in self._walk(n, told, choose):
-            pass
+        *_, values = self._walk(n, told, choose)
         return values
 
     def _draw(
