@@ -14,6 +14,7 @@ _interrupt.prepare()
 if TYPE_CHECKING:
     from . import (
         baselines,
+        codec,
         conditions,
         data,
         distributions,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "__version__",
     "baselines",
+    "codec",
     "conditions",
     "data",
     "distributions",

@@ -1,19 +1,21 @@
 """fastgen: classic generative models of images.
 
-    fastgen demo               train on embedded digits, draw, complete: one picture, in less than three minutes
-    fastgen train MODEL        train a model on a data set or on images of your own
-    fastgen sample RUN         draw images, or complete half-hidden ones
-    fastgen evaluate RUN       likelihood, or other losses, of images that were not trained on
-    fastgen compare RUN RUN    runs of all families on the same data: one table, and one picture
-    fastgen report RUN         one HTML page: curves, samples, timings, options
-    fastgen explore RUN        reconstructions, manifold, traversals, arithmetic: what a latent space holds
-    fastgen export RUN         a generator, decoder, encoder or classifier as a file that runs without fastgen
-    fastgen encode RUN         the codes of a VQ-VAE's images as a data set, for a prior to be trained on
-    fastgen download NAME      the files of a named data set, where there is a network
-    fastgen taxonomy           densities that are explicit, approximate and implicit, side by side: one picture
-    fastgen toy ring           games of points: a ring of Gaussians, or one on a line, over time
-    fastgen bench              measure the kernels, sampling and the models against what else there is, here
-    fastgen info               versions, devices, and which kernel runs where
+    fastgen demo                 train on embedded digits, draw, complete: one picture, in less than three minutes
+    fastgen train MODEL          train a model on a data set or on images of your own
+    fastgen sample RUN           draw images, or complete half-hidden ones
+    fastgen evaluate RUN         likelihood, or other losses, of images that were not trained on
+    fastgen compare RUN RUN      runs of all families on the same data: one table, and one picture
+    fastgen report RUN           one HTML page: curves, samples, timings, options
+    fastgen explore RUN          reconstructions, manifold, traversals, arithmetic: what a latent space holds
+    fastgen export RUN           a generator, decoder, encoder or classifier as a file that runs without fastgen
+    fastgen encode RUN           the codes of a VQ-VAE's images as a data set, for a prior to be trained on
+    fastgen compress RUN IMAGES  images without loss in as many bits as an autoregressive run's likelihood says
+    fastgen decompress RUN FILE  the images of such a file
+    fastgen download NAME        the files of a named data set, where there is a network
+    fastgen taxonomy             densities that are explicit, approximate and implicit, side by side: one picture
+    fastgen toy ring             games of points: a ring of Gaussians, or one on a line, over time
+    fastgen bench                measure the kernels, sampling and the models against what else there is, here
+    fastgen info                 versions, devices, and which kernel runs where
 
 fastgen --version says which it is. Each command explains its options with --help.
 """
@@ -39,6 +41,8 @@ COMMANDS = {
     "explore": "fastgen.commands.explore",
     "export": "fastgen.commands.export",
     "encode": "fastgen.commands.encode",
+    "compress": "fastgen.commands.compress",
+    "decompress": "fastgen.commands.decompress",
     "download": "fastgen.commands.download",
     "taxonomy": "fastgen.commands.taxonomy",
     "toy": "fastgen.commands.toy",

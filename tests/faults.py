@@ -25,6 +25,7 @@ TESTS = {
         "test_discretized_logistic_mixture.py", "test_distributions.py", "test_logistic_mixture.py",
         "test_data_dependent_init.py",
     ),
+    "value_frequencies": ("test_value_frequencies.py", "test_codec.py"),
     "batch_norm": ("test_batch_norm.py", "test_batch_norm_sync.py", "test_batch_norm_activation.py"),
     "batch_norm_activation": (
         "test_batch_norm_activation.py", "test_conv_transpose2d_bn_layers.py", "test_batch_norm_sync.py",

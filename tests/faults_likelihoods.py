@@ -97,4 +97,33 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("rows of an image", "if (++h < H) continue;", "if (++h <= H) continue;"),
         ],
     },
+    "value_frequencies": {
+        "fastgen/ops/value_frequencies.py": [
+            ("the reference's values may be impossible", "(until.diff(dim=1) + 1)", "until.diff(dim=1)"),
+            ("the reference rounds to another power", "x * 1.4426950408889634 + _SHIFT", "x * 1.44 + _SHIFT"),
+            ("components as before the colours", "exponent = exponent + (torch.where(",
+             "exponent = exponent + 0 * (torch.where("),
+            ("one coefficient for all colours", "parts[:, earlier + c - 1, 2]", "parts[:, c - 1, 2]"),
+            ("any number of levels", 'check_integer("levels", levels, 2, MOST_LEVELS)', "int(levels)"),
+            ("a fake of other numbers", "dtype=torch.int32)\n\n\ndefine_op", "dtype=torch.int64)\n\n\ndefine_op"),
+        ],
+        "csrc/value_frequencies.h": [
+            ("the last digits of ln 2", " - n * 1.90821492927058770002e-10", ""),
+            ("a shorter polynomial", "double p = 1.0 / 6227020800.0;", "double p = 0;"),
+            ("the law of value 0 for 1", "plain_sigmoid(-double(logit))", "plain_sigmoid(double(logit))"),
+            ("weights of whole numbers", "- highest) * kWeightOne);", "- highest) * 65536);"),
+            ("the last category ends early", ": kFrequencyTotal - levels;", ": kFrequencyTotal - levels - 1;"),
+            ("the highest bin ends", "const bool upper = value != last,", "const bool upper = true,"),
+            ("the lowest bin ends", "lower = value != 0;", "lower = true;"),
+            ("green for blue", "parameter(earlier + color - 1, 2)", "parameter(color - 1, 2)"),
+            ("narrower than any", "log_scale > kLogScaleMin ? log_scale : kLogScaleMin", "log_scale"),
+            ("edges half a bin on", "(double(2 * l + 1) - last) / last", "(double(2 * l + 2) - last) / last"),
+        ],
+        "csrc/value_frequencies_cpu.cpp": [
+            ("strides ignored", "params = as_contiguous(params_any);", "params = params_any;"),
+            ("strides of the values ignored", "values = as_contiguous(*values_any);", "values = *values_any;"),
+            ("the first row's values", "given + n * shape.colors", "given"),
+            ("any colour", "0 <= color && color < shape.colors", "true"),
+        ],
+    },
 }

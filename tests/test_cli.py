@@ -257,7 +257,8 @@ def test_help_info_and_mistakes(capsys: pytest.CaptureFixture) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"fastgen {__version__}\n"
     commands = (
-        "demo, train, sample, evaluate, compare, report, explore, export, encode, download, taxonomy, toy, bench, info"
+        "demo, train, sample, evaluate, compare, report, explore, export, encode, compress, decompress, download,"
+        " taxonomy, toy, bench, info"
     )
     assert f"command: expected {commands}, got 'draw'" in refused(capsys, "draw")
     for mistake in (["--nonsense"], ["--epochs", "-1"], ["--schedule", "square"], ["--seed", "-1"]):

@@ -19,6 +19,7 @@ from test_data_docs import given
 
 for package in ("tyro", "tqdm", "safetensors", "sklearn", "matplotlib", "PIL"):
     pytest.importorskip(package, reason="the command line comes with fastgen[train]")
+pytest.importorskip("constriction", reason="it comes with fastgen[codec]")
 
 ROOT = Path(__file__).parent.parent
 PAGES = {page.name: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -53,6 +54,8 @@ SMALL = {
     "download": [],
     "export": [],
     "encode": [],
+    "compress": [],
+    "decompress": [],
 }
 """What is added to a command that a reader is shown; of an option that is given twice, the second counts."""
 

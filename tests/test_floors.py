@@ -17,7 +17,7 @@ FLOORS = [
     "ops", "nn",
     "conditions", "distributions", "losses", "measures", "metrics", "pictures", "data", "objective",
     "baselines",
-    "fusing", "sampling", "exploring",
+    "fusing", "sampling", "codec", "exploring",
     "models",
     "exporting",
     "training",

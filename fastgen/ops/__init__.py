@@ -1,7 +1,7 @@
 """The ops: one module each, with docstring, reference, fake kernel, autograd and public function."""
 
 from .._extension import load_kernels
-from . import (  # noqa: F401  but for sample: for models alone
+from . import (  # noqa: F401  but for sample: for models alone, and for the codec
     concat_elu,
     gated_layer,
     image_conv2d,
@@ -11,6 +11,7 @@ from . import (  # noqa: F401  but for sample: for models alone
     row_lstm_layer,
     sample,
     shifted_conv2d,
+    value_frequencies,
 )
 from .batch_norm_activation import batch_norm_activation
 from .conv_transpose2d_bn import conv_transpose2d_bn

@@ -13,6 +13,9 @@ KERNELS = {"CPU": "csrc/sample_cpu.cpp"}
 #: few enough for its cache.
 CHUNK = 64
 
+#: By the numbers of a vector register, what products of float32 are compiled for; "avx512bf16" has those of "avx512".
+INSTRUCTION_SETS = {4: "portable", 8: "avx2", 16: "avx512"}
+
 # What executors share is the plan; the reference (fastgen.sampling.reference_executor) executes plans, not codes. So
 # these ops have no kernel but the compiled ones, and whoever calls them asks `available` first.
 for _schema in (
@@ -57,6 +60,13 @@ class PackedPlan:
         self.codes = codes
         self.constants = constants
         self.packed = torch.ops.fastgen.sample_pack.default(codes, constants, isa)
+
+    @property
+    def instruction_set(self) -> str:
+        """What its products run on, as ``isa``; in whole float32 "avx512" and "avx512bf16" are one, and so called."""
+        lanes, place = self.packed[:2].int().tolist()
+        rounds = self.codes[7].item() == 1
+        return (*INSTRUCTION_SETS.values(), "avx512bf16")[place] if rounds else INSTRUCTION_SETS[lanes]
 
 
 def _chunk(n: int, threads: int, largest: int) -> int:

@@ -242,6 +242,13 @@ class CompiledSampler(Sampler):
             programs = self._programs or {False: self._program(self._stated or needs_condition(self.model))}
             return next(iter(programs.values())).plan
 
+    @property
+    def instruction_set(self) -> str | None:
+        """Of the compiled code that draws: "portable", "avx2", "avx512", "avx512bf16"; None where torch draws."""
+        with self._lock:
+            program = self._program(self._stated or needs_condition(self.model))
+            return program.native.instruction_set if program.native is not None and program.draws else None
+
     def _program(self, told: bool) -> Program:
         """The program of the model's present weights; threads that ask for it at once wait for one compilation."""
         with self._lock:

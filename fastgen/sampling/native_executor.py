@@ -50,6 +50,11 @@ class NativePlan:
         self._components = components
         self._packed = PackedPlan(*plan.encode())
 
+    @property
+    def instruction_set(self) -> str:
+        """What its products run on: "portable", "avx2", "avx512", "avx512bf16"."""
+        return self._packed.instruction_set
+
     def rows(
         self,
         uniforms: Tensor,

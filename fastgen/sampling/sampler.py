@@ -201,6 +201,35 @@ class Sampler:
         """
         return self._see(*self._told_images(values, labels, condition))
 
+    def walk(
+        self,
+        choose: Choose,
+        n: int | None = None,
+        *,
+        labels: Labels | None = None,
+        condition: AnyCondition | None = None,
+    ) -> Tensor:
+        """Images whose values somebody else chooses, one after the other, each by its parameters: as a decoder does.
+
+        Args:
+            choose: (params, pixel, k, r, c) → values int64 (N,): of colour ``k`` of the pixel in row ``r``, column
+                ``c``, by its parameters (N, P / C), or all of the pixel's, (N, P), where colours are coupled.
+                ``pixel``, int64 (N, C, 1, 1), has the values of the colours before.
+            n: how many images; by default as many as ``labels`` or ``condition`` hold, else 1.
+            labels: int64 (N,), for a model with classes.
+            condition: as ``sample`` takes it.
+
+        Returns:
+            int64 (N, C, H, W).
+
+        Raises:
+            ValueError: the model's parameters are not finite.
+            RuntimeError: the plan walks on a slanted front; ``wavefront=False`` compiles one that does not.
+        """
+        n, told = self._batch(n, labels, condition)
+        *_, values = self._walk(n, told, choose)
+        return values
+
     def _draw(
         self,
         n: int,

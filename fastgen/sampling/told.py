@@ -41,6 +41,13 @@ def says_condition(model: nn.Module) -> bool:
     return getattr(model, "condition_kind", None) is not None or getattr(model, "classes", None) is not None
 
 
+def may_be_told(model: nn.Module) -> bool:
+    """Whether the model can be called with more than an image, by its own word or else by what its forward takes."""
+    if hasattr(model, "condition_kind") or hasattr(model, "classes"):
+        return says_condition(model)
+    return len(_positional(model)) > 1
+
+
 def traced_condition(
     kind: Kinds, n: int, dtype: torch.dtype, device: torch.device, distinct: bool = False
 ) -> Condition:

@@ -1,0 +1,189 @@
+"""``fastgen compress`` and ``fastgen decompress``: images to as many bits as a run's likelihood says, and back."""
+
+import io
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from torch import Tensor
+
+from .. import pictures
+from .._console import several
+from .._extras import MissingExtraError, require
+from .._files import check_can_write, write_atomic
+from ..codec import Codec, Container
+from ..data import Dataset
+from ..data.identity import class_number, in_classes_of
+from ..data.load import load_whole
+from ..models import AutoregressiveModel
+from ..training import Run, load_model
+from . import parse
+from .array_file import ArrayFile
+from .condition_file import classes_of, in_turn, is_told_more
+from .image_folder import ImageFolder
+from .images import class_names, say_notes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compress:
+    """Compress images without loss, by the likelihood of an autoregressive run; fastgen decompress has the same run."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    images: tyro.conf.Positional[Path]
+    """A picture, a folder of pictures, an .npy or an .npz, of the run's size and levels."""
+    out: Path
+    """File to write."""
+    labels: tuple[str, ...] = ()
+    """Classes of the images, in turn, by name or number, of a run that is told classes; default: the images' own."""
+    quantise: bool = False
+    """Quantise images of more levels to the run's, as its own were: what that rounds away is lost."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Weights to compress by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decompress:
+    """Decompress a file of fastgen compress, by the same run on the same kind of machine; nothing else is decoded."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run that compressed the file."""
+    file: tyro.conf.Positional[Path]
+    """What fastgen compress wrote."""
+    out: str
+    """A folder for each image as a PNG, 000000.png and so on, in subfolders by class where there are labels; or
+    FILE.npy for one array (N, C, H, W) of values, and FILE-labels.npy for labels."""
+    overwrite: bool = False
+    """Replace images in that folder."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Weights that the file was compressed by."""
+
+
+def main(arguments: list[str]) -> str:
+    """Compress as the arguments say."""
+    options = parse(Compress, "compress", arguments)
+    check_can_write("out", options.out, (options.out.suffix.lower(),))
+    run, (model, codec) = Run(options.run), _codec(options)
+    images = _images(options, run, model)
+    say_notes(images)
+    data = codec.encode(images.values, _labels(options, run, model, images), progress=_bar(len(images)))
+    write_atomic(options.out, data)
+    bits = 8 * len(data) / images.values.numel()
+    png = png_bytes(images.values, images.levels)
+    beside = "" if png is None else f"; as PNG {png:,} bytes, {8 * png / images.values.numel():.4f} bits/dim"
+    return f"{options.out}: {several(len(images), 'image')} in {len(data):,} bytes, {bits:.4f} bits/dim{beside}"
+
+
+def decompress(arguments: list[str]) -> str:
+    """Decompress as the arguments say."""
+    options = parse(Decompress, "decompress", arguments)
+    path = Path(options.out)
+    many = not options.out.endswith(".npy")
+    if many and not options.out.endswith(("/", os.sep)) and not path.is_dir() and path.suffix:
+        raise ValueError(f"out: expected a folder or a name that ends in .npy, got {path}")
+    if not many:
+        check_can_write("out", path, (".npy",))
+    file = Container.from_bytes(options.file.read_bytes())
+    model, codec = _codec(options)
+    out = _place(options, model, file) if many else None
+    values, labels = codec.decode(file, progress=_bar(file.about.images))
+    found = out or ArrayFile(path, len(values), file.about.shape, file.about.levels, labels)
+    found.check_place()
+    found.begin()
+    found.write(0, values)
+    found.finish()
+    return f"{several(len(values), 'image')}: {found}"
+
+
+def _codec(options: Any) -> tuple[Any, Codec]:
+    """The run's model, on the CPU, and the codec of its images."""
+    model = load_model(options.run, options.checkpoint, torch.device("cpu"))
+    if not isinstance(model, AutoregressiveModel):
+        raise ValueError(f"run: expected one of a model of pixels, one after the other, got {type(model).__name__}")
+    if is_told_more(model):
+        raise ValueError(
+            "run: expected one that is told nothing but classes, since a file keeps nothing else, got one that is told"
+            " more; fastgen.codec.Codec takes a condition"
+        )
+    return model, Codec(model, tuple(Run(options.run).config()["data"]["shape"]))
+
+
+def _images(options: Compress, run: Run, model: Any) -> Dataset:
+    """The images at the run's levels, unchanged but where ``options`` say so."""
+    if not options.images.exists():
+        raise FileNotFoundError(
+            f"images: expected a picture, a folder of pictures, an .npy or an .npz, got {options.images}"
+        )
+    images, shape, levels = load_whole(options.images), tuple(run.config()["data"]["shape"]), model.levels
+    if images.shape != shape:
+        expected, got = ("x".join(map(str, each)) for each in (shape, images.shape))
+        raise ValueError(f"images: expected {expected}, as the run's, got {got} in {options.images}")
+    if images.levels > levels:
+        fewer = images.quantise(levels)
+        spread = (fewer.values.double() * ((images.levels - 1) / (levels - 1))).round()
+        if not (options.quantise or torch.equal(spread.long(), images.values.long())):
+            raise ValueError(
+                f"images: expected {levels} levels, as the run's, got {images.levels} in {options.images}; --quantise"
+                " makes them so, and keeps no more"
+            )
+        images = fewer
+    if images.levels != levels:
+        raise ValueError(f"images: expected {levels} levels, as the run's, got {images.levels} in {options.images}")
+    return in_classes_of(images, run.config(), f"the run in {run.folder}")
+
+
+def _labels(options: Compress, run: Run, model: Any, images: Dataset) -> Tensor | None:
+    classes = classes_of(model)
+    if not options.labels:
+        if classes is not None and images.labels is None:
+            raise ValueError("labels: expected the class of each image, which the model is told, got none")
+        return images.labels
+    if classes is None:
+        raise ValueError("labels: expected none, since the model has no classes, got some")
+    numbers = [class_number("labels", text, class_names(run), classes) for text in options.labels]
+    return in_turn(torch.tensor(numbers), slice(0, len(images)))
+
+
+def _place(options: Decompress, model: Any, file: Container) -> ImageFolder:
+    """The folder to write to, which has place for the images."""
+    classes, names = classes_of(model), class_names(Run(options.run))
+    if classes is None and file.labels is not None:
+        classes, names = int(file.labels.max()) + 1, None
+    place = (Path(options.out), file.about.images, file.about.levels)
+    out = ImageFolder(*place, file.labels, names, classes)
+    out.check_place()
+    out.check(options.overwrite)
+    return out
+
+
+def png_bytes(values: Tensor, levels: int) -> int | None:
+    """Of all images as PNGs, each as small as Pillow makes it; None without Pillow, or where PNG has no such images."""
+    try:
+        image = require("PIL.Image")
+    except MissingExtraError:
+        return None
+    if levels > 256 or values.shape[1] not in (1, 3):
+        return None
+    size = 0
+    for colors in pictures.to_rgb(values, levels):
+        picture = image.fromarray(colors if values.shape[1] == 3 else colors[..., 0])
+        buffer = io.BytesIO()
+        (picture.convert("1") if levels == 2 and values.shape[1] == 1 else picture).save(buffer, "PNG", optimize=True)
+        size += buffer.tell()
+    return size
+
+
+def _bar(n: int) -> Any:
+    """What shows how many images are done; it ends with the last."""
+    bar = require("tqdm").tqdm(total=n, desc="images", leave=False, disable=None, file=sys.stderr)
+
+    def show(done: int, n: int) -> None:
+        bar.update(done - bar.n)
+        if done == n:
+            bar.close()
+
+    return show

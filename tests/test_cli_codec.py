@@ -1,0 +1,107 @@
+"""``fastgen compress`` and ``fastgen decompress``: what comes back is what went in, and nothing else is taken."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from commands import VAE, refused, said
+from fastgen.codec import Container
+from fastgen.commands.compress import png_bytes
+from fastgen.data import load
+from test_cli import TRAIN
+
+pytest.importorskip("constriction", reason="it comes with fastgen[codec]")
+Image = pytest.importorskip("PIL.Image", reason="pillow comes with fastgen[train]")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A conditional run of one epoch, on digits."""
+    from fastgen.cli import main
+
+    run = tmp_path_factory.mktemp("codec") / "run"
+    assert main([*TRAIN, "--epochs", "1", "--samples", "0", "--run", str(run)]) == 0
+    return run
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    """Six of them, with labels."""
+    images = load("digits", split="test").subset(6)
+    assert images.labels is not None
+    np.savez(tmp_path / "digits.npz", x=images.values.numpy(), y=images.labels.numpy(), levels=17, classes=10)
+    return tmp_path / "digits.npz"
+
+
+def test_images_come_back(trained: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file, again = tmp_path / "digits.fastgen", tmp_path / "again.fastgen"
+    told = said(capsys, "compress", trained, digits, "--out", file)
+    with np.load(digits) as arrays:
+        values, labels = arrays["x"], arrays["y"]
+    png = png_bytes(torch.from_numpy(values), 17)
+    assert f"6 images in {file.stat().st_size:,} bytes, {8 * file.stat().st_size / values.size:.4f} bits/dim" in told
+    assert f"as PNG {png:,} bytes" in told
+    assert "6 images" in said(capsys, "decompress", trained, file, "--out", tmp_path / "back.npy")
+    assert (np.load(tmp_path / "back.npy") == values).all()
+    assert (np.load(tmp_path / "back-labels.npy") == labels).all()
+    said(capsys, "decompress", trained, file, "--out", tmp_path / "folder")
+    for index, (value, label) in enumerate(zip(values, labels, strict=True)):
+        with Image.open(tmp_path / "folder" / str(label) / f"{index:06}.png") as picture:
+            assert (np.asarray(picture) == np.round(value[0] * (255 / 16))).all()
+    assert "expected a new or empty folder" in refused(
+        capsys, "decompress", trained, file, "--out", tmp_path / "folder"
+    )
+    said(capsys, "decompress", trained, file, "--out", tmp_path / "folder", "--overwrite")
+    said(capsys, "compress", trained, tmp_path / "folder", "--out", again)
+    order = np.argsort(labels, kind="stable")
+    said(capsys, "decompress", trained, again, "--out", tmp_path / "again.npy")
+    assert (np.load(tmp_path / "again.npy") == values[order]).all(), "8-bit pictures of 17 levels are read as these"
+
+
+def test_what_loses_something_is_asked_for(
+    trained: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    noise = np.random.RandomState(0).randint(0, 256, (3, 8, 8), np.uint8)
+    np.save(tmp_path / "noise.npy", noise)
+    command = ("compress", trained, tmp_path / "noise.npy", "--out", tmp_path / "file")
+    assert "images: expected 17 levels, as the run's, got 256" in refused(capsys, *command)
+    assert "labels: expected the class of each image" in refused(capsys, *command, "--quantise")
+    assert not (tmp_path / "file").exists()
+    said(capsys, *command, "--quantise", "--labels", "3", "1")
+    assert Container.from_bytes((tmp_path / "file").read_bytes()).labels.tolist() == [3, 1, 3]
+    said(capsys, "decompress", trained, tmp_path / "file", "--out", tmp_path / "noise-back.npy")
+    assert (np.load(tmp_path / "noise-back.npy")[:, 0] == noise.astype(int) * 17 // 256).all()
+
+
+def test_what_does_not_fit_is_refused(
+    trained: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out, file = ("--out", tmp_path / "x"), tmp_path / "digits.fastgen"
+    np.save(tmp_path / "large.npy", np.full((1, 9, 8), 200, np.uint8))
+    assert "images: expected 1x8x8, as the run's, got 1x9x8" in refused(
+        capsys, "compress", trained, tmp_path / "large.npy", *out
+    )
+    assert "images: expected a picture" in refused(capsys, "compress", trained, tmp_path / "none.npy", *out)
+    assert "out: expected a file to write, got the folder" in refused(
+        capsys, "compress", trained, digits, "--out", tmp_path
+    )
+    said(capsys, "compress", trained, digits, "--out", file)
+    data = file.read_bytes()
+    file.write_bytes(data[:-1])
+    assert "file: expected" in refused(capsys, "decompress", trained, file, *out)
+    assert "out: expected a folder or a name that ends in .npy" in refused(
+        capsys, "decompress", trained, file, "--out", tmp_path / "x.png"
+    )
+    assert not (tmp_path / "x").exists()
+    said(capsys, *VAE, "--data", "digits", "--epochs", "1", "--run", tmp_path / "vae")
+    assert "run: expected one of a model of pixels, one after the other, got VAE" in refused(
+        capsys, "compress", tmp_path / "vae", digits, *out
+    )
+
+
+def test_pngs_of_two_levels_have_one_bit() -> None:
+    values = torch.randint(2, (1, 1, 64, 64), generator=torch.Generator().manual_seed(0))
+    assert 64 * 8 <= png_bytes(values, 2) < 64 * 8 + 200
+    assert png_bytes(values, 257) is None
