@@ -40,6 +40,17 @@ def test_masks_however_written(style, size):
     assert attends(model, size, Categorical(3)) == 2
 
 
+def test_a_pixel_reads_the_earlier_ones_and_no_pair_twice():
+    plan = sampling.compile(GPT((3, 4)).eval(), (1, 3, 4), Categorical(3), "integers").plan
+    attending = [instruction for instruction in plan.instructions if instruction.attend is not None]
+    assert [i.attend.pattern.pairs for i in attending] == [12 * 13 // 2] * 2
+    assert {i.flops for i in attending} == {round(2 * 16 * 6.5)}
+    assert {plan.buffers[i.attend.keys.buffer].keep for i in attending} == {3}
+    assert "attention(b" in sampling.explain(
+        sampling.compile(GPT((3, 4)).eval(), (1, 3, 4), Categorical(3), "integers")
+    )
+
+
 def test_what_is_filled_in_is_remembered():
     """So that drawing stops where it would weigh something."""
     for style, number in (("sdpa", -torch.inf), ("gpt2", -1e10), ("added", torch.finfo(torch.float32).min)):
