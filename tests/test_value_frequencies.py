@@ -1,11 +1,16 @@
 """value_frequencies: what a range coder takes probabilities to be, the same integers whoever computes them."""
 
 import math
+import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+import fastgen
 from fastgen.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture, Distribution
 from fastgen.ops.value_frequencies import TOTAL, value_frequencies, value_frequencies_reference
 from ops import assert_opcheck, assert_runs, with_threads
@@ -47,10 +52,23 @@ def test_compiled_code_and_the_reference_answer_with_the_same_integers(N: int, s
 
 
 def test_half_a_million_numbers_are_the_same() -> None:
-    """Rounded once otherwise, a few of them would be others: this is what finds a product that is joined with a sum."""
+    """Of other digits, a few of them would be others."""
     assert_same(torch.randn(2000, 256) * 4, 256)
     params, values = mixture(1000, 3, 256, 1.5)
     assert_same(params, 256, values, 2, K)
+
+
+@pytest.mark.skipif(None in map(shutil.which, ("nm", "objdump")), reason="needs binutils")
+def test_no_product_is_joined_with_a_sum() -> None:
+    """That is one rounding in place of two: so rare another integer that no numbers would show it."""
+    library = Path(fastgen.__file__).parent / "_core.so"
+    listing = subprocess.run(["nm", library], capture_output=True, text=True, check=True).stdout
+    names = re.findall(r" [tT] (\S*(?:add_below_edges|categorical_weights|mixture_frequencies)\S*)$", listing, re.M)
+    for name in names:
+        command = ["objdump", "-d", "--no-show-raw-insn", f"--disassemble={name}", library]
+        code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert "mul" in code or "resolver" in name
+        assert re.findall(r"\bvfn?m\w+|\bfn?m(?:add|la|sub|ls)\b", code) == []
 
 
 def log_prob(law: Distribution, params: Tensor, values: Tensor) -> Tensor:
