@@ -54,7 +54,7 @@ class ContextModel(nn.Module):
 @torch.no_grad()
 def by_loop(model: ContextModel, features: Tensor, residuals: Tensor) -> Tensor:
     """The latents, as CompressAI's ``JointAutoregressiveHierarchicalPriors`` decodes them."""
-    N, M, H, W = residuals.shape
+    H, W = residuals.shape[2:]
     padded = F.pad(torch.zeros_like(residuals), (2, 2, 2, 2))
     weight = model.context.weight * model.mask
     for h in range(H):
