@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from commands import VAE, refused, said
-from fastgen.codec import Container
+from fastgen.cli import main
+from fastgen.codec import Codec, Container
 from fastgen.commands.compress import png_bytes
 from fastgen.data import load
+from fastgen.training import load_model
 from test_cli import TRAIN
 
 pytest.importorskip("constriction", reason="it comes with fastgen[codec]")
@@ -19,8 +21,6 @@ Image = pytest.importorskip("PIL.Image", reason="pillow comes with fastgen[train
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A conditional run of one epoch, on digits."""
-    from fastgen.cli import main
-
     run = tmp_path_factory.mktemp("codec") / "run"
     assert main([*TRAIN, "--epochs", "1", "--samples", "0", "--run", str(run)]) == 0
     return run
@@ -98,6 +98,44 @@ def test_what_does_not_fit_is_refused(
     said(capsys, *VAE, "--data", "digits", "--epochs", "1", "--run", tmp_path / "vae")
     assert "run: expected one of a model of pixels, one after the other, got VAE" in refused(
         capsys, "compress", tmp_path / "vae", digits, *out
+    )
+
+
+def test_classes_of_a_run_without_any(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Folders' names are in no file, and numbers become no folders by the million."""
+    run = tmp_path / "plain"
+    said(
+        capsys,
+        "train",
+        "pixelcnn",
+        "--channels",
+        "4",
+        "--layers",
+        "1",
+        "--limit",
+        "60",
+        "--samples",
+        "0",
+        "--data",
+        "digits",
+        "--epochs",
+        "1",
+        "--run",
+        run,
+    )
+    images = np.random.default_rng(0).integers(0, 17, (2, 8, 8)).astype(np.uint8) * 15
+    for name, image in zip(("three", "five"), images, strict=True):
+        (tmp_path / "folder" / name).mkdir(parents=True)
+        Image.fromarray(image).save(tmp_path / "folder" / name / "a.png")
+    capsys.readouterr()
+    assert main(["compress", str(run), str(tmp_path / "folder"), "--quantise", "--out", str(tmp_path / "f")]) == 0
+    assert "names are not kept, since the run knows no classes" in capsys.readouterr().err
+    said(capsys, "decompress", run, tmp_path / "f", "--out", tmp_path / "again")
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["000000.png", "000001.png"]
+    codec = Codec(load_model(run, "best", torch.device("cpu")), (1, 8, 8))
+    (tmp_path / "large").write_bytes(codec.encode(torch.zeros(2, 1, 8, 8).long(), torch.tensor([0, 3 * 10**7])))
+    assert "out: expected a name that ends in .npy, for labels up to 30,000,000" in refused(
+        capsys, "decompress", run, tmp_path / "large", "--out", tmp_path / "never"
     )
 
 

@@ -131,6 +131,7 @@ REFUSED = [
     (lambda s, m: s.masked_fill(m.tril(-1) == 0, -torch.inf).softmax(-1), "a position that has no key"),
     (lambda s, m: s.masked_fill(m.tril(-1) == 0, -1e9).softmax(-1), "all of whose keys are masked with one finite"),
     (lambda s, m: (s * m).softmax(-1), "masked keys have finite scores"),
+    (lambda s, m: (s + (1 - m) * -1e4).softmax(-1), "a mask between -10000 and -1e.08 that is added to scores"),
     (lambda s, m: s.softmax(-1) * m, r"model: pixel|changed after the softmax"),
     (lambda s, m: s.masked_fill(m == 0, -torch.inf).softmax(1), "other than attention"),
     (lambda s, m: s.softmax(-1).masked_fill(m >= 0, 0), "none of whose positions has a key"),

@@ -96,6 +96,8 @@ def test_errors():
         step.reveal(torch.zeros(6))
     with pytest.raises(ValueError, match=r"values: expected finite numbers at \(0, 0\)"):
         step.reveal(torch.full((1, 6), torch.inf))
+    with pytest.raises(ValueError, match=r"values: expected finite numbers at \(0, 0\)"):
+        step.reveal(torch.full((1, 6), 1e300, dtype=torch.float64))
     with pytest.raises(RuntimeError, match=r"expected reveal\(values\) at \(0, 0\) before the next"):
         next(steps)
     step = next(walker.walk())

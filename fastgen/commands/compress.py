@@ -27,6 +27,9 @@ from .condition_file import classes_of, in_turn, is_told_more
 from .image_folder import ImageFolder
 from .images import class_names, say_notes
 
+FOLDERS = 65536
+"""Of classes, at most."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Compress:
@@ -141,6 +144,9 @@ def _labels(options: Compress, run: Run, model: Any, images: Dataset) -> Tensor 
     if not options.labels:
         if classes is not None and images.labels is None:
             raise ValueError("labels: expected the class of each image, which the model is told, got none")
+        if classes is None and images.class_names is not None:
+            sys.stderr.write("the folders' names are not kept, since the run knows no classes\n")
+            return None
         return images.labels
     if classes is None:
         raise ValueError("labels: expected none, since the model has no classes, got some")
@@ -153,6 +159,10 @@ def _place(options: Decompress, model: Any, file: Container) -> ImageFolder:
     classes, names = classes_of(model), class_names(Run(options.run))
     if classes is None and file.labels is not None:
         classes, names = int(file.labels.max()) + 1, None
+        if classes > FOLDERS:
+            raise ValueError(
+                f"out: expected a name that ends in .npy, for labels up to {classes - 1:,}, got {options.out}"
+            )
     place = (Path(options.out), file.about.images, file.about.levels)
     out = ImageFolder(*place, file.labels, names, classes)
     out.check_place()

@@ -20,8 +20,9 @@ from .plan import Pattern
 from .trace import UnsupportedModelError
 from .traced_tensor import Dims, Value
 
-#: What is added to the scores of keys that are not read, at most, where it is finite.
-MASKED = -1e4
+#: What is in the place of the scores of keys that are not read, at most, where it is finite; and what is added to them,
+#: which has to be far beyond all scores, since these are not looked at.
+MASKED, ADDED = -1e4, -1e8
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +189,11 @@ class Pairs(Value):
         if bool((undefined | scale.isnan() | bias.isnan() | weights.isnan()).any()):
             raise UnsupportedModelError("attention of a position that has no key: a softmax of −inf alone is NaN")
         apart = self._apart().flatten(2).flatten(0, 1)
+        if bool(((scale != 0) & (bias <= MASKED) & (bias > ADDED) & ~apart).any()):
+            raise UnsupportedModelError(
+                f"attention with a mask between {MASKED:g} and {ADDED:g} that is added to scores, which may be as large: "
+                "fill masked ones with -inf"
+            )
         masked = (bias <= MASKED) | apart
         read = ~masked & (scale != 0)
         some, asked = read.any(-1, keepdim=True), (weights != 0) & ~apart

@@ -50,10 +50,11 @@ class Step:
             raise RuntimeError(f"step: expected one call of reveal at ({self.row}, {self.column}), got a second one")
         expected = (len(self.params), self._channels)
         check_floating("values", values, expected)
+        values = values.detach().to(self.params)
         if not bool(values.isfinite().all()):
             raise ValueError(f"values: expected finite numbers at ({self.row}, {self.column}), got inf or nan")
         with torch.no_grad(), uncast():
-            self._engine.reveal(values.detach().to(self.params))
+            self._engine.reveal(values)
         self._revealed = True
 
 
