@@ -191,8 +191,8 @@ class Pairs(Value):
         apart = self._apart().flatten(2).flatten(0, 1)
         if bool(((scale != 0) & (bias <= MASKED) & (bias > ADDED) & ~apart).any()):
             raise UnsupportedModelError(
-                f"attention with a mask between {MASKED:g} and {ADDED:g} that is added to scores, which may be as large: "
-                "fill masked ones with -inf"
+                f"attention with a mask between {MASKED:g} and {ADDED:g} that is added to scores, which may be as "
+                "large: fill masked ones with -inf"
             )
         masked = (bias <= MASKED) | apart
         read = ~masked & (scale != 0)
