@@ -1,6 +1,6 @@
 """A context model of learned image compression, decoded position by position: Python's loop of its users, and a walk.
 
-    python benchmarks/bench_context_model.py [--channels 192] [--size 16] [--threads 1] [--json FILE]
+    python benchmarks/context_model.py [--channels 192] [--size 16] [--threads 1] [--json FILE]
 
 The model is that of Minnen, Ballé and Toderici 2018 (arXiv:1809.02736), figure 1: a masked 5×5 convolution on the
 latents decoded so far, and three 1×1 layers on its result and the hyperprior's features. The loop is the usual one: for
