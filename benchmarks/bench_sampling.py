@@ -59,6 +59,7 @@ def build(name: str, small: bool) -> Model:
     if name == "image-gpt":  # a transformer of 12 layers over 32 x 32 pixels of 256 levels
         sizes = {"channels": 8, "layers": 2, "heads": 2, "image_size": 8} if small else {"channels": 256, "heads": 4}
         own = models.build(name, in_channels=1, levels=256, **({"image_size": 32, "layers": 12} | sizes))
+        torch.nn.init.normal_(own.output.weight, std=0.1)  # which begins with zeros
         return own, (1, *own.image_size), own.distribution
     if name == "pixelsnail":
         sizes = {"channels": 8, "blocks": 2, "layers": 1, "keys": 4, "values": 8, "image_size": 8} if small else {}
