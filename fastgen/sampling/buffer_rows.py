@@ -89,8 +89,9 @@ def _keep_along_front(plan: Plan, index: int, accesses: list[_Access]) -> int:
     rows = plan.buffers[index].rows
     first, last = [1 << 60] * rows, [-1 << 60] * rows
     for r in range(-plan.top, plan.shape[1]):
-        for vertical, across, ref in ((access.rows, access.columns, access.ref) for access in accesses):
-            for row in _rows([(vertical, ref)], r, rows):
+        for access in accesses:
+            across = access.columns
+            for row in _rows([(access.rows, access.ref)], r, rows):
                 first[row] = min(first[row], across.at + plan.slope * r)
                 last[row] = max(last[row], across.at + (across.count - 1) * across.every + plan.slope * r)
     keep = 1

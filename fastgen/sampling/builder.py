@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .graph import Graph, Linear, Map, Operand, Pointwise, Read, Tap, constant_map, empty_map, is_uniform
-from .pairs import Pairs
+from .pairs import Pairs, of_pairs
 from .sequences import has_piece, is_sequence, joined, told_whole, whole
 from .trace import Node, Output, UnsupportedModelError
 from .traced_tensor import Part, Value, at_same_pixels, cat_channels
@@ -80,7 +80,7 @@ class Builder:
     def pointwise(self, op: str, *operands: Argument, parameters: tuple[float, ...] = ()) -> Value:
         """A step of the plan on one or two tensors, which broadcast against each other."""
         if any(isinstance(operand, Pairs) for operand in operands):
-            return _of_pairs(op, operands)
+            return of_pairs(op, operands)
         shape = torch.broadcast_shapes(*(tuple(operand.shape) for operand in operands))
         operands = tuple(each.settled() if isinstance(each, Value) else each for each in operands)
         values = [operand.expand(shape) for operand in operands if isinstance(operand, Value)]
@@ -352,18 +352,6 @@ class Builder:
         for value in others:
             result = self.pointwise("add", result, value)
         return self.pointwise("add", result, around) if around.any() else result
-
-
-def _of_pairs(op: str, operands: Sequence[Argument]) -> Value:
-    first, *others = operands
-    if op == "neg" and isinstance(first, Pairs):
-        return first.arithmetic("mul", True, torch.tensor(-1.0))
-    if not op and isinstance(first, Pairs):
-        return first
-    pairs, other = (first, others[0]) if isinstance(first, Pairs) and others else (others[0] if others else None, first)
-    if not isinstance(pairs, Pairs) or not isinstance(other, Tensor):
-        raise UnsupportedModelError(f"{op} of attention scores or weights: these may be scaled, added to, and masked")
-    return pairs.arithmetic(op, pairs is first, other)
 
 
 def as_channels(dim: int) -> Callable[[Value], Value]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -260,6 +261,19 @@ class Pairs(Value):
             raise UnsupportedModelError("attention to a position behind the last pixel")
         around = [key.first, key.every - key.first - key.count, query.first, query.every - query.first - query.count]
         return F.pad(numbers, around)
+
+
+def of_pairs(op: str, operands: Sequence[Any]) -> Value:
+    """A step of the plan on pairs, alone or with a constant."""
+    first, *others = operands
+    if op == "neg" and isinstance(first, Pairs):
+        return first.arithmetic("mul", True, torch.tensor(-1.0))
+    if not op and isinstance(first, Pairs):
+        return first
+    pairs, other = (first, others[0]) if isinstance(first, Pairs) and others else (others[0] if others else None, first)
+    if not isinstance(pairs, Pairs) or not isinstance(other, Tensor):
+        raise UnsupportedModelError(f"{op} of attention scores or weights: these may be scaled, added to, and masked")
+    return pairs.arithmetic(op, pairs is first, other)
 
 
 def _alike(read: Tensor, scales: list[float]) -> list[list[int]]:

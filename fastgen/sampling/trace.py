@@ -119,8 +119,10 @@ def trace(model: nn.Module, x: Tensor, condition: Condition | None = None) -> Tr
         recorder.add_input("numbers" if part.is_floating_point() else "labels", part, on_image=False)
         for part in tensors_of(condition)
     ]
-    quiet = torch.no_grad(), uncast(), _attention_in_steps()
-    with _module_paths(twin, recorder.modules), quiet[0], quiet[1], quiet[2], Comparing(recorder.on_image), recorder:
+    with (
+        _module_paths(twin, recorder.modules), torch.no_grad(), uncast(), _attention_in_steps(),
+        Comparing(recorder.on_image), recorder,
+    ):  # fmt: skip
         try:
             result = twin(x, *arguments(condition))
         except (RuntimeError, ValueError) as error:
