@@ -104,7 +104,7 @@ def test_errors():
     step.reveal(torch.zeros(1, 6))
     with pytest.raises(RuntimeError, match="got a second one"):
         step.reveal(torch.zeros(1, 6))
-    with pytest.raises(ValueError, match=r"shape: expected \(C, H, W\)"):
+    with pytest.raises(ValueError, match=r"shape: expected three positive integers \(C, H, W\)"):
         Walker(Alone(), (6, 3))
     with pytest.raises(ValueError, match=r"model: expected parameters of shape \(1, P, 3, 4\), got \(1, 72\)"):
         Walker(nn.Flatten(), (6, 3, 4))

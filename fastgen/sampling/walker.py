@@ -9,10 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_floating, check_instance, check_integer
+from .._checks import check_floating, check_instance
 from .._shadow import evaluated, uncast
 from ..conditions import AnyCondition, Kinds, Labels, arguments
 from ..distributions import Distribution
+from .arguments import image_shape
 from .compiled_sampler import CompiledSampler, eager
 from .inputs import dtype_and_device_of
 from .plan import Precision
@@ -95,11 +96,7 @@ class Walker:
         executor: Literal["native", "reference"] = "native",
     ) -> None:
         check_instance("model", model, nn.Module, "a torch.nn.Module")
-        check_instance("shape", shape, tuple, "(C, H, W)")
-        if len(shape) != 3:
-            raise ValueError(f"shape: expected (C, H, W), got {shape}")
-        self.shape = tuple(check_integer("shape", size, 1) for size in shape)
-        C, H, W = self.shape
+        C, H, W = self.shape = image_shape(shape)
         told = condition is not None or says_condition(model) or needs_condition(model)
         kind = kind_told(model, condition) if told else None
         dtype, device = dtype_and_device_of(model)
