@@ -168,6 +168,7 @@ class Codec:
             progress: called with how many images are decoded, and N.
 
         Raises:
+            TypeError: ``data`` are no bytes.
             ValueError: it is no such file, or corrupted; it was encoded with another model, other weights, or on a
                 machine that computes other bits. Says what was expected and what came.
         """

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._checks import check_instance
+
 MAGIC = b"\x89fastgen\r\n\x1a\n"
 """As PNG's: not text, and what changes the ends of lines, or strips an eighth bit, is seen at once."""
 
@@ -103,8 +105,10 @@ class Container:
         """Read a file.
 
         Raises:
+            TypeError: ``data`` are no bytes.
             ValueError: it is none, of another version, cut off or corrupted; says which.
         """
+        data = bytes(check_instance("data", data, (bytes, bytearray, memoryview), "the bytes of a file"))
         start = len(MAGIC) + _FIXED.size
         if data[: len(MAGIC)] != MAGIC:
             raise ValueError(f"file: expected one of compressed images, which begins with {MAGIC!r}, got another")
