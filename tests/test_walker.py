@@ -100,9 +100,14 @@ def test_errors():
         step.reveal(torch.full((1, 6), 1e300, dtype=torch.float64))
     with pytest.raises(RuntimeError, match=r"expected reveal\(values\) at \(0, 0\) before the next"):
         next(steps)
-    step = next(walker.walk())
+    steps = walker.walk()
+    step = next(steps)
     step.reveal(torch.zeros(1, 6))
     with pytest.raises(RuntimeError, match="got a second one"):
+        step.reveal(torch.zeros(1, 6))
+    step = next(steps)
+    steps.close()
+    with pytest.raises(RuntimeError, match=r"expected reveal\(values\) at \(0, 1\) before its walk ended, got it after"):
         step.reveal(torch.zeros(1, 6))
     with pytest.raises(ValueError, match=r"shape: expected three positive integers \(C, H, W\)"):
         Walker(Alone(), (6, 3))

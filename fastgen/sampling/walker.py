@@ -36,6 +36,7 @@ class Step:
     _engine: Engine
     _channels: int
     _revealed: bool = False
+    _over: bool = False
 
     def reveal(self, values: Tensor) -> None:
         """Say what the model reads at this position from now on.
@@ -45,10 +46,14 @@ class Step:
 
         Raises:
             ValueError: another shape, or numbers that are not finite.
-            RuntimeError: the position was revealed before.
+            RuntimeError: the position was revealed before, or its walk has ended, since nobody holds it any more.
         """
         if self._revealed:
             raise RuntimeError(f"step: expected one call of reveal at ({self.row}, {self.column}), got a second one")
+        if self._over:
+            raise RuntimeError(
+                f"step: expected reveal(values) at ({self.row}, {self.column}) before its walk ended, got it afterwards"
+            )
         expected = (len(self.params), self._channels)
         check_floating("values", values, expected)
         values = values.detach().to(self.params)
@@ -153,7 +158,10 @@ class Walker:
             if not bool(params.isfinite().all()):
                 raise ValueError(f"model: expected finite parameters, got inf or nan at ({row}, {column})")
             step = Step(row, column, params, engine, self.shape[0])
-            yield step
+            try:
+                yield step
+            finally:  # closed, or gone on with
+                step._over = True
             if not step._revealed:
                 raise RuntimeError(f"step: expected reveal(values) at ({row}, {column}) before the next, got none")
 
