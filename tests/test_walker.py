@@ -81,6 +81,49 @@ def test_without_a_condition_and_in_bfloat16():
     assert 0 < (seen[0] - seen[1]).abs().max() < 0.05
 
 
+class OfCodes(nn.Module):
+    """Of integers: two channels that one embedding of 7 rows reads, the second from 4 on, and one with rows of its own.
+
+    What the first embedding reads of the second channel is of the pixel to the left.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.more = nn.Embedding(7, 3), nn.Embedding(3, 3)
+        self.register_buffer("offsets", torch.tensor([0, 4]).view(1, 2, 1, 1))
+        self.out = MaskedConv2d(9, 5, 3, "A")
+
+    def forward(self, y: Tensor) -> Tensor:
+        beside = torch.cat([y[:, :1], F.pad(y[:, 1:2], (1, 0))[..., :-1]], 1)
+        read = self.tokens(beside.long() + self.offsets).permute(0, 1, 4, 2, 3).flatten(1, 2)
+        return self.out(torch.cat([read, self.more((y[:, 2] + 0.5).floor().long()).movedim(-1, 1)], 1))
+
+
+@pytest.mark.parametrize("executor", ["native", "reference"])
+def test_values_for_which_an_embedding_has_no_row(executor):
+    walker = Walker(OfCodes().eval(), (3, 2, 3), executor=executor)
+    steps = walker.walk(2)
+    step = next(steps)
+    for value, message in {
+        (7, 0, 0): r"integers in \[0, 7\), the rows of the embedding tokens, got some from 6 to 7 at \(0, 0\)",
+        (-1, 0, 0): "embedding tokens, got some from -1 to 6 at",
+        (0, 3, 0): "embedding tokens, got some from 6 to 7 at",
+        (0, -5, 0): "embedding tokens, got some from -1 to 6 at",
+        (0, 0, 3): r"integers in \[0, 3\), the rows of the embedding more, got some from 2 to 3 at \(0, 0\)",
+        (0, 0, 2.6): "embedding more, got some from 2 to 3 at",
+    }.items():
+        with pytest.raises(ValueError, match=f"^values: expected .*{message}"):
+            step.reveal(torch.tensor([[6.0, 2, 2], value]))
+    values = torch.tensor([[6.9, 2, 2], [-0.9, -4, -0.4]])
+    model, seen = walker._sampler.model, []
+    for step in walker.walk(2):
+        seen.append(step.params)  # which stay what they are
+        step.reveal(values)
+    with torch.no_grad():
+        expected = model(values[:, :, None, None].expand(-1, -1, 2, 3).contiguous())
+    assert (torch.stack(seen, 2).unflatten(2, (2, 3)) - expected).abs().max() < LOGITS_AGREE * expected.abs().max()
+
+
 def test_a_position_sees_no_channel_of_its_own():
     model = nn.Conv2d(4, 4, 1)
     with pytest.raises(UnsupportedModelError, match="drawn later"):

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 from . import lowering
 from .builder import Argument, Arrangement, Builder, Given
 from .graph import NEVER, AnyOperation, Attention, Graph, Linear, Operation, image_map
+from .lookups import Lookup, lookup_of
 from .lowering import whole_images
 from .trace import BATCH, Constant, Node, Output, Trace, UnsupportedModelError, behind
 from .traced_tensor import Value
@@ -22,11 +23,12 @@ NAIVELY = "draw with sampling.NaiveSampler, which runs any causal model"
 
 @dataclass
 class Analysis:
-    """The graph, and what has to be computed from the condition before each batch."""
+    """The graph, what has to be computed from the condition before each batch, and embeddings of what is drawn."""
 
     graph: Graph
     given: list[Arrangement]
     told: list[Node]
+    lookups: list[Lookup]
 
 
 def analyse(
@@ -88,7 +90,8 @@ def analyse(
     graph.params = copied.parts[0].read.map
     graph.params.ordered = True
     check_causal(graph)
-    return Analysis(graph, builder.given, builder.told_nodes)
+    lookups = [lookup_of(graph, *embedding) for embedding in builder.embeddings]
+    return Analysis(graph, builder.given, builder.told_nodes, lookups)
 
 
 def _apply(builder: Builder, node: Node, resolve: Any) -> list[Argument]:

@@ -60,6 +60,7 @@ class Builder:
         dtype, device: of what is computed.
         path, op, shape, reads: where the reading is: the module, the op, the shape of its first result, and the dtype
             of the first that it reads, if that depends on the image or the condition.
+        embeddings: of what is drawn: path, rows, and the index.
     """
 
     def __init__(self, graph: Graph, n: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -73,6 +74,7 @@ class Builder:
         self.reads: torch.dtype | None = None
         self.given: list[Arrangement] = []
         self.told_nodes: list[Node] = []
+        self.embeddings: list[tuple[str, int, Operand]] = []
         self._copies: dict[tuple[Part, int], Part] = {}
 
     # ---- pointwise

@@ -26,6 +26,7 @@ from .emit import emit
 from .fuse import fuse
 from .inputs import ToInput, dtype_and_device_of
 from .logits import probabilities
+from .lookups import Lookup
 from .native_executor import DRAWN, NativePlan, usable
 from .plan import PRECISIONS, Plan, Precision
 from .reference_executor import ReferenceWalk
@@ -50,6 +51,7 @@ class Program:
         native: the plan for compiled code, where there is some.
         draws: whether compiled code draws, too.
         state: of the model.
+        lookups: embeddings of what is drawn.
         scratch: paths of the model's attributes that do not count.
         elsewhere: tensors that the model reads and does not hold, with their digests.
     """
@@ -61,6 +63,7 @@ class Program:
     squashed: tuple[str, str] | None = None
     native: NativePlan | None = None
     draws: bool = False
+    lookups: list[Lookup] = field(default_factory=list)
     state: State = field(default_factory=dict)
     scratch: frozenset[str] = frozenset()
     elsewhere: list[tuple[Tensor, Any]] = field(default_factory=list)
@@ -130,6 +133,7 @@ def _build(
         Program,
         told=traced.told,
         nodes=nodes if analysis.given else [],
+        lookups=analysis.lookups,
         scratch=traced.scratch,
         elsewhere=traced.elsewhere,
         squashed=None if made is None else (made.path, made.op.removeprefix("aten.").strip("_")),
@@ -311,7 +315,9 @@ class CompiledSampler(Sampler):
             return [] if condition is None else evaluate_given(program, condition)
 
     def _engine(self, n: int, condition: Condition | None) -> Engine:
-        program = self._program_for(n, condition)
+        return self._engine_of(self._program_for(n, condition), n, condition)
+
+    def _engine_of(self, program: Program, n: int, condition: Condition | None) -> Engine:
         given = self._given(program, condition)
         if program.native is not None:
             return program.native.walk(n, given)

@@ -16,6 +16,7 @@ from ..distributions import Distribution
 from .arguments import image_shape
 from .compiled_sampler import CompiledSampler, eager
 from .inputs import dtype_and_device_of
+from .lookups import Lookup
 from .plan import Precision
 from .sampler import Engine
 from .told import kind_told, needs_condition, says_condition, traced_condition
@@ -35,6 +36,7 @@ class Step:
     params: Tensor
     _engine: Engine
     _channels: int
+    _lookups: list[Lookup]
     _revealed: bool = False
     _over: bool = False
 
@@ -45,8 +47,8 @@ class Step:
             values: (N, C), floating point, any finite numbers.
 
         Raises:
-            ValueError: another shape, or numbers that are not finite.
-            RuntimeError: the position was revealed before, or its walk has ended, since nobody holds it any more.
+            ValueError: another shape, numbers that are not finite, or an embedding has no row for one.
+            RuntimeError: the position was revealed before, or its walk has ended.
         """
         if self._revealed:
             raise RuntimeError(f"step: expected one call of reveal at ({self.row}, {self.column}), got a second one")
@@ -59,6 +61,8 @@ class Step:
         values = values.detach().to(self.params)
         if not bool(values.isfinite().all()):
             raise ValueError(f"values: expected finite numbers at ({self.row}, {self.column}), got inf or nan")
+        for lookup in self._lookups:
+            lookup.check(values, self.row, self.column)
         with torch.no_grad(), uncast():
             self._engine.reveal(values)
         self._revealed = True
@@ -146,7 +150,8 @@ class Walker:
 
     def _steps(self, n: int, told: Any) -> Iterator[Step]:
         with torch.no_grad(), uncast():
-            engine = self._sampler._engine(n, told)
+            program = self._sampler._program_for(n, told)
+            engine = self._sampler._engine_of(program, n, told)
         draws = engine.draws()
         while True:
             with torch.no_grad(), uncast():
@@ -157,7 +162,7 @@ class Walker:
             row, column, _ = at
             if not bool(params.isfinite().all()):
                 raise ValueError(f"model: expected finite parameters, got inf or nan at ({row}, {column})")
-            step = Step(row, column, params, engine, self.shape[0])
+            step = Step(row, column, params, engine, self.shape[0], program.lookups)
             try:
                 yield step
             finally:  # closed, or gone on with

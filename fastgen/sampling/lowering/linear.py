@@ -165,6 +165,7 @@ def _embedding(b: Builder, weight: Argument, index: Argument, *_: Any) -> Value:
     """A row of the weight (K, D) for each integer: one of K comparisons is true, times the weight."""
     if not isinstance(weight, Tensor) or not isinstance(index, Value):
         raise UnsupportedModelError("an embedding whose weight depends on the image or the condition")
+    b.embeddings.append((b.path, len(weight), b.operand_of(index.merged())))
     last = len(index.dims)
     hot = equal(b, index.unsqueeze(last), torch.arange(len(weight), dtype=b.dtype, device=b.device))
     return across_channels(b, hot, weight.t(), dim=last)
