@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import fastgen
 from fastgen import models
 from fastgen.codec import Codec, Container, coder, container
-from fastgen.distributions import Bernoulli, Categorical
+from fastgen.distributions import Bernoulli
 from fastgen.models import AutoregressiveModel
 from fastgen.nn import MaskedConv2d
 from fastgen.ops.value_frequencies import TOTAL, value_frequencies
@@ -152,38 +152,6 @@ def test_images_that_cannot_be_worse_cost_24_bits_a_value() -> None:
     data = codec.encode(torch.zeros_like(values))
     assert torch.equal(codec.decode(data).values, torch.zeros_like(values, dtype=torch.uint8))
     assert 8 * len(Container.from_bytes(data).streams[0]) <= 24 * values.numel() + 64
-
-
-def test_labels_are_kept_for_models_that_are_told_none() -> None:
-    _, codec, values, _ = setting("pixelcnn, two levels", 3)
-    for labels, size in (([0, 255, 3], 1), ([0, 256, 3], 2), ([0, 2**32 - 1, 3], 4)):
-        data = codec.encode(values, torch.tensor(labels))
-        assert Container.from_bytes(data).about.label_bytes == size
-        assert codec.decode(data).labels.tolist() == labels  # type: ignore[union-attr]
-
-
-class Told(nn.Module):
-    """A model that is told a vector."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.told = MaskedConv2d(1, 4, 3, "A"), nn.Linear(2, 4)
-        self.out = nn.Conv2d(4, 3, 1)
-
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
-        return self.out(torch.relu(self.first(x) + self.told(told)[:, :, None, None]))
-
-
-def test_any_model_with_a_condition() -> None:
-    codec = Codec(Told(), (1, 5, 6), Categorical(3), "[-1, 1]", condition=torch.zeros(2))
-    values, told, seen = torch.randint(3, (4, 1, 5, 6)), torch.randn(4, 2), []
-    data = codec.encode(values, condition=told, progress=lambda *done: seen.append(done))
-    assert torch.equal(codec.decode(data, condition=told).values.long(), values)
-    assert seen == [(4, 4)]
-    with pytest.raises(ValueError, match=r"condition: expected '\w+', which is what decodes here, got '\w+'"):
-        codec.decode(data, condition=told + 1)
-    with pytest.raises(ValueError, match="condition: expected"):
-        codec.decode(data)
 
 
 def changed(data: bytes, **about: Any) -> bytes:

@@ -150,7 +150,9 @@ def test_errors():
         step.reveal(torch.zeros(1, 6))
     step = next(steps)
     steps.close()
-    with pytest.raises(RuntimeError, match=r"expected reveal\(values\) at \(0, 1\) before its walk ended, got it after"):
+    with pytest.raises(
+        RuntimeError, match=r"expected reveal\(values\) at \(0, 1\) before its walk ended, got it after"
+    ):
         step.reveal(torch.zeros(1, 6))
     with pytest.raises(ValueError, match=r"shape: expected three positive integers \(C, H, W\)"):
         Walker(Alone(), (6, 3))

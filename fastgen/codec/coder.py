@@ -17,7 +17,7 @@ from .._checks import check_instance, check_values
 from .._extras import require
 from .._philox import uniforms
 from .._version import __version__
-from ..conditions import AnyCondition, Condition, Kinds, Labels, as_condition, as_labels, told
+from ..conditions import AnyCondition, Classes, Condition, Kinds, Labels, as_condition, as_labels, told
 from ..data.storage import dtype_of
 from ..ops.value_frequencies import value_frequencies
 from ..sampling import compile as compile_sampler
@@ -109,9 +109,10 @@ class Codec:
 
         Args:
             values: integers (N, C, H, W) in [0, levels), of one image or more.
-            labels: int64 (N,), in [0, 2³²). A model with classes is told them; the file keeps any model's.
-            condition: what else the model is told, as ``fastgen.sampling.Sampler.sample`` takes it; who decodes has to
-                have it.
+            labels: int64 (N,), in [0, 2³²). A model with classes is told them; the file keeps any model's, beside a
+                vector or a map that the model is told as well.
+            condition: what the model is told that is no class, or is one in place of ``labels``, as
+                ``fastgen.sampling.Sampler.sample`` takes it; who decodes has to have it.
             progress: called with how many images are encoded, and N.
 
         Returns:
@@ -124,7 +125,7 @@ class Codec:
         N = len(values) if values.dim() else 0
         if N == 0:
             raise ValueError(f"values: expected one image or more, got shape {tuple(values.shape)}")
-        given, kept = self._told(N, labels, condition)
+        given, kept, digest = self._told(N, labels, condition)
         C, H, W = self.sampler.shape
         P = self.sampler.distribution.param_channels(C)
         batch = max(1, min(BATCH, _PARAMETERS // (P * H * W)))
@@ -137,7 +138,7 @@ class Codec:
             checks += self._checks(some)
             if progress is not None:
                 progress(part.stop, N)
-        about = self._about(given, N, batch, kept)
+        about = self._about(given, N, batch, kept, digest)
         return Container(about, np.array(checks, np.uint32), kept, streams).to_bytes()
 
     def _stream(self, values: Tensor, params: Tensor) -> bytes:
@@ -164,7 +165,7 @@ class Codec:
 
         Args:
             data: what ``encode`` returned; or that, read by ``Container.from_bytes``.
-            condition: what the model was told when they were encoded, but for labels.
+            condition: as ``encode`` was given it.
             progress: called with how many images are decoded, and N.
 
         Raises:
@@ -174,11 +175,11 @@ class Codec:
         """
         file = data if isinstance(data, Container) else Container.from_bytes(data)
         about, labels = file.about, file.labels
-        self._check(about, ("shape", "levels", *_AGREED), self._about(None, 1, 1, None, arithmetic=False))
+        self._check(about, ("shape", "levels", *_AGREED), self._about(None, 1, 1, None, "", arithmetic=False))
         if about.batch > BATCH:
             raise ValueError(f"file: expected at most {BATCH} images in a stream, got {about.batch}")
-        given, kept = self._told(about.images, labels, condition)
-        self._check(about, ("condition", "arithmetic"), self._about(given, 1, 1, kept))
+        given, kept, digest = self._told(about.images, labels, condition)
+        self._check(about, ("condition", "arithmetic"), self._about(given, 1, 1, kept, digest))
         parts = []
         for index, stream in enumerate(file.streams):
             part = slice(index * about.batch, min((index + 1) * about.batch, about.images))
@@ -228,23 +229,35 @@ class Codec:
 
     def _told(
         self, n: int, labels: Labels | None, condition: AnyCondition | None
-    ) -> tuple[Condition | None, Tensor | None]:
-        """What the model is told of ``n`` images; and their labels, which a file keeps."""
+    ) -> tuple[Condition | None, Tensor | None, str]:
+        """What the model is told of ``n`` images; their labels, which a file keeps; and a digest of what it does not.
+
+        Labels are told where a condition is a class, as samplers tell them.
+        """
         kind, stored = self.sampler.condition_kind, None
         if labels is not None:
             stored = as_labels(labels, n).cpu()
             check_values(stored, 2**32, "labels")
-            if not self._is_told and condition is None:
-                return None, stored
+            if not isinstance(kind, Classes) or not (self._is_told or condition is not None):
+                labels = None  # which are kept, and not told
         name, given = told(labels, condition, kind)
-        return None if given is None else as_condition(given, n, kind, name=name), stored
+        if given is None:
+            return None, stored, ""
+        given = as_condition(given, n, kind, name=name)
+        return given, stored, _digest(conditions.named(given)) if labels is None else ""
 
     def _checks(self, values: Tensor) -> list[int]:
         dtype = {1: "<u1", 2: "<u2"}[1 if self._levels <= 256 else 2]
         return [zlib.crc32(image.astype(dtype).tobytes()) for image in values.numpy()]
 
     def _about(
-        self, given: Condition | None, images: int, batch: int, labels: Tensor | None, arithmetic: bool = True
+        self,
+        given: Condition | None,
+        images: int,
+        batch: int,
+        labels: Tensor | None,
+        condition: str,
+        arithmetic: bool = True,
     ) -> About:
         """What this codec would write at the head of a file."""
         model = eager(self.sampler.model)
@@ -258,7 +271,7 @@ class Codec:
             precision=self.sampler.precision,
             instruction_set=f"{platform.machine()} {self.sampler.instruction_set}",
             arithmetic=self._arithmetic(given) if arithmetic else 0,
-            condition="" if labels is not None or given is None else _digest(conditions.named(given)),
+            condition=condition,
             shape=self.sampler.shape,
             levels=self._levels,
             images=images,
