@@ -165,6 +165,7 @@ NOT_PLANNED = [
     ),
     (lambda m, x: x + torch.rand_like(x), None, "model: aten.rand_like draws random numbers"),
     (lambda m, x: torch.zeros_like(x), None, "model: expected parameters that depend on the image"),
+    (lambda m, x: torch.zeros(len(x), 1, 1, 1), None, "model: expected parameters that depend on the image"),
     (lambda m, x: (x, x), None, "model: expected a forward that returns one tensor, got tuple"),
     (
         lambda m, x: x + torch.arange(3.0).view(3, 1, 1, 1),
@@ -184,6 +185,19 @@ def test_what_cannot_be_planned_is_refused_by_name(function, layer, message):
     model = Function(function, layer=layer or nn.Identity())
     with pytest.raises(UnsupportedModelError, match=message):
         sampling.compile(model, (1, 4, 4), Bernoulli(), "[-1, 1]")
+
+
+def test_one_pixel_may_have_parameters_that_are_always_the_same():
+    """There is no earlier one; of more pixels, that is a mistake."""
+    law, fixed = Categorical(3), torch.tensor([0.5, -1.0, 2.0])
+    model = Function(lambda m, x: m.fixed.view(1, 3, 1, 1).expand(len(x), -1, *x.shape[2:]))
+    model.fixed = fixed
+    for executor in ("native", "reference"):
+        sampler = sampling.compile(model, (1, 1, 1), law, "[-1, 1]", executor=executor)
+        assert torch.equal(sampler.forced(torch.ones(2, 1, 1, 1).long()).flatten(1), fixed.expand(2, -1))
+    assert "expected parameters that depend on the image" in refused(model, (1, 1, 2), law)
+    model.function = lambda m, x: m.fixed.view(1, 3, 1, 1)
+    assert "expected parameters that depend on the image" in refused(model, (1, 1, 1), law)
 
 
 def test_a_refused_model_can_still_be_sampled_naively():

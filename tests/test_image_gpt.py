@@ -103,6 +103,20 @@ def test_it_is_drawn_by_a_plan_that_attends(size: tuple[int, int], changes: dict
     assert torch.equal(model.sample(2, **given), sampler.sample(2, **given))
 
 
+@pytest.mark.parametrize("changes", [{"in_channels": 1}, {}, {"classes": 2}, {"in_channels": 1, "levels": 2}])
+def test_one_pixel_is_drawn_from_its_marginal(changes: dict[str, Any]) -> None:
+    """Nothing depends on the image."""
+    model = build(**changes, image_size=1)
+    shape, labels = (model.in_channels, 1, 1), labels_for(model, 2)
+    assert_same_as_naive(model, shape, model.distribution, condition=labels, to_input=torch.Tensor.float)
+    values = random_values(model, 2, 1, 1)
+    with torch.no_grad():
+        p = model.log_prob(values, labels)[0].exp()
+    drawn = model.sample(400, labels=None if labels is None else labels[0], seed=1)
+    often = (drawn == values[0]).flatten(1).all(1).double().mean()
+    assert abs(often - p) < 5 * (p * (1 - p) / 400).sqrt()
+
+
 # ---- training
 
 

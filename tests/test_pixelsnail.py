@@ -95,6 +95,15 @@ def test_it_is_drawn_by_a_plan_that_attends(size: tuple[int, int], changes: dict
     assert torch.equal(model.sample(2, size=size, **given), sampler.sample(2, **given))
 
 
+@pytest.mark.parametrize("changes", [{"in_channels": 1}, {}, {"classes": 2}])
+def test_one_pixel_is_drawn_from_its_marginal(changes: dict[str, Any]) -> None:
+    """Its attention has no key."""
+    model = build(**changes)
+    shape, labels = (model.in_channels, 1, 1), labels_for(model, 2)
+    assert_same_as_naive(model, shape, model.distribution, condition=labels)
+    assert model.sample(2, size=1, labels=labels, seed=0).shape == (2, *shape)
+
+
 # ---- training
 
 

@@ -126,6 +126,16 @@ class Attending(nn.Module):
         return (self.change(h @ h.transpose(1, 2), mask) @ h).transpose(1, 2).view_as(x)
 
 
+@pytest.mark.parametrize("size", [(1, 2), (3, 4)])
+def test_attention_none_of_whose_positions_has_a_key_is_zeros(size):
+    for change in (
+        lambda s, m: s.softmax(-1).masked_fill(m >= 0, 0),
+        lambda s, m: s.masked_fill(m >= 0, -torch.inf).softmax(-1).nan_to_num(),
+    ):
+        sampler = sampling.compile(Attending(change), (1, *size), Bernoulli(), "integers")
+        assert not sampler.forced(torch.ones(2, 1, *size, dtype=torch.int64)).any()
+
+
 REFUSED = [
     (lambda s, m: s.softmax(-1), r"model: pixel \(r, c\) reads \(r\+3, c\+3\)"),
     (lambda s, m: s.masked_fill(m.tril(-1) == 0, -torch.inf).softmax(-1), "a position that has no key"),
@@ -134,7 +144,6 @@ REFUSED = [
     (lambda s, m: (s + (1 - m) * -1e4).softmax(-1), "a mask between -10000 and -1e.08 that is added to scores"),
     (lambda s, m: s.softmax(-1) * m, r"model: pixel|changed after the softmax"),
     (lambda s, m: s.masked_fill(m == 0, -torch.inf).softmax(1), "other than attention"),
-    (lambda s, m: s.softmax(-1).masked_fill(m >= 0, 0), "none of whose positions has a key"),
     (lambda s, m: s.masked_fill(m == 0, -torch.inf).exp(), "exp of attention"),
     (lambda s, m: s.masked_fill(m == 0, -torch.inf).softmax(-1) + 1, "add of attention weights"),
     (lambda s, m: (s * (1 + m.cumsum(0))).masked_fill(m == 0, -torch.inf).softmax(-1), "scaled differently"),

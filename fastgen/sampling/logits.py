@@ -13,6 +13,7 @@ KEEPING = {
     *("aten.view", "aten._unsafe_view", "aten.reshape", "aten.permute", "aten.transpose", "aten.t", "aten.clone"),
     *("aten.squeeze", "aten.unsqueeze", "aten.expand", "aten.slice", "aten.contiguous", "aten.clamp", "aten.clamp_min"),
     *("aten.clamp_max", "aten.alias", "aten.detach", "aten.cat", "aten.stack", "aten.where", "fastgen.part"),
+    "fastgen.fixed",
 }
 """Ops after which it is one still: views, clamps, and what puts several together."""
 

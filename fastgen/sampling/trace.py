@@ -109,7 +109,8 @@ def trace(model: nn.Module, x: Tensor, condition: Condition | None = None) -> Tr
     """Record ``model(x)`` or ``model(x, condition)``, in eval mode.
 
     Raises:
-        UnsupportedModelError: the result does not depend on the image, or an op has no meaning for a plan.
+        UnsupportedModelError: the result does not depend on the image, though it has several pixels, or an op has no
+            meaning for a plan.
     """
     twin = shadow(model)
     held = holdings(twin)
@@ -138,7 +139,9 @@ def trace(model: nn.Module, x: Tensor, condition: Condition | None = None) -> Tr
         raise UnsupportedModelError(f"model: expected a forward that returns one tensor, got {type(result).__name__}")
     output = recorder.find(result)
     if output is None or not output.node.on_image:
-        raise UnsupportedModelError("model: expected parameters that depend on the image, got some that do not")
+        if not (x.shape[2:] == result.shape[2:] == (1, 1) and len(result) == len(x)):
+            raise UnsupportedModelError("model: expected parameters that depend on the image, got some that do not")
+        output = recorder.fixed(result)  # of one pixel, which has no earlier one to depend on
     scratch = set_before_read(held, holdings(twin), recorder.outside)
     mine = {storage_of(each) for each in held.values() if isinstance(each, Tensor)}
     elsewhere = [
@@ -183,6 +186,12 @@ class _Recorder(TorchDispatchMode):
     def on_image(self, tensor: Tensor) -> bool:
         output = self.find(tensor)
         return output is not None and output.node.on_image
+
+    def fixed(self, params: Tensor) -> Output:
+        """Parameters that depend on the condition alone, or on nothing, as those of an image."""
+        node = Node("fastgen.fixed", _not_called, (self._reference(params),), {}, "model", on_image=True)
+        self._record(node, [params])
+        return Output(node)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..builder import Builder
 from ..graph import Attention, Map, empty_map
 from ..pairs import Pairs, Side
+from ..plan import Pattern
 from ..trace import UnsupportedModelError
 from ..traced_tensor import Atom, Dims, Part, Value, at_same_pixels
 from .registry import handles
@@ -81,16 +82,11 @@ def _attended(b: Builder, pairs: Pairs, values: Value, queries: int, positions: 
     part = np.zeros(side.value.part.size, dtype=np.int64).reshape(side.heads, -1)
     channel = np.zeros_like(part)
     for heads, pattern, offsets in pairs.patterns():
-        if not len(pattern.runs):
-            raise UnsupportedModelError("attention none of whose positions has a key, as of one pixel to earlier ones")
-        maps = [_map(b, each.of(heads)) for each in (pairs.query, pairs.key, side)]
-        out = empty_map(maps[0].rows, maps[0].columns, maps[2].channels, maps[0].stride, b.path)
-        out.ordered, out.clocked = True, "pixel"
-        b.graph.add(
-            Attention(
-                out, b.path, "attention", query=maps[0], keys=maps[1], values=maps[2], pattern=pattern, offsets=offsets
-            )
-        )  # fmt: skip
+        query, key, value = (each.of(heads) for each in (pairs.query, pairs.key, side))
+        if len(pattern.runs):
+            out = _attention(b, _map(b, query), _map(b, key), _map(b, value), pattern, offsets)
+        else:  # no position has a key, as of one pixel to earlier ones: zeros
+            out = b.linear(query, torch.zeros((value.part.size, query.part.size, 1, 1), dtype=b.dtype, device=b.device))
         part[heads] = len(parts)
         channel[heads] = np.arange(out.channels).reshape(len(heads), -1)
         parts.append(Part.of(out))
@@ -99,10 +95,19 @@ def _attended(b: Builder, pairs: Pairs, values: Value, queries: int, positions: 
         pairs.dims[0], channels, pairs.dims[queries]
     ]  # fmt: skip
     sizes = [size for dim in dims for kind, size in dim if kind == "c"]
-    query = pairs.query.value
+    asking = pairs.query.value
     return Value(
-        dims, parts, part.reshape(sizes), channel.reshape(sizes), query.rows, query.columns, pairs.query.first
+        dims, parts, part.reshape(sizes), channel.reshape(sizes), asking.rows, asking.columns, pairs.query.first
     )  # fmt: skip
+
+
+def _attention(b: Builder, query: Map, keys: Map, values: Map, pattern: Pattern, offsets: list[tuple[int, int]]) -> Map:
+    out = empty_map(query.rows, query.columns, values.channels, query.stride, b.path)
+    out.ordered, out.clocked = True, "pixel"
+    b.graph.add(
+        Attention(out, b.path, "attention", query=query, keys=keys, values=values, pattern=pattern, offsets=offsets)
+    )
+    return out
 
 
 def _map(b: Builder, value: Value) -> Map:

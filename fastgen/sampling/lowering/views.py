@@ -237,6 +237,14 @@ def _assign(b: Builder, base: Argument, part: Argument, region: Region) -> Value
     return b.pointwise("add", b.pointwise("mul", base, mask), placed)
 
 
+@handles("fastgen.fixed")
+def _fixed(b: Builder, params: Argument) -> Value:
+    """Parameters of an image's one pixel, whatever it holds."""
+    image = Value.of(b.graph.image, b.n)
+    weight = torch.zeros((b.shape[1], b.graph.image.channels, 1, 1), dtype=b.dtype, device=b.device)
+    return b.pointwise("add", Value.of(b.linear(image, weight), b.n), params)
+
+
 @handles("fastgen.part", boolean=True, integer=True)
 def _part(b: Builder, base: Value, order: tuple[int, ...], region: Region) -> Value:
     """A rectangular region of ``base``, its dimensions reordered: what an earlier view of it has become."""
