@@ -66,6 +66,14 @@ FG_HD int64_t whole_part(double part, int64_t room) {
   return whole > 0 ? std::min(int64_t(whole < double(room) ? whole : double(room)), room) : 0;
 }
 
+// The largest of `count` numbers, one or more; NaN where one of them is, as torch has it.
+template <typename T>
+T highest_of(const T* numbers, int64_t count) {
+  T highest = numbers[0];
+  for (int64_t j = 1; j < count; ++j) highest = numbers[j] > highest || numbers[j] != numbers[j] ? numbers[j] : highest;
+  return highest;
+}
+
 inline void bernoulli_frequencies(float logit, int32_t* frequencies) {
   const int64_t zero = 1 + whole_part(plain_sigmoid(-double(logit)), kFrequencyTotal - 2);
   frequencies[0] = int32_t(zero);
@@ -79,7 +87,7 @@ FG_VECTOR_CLONES inline void categorical_weights(int64_t levels, const float* __
 
 // `weights`, `levels` numbers, is scratch. Weights are integers, so their sums are the same in any order.
 inline void categorical_frequencies(int64_t levels, const float* logits, double* weights, int32_t* frequencies) {
-  categorical_weights(levels, logits, double(*std::max_element(logits, logits + levels)), weights);
+  categorical_weights(levels, logits, double(highest_of(logits, levels)), weights);
   double total = 0, below = 0;
   for (int64_t l = 0; l < levels; ++l) total += weights[l];
   int64_t before = 0;
@@ -152,7 +160,7 @@ inline void mixture_frequencies(const MixtureShape& shape, const float* params, 
       exponents[j] = exponents[j] + logistic_exponent(logistic_of(shape, params, values, c, j), double(values[c]),
                                                       double(levels - 1), &factors[j]);
   }
-  const double highest = *std::max_element(exponents, exponents + K);
+  const double highest = highest_of(exponents, K);
   double total = 0;
   std::fill_n(below, levels, 0.0);
   for (int64_t j = 0; j < K; ++j) {

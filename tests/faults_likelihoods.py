@@ -116,6 +116,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("the highest bin ends", "const bool upper = value != last,", "const bool upper = true,"),
             ("the lowest bin ends", "lower = value != 0;", "lower = true;"),
             ("green for blue", "parameter(earlier + color - 1, 2)", "parameter(color - 1, 2)"),
+            ("what is no number is no maximum", " || numbers[j] != numbers[j]", ""),
             ("narrower than any", "log_scale > kLogScaleMin ? log_scale : kLogScaleMin", "log_scale"),
             ("edges half a bin on", "(double(2 * l + 1) - last) / last", "(double(2 * l + 2) - last) / last"),
         ],

@@ -135,6 +135,19 @@ def test_what_is_no_number_gives_frequencies_all_the_same() -> None:
             assert (found >= 1).all()
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_parameter_that_is_no_number_is_so_for_compiled_code_and_the_reference(bad: float) -> None:
+    """Wherever it stands in a row: the first of them, or behind larger ones."""
+    assert_same(torch.tensor([[bad]]), 2)
+    for levels in (2, 3, 17, 256):
+        assert_same(torch.randn(levels, levels).masked_fill(torch.eye(levels).bool(), bad), levels)
+    for C in (1, 3):
+        params, values = mixture((10 if C == 3 else 3) * K, C, 17)
+        params = params.masked_fill(torch.eye(len(params)).bool(), bad)
+        for color in range(C):
+            assert_same(params, 17, values, color, K)
+
+
 def test_torch_knows_it() -> None:
     params, values = mixture(5, 3, 17)
     assert_opcheck(OP, (params, values, 1, 17, K))

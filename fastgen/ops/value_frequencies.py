@@ -117,7 +117,8 @@ def value_frequencies(
     Args:
         params: float32 (N, P). The logit of value 1 for two levels (P = 1); a logit of each level (P = levels); or with
             ``components`` those of a mixture of logistics as ``fastgen.distributions.DiscretizedLogisticMixture`` has
-            them, of all colours. What is not finite is no error: it gives frequencies that mean nothing.
+            them, of all colours. What is not finite is no error: it gives frequencies that mean nothing, the same ones
+            in compiled code and in the reference.
         levels: L, 2 to 65,536.
         values: int64 (N, C), those of the pixel, of which a mixture reads the colours before ``color``.
         color: of which frequencies are asked.
