@@ -75,6 +75,40 @@ def test_what_loses_something_is_asked_for(
     assert (np.load(tmp_path / "noise-back.npy")[:, 0] == noise.astype(int) * 17 // 256).all()
 
 
+def test_arrays_that_commands_write_are_read_as_they_are(
+    trained: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """An .npy and its labels, of fewer levels than an .npy says, and not of every class."""
+    with np.load(digits) as arrays:
+        values = arrays["x"]
+    few = np.array([7, 5, 7, 7, 5, 7])
+    np.savez(tmp_path / "few.npz", x=values, y=few)
+    np.save(tmp_path / "drawn.npy", values)
+    np.save(tmp_path / "drawn-labels.npy", few)
+    files = []
+    for name in ("few.npz", "drawn.npy"):
+        assert main(["compress", str(trained), str(tmp_path / name), "--out", str(tmp_path / f"{name}.fastgen")]) == 0
+        assert f"{name}: says no levels, and its values are below 17: read as 17 levels" in capsys.readouterr().err
+        files.append((tmp_path / f"{name}.fastgen").read_bytes())
+    assert files[0] == files[1]
+    out = ("decompress", trained, tmp_path / "drawn.npy.fastgen", "--out", tmp_path / "again.npy")
+    said(capsys, *out)
+    assert (np.load(tmp_path / "again.npy") == values).all()
+    assert (np.load(tmp_path / "again-labels.npy") == few).all()
+    for name in ("again.npy", "again-labels.npy"):
+        assert f"out: expected a new file, got {tmp_path / name}; --overwrite replaces it" in refused(capsys, *out)
+        (tmp_path / name).unlink()
+    said(capsys, *out)
+    np.save(tmp_path / "again.npy", values[:1])
+    said(capsys, *out, "--overwrite")
+    assert (np.load(tmp_path / "again.npy") == values).all()
+    np.save(tmp_path / "drawn-labels.npy", few[:2])
+    command = ("compress", trained, tmp_path / "drawn.npy", "--out", tmp_path / "f")
+    assert "drawn-labels.npy: expected one label per image (6), got 2" in refused(capsys, *command)
+    (tmp_path / "few.npz").rename(tmp_path / "drawn-labels.npy")
+    assert "drawn-labels.npy: expected an .npy of labels, got an .npz" in refused(capsys, *command)
+
+
 def test_what_does_not_fit_is_refused(
     trained: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

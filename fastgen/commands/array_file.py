@@ -42,6 +42,12 @@ class ArrayFile:
             if part.path.exists() and not part.path.is_file():
                 raise ValueError(f"out: expected a file to write, got {part.path}, which is none")
 
+    def check_new(self) -> None:
+        """Raise ValueError if one of the files is there."""
+        for part in self.parts:
+            if part.path.exists():
+                raise ValueError(f"out: expected a new file, got {part.path}; --overwrite replaces it")
+
     def check(self, overwrite: bool) -> None:
         """Files that were drawn before are replaced when these are whole."""
 

@@ -38,7 +38,8 @@ class Compress:
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
     images: tyro.conf.Positional[Path]
-    """A picture, a folder of pictures, an .npy or an .npz, of the run's size and levels."""
+    """A picture, a folder of pictures, an .npy or an .npz, of the run's size and levels. Of an array that does not say
+    how many, values below the run's are of these; labels of NAME.npy are in NAME-labels.npy, if it is there."""
     out: Path
     """File to write."""
     labels: tuple[str, ...] = ()
@@ -61,7 +62,7 @@ class Decompress:
     """A folder for each image as a PNG, 000000.png and so on, in subfolders by class where there are labels; or
     FILE.npy for one array (N, C, H, W) of values, and FILE-labels.npy for labels."""
     overwrite: bool = False
-    """Replace images in that folder."""
+    """Replace images in that folder, or that array."""
     checkpoint: Literal["best", "last"] = "best"
     """Weights that the file was compressed by."""
 
@@ -92,14 +93,12 @@ def decompress(arguments: list[str]) -> str:
         check_can_write("out", path, (".npy",))
     file = Container.from_bytes(options.file.read_bytes())
     model, codec = _codec(options)
-    out = _place(options, model, file) if many else None
-    values, labels = codec.decode(file, progress=_bar(file.about.images))
-    found = out or ArrayFile(path, len(values), file.about.shape, file.about.levels, labels)
-    found.check_place()
-    found.begin()
-    found.write(0, values)
-    found.finish()
-    return f"{several(len(values), 'image')}: {found}"
+    out = _folder(options, model, file) if many else _array(options, file)
+    values, _ = codec.decode(file, progress=_bar(file.about.images))
+    out.begin()
+    out.write(0, values)
+    out.finish()
+    return f"{several(len(values), 'image')}: {out}"
 
 
 def _codec(options: Any) -> tuple[Any, Codec]:
@@ -121,7 +120,8 @@ def _images(options: Compress, run: Run, model: Any) -> Dataset:
         raise FileNotFoundError(
             f"images: expected a picture, a folder of pictures, an .npy or an .npz, got {options.images}"
         )
-    images, shape, levels = load_whole(options.images), tuple(run.config()["data"]["shape"]), model.levels
+    shape, levels = tuple(run.config()["data"]["shape"]), model.levels
+    images = load_whole(options.images, levels=levels)
     if images.shape != shape:
         expected, got = ("x".join(map(str, each)) for each in (shape, images.shape))
         raise ValueError(f"images: expected {expected}, as the run's, got {got} in {options.images}")
@@ -154,7 +154,16 @@ def _labels(options: Compress, run: Run, model: Any, images: Dataset) -> Tensor 
     return in_turn(torch.tensor(numbers), slice(0, len(images)))
 
 
-def _place(options: Decompress, model: Any, file: Container) -> ImageFolder:
+def _array(options: Decompress, file: Container) -> ArrayFile:
+    """The array to write, which replaces none unasked."""
+    out = ArrayFile(Path(options.out), file.about.images, file.about.shape, file.about.levels, file.labels)
+    out.check_place()
+    if not options.overwrite:
+        out.check_new()
+    return out
+
+
+def _folder(options: Decompress, model: Any, file: Container) -> ImageFolder:
     """The folder to write to, which has place for the images."""
     classes, names = classes_of(model), class_names(Run(options.run))
     if classes is None and file.labels is not None:

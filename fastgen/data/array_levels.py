@@ -18,7 +18,7 @@ CHUNK = 2**20
 
 
 def quantised(
-    images: Mapping[str, np.ndarray], stated: np.ndarray | None, path: Path
+    images: Mapping[str, np.ndarray], stated: np.ndarray | None, path: Path, expected: int | None = None
 ) -> tuple[dict[str, np.ndarray], int, tuple[str, ...]]:
     """The images of all splits as levels, of ``dtype_of`` so many, how many these are, and what was found.
 
@@ -26,6 +26,7 @@ def quantised(
         images: by the array's name, (N, …).
         stated: how many levels the file says there are; None where it does not.
         path: of the file, for messages.
+        expected: levels that integers are of, where the file says nothing and all of them are below.
 
     Raises:
         ValueError: no integers and no numbers of the grid; values outside of the levels, or that leave their number
@@ -53,28 +54,33 @@ def quantised(
         return {name: array.astype(np.uint8) for name, array in images.items()}, 2, ()
     if "f" in kinds:
         return _from_floats(images, levels, path)
-    return _from_integers(images, levels, path)
+    return _from_integers(images, levels, path, expected)
 
 
 def _from_integers(
-    images: Mapping[str, np.ndarray], levels: int | None, path: Path
+    images: Mapping[str, np.ndarray], levels: int | None, path: Path, expected: int | None
 ) -> tuple[dict[str, np.ndarray], int, tuple[str, ...]]:
     highest = 0
     for name, array in images.items():
         low, high = int(array.min()), int(array.max())
-        top = 255 if levels is None else levels - 1
+        top = max(256, expected or 0) - 1 if levels is None else levels - 1
         if low < 0 or high > top:
             said = f"{where(path, name)}: expected values in [0, {top}], got [{low}, {high}]"
             many = levels is None and low >= 0 and high < LARGEST
             raise ValueError(said + "; codes say how many they are of: np.savez(..., levels=L)" * many)
         highest = max(highest, high)
+    notes: tuple[str, ...] = ()
+    if levels is None and expected is not None and highest < expected:
+        levels = expected
+        if expected != 256:  # what is read where nobody expects others
+            notes = (f"{path}: says no levels, and its values are below {expected}: read as {expected} levels",)
     if levels is None and highest < 32:
         raise ValueError(
             f"{path}: expected 8-bit images, got values up to {highest}; say how many levels they have:"
             f" np.savez(..., levels={highest + 1}), or save bool for two"
         )
     levels = levels or 256
-    return {name: array.astype(numpy_dtype_of(levels), copy=False) for name, array in images.items()}, levels, ()
+    return {name: array.astype(numpy_dtype_of(levels), copy=False) for name, array in images.items()}, levels, notes
 
 
 def _from_floats(

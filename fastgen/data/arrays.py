@@ -23,7 +23,7 @@ def split_arrays(path: Path) -> dict[str, str]:
     return {split: names.images for split, names in _names_by_split(path).items() if split is not None}
 
 
-def read_array(path: Path, split: str | None = None) -> Arrays:
+def read_array(path: Path, split: str | None = None, *, whole: bool = False, levels: int | None = None) -> Arrays:
     """Read the images of an .npy or .npz file.
 
     Args:
@@ -32,6 +32,9 @@ def read_array(path: Path, split: str | None = None) -> Arrays:
             ``levels``, where the images have fewer than 256, ``classes``, where not all of them have a training image,
             and their ``class_names``.
         split: "train", "valid" or "test"; None reads what has no splits.
+        whole: the images are for a model that has been trained: not every class needs one, and the labels of an .npy
+            are in NAME-labels.npy beside it, as ``fastgen sample`` writes them, if there is one.
+        levels: of integers that are all below, where the file says nothing.
 
     Raises:
         ValueError: anything else, floating-point images that are on no grid, images whose layout or levels can be read
@@ -47,24 +50,27 @@ def read_array(path: Path, split: str | None = None) -> Arrays:
     arrays = read_npz(path, wanted)
     stated = {name: arrays.get(name) for name in about}
     images, levels, notes = quantised(
-        {names.images: arrays[names.images] for names in read.values()}, stated["levels"], path
+        {names.images: arrays[names.images] for names in read.values()}, stated["levels"], path, levels
     )
     labels = {
         part: _labels(arrays[names.labels], names.labels, path)
         for part, names in read.items()
         if names.labels is not None
     }
+    places = {part: where(path, str(names.labels)) for part, names in read.items()}
+    if whole and (beside := _labels_beside(path)) is not None:
+        labels[split], places[split] = _labels(_only_array(beside), "labels", beside), str(beside)
     for part, numbers in labels.items():
         if len(numbers) != len(images[read[part].images]):
-            n, place = len(images[read[part].images]), where(path, str(read[part].labels))
-            raise ValueError(f"{place}: expected one label per image ({n}), got {len(numbers)}")
+            n = len(images[read[part].images])
+            raise ValueError(f"{places[part]}: expected one label per image ({n}), got {len(numbers)}")
     told = {part: as_told(arrays, names.condition, len(images[names.images]), path) for part, names in read.items()}
     check_same_kind(told, path)
     names = _class_names(stated["class_names"], path)
     if any(part.dtype.kind == "U" for part in labels.values()):
         labels, names = _numbered(labels, names, path)
         notes += (f"{path}: {len(names)} classes: {listed(names, 20)}",)
-    classes = _classes(labels, stated["classes"], names, path)
+    classes = _classes(labels, stated["classes"], names, path, gaps=whole)
     left = sorted(npz_names(path) - wanted)
     notes += (f"{path}: {len(left):,} arrays skipped: {listed(left)}",) if left else ()
     name = read[split].images
@@ -74,6 +80,18 @@ def read_array(path: Path, split: str | None = None) -> Arrays:
 
 def _names_by_split(path: Path) -> dict[str | None, Names]:
     return names_by_split(path, npz_names(path)) if is_zip(path) else {None: Names("x", None, {})}
+
+
+def _labels_beside(path: Path) -> Path | None:
+    """Where the labels of an .npy's images are, if there are any."""
+    found = path.with_name(f"{path.stem}-labels.npy")
+    return found if not is_zip(path) and found.is_file() else None
+
+
+def _only_array(path: Path) -> np.ndarray:
+    if is_zip(path):
+        raise ValueError(f"{path}: expected an .npy of labels, got an .npz")
+    return read_npz(path)["x"]
 
 
 def _labels(labels: np.ndarray, name: str, path: Path) -> np.ndarray:
@@ -152,9 +170,16 @@ def _numbered(
 
 
 def _classes(
-    labels: dict[str | None, np.ndarray], stated: np.ndarray | None, names: tuple[str, ...] | None, path: Path
+    labels: dict[str | None, np.ndarray],
+    stated: np.ndarray | None,
+    names: tuple[str, ...] | None,
+    path: Path,
+    gaps: bool,
 ) -> int | None:
-    """How many classes there are: those of the training images, unless the file says it."""
+    """How many classes there are: those of the training images, unless the file says it.
+
+    ``gaps``: a class may have no image.
+    """
     if stated is not None and (stated.shape != () or stated.dtype.kind not in "iu" or not 1 <= stated <= MAX_CLASSES):
         raise ValueError(f"{path}: expected classes to be one integer from 1 to {MAX_CLASSES}, got {stated.dtype}")
     if not labels:
@@ -169,7 +194,7 @@ def _classes(
         raise ValueError(f"{path}: expected {said} class_names, one for each of its classes, got {len(names)}")
     if said is not None and highest >= said:
         raise ValueError(f"{path}: expected labels below {said}, its classes, got {highest}")
-    if said is None and len(train) <= highest:
+    if said is None and len(train) <= highest and not gaps:
         missing = sorted(set(range(min(highest + 1, len(train) + 5))) - set(train.tolist()))
         raise ValueError(
             f"{path}: expected a training image of each class from 0 to {highest}, the highest label, got none of"

@@ -109,12 +109,21 @@ def load_for_training(
 
 
 def load_whole(
-    path: str | Path, *, image_size: int | Sequence[int] | None = None, crop: str | int = "none", grey: bool = False
+    path: str | Path,
+    *,
+    levels: int | None = None,
+    image_size: int | Sequence[int] | None = None,
+    crop: str | int = "none",
+    grey: bool = False,
 ) -> Dataset:
     """All images of a picture, a folder of pictures, an .npy or an .npz that has no splits, in order.
 
+    They are for a model that has been trained: not every class needs an image. The labels of NAME.npy are in
+    NAME-labels.npy beside it, if there is one.
+
     Args:
         path: of the file or folder.
+        levels: what integers of an array are of that are all below, where the file says nothing; 256 by default.
         image_size: as in ``load``.
         crop: as in ``load``.
         grey: as in ``load``.
@@ -129,7 +138,7 @@ def load_whole(
     if path.is_dir():
         return _dataset(read_folder(path, None, prepare), str(path))
     if path.suffix in (".npy", ".npz"):
-        return _dataset(read_array(path), str(path), prepare)
+        return _dataset(read_array(path, whole=True, levels=levels), str(path), prepare)
     images, _, _ = read_pictures([path], None, prepare)
     return _dataset(Arrays(images.view(np.uint8), None, 2 if images.dtype == bool else 256, None), str(path))
 
