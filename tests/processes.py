@@ -1,5 +1,5 @@
 """What each of several processes does: torchrun processes.py begin|resume FOLDER in ``test_distributed.py``,
-and torchrun processes.py draw COMMANDS in ``test_drawing.py``.
+and torchrun processes.py draw COMMANDS in ``test_drawing.py`` and ``test_cli_codec.py``.
 """
 
 import dataclasses
@@ -140,9 +140,10 @@ def failures() -> str:
 def draw(commands: list[list[str]]) -> None:
     """Run several commands in these processes, with batches of a few images."""
     from fastgen import cli
+    from fastgen.codec import coder
     from fastgen.commands import sample
 
-    sample.BATCH = 8
+    sample.BATCH, coder.BATCH = 8, 4
     with distributed.processes(torch.device("cpu")):
         for words in commands:
             assert cli.main(words) == 0, words

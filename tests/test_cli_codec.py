@@ -1,5 +1,9 @@
 """``fastgen compress`` and ``fastgen decompress``: what comes back is what went in, and nothing else is taken."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +12,16 @@ import torch
 
 from commands import VAE, refused, said
 from fastgen.cli import main
-from fastgen.codec import Codec, Container
+from fastgen.codec import Codec, Container, coder
 from fastgen.commands.compress import png_bytes
 from fastgen.data import load
-from fastgen.training import load_model
+from fastgen.training import distributed, load_model
 from test_cli import TRAIN
 
 pytest.importorskip("constriction", reason="it comes with fastgen[codec]")
 Image = pytest.importorskip("PIL.Image", reason="pillow comes with fastgen[train]")
+
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +177,40 @@ def test_classes_of_a_run_without_any(trained: Path, tmp_path: Path, capsys: pyt
     assert "out: expected a name that ends in .npy, for labels up to 30,000,000" in refused(
         capsys, "decompress", run, tmp_path / "large", "--out", tmp_path / "never"
     )
+
+
+def test_two_processes_compress_as_one_does(
+    trained: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Byte for byte, as torchrun starts them: of several streams, which they share, and of one."""
+    monkeypatch.setattr(coder, "BATCH", 4)
+    with np.load(digits) as arrays:
+        values = arrays["x"]
+    np.savez(tmp_path / "many.npz", x=np.resize(values, (19, 1, 8, 8)), y=np.arange(19) % 10, levels=17)
+    np.savez(tmp_path / "few.npz", x=values[:3], y=np.arange(3), levels=17)
+    commands = [["compress", str(trained), str(tmp_path / f"{name}.npz"), "--out"] for name in ("many", "few")]
+    alone = [said(capsys, *command, tmp_path / f"one{index}") for index, command in enumerate(commands)]
+    commands = [[*command, str(tmp_path / f"two{index}")] for index, command in enumerate(commands)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]), "OMP_NUM_THREADS": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = [str(HERE / "processes.py"), "draw", json.dumps(commands)]
+    done = subprocess.run([*torchrun, *script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for index, text in enumerate(alone):
+        words = text.replace(f"one{index}", f"two{index}").replace("\n", ", by 2 processes\n")
+        assert done.stdout.count(words) == 1, "one of them speaks"
+        assert (tmp_path / f"one{index}").read_bytes() == (tmp_path / f"two{index}").read_bytes()
+    assert len(Container.from_bytes((tmp_path / "two0").read_bytes()).streams) == 5
+
+
+def test_processes_of_other_arithmetic_write_no_file(
+    trained: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gather = distributed.gather
+    monkeypatch.setattr(distributed, "gather", lambda value: gather(value) + [0] * isinstance(value, int))
+    message = refused(capsys, "compress", trained, digits, "--out", tmp_path / "f")
+    assert "run: expected the same bits in all processes" in message
+    assert not (tmp_path / "f").exists()
 
 
 def test_pngs_of_two_levels_have_one_bit() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +39,9 @@ _AGREED = ("model", "distribution", "to_input", "weights", "executor", "precisio
 """What has to be the same before anything is computed."""
 
 Progress = Callable[[int, int], object]
+
+Each = Callable[[Callable[[slice], tuple[bytes, list[int]]], list[slice]], Iterable[tuple[bytes, list[int]]]]
+"""As the builtin ``map``: a function applied to all of a list, in order."""
 
 
 class Decoded(NamedTuple):
@@ -104,6 +107,7 @@ class Codec:
         *,
         condition: AnyCondition | None = None,
         progress: Progress | None = None,
+        each: Each = map,
     ) -> bytes:
         """A file of images.
 
@@ -114,6 +118,8 @@ class Codec:
             condition: what the model is told that is no class, or is one in place of ``labels``, as
                 ``fastgen.sampling.Sampler.sample`` takes it; who decodes has to have it.
             progress: called with how many images are encoded, and N.
+            each: applies the encoding of one stream to all of them: another than ``map`` may share them among
+                processes, which changes no byte.
 
         Returns:
             What ``Container.to_bytes`` writes.
@@ -129,17 +135,19 @@ class Codec:
         C, H, W = self.sampler.shape
         P = self.sampler.distribution.param_channels(C)
         batch = max(1, min(BATCH, _PARAMETERS // (P * H * W)))
-        streams, checks = [], []
-        for first in range(0, N, batch):
-            part = slice(first, min(first + batch, N))
+
+        def encoded(part: slice) -> tuple[bytes, list[int]]:
             some = values[part].to("cpu", torch.int64)
             params = self.sampler.forced(some, condition=conditions.select(given, part))
-            streams.append(self._stream(some, params))
-            checks += self._checks(some)
+            stream = self._stream(some, params)
             if progress is not None:
                 progress(part.stop, N)
+            return stream, self._checks(some)
+
+        found = list(each(encoded, [slice(first, min(first + batch, N)) for first in range(0, N, batch)]))
+        checks = np.array([check for _, some in found for check in some], np.uint32)
         about = self._about(given, N, batch, kept, digest)
-        return Container(about, np.array(checks, np.uint32), kept, streams).to_bytes()
+        return Container(about, checks, kept, [stream for stream, _ in found]).to_bytes()
 
     def _stream(self, values: Tensor, params: Tensor) -> bytes:
         """Values (N, C, H, W) in the order of the walk, the images' side by side."""

@@ -3,9 +3,12 @@
 import io
 import os
 import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import tyro
@@ -16,16 +19,20 @@ from .._console import several
 from .._extras import MissingExtraError, require
 from .._files import check_can_write, write_atomic
 from ..codec import Codec, Container
+from ..codec.coder import Progress
 from ..data import Dataset
 from ..data.identity import class_number, in_classes_of
 from ..data.load import load_whole
 from ..models import AutoregressiveModel
-from ..training import Run, load_model
+from ..training import Run, distributed, load_model
 from . import parse
 from .array_file import ArrayFile
 from .condition_file import classes_of, in_turn, is_told_more
+from .drawing import PATIENCE
 from .image_folder import ImageFolder
 from .images import class_names, say_notes
+
+T = TypeVar("T")
 
 FOLDERS = 65536
 """Of classes, at most."""
@@ -71,15 +78,35 @@ def main(arguments: list[str]) -> str:
     """Compress as the arguments say."""
     options = parse(Compress, "compress", arguments)
     check_can_write("out", options.out, (options.out.suffix.lower(),))
+    with distributed.processes(torch.device("cpu"), PATIENCE):
+        return _compress(options)
+
+
+def _compress(options: Compress) -> str:
+    """Processes share the streams; the first writes and speaks."""
     run, (model, codec) = Run(options.run), _codec(options)
     images = _images(options, run, model)
-    say_notes(images)
-    data = codec.encode(images.values, _labels(options, run, model, images), progress=_bar(len(images)))
-    write_atomic(options.out, data)
+    if distributed.speaks():
+        say_notes(images)
+    labels = _labels(options, run, model, images)
+    with _bar(len(images)) as progress:
+        data = codec.encode(images.values, labels, progress=progress, each=_shared)
+    if len(set(distributed.gather(zlib.crc32(data)))) > 1:
+        raise ValueError("run: expected the same bits in all processes, got others: they compute by other arithmetic")
+    distributed.first_only(lambda: write_atomic(options.out, data))
+    if distributed.rank():
+        return ""
     bits = 8 * len(data) / images.values.numel()
     png = png_bytes(images.values, images.levels)
     beside = "" if png is None else f"; as PNG {png:,} bytes, {8 * png / images.values.numel():.4f} bits/dim"
-    return f"{options.out}: {several(len(images), 'image')} in {len(data):,} bytes, {bits:.4f} bits/dim{beside}"
+    by = f", by {distributed.size()} processes" if distributed.size() > 1 else ""
+    return f"{options.out}: {several(len(images), 'image')} in {len(data):,} bytes, {bits:.4f} bits/dim{beside}{by}"
+
+
+def _shared(encode: Callable[[slice], T], parts: list[slice]) -> list[T]:
+    """What ``encode`` makes of all parts, in order: of each in one of the processes."""
+    found = distributed.gather([encode(part) for part in parts[distributed.rank() :: distributed.size()]])
+    return [found[index % len(found)][index // len(found)] for index in range(len(parts))]
 
 
 def decompress(arguments: list[str]) -> str:
@@ -94,7 +121,8 @@ def decompress(arguments: list[str]) -> str:
     file = Container.from_bytes(options.file.read_bytes())
     model, codec = _codec(options)
     out = _folder(options, model, file) if many else _array(options, file)
-    values, _ = codec.decode(file, progress=_bar(file.about.images))
+    with _bar(file.about.images) as progress:
+        values, _ = codec.decode(file, progress=progress)
     out.begin()
     out.write(0, values)
     out.finish()
@@ -145,7 +173,8 @@ def _labels(options: Compress, run: Run, model: Any, images: Dataset) -> Tensor 
         if classes is not None and images.labels is None:
             raise ValueError("labels: expected the class of each image, which the model is told, got none")
         if classes is None and images.class_names is not None:
-            sys.stderr.write("the folders' names are not kept, since the run knows no classes\n")
+            if distributed.speaks():
+                sys.stderr.write("the folders' names are not kept, since the run knows no classes\n")
             return None
         return images.labels
     if classes is None:
@@ -196,13 +225,9 @@ def png_bytes(values: Tensor, levels: int) -> int | None:
     return size
 
 
-def _bar(n: int) -> Any:
-    """What shows how many images are done; it ends with the last."""
-    bar = require("tqdm").tqdm(total=n, desc="images", leave=False, disable=None, file=sys.stderr)
-
-    def show(done: int, n: int) -> None:
-        bar.update(done - bar.n)
-        if done == n:
-            bar.close()
-
-    return show
+@contextmanager
+def _bar(n: int) -> Iterator[Progress]:
+    """Inside, what shows in the first process how many images are done."""
+    hidden = True if distributed.rank() else None
+    with require("tqdm").tqdm(total=n, desc="images", leave=False, disable=hidden, file=sys.stderr) as bar:
+        yield lambda done, _: bar.update(done - bar.n)
