@@ -71,7 +71,7 @@ class ReferenceWalk:
 
     def params(self) -> Tensor:
         r, c, color = self.at
-        return self._read(self.plan.params[color], r, c)
+        return self._read(self.plan.params[color], r, c).clone()  # whose row is written over
 
     def reveal(self, x: Tensor) -> None:
         r, c, _ = self.at
