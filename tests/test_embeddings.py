@@ -70,6 +70,18 @@ def test_512_codes_are_drawn_by_compiled_code() -> None:
     assert len(sampler.sample(64, seed=0).unique()) > 100
 
 
+def test_an_embedding_with_fewer_rows_than_levels_is_refused() -> None:
+    model = Prior(7, WAYS["squeezed"], rows=5).eval()
+    message = (
+        r"distribution: expected integers in \[0, 5\), the rows of the embedding embedding, got some from 0 to 6, what"
+    )
+    with pytest.raises(ValueError, match=message):
+        sampling.compile(model, (1, 4, 3), Categorical(7), "integers")
+    with pytest.raises(ValueError, match=r"from -1 to 1, what the model reads for 7 levels"):
+        sampling.compile(model, (1, 4, 3), Categorical(7), "[-1, 1]")
+    assert sampling.compile(model, (1, 4, 3), Categorical(7), "[0, 1]").sample(seed=0).shape == (1, 1, 4, 3)
+
+
 def test_an_embedding_that_writes_over_its_weight_is_refused() -> None:
     model = Prior(7, WAYS["squeezed"])
     model.embedding.max_norm = 1.0

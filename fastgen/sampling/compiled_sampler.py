@@ -268,6 +268,9 @@ class CompiledSampler(Sampler):
                         self.model, self.shape, params, kind, wavefront, self.to_input.channels, self.couples_colors
                     )
                 self._check_logits(program)
+                inputs = self.to_input.table.transpose(0, 1).flatten(1).to(device, dtype)
+                for lookup in program.lookups:  # of each level, in all colours
+                    lookup.check("distribution", inputs, f", what the model reads for {len(inputs)} levels")
                 program.plan.precision = self.precision
                 program.draws = native and usable(program.plan, self.distribution, dtype, device)
                 if program.draws or (native and program.plan.slope is None):

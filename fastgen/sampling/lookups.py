@@ -30,14 +30,14 @@ class Lookup:
     rows: int
     numbers: list[Callable[[Tensor], Tensor]]
 
-    def check(self, values: Tensor, row: int, column: int) -> None:
-        """Raise ValueError unless it has all rows that ``values`` (N, channels) at a pixel look up."""
+    def check(self, name: str, values: Tensor, where: str) -> None:
+        """Raise ValueError unless it has all rows that the argument ``name`` makes ``values`` (N, channels) look up."""
         for number in self.numbers:
             low, high = (float(bound) for bound in number(values).aminmax())
             if not (0 <= low <= high < self.rows):
                 raise ValueError(
-                    f"values: expected integers in [0, {self.rows}), the rows of the embedding {self.path}, got some"
-                    f" from {low:.0f} to {high:.0f} at ({row}, {column})"
+                    f"{name}: expected integers in [0, {self.rows}), the rows of the embedding {self.path}, got some"
+                    f" from {low:.0f} to {high:.0f}{where}"
                 )
 
 

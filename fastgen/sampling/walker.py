@@ -62,7 +62,7 @@ class Step:
         if not bool(values.isfinite().all()):
             raise ValueError(f"values: expected finite numbers at ({self.row}, {self.column}), got inf or nan")
         for lookup in self._lookups:
-            lookup.check(values, self.row, self.column)
+            lookup.check("values", values, f" at ({self.row}, {self.column})")
         with torch.no_grad(), uncast():
             self._engine.reveal(values)
         self._revealed = True
@@ -186,6 +186,6 @@ def _channels(count: int) -> Any:
     """A mapping of one value to ``count`` channels: what a position is read in."""
 
     def all_channels(values: Tensor) -> Tensor:
-        return values.to(torch.float32).expand(-1, count, -1, -1)
+        return values.to(torch.float32).mul(0).expand(-1, count, -1, -1)  # what is read is revealed, and no value's
 
     return all_channels
