@@ -1,19 +1,12 @@
-// Draws of a sampling plan's values from its parameters, as in fastgen/distributions: the same uniforms, the same
-// values. No torch headers.
+// The draws of a sampling plan that the CPU makes with vectors, and what it draws. No torch headers.
 #pragma once
 
 #include <algorithm>
-#include <cmath>
-#include <cstdint>
 #include <vector>
 
-#include "discretized_logistic_mixture.h"
+#include "sample_draws.h"
 
 namespace fastgen {
-
-inline int64_t draw_bernoulli(float logit, double uniform, float temperature) {
-  return uniform < double(sigmoid(logit / temperature));
-}
 
 template <typename T>
 FG_VECTOR_CLONES void softmax_numerators(int64_t levels, const T* __restrict logits, T temperature, T highest,
@@ -36,38 +29,6 @@ inline int64_t draw_categorical(int64_t levels, const float* logits, double unif
     if (double(float(below)) > uniform) return l;
   }
   return levels - 1;
-}
-
-// Which of K components, in double: of a few, and their order is nothing that a value may hang on.
-inline int64_t draw_component(int64_t K, const float* logits, double uniform, double temperature) {
-  const double highest = *std::max_element(logits, logits + K) / temperature;
-  double total = 0, below = 0;
-  for (int64_t j = 0; j < K; ++j) total += exp(logits[j] / temperature - highest);
-  for (int64_t j = 0; j < K - 1; ++j) {
-    below += exp(logits[j] / temperature - highest) / total;
-    if (below > uniform) return j;
-  }
-  return K - 1;
-}
-
-// Colour k of a pixel of C colours, of a mixture of K discretised logistics: the bin that a draw of the logistic lies
-// in. Colours lie `stride` apart in `values`, and 2·stride in `uniforms`, each followed by its second one.
-// arXiv:1701.05517 eq. 2-3
-inline int64_t draw_mixture(int64_t K, int64_t C, int64_t k, int64_t levels, const float* params,
-                            const double* uniforms, int64_t stride, const int64_t* values, double temperature) {
-  const int64_t parts = C == 3 ? 3 : 2;
-  const int64_t component = draw_component(K, params, uniforms[0], temperature);
-  const auto parameter = [&](int64_t color, int64_t part) {
-    return double(params[K + (color * parts + part) * K + component]);
-  };
-  const double last = double(levels - 1), u = uniforms[(2 * k + 1) * stride];
-  double mean = parameter(k, 0);
-  for (int64_t earlier = 0; earlier < k; ++earlier)
-    mean += ::tanh(parameter(earlier + k - 1, 2)) * (2 * double(values[earlier * stride]) / last - 1);
-  const double scale = exp(std::max(parameter(k, 1), kLogScaleMin)) * temperature;
-  const double x = mean + scale * log(u / (1 - u));
-  const double bin = ::floor((x + 1) * last / 2 + 0.5);
-  return bin > 0 ? int64_t(std::min(bin, last)) : 0;  // what is no number is 0, as in torch
 }
 
 // What all chunks of a batch share. Tensors are contiguous.

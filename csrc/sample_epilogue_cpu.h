@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "masked_conv2d.h"
+#include "sample_steps.h"
 
 namespace fastgen {
 
@@ -18,19 +18,6 @@ enum class SampleActivation : int64_t {
   kGate,       // tanh(a)·σ(b): halves the channels
   kConcatElu,  // [elu(p), elu(−p)]: doubles them
   kCount
-};
-
-struct Tanh {
-  static FG_HD float forward(float p) { return tanh(p); }
-};
-struct Sigmoid {
-  static FG_HD float forward(float p) { return sigmoid(p); }
-};
-struct Gelu {
-  static FG_HD float forward(float p) { return 0.5f * p * (1.0f + ::erff(0.70710678f * p)); }
-};
-struct Silu {
-  static FG_HD float forward(float p) { return p * sigmoid(p); }
 };
 
 // Channels of y for N sums.

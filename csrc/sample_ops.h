@@ -2,7 +2,8 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
+
+#include "math.h"
 
 namespace fastgen {
 
@@ -70,8 +71,8 @@ constexpr uint64_t plan_format() {
   return hash >> 1;  // an int64 that is not negative
 }
 
-inline bool is_unary(SampleOp op) { return op <= SampleOp::kSoftplus; }
-inline bool is_binary(SampleOp op) { return op >= SampleOp::kAdd && op <= SampleOp::kGe; }
+FG_HD bool is_unary(SampleOp op) { return op <= SampleOp::kSoftplus; }
+FG_HD bool is_binary(SampleOp op) { return op >= SampleOp::kAdd && op <= SampleOp::kGe; }
 
 // Parameters that an operation takes.
 inline int64_t parameter_count(SampleOp op) {
@@ -82,7 +83,7 @@ inline int64_t parameter_count(SampleOp op) {
 }
 
 // Channels that an operation leaves of `channels`.
-inline int64_t channels_after(SampleOp op, int64_t channels) {
+FG_HD int64_t channels_after(SampleOp op, int64_t channels) {
   return op == SampleOp::kGate ? channels / 2 : op == SampleOp::kConcatElu ? 2 * channels : channels;
 }
 
