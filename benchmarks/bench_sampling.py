@@ -13,8 +13,8 @@ the compiled sampler of that precision, with its largest error of a logit, and b
 compiled sampler less likely. ``sgemm_share`` is the rate of the plan's products, over all of the
 sampler's time, against torch's own product in this process, one thread, (64, 384) by (384, 256).
 
-With ``--device cuda`` the forward runs on the GPU and the compiled sampler still on the CPU, where its C++ is, with
-``--threads``; both are then counted in seconds on the wall.
+With ``--device cuda`` the forward and the compiled sampler run on the GPU; "host" is the compiled sampler on the CPU,
+with ``--threads``. All are then counted in seconds on the wall.
 """
 
 import argparse
@@ -95,6 +95,13 @@ def check_parity(name: str, quick: bool = False) -> None:
     torch.testing.assert_close(forced, eager, rtol=0, atol=LOGITS_AGREE)
 
 
+def check_seen(name: str, host: sampling.Sampler, there: sampling.Sampler) -> None:
+    """What the GPU's executor sees of an image is what the CPU's sees."""
+    images = host.sample(1, seed=1)
+    seen = there.forced(images.to(next(there.model.parameters()).device)).cpu()
+    torch.testing.assert_close(seen, host.forced(images), rtol=0, atol=LOGITS_AGREE, msg=lambda text: f"{name}: {text}")
+
+
 def seconds(run: Callable[[], Any]) -> tuple[float, float]:
     """Of the processor and of the clock on the wall."""
     wall, cpu = time.perf_counter(), time.process_time()
@@ -148,7 +155,11 @@ class SamplingCase:
         model, shape, distribution = build(self.model, small=bench.quick)
         model.eval()
         pixels, batch = shape[1] * shape[2], self.batch
-        sampler = sampling.compile(model, shape, distribution, READ.get(self.model, "[-1, 1]"))
+        sampler = host = sampling.compile(model, shape, distribution, READ.get(self.model, "[-1, 1]"))
+        if bench.device != "cpu":
+            there = copy.deepcopy(model).to(bench.device)
+            sampler = sampling.compile(there, shape, distribution, READ.get(self.model, "[-1, 1]"))
+            check_seen(self.model, host, sampler)
         flops = batch * sum(i.rows.count * i.columns.count * i.flops for i in sampler.plan.instructions)
         x = sampler.to_input(torch.randint(distribution.levels, (batch, *shape)))
         runs = self._runs(bench.device, model, x, sampler)
@@ -158,13 +169,15 @@ class SamplingCase:
                 model, shape, distribution, READ.get(self.model, "[-1, 1]"), precision="bfloat16"
             )
             runs["bfloat16"] = lambda: rounded.sample(batch, seed=0)
+        else:
+            runs["host"] = lambda: host.sample(batch, seed=0)
         spent = _in_turn(runs, self.repeats)
         clock = "cpu" if bench.device == "cpu" else "wall"
         medians = {each: statistics.median(time[clock == "wall"] for time in times) for each, times in spent.items()}
         ratios = {
             each.replace("forward", "ratio"): round(medians[each] * pixels / medians["compiled"], 1)
             for each in medians
-            if each not in ("compiled", "bfloat16")
+            if each not in ("compiled", "bfloat16", "host")
         }
         rate, sgemm = 1e-9 * flops / medians["compiled"], 0.0 if bench.quick else sgemm_rate()
         return {
@@ -183,6 +196,8 @@ class SamplingCase:
             "sgemm_share": round(rate / sgemm, 3) if sgemm else None,
             "steps": sampler.plan.sequential_draws,
             **({} if rounded is None else self._rounding(sampler, rounded, medians)),
+            **({} if "host" not in medians else {"host_ratio": round(medians["host"] / medians["compiled"], 2)}),
+            "executor": sampler.instruction_set,
             **ratios,
             "ceiling": pixels,
         }

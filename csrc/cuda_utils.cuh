@@ -57,6 +57,23 @@ struct Launcher {
     kernel<<<grid_of(grid.x, grid.y), threads, 0, stream>>>(arguments...);
     check_launch(op);
   }
+
+  // All blocks at once, so that they may wait for one another; refused where they do not fit.
+  template <typename... Parameters, typename... Arguments>
+  void cooperative(void (*kernel)(Parameters...), Grid grid, int threads, Arguments... arguments) const {
+    if (grid.x == 0) return;
+    cudaLaunchAttribute together = {};
+    together.id = cudaLaunchAttributeCooperative;
+    together.val.cooperative = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid_of(grid.x, grid.y);
+    config.blockDim = dim3(unsigned(threads));
+    config.stream = stream;
+    config.attrs = &together;
+    config.numAttrs = 1;
+    cudaLaunchKernelEx(&config, kernel, arguments...);
+    check_launch(op);
+  }
 };
 
 // Makes the tensor's device current while it lives; its launchers use torch's current stream there.

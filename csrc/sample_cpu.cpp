@@ -1,7 +1,7 @@
 // sample on the CPU: images split over threads, each thread walks the whole plan for its own; no barrier between
 // layers.
 #include "sample.h"
-#include "tensor_utils.h"
+#include "sample_host.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -217,9 +217,38 @@ int64_t sample_between_cpu(const Tensor& codes, const Tensor& constants, const T
   return draw + 1;
 }
 
+// ---- what a GPU executes, made on the host
+
+Tensor sample_program_cpu(const Tensor& codes, const Tensor& constants, int64_t images) {
+  const SamplePlan plan = decode(codes, constants);
+  const SampleProgram program(plan, SampleLayout(plan), images);
+  Tensor words = empty(codes, {int64_t(program.words.size())}, ScalarType::Int);
+  std::copy(program.words.begin(), program.words.end(), mutable_data<int32_t>(words));
+  return words;
+}
+
+Tensor sample_program_weights_cpu(const Tensor& codes, const Tensor& constants) {
+  const SamplePlan plan = decode(codes, constants);
+  const SampleProgram program(plan, SampleLayout(plan), 1);
+  Tensor packed = empty(codes, {program.packed_size}, ScalarType::Int);
+  program.pack(reinterpret_cast<uint32_t*>(mutable_data<int32_t>(packed)));
+  return packed;
+}
+
+Tensor sample_program_facts_cpu(const Tensor& words, int64_t blocks) {
+  const ProgramHeader header = program_header(words);
+  Tensor facts = empty(words, {2}, ScalarType::Long);
+  int64_t* at = mutable_data<int64_t>(facts);
+  at[0] = sample_team_state(header, blocks), at[1] = header.waits;
+  return facts;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+  m.impl("sample_program", TORCH_BOX(&sample_program_cpu));
+  m.impl("sample_program_weights", TORCH_BOX(&sample_program_weights_cpu));
+  m.impl("sample_program_facts", TORCH_BOX(&sample_program_facts_cpu));
   m.impl("sample_format", TORCH_BOX(&sample_format_cpu));
   m.impl("sample_pack", TORCH_BOX(&sample_pack_cpu));
   m.impl("sample_state", TORCH_BOX(&sample_state_cpu));

@@ -43,13 +43,21 @@ class SampleLayout {
     return size;
   }
 
-  std::vector<float*> addresses(float* state, int64_t n) const {
-    std::vector<float*> blocks, addresses;
+  // Where in the state each buffer begins.
+  std::vector<int64_t> offsets(int64_t n) const {
+    std::vector<int64_t> blocks, offsets;
+    int64_t at = 0;
     for (const int64_t size : block_sizes(n)) {
-      blocks.push_back(state);
-      state += size;
+      blocks.push_back(at);
+      at += size;
     }
-    for (const size_t block : block_) addresses.push_back(blocks[block]);
+    for (const size_t block : block_) offsets.push_back(blocks[block]);
+    return offsets;
+  }
+
+  std::vector<float*> addresses(float* state, int64_t n) const {
+    std::vector<float*> addresses;
+    for (const int64_t offset : offsets(n)) addresses.push_back(state + offset);
     return addresses;
   }
 
@@ -63,6 +71,9 @@ class SampleLayout {
 #endif
     }
   }
+
+  size_t block(size_t b) const { return block_[b]; }  // buffers of one block take turns
+  int64_t ring(size_t b) const { return ring_[b]; }   // columns that are kept; 0: all of them
 
   // In columns of the buffer's memory: how many there are, and where column c of the map lies.
   int64_t width(size_t b) const {

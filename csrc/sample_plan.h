@@ -117,6 +117,8 @@ class SamplePlan {
     ticks();  // throws where they cannot be counted
   }
 
+  int64_t constants_size() const { return constants_size_; }
+
   // Whether inputs and weights of a product are rounded to bfloat16.
   bool rounds(const PlanInstruction& i) const {
     bool maps = bfloat16 && i.K > 0;

@@ -11,6 +11,7 @@ import torch
 
 from fastgen.ops import _dtypes
 from fastgen.ops._registry import OPS
+from simt.shim import Shim, build
 from sizes import fuse_at_every_size
 
 #: Triton decides when it is imported whether it interprets. ``test_triton.py`` runs these files in such a process.
@@ -77,6 +78,14 @@ def _fused_at_every_size(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     """Fused modules run the ops on small tensors, too, so that tests test them; unless it is sizes that are tested."""
     if request.path.name.startswith("test_fuse") and request.path.name != "test_fuse_sizes.py":
         fuse_at_every_size(monkeypatch.setattr)
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shim]:
+    """The machine on which CUDA C++ kernels run without a GPU."""
+    kernels = Shim(build(tmp_path_factory.mktemp("simt")))
+    yield kernels
+    kernels.close()
 
 
 @pytest.fixture

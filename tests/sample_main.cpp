@@ -1,8 +1,9 @@
 // Runs one batch through the torch-free executor, for sanitizers: plan and inputs from stdin, values to stdout, for
-// every instruction set of this machine, in two chunks and row by row as the op does.
+// every instruction set of this machine, in two chunks and row by row as the op does; and makes what a GPU reads.
 #include <cstdio>
 
 #include "sample.h"
+#include "sample_program.h"
 
 namespace {
 
@@ -35,6 +36,9 @@ int main() {
     const SampleLayout layout(plan);
     std::vector<float> packed(static_cast<size_t>(products.packed_size));
     products.pack(packed.data());
+    const SampleProgram program(plan, layout, 3);  // for a GPU, made here
+    std::vector<uint32_t> weights(static_cast<size_t>(program.packed_size));
+    program.pack(weights.data());
     const int64_t N = int64_t(uniforms.size()) / ((components ? 2 : 1) * plan.C * plan.H * plan.W), chunk = (N + 1) / 2;
     std::vector<int64_t> values(static_cast<size_t>(N * plan.C * plan.H * plan.W));
     std::vector<float> params(static_cast<size_t>(N * plan.P * plan.H * plan.W));

@@ -1,6 +1,6 @@
 """CUDA C++ kernels without a GPU: on the machine of ``simt/``, sanitized, in three orders of threads and blocks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -11,17 +11,10 @@ from fastgen.ops.gated_activation import gated_activation_backward_reference, ga
 from fastgen.ops.rsample_kl import rsample_kl_backward_reference, rsample_kl_reference
 from ops import exact
 from parity import DTYPES, assert_parity
-from simt.shim import HERE, SCHEDULES, SanitizerError, Shim, build
+from simt.shim import HERE, SCHEDULES, SanitizerError, Shim
 
 SEED = torch.tensor([-(2**40) - 77])
 OFFSETS = (0, 1)  # elements behind an aligned address: vectors where they can be, and singly
-
-
-@pytest.fixture(scope="session")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shim]:
-    kernels = Shim(build(tmp_path_factory.mktemp("simt")))
-    yield kernels
-    kernels.close()
 
 
 def like(*tensors: Tensor) -> list[Tensor]:

@@ -1,13 +1,20 @@
 """The compiled executor of sampling plans (``fastgen.sampling.plan``): any number of rows of a batch in one call."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ._registry import define_op
 
-KERNELS = {"CPU": "csrc/sample_cpu.cpp"}
+if TYPE_CHECKING:
+    from .sample_cuda import DevicePlan
+
+CPU, CUDA = {"CPU": "csrc/sample_cpu.cpp"}, {"CUDA": "csrc/sample_cuda.cu"}
+KERNELS = CPU | CUDA
 
 #: Pixels that one thread takes along at once, as a rule of as many images: enough for matrix products at full speed,
 #: few enough for its cache.
@@ -27,14 +34,26 @@ for _schema in (
     "int chunk, int first, int last) -> int",
     "sample_between(Tensor codes, Tensor constants, Tensor packed, Tensor(a!) state, Tensor[] given, Tensor input, "
     "Tensor(b!) params, int chunk, int draw) -> int",
+    "sample_program(Tensor codes, Tensor constants, int images) -> Tensor",
+    "sample_program_weights(Tensor codes, Tensor constants) -> Tensor",
+    "sample_program_facts(Tensor words, int blocks) -> Tensor",
 ):
-    define_op(_schema, kernels=KERNELS, reference=None, fake=None, backward=None)
+    define_op(_schema, kernels=CPU, reference=None, fake=None, backward=None)
+
+for _schema in (
+    "sample_program_blocks(Tensor words, Tensor program) -> int",
+    "sample_program_run(Tensor words, Tensor program, Tensor constants, Tensor packed, Tensor(a!) state, "
+    "Tensor(b!) arrivals, Tensor(c!) bad_rows, Tensor[] given, Tensor uniforms, Tensor table, Tensor known, "
+    "Tensor keep, float temperature, int components, Tensor(d!) values, Tensor(e!) params, int blocks, int first, "
+    "int last) -> Tensor(c!)",
+):
+    define_op(_schema, kernels=CUDA, reference=None, fake=None, backward=None)
 
 
 def available(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether compiled code executes plans there: float32 on the CPU, where the kernels were built."""
-    built = torch._C._dispatch_has_kernel_for_dispatch_key("fastgen::sample", "CPU")
-    return built and device.type == "cpu" and dtype == torch.float32
+    """Whether compiled code executes plans there: float32 on the CPU, or on a GPU, where those kernels were built."""
+    op, key = {"cpu": ("sample", "CPU"), "cuda": ("sample_program_run", "CUDA")}.get(device.type, ("sample", "Meta"))
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"fastgen::{op}", key) and dtype == torch.float32
 
 
 def plan_format() -> int | None:
@@ -68,11 +87,36 @@ class PackedPlan:
         rounds = self.codes[7].item() == 1
         return (*INSTRUCTION_SETS.values(), "avx512bf16")[place] if rounds else INSTRUCTION_SETS[lanes]
 
+    @property
+    def device(self) -> torch.device:
+        """Where it draws."""
+        return self.codes.device
+
+    def begin(self, n: int, front: int, threads: int | None) -> Chunks:
+        """Memory for a batch of ``n`` images, ``front`` pixels of which are drawn together."""
+        return Chunks(self, n, _chunk(n, threads or torch.get_num_threads(), max(1, CHUNK // front)))
+
 
 def _chunk(n: int, threads: int, largest: int) -> int:
     """Images of a chunk, at most ``largest``: as many chunks for each thread."""
     chunks = max(1, threads * -(-n // (threads * largest)))
     return max(1, -(-n // chunks))
+
+
+class Chunks:
+    """The memory of a batch on the CPU, in chunks of images that threads draw."""
+
+    def __init__(self, plan: PackedPlan, n: int, chunk: int) -> None:
+        self._plan, self._chunk = plan, chunk
+        self._state = torch.ops.fastgen.sample_state.default(plan.codes, plan.constants, n, chunk)
+
+    def advance(self, batch: tuple[Any, ...], first: int, last: int) -> int:
+        """Draw ticks [first, last) of a batch, the arguments of the op; the first bad row, or −1."""
+        plan = self._plan
+        bad_row: int = torch.ops.fastgen.sample.default(
+            plan.codes, plan.constants, plan.packed, self._state, *batch, self._chunk, first, last
+        )
+        return bad_row
 
 
 class Walk:
@@ -101,7 +145,7 @@ class Walk:
 
     def __init__(
         self,
-        plan: PackedPlan,
+        plan: PackedPlan | DevicePlan,
         uniforms: Tensor,
         table: Tensor,
         given: Sequence[Tensor] = (),
@@ -119,19 +163,19 @@ class Walk:
         self.plan = plan
         self.ticks = top + H if slope < 0 else left + W + tail + slope * (top + H - 1)
         self.done = 0
-        self.values = torch.zeros((N, C, H, W), dtype=torch.int64)
-        self.params = torch.zeros((N, params, H, W) if params else 0)
+        device = plan.device
+        self.values = torch.zeros((N, C, H, W), dtype=torch.int64, device=device)
+        self.params = torch.zeros((N, params, H, W) if params else 0, device=device)
         front = 1 if slope <= 0 else min(H, -(-W // slope))  # pixels of an image that are drawn together
-        self._chunk = _chunk(N, threads or torch.get_num_threads(), max(1, CHUNK // front))
-        self._state = torch.ops.fastgen.sample_state.default(plan.codes, plan.constants, N, self._chunk)
-        self._inputs = (
-            [tensor.contiguous() for tensor in given],
-            uniforms.double().contiguous(),  # float32 and float64 compare as they would in torch
-            (table if table.dim() == 3 else table.unsqueeze(-1)).contiguous(),
-            torch.zeros(0, dtype=torch.int64) if known is None else known.contiguous(),
-            torch.zeros(0, dtype=torch.bool) if keep is None else keep.contiguous(),
-        )
-        self._law = float(temperature), components
+        self._memory = plan.begin(N, front, threads)
+        self._batch = (
+            [tensor.to(device).contiguous() for tensor in given],
+            uniforms.to(device).double().contiguous(),  # float32 and float64 compare as they would in torch
+            (table if table.dim() == 3 else table.unsqueeze(-1)).to(device).contiguous(),
+            torch.zeros(0, dtype=torch.int64, device=device) if known is None else known.to(device).contiguous(),
+            torch.zeros(0, dtype=torch.bool, device=device) if keep is None else keep.to(device).contiguous(),
+            float(temperature), components, self.values, self.params,
+        )  # fmt: skip
 
     def advance(self, ticks: int | None = None) -> int | None:
         """Execute that many ticks of the walk, or all that are left.
@@ -141,11 +185,7 @@ class Walk:
         """
         first = self.done
         self.done = self.ticks if ticks is None else min(self.ticks, first + ticks)
-        plan = self.plan
-        bad_row = torch.ops.fastgen.sample.default(
-            plan.codes, plan.constants, plan.packed, self._state, *self._inputs, *self._law, self.values,
-            self.params, self._chunk, first, self.done,
-        )  # fmt: skip
+        bad_row = self._memory.advance(self._batch, first, self.done)
         return None if bad_row < 0 else bad_row
 
 

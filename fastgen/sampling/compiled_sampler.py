@@ -248,7 +248,7 @@ class CompiledSampler(Sampler):
 
     @property
     def instruction_set(self) -> str | None:
-        """Of the compiled code that draws: "portable", "avx2", "avx512", "avx512bf16"; None where torch draws."""
+        """Of compiled code that draws: "portable", "avx2", "avx512", "avx512bf16"; "cuda"; None where torch draws."""
         with self._lock:
             program = self._program(self._stated or needs_condition(self.model))
             return program.native.instruction_set if program.native is not None and program.draws else None
@@ -260,8 +260,9 @@ class CompiledSampler(Sampler):
             if program is None or not program.fits(eager(self.model)):
                 params = self.distribution.param_channels(self.shape[0])
                 dtype, device = dtype_and_device_of(self.model)
-                native = self._native and available(device, dtype)
-                wavefront = self._wavefront and (not native or type(self.distribution) in DRAWN)
+                drawn = type(self.distribution) in DRAWN
+                native = self._native and available(device, dtype) and (drawn or device.type == "cpu")
+                wavefront = self._wavefront and (not native or drawn)
                 kind = self.condition_kind if told else None
                 with self._naming_condition(told):
                     program = build_plan(
@@ -273,9 +274,9 @@ class CompiledSampler(Sampler):
                     lookup.check("distribution", inputs, f", what the model reads for {len(inputs)} levels")
                 program.plan.precision = self.precision
                 program.draws = native and usable(program.plan, self.distribution, dtype, device)
-                if program.draws or (native and program.plan.slope is None):
+                if program.draws or (native and program.plan.slope is None and device.type == "cpu"):
                     components = self.distribution.components if program.draws and self.couples_colors else 0
-                    program.native = NativePlan(program.plan, components)
+                    program.native = NativePlan(program.plan, components, device)
                 self._programs[told] = program
             return program
 
@@ -322,7 +323,7 @@ class CompiledSampler(Sampler):
 
     def _engine_of(self, program: Program, n: int, condition: Condition | None) -> Engine:
         given = self._given(program, condition)
-        if program.native is not None:
+        if program.native is not None and program.native.walks:
             return program.native.walk(n, given)
         return ReferenceWalk(program.plan, n, given, *dtype_and_device_of(self.model))
 

@@ -9,23 +9,48 @@ from torch import Tensor
 
 from ..distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
 from ..ops.sample import DrawnElsewhere, PackedPlan, Walk, available, plan_format
+from ..ops.sample_cuda import MOST_GIVEN, TILE, DevicePlan, Work
 from .plan import FORMAT, Plan
 
 #: Distributions that compiled code draws.
 DRAWN = (Bernoulli, Categorical, DiscretizedLogisticMixture)
 
+_CPU = torch.device("cpu")
+
 
 def usable(plan: Plan, distribution: Any, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether compiled code draws this distribution from this plan there.
 
-    It does for float32 on the CPU and for exactly fastgen's own distributions. Others, subclasses included, draw in
-    torch, and compiled code computes what lies between two draws: ``NativeWalk``.
+    It does for float32 on the CPU or a GPU, and for exactly fastgen's own distributions. Others, subclasses included,
+    draw in torch, and on the CPU compiled code computes what lies between two draws: ``NativeWalk``.
     """
     if not available(device, dtype) or type(distribution) not in DRAWN:
+        return False
+    if device.type == "cuda" and sum(buffer.kind == "given" for buffer in plan.buffers) > MOST_GIVEN:
         return False
     C = plan.shape[0]
     parts = 1 if distribution.couples_colors else C
     return {ref.channels for ref in plan.params} == {distribution.param_channels(C) // parts}
+
+
+def work_of(plan: Plan) -> Work:
+    """What one pixel asks of a GPU, as if every instruction had to wait."""
+    _, H, W = plan.shape
+    weights = products = due = units = keys = 0.0
+    for i in plan.instructions:
+        if i.clock == "row":
+            continue
+        share = min(1.0, i.rows.count * i.columns.count / (H * W))
+        size = 0 if i.weight is None else i.weight.numel()
+        weights += share * size * (2 if plan.precision == "bfloat16" else 4)
+        products += share * size
+        due += share
+        if i.attend is not None:
+            keys += 4 * (i.attend.keys.channels + i.attend.values.channels) * i.attend.pattern.pairs / (H * W)
+        units = max(units, -(-i.out.channels // TILE))
+    front = 1 if not plan.slope else min(H, -(-W // plan.slope))
+    steps = H * W if plan.slope is None else plan.left + W + plan.tail + plan.slope * (plan.top + H - 1)
+    return Work(int(weights), int(products), int(due), int(due), max(1, int(units)), steps, front, int(keys))
 
 
 class NativePlan:
@@ -34,12 +59,13 @@ class NativePlan:
     Args:
         plan: what to execute.
         components: of the mixture of logistics that is drawn from, which couples colours; 0 for other laws.
+        device: where it draws.
 
     Raises:
         RuntimeError: the compiled library is of other sources than this package.
     """
 
-    def __init__(self, plan: Plan, components: int = 0) -> None:
+    def __init__(self, plan: Plan, components: int = 0, device: torch.device = _CPU) -> None:
         if plan_format() != FORMAT:
             raise RuntimeError(
                 f"fastgen/_core.so: expected a library that reads plans of format {FORMAT}, got one that reads "
@@ -48,11 +74,21 @@ class NativePlan:
             )
         self.plan = plan
         self._components = components
-        self._packed = PackedPlan(*plan.encode())
+        codes, constants = plan.encode()
+        self._packed: PackedPlan | DevicePlan
+        if device.type == "cuda":
+            self._packed = DevicePlan(codes, constants, work_of(plan), device)
+        else:
+            self._packed = PackedPlan(codes, constants)
+
+    @property
+    def walks(self) -> bool:
+        """Whether it computes what lies between draws that torch makes."""
+        return isinstance(self._packed, PackedPlan) and self.plan.slope is None
 
     @property
     def instruction_set(self) -> str:
-        """What its products run on: "portable", "avx2", "avx512", "avx512bf16"."""
+        """What its products run on: "portable", "avx2", "avx512", "avx512bf16"; "cuda"."""
         return self._packed.instruction_set
 
     def rows(
@@ -106,7 +142,8 @@ class NativePlan:
             yield walk.values
 
     def walk(self, n: int, given: Sequence[Tensor]) -> "NativeWalk":
-        """Of a plan in raster order: where parameters are asked for, and values drawn by whoever asks."""
+        """Of a plan in raster order on the CPU: where parameters are asked for, and values drawn by whoever asks."""
+        assert isinstance(self._packed, PackedPlan)
         return NativeWalk(self.plan, DrawnElsewhere(self._packed, n, given), n)
 
 

@@ -358,7 +358,9 @@ class _Pool:
 
     def vector(self) -> Tensor:
         dtype = next((part.dtype for part in self.parts if part.is_floating_point()), torch.get_default_dtype())
-        return torch.cat([part.to(dtype) for part in self.parts]) if self.parts else torch.zeros(0, dtype=dtype)
+        device = next((part.device for part in self.parts if part.device.type != "cpu"), torch.device("cpu"))
+        parts = [part.to(device, dtype) for part in self.parts]  # weights are where the model is, numbers of steps here
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=dtype)
 
 
 def _encode_ref(ref: Ref) -> list[int]:

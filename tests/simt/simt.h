@@ -1,13 +1,14 @@
 // A CUDA machine made of fibers, for tests: kernels of csrc/*_cuda.cuh, compiled as C++ and unchanged, run on the CPU
-// under AddressSanitizer and UndefinedBehaviorSanitizer. One fiber per CUDA thread, one block at a time, in one OS
-// thread: what a schedule does, it does again.
+// under AddressSanitizer and UndefinedBehaviorSanitizer. One fiber per CUDA thread, in one OS thread: what a schedule
+// does, it does again. One block at a time; those of a cooperative launch take turns, whenever all threads of one wait.
 //
 // What it sees: wrong results; reads and writes outside arrays, global and shared; misaligned vectors; integer
 // overflow; a barrier that some threads do not reach; a missing barrier, where some schedule makes it matter; shared
 // memory read before it is written (it begins as NaN); results that depend on the order of threads or blocks.
 //
-// What it does not: the memory model (a missing fence), bank conflicts, occupancy, speed; `extern __shared__`; grid
-// synchronisation, clusters, TMA and matrix instructions; the last bits of the device's own exp, log, sin and cos.
+// What it does not: the memory model (a missing fence), bank conflicts, occupancy, speed; `extern __shared__`;
+// clusters, TMA and matrix instructions but one; the last bits of the device's own exp, log, sin and cos, and the order
+// in which a matrix instruction adds.
 // A race inside one warp is seen only where a collective of the warp stands between the two accesses.
 #pragma once
 
@@ -25,6 +26,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 // One array serves all blocks, which run in turn; it is poisoned for each. Kernels live in an unnamed namespace (see
 // kernels.cpp), without which GCC's sanitizer does not watch the arrays of templates.
 #define __shared__                         \
@@ -54,9 +56,12 @@ extern dim3 thread_index, block_index, block_size, grid_size;
 
 // Run `body` once per thread of the grid. Throws what a thread throws, and where no thread can move on.
 void launch(dim3 grid, dim3 block, Schedule schedule, const std::function<void()>& body);
+// The same, where blocks may wait for one another.
+void launch_cooperative(dim3 grid, dim3 block, Schedule schedule, const std::function<void()>& body);
 
 void poison_shared(const char* file, int line);
 void block_barrier();
+void nap();  // the others have their turns
 
 constexpr size_t kSlot = 16;  // bytes that a lane can publish
 
@@ -116,6 +121,12 @@ T atomicAdd(T* address, T value) {
   return old;
 }
 template <typename T>
+T atomicMin(T* address, T value) {
+  const T old = *address;
+  *address = value < old ? value : old;
+  return old;
+}
+template <typename T>
 T atomicExch(T* address, T value) {
   const T old = *address;
   *address = value;
@@ -126,6 +137,50 @@ T atomicCAS(T* address, T expected, T value) {
   const T old = *address;
   if (old == expected) *address = value;
   return old;
+}
+
+#define __builtin_assume(condition)
+#define __isGlobal(pointer) true
+
+using std::max;
+using std::min;
+
+// ---- csrc/cuda_ptx.cuh
+
+inline void arrive(unsigned* counter) { ++*counter; }
+inline void await(const unsigned* counter, unsigned count) {
+  while (int(*counter - count) < 0) simt::nap();
+}
+
+inline uint32_t bfloat16_pair(float low, float high) {
+  const auto round = [](float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return std::isnan(value) ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  };
+  return round(low) | round(high) << 16;
+}
+
+inline void mma_bfloat16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
+  const auto number = [](uint32_t pair, int half) {
+    const uint32_t bits = half ? pair & 0xffff0000u : pair << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+  };
+  const int lane = int(simt::lane()), g = lane / 4, q = lane % 4;
+  uint32_t rows[4][4], columns[2];  // of the lanes that hold columns 2·from, 2·from + 1 and those 8 further
+  const simt::Slots of_a = simt::warp_exchange(0xffffffffu, a, 16, "mma's a");
+  for (int from = 0; from < 4; ++from) std::memcpy(rows[from], of_a[g * 4 + from], 16);
+  const simt::Slots of_b = simt::warp_exchange(0xffffffffu, b, 8, "mma's b");
+  for (int from = 0; from < 4; ++from)
+    for (int n = 0; n < 2; ++n) {
+      std::memcpy(columns, of_b[(q * 2 + n) * 4 + from], 8);
+      for (int half = 0; half < 2; ++half)
+        for (int j = 0; j < 2; ++j)
+          for (int row = 0; row < 2; ++row)
+            c[row * 2 + n] += number(rows[from][j * 2 + row], half) * number(columns[j], half);
+    }
 }
 
 inline void sincospi(double x, double* sine, double* cosine) {

@@ -1,0 +1,135 @@
+// sample on the GPU: y[h] = softmax(scale · q[h] · K[:, h]ᵀ + bias[h]) · V[:, h] of one position of one image, over its
+// keys alone
+// Shapes   q (heads, dk), K (keys, heads, dk), V (keys, heads, dv), y (heads, dv); keys in runs of neighbours
+// Traffic  each key and each value once: 4·heads·(dk + dv) bytes
+// Launch   a block for each head of each row; its warps share the keys out, each with a softmax of its own, and the
+//          block adds what they leave, rescaled
+// Numerics f32; how keys are shared out depends on their number alone
+// No torch headers.
+#pragma once
+
+#include "sample_team_cuda.cuh"
+
+namespace fastgen {
+
+// The keys of one query, one after the other: numbers of its runs.
+struct SampleKeys {
+  const int32_t *run, *end;
+  int before = 0;  // keys of the runs before this one
+
+  __device__ SampleKeys(const int32_t* runs, int first, int last) : run(runs + 2 * first), end(runs + 2 * last) {}
+
+  __device__ int count() const {
+    int keys = 0;
+    for (const int32_t* r = run; r < end; r += 2) keys += r[1] - r[0];
+    return keys;
+  }
+
+  // Of key number j, which is not below those that were asked for before.
+  __device__ __forceinline__ int at(int j) {
+    while (j - before >= run[1] - run[0]) {
+      before += run[1] - run[0];
+      run += 2;
+    }
+    return run[0] + j - before;
+  }
+};
+
+// The largest of all lanes, and their sum; one order.
+__device__ __forceinline__ float largest_of_warp(float x) {
+  for (int offset = 16; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));
+  return x;
+}
+template <typename T>
+__device__ __forceinline__ T sum_of_warp(T x) {
+  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);
+  return x;
+}
+
+// One head's attention over keys [from, to) by one warp: exp(score − largest) in `scores`, the values' sum in `y`.
+struct SampleHead {
+  const float *q, *keys, *values, *bias;
+  int dk, dv, keys_stride, values_stride;
+  float scale;
+
+  __device__ __forceinline__ void attend(SampleKeys at, int from, int to, float* scores, float* y, float* largest,
+                                         float* sum) const {
+    const int lane = int(threadIdx.x) % 32;
+    SampleKeys mine = at;
+    float most = -INFINITY, total = 0;
+    bool nan = false;
+    for (int j = from + lane; j < to; j += 32) {
+      const int key = mine.at(j);
+      const float* k = keys + int64_t(key) * keys_stride;
+      float product = 0;
+      for (int c = 0; c < dk; ++c) product = fmaf(q[c], k[c], product);
+      const float score = fmaf(scale, product, bias ? bias[key] : 0.0f);
+      nan |= score != score;
+      scores[j] = score;
+      most = fmaxf(most, score);
+    }
+    most = largest_of_warp(most);
+    for (int j = from + lane; j < to; j += 32) {
+      const float p = exp(scores[j] - most);
+      scores[j] = p;
+      total += p;
+    }
+    total = sum_of_warp(total);
+    nan = sum_of_warp(int(nan)) > 0;
+    if (lane == 0) *largest = nan ? NAN : most, *sum = total;  // NaN is no largest, and its sum becomes NaN
+    __syncwarp();
+    for (int c = lane; c < dv; c += 32) {
+      SampleKeys each = at;
+      float value = 0;
+#pragma unroll 4
+      for (int j = from; j < to; ++j) value = fmaf(scores[j], values[int64_t(each.at(j)) * values_stride + c], value);
+      y[c] = value;
+    }
+  }
+};
+
+template <bool kAlone>
+__device__ __noinline__ void attention(const SampleTeam<kAlone>& team, const SampleContext& s,
+                                       const ProgramInstruction& i, const SamplePositions positions) {
+  __shared__ float largest[kSampleWarps], sums[kSampleWarps];
+  const ProgramAttend& a = i.attend;
+  const ProgramRef &keys = s.ref(a.keys), &values = s.ref(a.values);
+  const int units = positions.count * s.n * a.heads, warp = int(threadIdx.x) / 32;
+  float* parts = s.scores + a.scores;  // of each warp, dv numbers
+  for (int unit = team.rank; unit < units; unit += team.blocks) {
+    const int m = unit / a.heads, h = unit % a.heads;
+    const SampleRow row = s.row(i, positions, m);
+    if (!row.due()) continue;
+    const int query = row.u * i.columns.count + row.v;
+    const int32_t* starts = s.words + a.starts + query;
+    const SampleKeys at(s.words + a.runs, starts[0], starts[1]);
+    const int count = at.count();
+    const SampleHead head = {
+        s.address(s.ref(i.source), row) + h * a.dk,
+        s.address(keys, 0, 0, row.image) + h * a.dk,
+        s.address(values, 0, 0, row.image) + h * a.dv,
+        a.bias < 0 ? nullptr : s.constants + a.bias + int64_t(h) * a.bias_stride + int64_t(query) * a.key_count,
+        a.dk,
+        a.dv,
+        s.buffer(keys.buffer).position_stride,
+        s.buffer(values.buffer).position_stride,
+        s.constants[a.parameters]};
+    head.attend(at, int(int64_t(count) * warp / kSampleWarps), int(int64_t(count) * (warp + 1) / kSampleWarps),
+                s.scores, parts + warp * a.dv, largest + warp, sums + warp);
+    __syncthreads();
+    float most = -INFINITY, sum = 0;
+    for (int w = 0; w < kSampleWarps; ++w) most = fmaxf(most, largest[w]);
+    const bool masked = !(most > s.constants[a.parameters + 1] + 104.0f);  // what is masked would count
+    for (int w = 0; w < kSampleWarps; ++w) sum += largest[w] == -INFINITY ? 0.0f : sums[w] * exp(largest[w] - most);
+    float* y = i.direct ? s.address(s.ref(i.out), row) : s.scratch + int64_t(m) * s.header->scratch_channels;
+    for (int c = int(threadIdx.x); c < a.dv; c += kSampleThreads) {
+      float value = 0;
+      for (int w = 0; w < kSampleWarps; ++w)
+        if (largest[w] != -INFINITY) value += parts[w * a.dv + c] * exp(largest[w] - most);
+      y[h * a.dv + c] = count == 0 ? 0.0f : masked ? NAN : value / sum;
+    }
+    __syncthreads();
+  }
+}
+
+}  // namespace fastgen

@@ -1,0 +1,284 @@
+"""The sampling kernel for GPUs, on the shim: plans of every kind, against their oracle and the CPU's executor."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastgen.ops.sample import Walk
+from fastgen.ops.sample_cuda import Teams
+from fastgen.sampling.plan import BINARY, UNARY, Axis, Buffer, Instruction, Plan, Ref, Step
+from plans import (
+    ABOVE,
+    HERE,
+    LEFT,
+    Builder,
+    attending_plan,
+    check,
+    deep_plan,
+    plan_with_constants,
+    reference,
+    run,
+    step_plan,
+    table_of,
+)  # fmt: skip
+from shim_plans import ShimPlan, check_on_shim, run_on_shim
+from simt.shim import SCHEDULES, Shim
+
+PARAMETERS = {"elu": (0.7,), "leaky_relu": (0.1,), "pow": (1.7,), "clamp": (0.4, 1.1), "softplus": (2.0, 1.5)}
+OF_POSITIVE = ("log", "log1p", "sqrt", "rsqrt", "pow", "reciprocal")
+
+
+@pytest.mark.parametrize("op", UNARY)
+def test_unary_steps(op: str, shim: Shim) -> None:
+    before = (Step("abs"), Step("add", vector=torch.full((17,), 0.3))) if op in OF_POSITIVE else ()
+    check_on_shim(shim, step_plan(17, *before, Step(op, PARAMETERS.get(op, ()))))
+
+
+@pytest.mark.parametrize("op", BINARY)
+def test_binary_steps(op: str, shim: Shim) -> None:
+    """A constant vector, a map, and a function of it."""
+    away_from_zero = (Step("abs"), Step("add", vector=torch.ones(17)))
+    operands = (
+        Step(op, vector=0.5 + torch.rand(17)),
+        Step(op, operand=Ref(1, 0, 17)),
+        Step(op, operand=Ref(1, 0, 17), function="exp"),
+    )
+    for operand in operands:
+        check_on_shim(shim, step_plan(17, *away_from_zero, operand))
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+@pytest.mark.parametrize("channels", [2, 18, 34, 70])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (Step("gate"),),
+        (Step("relu"), Step("gate"), Step("neg")),
+        (Step("concat_elu"),),
+        (Step("norm", (2.0, 1e-3)), Step("relu")),
+        (Step("gate"), Step("concat_elu"), Step("neg")),
+    ],
+)
+def test_vector_steps(steps: tuple[Step, ...], channels: int, blocks: int, shim: Shim) -> None:
+    """Of numbers in registers, and of rows in memory, where a norm or two pairs are among them."""
+    check_on_shim(shim, step_plan(channels, *steps), n=4, blocks=blocks)
+
+
+@pytest.mark.parametrize("activation", ["gate", "concat_elu"])
+def test_addends_activation_and_residual_of_a_product(activation: str, shim: Shim) -> None:
+    channels = 20
+    b = Builder(1, 5, 7)
+    first = b.map([(0, ABOVE + LEFT)], channels)
+    second = b.map([(0, ABOVE)], channels, clock="row")
+    out = channels // 2 if activation == "gate" else 2 * channels
+    third = b.map([(0, LEFT)], out)
+    steps = (
+        Step("add", operand=Ref(first, 0, channels)),
+        Step("add", operand=Ref(second, 0, channels, -1, 1)),
+        Step(activation),
+        Step("add", operand=Ref(third, 0, out)),
+    )
+    check_on_shim(shim, b.finish(b.map([(first, ((0, -1), (0, 0)))], channels, *steps)), blocks=2)
+
+
+def test_slices_of_channels_are_read_and_written(shim: Shim) -> None:
+    """None of which begins where 16 bytes do, or ends there."""
+    b = Builder(1, 4, 6)
+    first = b.map([(0, ABOVE + LEFT)], 12)
+    b.plan.buffers.append(Buffer("map", 4, 6, 9))
+    taps = (Ref(first, 3, 7), Ref(first, 1, 2, 0, -1))
+    for channel, channels in ((0, 4), (4, 5)):
+        b.plan.instructions.append(
+            Instruction("pixel", Axis(4), Axis(6), 0, taps, Ref(2, channel, channels), torch.randn(9, channels) / 3)
+        )
+    check_on_shim(shim, b.finish(b.map([(2, HERE)], 1)))
+
+
+def test_colours_are_drawn_one_after_the_other(shim: Shim) -> None:
+    b = Builder(3, 4, 5)
+    h = b.map([(0, ABOVE + LEFT)], 11, Step("relu"))
+    params = []
+    for k in range(3):  # colour k sees colours before it at the pixel itself
+        i = b.map([(h, HERE), (0, HERE)], 4, color=k)
+        weight = b.plan.instructions[-1].weight
+        assert weight is not None
+        weight[11 + k :] = 0
+        params.append(i)
+    check_on_shim(shim, b.finish(*params), blocks=2)
+
+
+def test_constants_and_given_maps(shim: Shim) -> None:
+    given = (torch.randn(4, 1, 1, 6), torch.randn(4, 5, 7, 3))
+    for blocks in (1, 2):
+        check_on_shim(shim, plan_with_constants(), 4, given, blocks)
+
+
+@pytest.mark.parametrize("clock", ["row", "pixel"])
+def test_strides(clock: str, shim: Shim) -> None:
+    """Half the resolution from rows above, and back: each of the four positions its own taps."""
+    b = Builder(1, 6, 8)
+    low = b.map([(0, ((-1, -1), (-1, 0), (-1, 1), (-2, 0)))], 9, Step("relu"), clock=clock, down=2)
+    b.plan.buffers.append(Buffer("map", 6, 8, 5))
+    taps = (Ref(low, 0, 9), Ref(low, 0, 9, 0, -1))
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        out = Ref(2, 0, 5, i, j, 2, 2)
+        b.plan.instructions.append(
+            Instruction(clock, Axis(3, 2, i), Axis(4, 2, j), 0, taps, out, torch.randn(18, 5) / 4)
+        )
+    check_on_shim(shim, b.finish(b.map([(2, HERE), (0, LEFT)], 1)))
+
+
+def wavefront_plan(slope: int | None) -> Plan:
+    b = Builder(1, 6, 8)
+    h = b.map([(0, ABOVE + LEFT)], 12, Step("relu"))
+    h = b.map([(h, ((0, -1), (0, 0), (-1, 0), (-1, 1)))], 12, Step("add", operand=Ref(h, 0, 12)))
+    plan = b.finish(b.map([(h, HERE)], 3))
+    plan.slope = slope
+    for buffer in plan.buffers:
+        buffer.keep = 6
+    return plan
+
+
+def test_a_wavefront_draws_what_the_raster_walk_draws(shim: Shim) -> None:
+    torch.manual_seed(1)
+    raster = wavefront_plan(None)
+    torch.manual_seed(1)
+    wave = wavefront_plan(3)
+    uniforms = torch.rand(5, 1, 6, 8)
+    expected = run_on_shim(shim, raster, uniforms, Teams(2, 1))
+    for blocks in (1, 3):
+        walk = run_on_shim(shim, wave, uniforms, Teams(3, blocks))
+        assert walk.ticks == 8 + 3 * 5
+        assert torch.equal(walk.values, expected.values)
+        assert torch.equal(walk.params, expected.params)
+    assert torch.equal(expected.values, run(raster, uniforms).values)
+
+
+def test_the_walk_begins_outside_of_the_image_and_ends_there(shim: Shim) -> None:
+    b = Builder(1, 4, 5)
+    b.plan.buffers.append(Buffer("map", 5, 8, 7, keep=3))
+    taps = tuple(Ref(0, 0, 1, r - 1, c - 1) for r, c in (*ABOVE, *LEFT))
+    weight, bias = torch.randn(5, 7), torch.randn(7)
+    b.plan.instructions.append(
+        Instruction("pixel", Axis(5, 1, -1), Axis(8, 1, -1), 0, taps, Ref(1, 0, 7), weight, bias, (Step("relu"),))
+    )
+    check_on_shim(shim, b.finish(b.map([(0, LEFT), (1, ((0, 0), (0, 1), (1, 0), (1, 1)))], 2)))
+
+
+def test_a_product_of_nothing_is_its_bias(shim: Shim) -> None:
+    b = Builder(1, 3, 4)
+    b.plan.buffers.append(Buffer("map", 3, 4, 20))
+    nothing = Instruction("row", Axis(3), Axis(4), 0, (), Ref(1, 0, 20), torch.zeros(0, 20), torch.randn(20))
+    b.plan.instructions.append(nothing)
+    check_on_shim(shim, b.finish(b.map([(1, HERE), (0, LEFT)], 1)))
+
+
+@pytest.mark.parametrize("read", ["earlier", "before", "band"])
+@pytest.mark.parametrize(("heads", "key", "value", "bias"), [(1, 1, 1, 0), (2, 3, 5, 1), (3, 16, 40, 3)])
+def test_attention(heads: int, key: int, value: int, bias: int, read: str, shim: Shim) -> None:
+    check_on_shim(shim, attending_plan(heads, key, value, read, bias, levels=6), blocks=2)
+
+
+def test_attention_whose_masked_keys_would_count_gives_no_numbers(shim: Shim) -> None:
+    plan = attending_plan()
+    attend = plan.instructions[-2].attend
+    assert attend is not None
+    for floor, bad_row in ((-200.0, None), (-90.0, 0)):
+        pattern = dataclasses.replace(attend.pattern, floor=floor)
+        plan.instructions[-2].attend = dataclasses.replace(attend, pattern=pattern)
+        walk = Walk(ShimPlan(plan, shim, Teams(2, 1)), torch.rand(2, 1, 4, 6), table_of(plan)[0])
+        assert walk.advance() == bad_row
+
+
+@pytest.mark.parametrize("channels", [24, 37])
+def test_products_of_rounded_numbers(channels: int, shim: Shim) -> None:
+    """Of matrix instructions, against the reference, which rounds in torch; a last bit decides how some are rounded."""
+    plan = deep_plan(levels=5, channels=channels)
+    plan.precision = "bfloat16"
+    walk = run_on_shim(shim, plan, torch.rand(9, *plan.shape), Teams(9, 2))
+    inputs = table_of(plan)[1].to_input(walk.values)
+    expected = reference(plan, inputs, ())
+    plan.precision = "float32"
+    error, rounding = ((each - expected).abs().mean() for each in (walk.params, reference(plan, inputs, ())))
+    assert error < 0.1 * rounding
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_image_is_the_same_bits_whoever_draws_it(precision: str, shim: Shim) -> None:
+    """Whatever the chunk, the blocks of a team, the order of threads and blocks, and the images beside it."""
+    plan = deep_plan(levels=4)
+    plan.precision = precision  # type: ignore[assignment]
+    uniforms = torch.rand(11, *plan.shape)
+    whole = run_on_shim(shim, plan, uniforms, Teams(8, 1))
+    every = [(teams, 0) for teams in (Teams(3, 1), Teams(16, 5), Teams(4, 2))]
+    for teams, schedule in every + [(Teams(6, 2), schedule) for schedule in SCHEDULES]:
+        again = run_on_shim(shim, plan, uniforms, teams, schedule)
+        assert torch.equal(again.values, whole.values)
+        assert torch.equal(again.params, whole.params)
+    alone = run_on_shim(shim, plan, uniforms[4:5], Teams(1, 1))
+    assert torch.equal(alone.params[0], whole.params[4])
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_rows_are_drawn_one_launch_at_a_time(blocks: int, shim: Shim) -> None:
+    plan = deep_plan(levels=4)
+    uniforms = torch.rand(3, *plan.shape)
+    whole = run(plan, uniforms)
+    packed = ShimPlan(plan, shim, Teams(2, blocks))
+    walk = Walk(packed, uniforms, table_of(plan)[0], params=4)
+    for r in range(1, 7):
+        walk.values[:, :, r:] = -1  # not drawn yet, not read
+        assert walk.advance(1) is None
+        assert torch.equal(walk.values[:, :, :r], whole.values[:, :, :r])
+    assert packed.launches == 6
+
+
+def test_known_values_are_kept_and_read(shim: Shim) -> None:
+    plan = deep_plan(levels=4)
+    uniforms = torch.rand(3, *plan.shape)
+    known, keep = torch.randint(4, (3, *plan.shape)), torch.rand(3, *plan.shape) < 0.5
+    walk = run_on_shim(shim, plan, uniforms, known=known, keep=keep)
+    assert torch.equal(walk.values, run(plan, uniforms, known=known, keep=keep).values)
+    assert torch.equal(walk.values[keep], known[keep])
+
+
+@pytest.mark.parametrize("levels", [1, 2, 256])
+@pytest.mark.parametrize("temperature", [0.3, 2.5])
+def test_draws_are_the_distributions(levels: int, temperature: float, shim: Shim) -> None:
+    plan = step_plan(8, Step("mul", vector=torch.full((8,), 4.0)), levels=levels)
+    uniforms = torch.rand(20, *plan.shape)
+    uniforms[0] = 0
+    walk = run_on_shim(shim, plan, uniforms, Teams(20, 1), temperature=temperature)
+    expected = table_of(plan)[1].draw(walk.params, uniforms, temperature)
+    assert (walk.values != expected).sum() <= 1  # the last bit of softmax is torch's own: one boundary in 700 draws
+
+
+@pytest.mark.parametrize("C", [1, 3])
+def test_mixtures_are_drawn_as_on_the_cpu(C: int, shim: Shim) -> None:
+    plan = deep_plan(C, levels=(10 if C == 3 else 3) * 4)
+    uniforms = torch.rand(3, 2 * C, *plan.shape[1:])
+    expected = run(plan, uniforms, components=4)
+    walk = run_on_shim(shim, plan, uniforms, Teams(2, 1), components=4)
+    assert torch.equal(walk.values, expected.values)
+
+
+def nan_in_row(plan: Plan, row: int) -> Tensor:
+    given = torch.zeros(4, *plan.shape[1:], 3)
+    given[2, row] = torch.nan
+    return given
+
+
+def test_parameters_that_are_not_finite_are_told_with_their_row(shim: Shim) -> None:
+    plan = plan_with_constants()
+    given = (torch.zeros(4, 1, 1, 6), nan_in_row(plan, 3))
+    walk = Walk(ShimPlan(plan, shim, Teams(3, 1)), torch.rand(4, *plan.shape), table_of(plan)[0], given)
+    assert walk.advance(2) is None
+    assert walk.advance() == 3
+
+
+def test_what_is_on_the_cpu_is_checked_there() -> None:
+    """The plans of this file are what they are taken for."""
+    check(deep_plan(levels=4))
+    check(attending_plan(levels=6))
