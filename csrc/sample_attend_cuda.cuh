@@ -46,43 +46,65 @@ __device__ __forceinline__ T sum_of_warp(T x) {
   return x;
 }
 
-// One head's attention over keys [from, to) by one warp: exp(score − largest) in `scores`, the values' sum in `y`.
+// One head's attention by one warp over keys [from, to) of a query.
 struct SampleHead {
   const float *q, *keys, *values, *bias;
   int dk, dv, keys_stride, values_stride;
   float scale;
 
+  // A key for each eight lanes, which read it side by side: its score in `scores`. kWhole: by 16 bytes.
+  template <bool kWhole>
+  __device__ __forceinline__ void score(SampleKeys at, int from, int to, float* scores) const {
+    const int lane = int(threadIdx.x) % 32, first = lane % 8 * 4;
+#pragma unroll 1
+    for (int base = from; base < to; base += 4) {
+      const int j = base + lane / 8, key = j < to ? at.at(j) : 0;
+      const float* k = keys + int64_t(key) * keys_stride;
+      float product = 0;
+      if (j < to)
+#pragma unroll 1
+        for (int c = first; c < dk; c += 32)
+          product = kWhole ? dot(whole_four(q + c), whole_four(k + c), product)
+                           : dot(ragged_four(q, c, dk), ragged_four(k, c, dk), product);
+      for (int offset = 4; offset > 0; offset /= 2) product += __shfl_xor_sync(0xffffffffu, product, offset);
+      if (j < to && lane % 8 == 0) scores[j] = fmaf(scale, product, bias ? bias[key] : 0.0f);
+    }
+  }
+
+  // Leaves exp(score − largest) in `scores`, the values' sum in `y`.
   __device__ __forceinline__ void attend(SampleKeys at, int from, int to, float* scores, float* y, float* largest,
                                          float* sum) const {
     const int lane = int(threadIdx.x) % 32;
-    SampleKeys mine = at;
+    const auto wholly = [](const float* p, int stride) {
+      return (reinterpret_cast<uintptr_t>(p) | uintptr_t(stride) * sizeof(float)) % 16 == 0;
+    };
+    if (dk % 4 == 0 && wholly(q, 0) && wholly(keys, keys_stride))
+      score<true>(at, from, to, scores);
+    else
+      score<false>(at, from, to, scores);
+    __syncwarp();
     float most = -INFINITY, total = 0;
-    bool nan = false;
+    int nan = 0;
     for (int j = from + lane; j < to; j += 32) {
-      const int key = mine.at(j);
-      const float* k = keys + int64_t(key) * keys_stride;
-      float product = 0;
-      for (int c = 0; c < dk; ++c) product = fmaf(q[c], k[c], product);
-      const float score = fmaf(scale, product, bias ? bias[key] : 0.0f);
-      nan |= score != score;
-      scores[j] = score;
-      most = fmaxf(most, score);
+      most = fmaxf(most, scores[j]);
+      nan |= scores[j] != scores[j];
     }
     most = largest_of_warp(most);
-    for (int j = from + lane; j < to; j += 32) {
-      const float p = exp(scores[j] - most);
-      scores[j] = p;
-      total += p;
-    }
+    for (int j = from + lane; j < to; j += 32) total += scores[j] = exp(scores[j] - most);
     total = sum_of_warp(total);
-    nan = sum_of_warp(int(nan)) > 0;
-    if (lane == 0) *largest = nan ? NAN : most, *sum = total;  // NaN is no largest, and its sum becomes NaN
+    nan = sum_of_warp(nan);
+    if (lane == 0) *largest = nan ? NAN : most, *sum = total;  // NaN is no largest, and makes a NaN of the sum
     __syncwarp();
     for (int c = lane; c < dv; c += 32) {
       SampleKeys each = at;
       float value = 0;
+      for (int j = from, count; j < to; j += count) {  // neighbours
+        const int key = each.at(j);
+        count = min(to - j, each.run[1] - key);
+        const float* v = values + int64_t(key) * values_stride + c;
 #pragma unroll 4
-      for (int j = from; j < to; ++j) value = fmaf(scores[j], values[int64_t(each.at(j)) * values_stride + c], value);
+        for (int n = 0; n < count; ++n) value = fmaf(scores[j + n], v[int64_t(n) * values_stride], value);
+      }
       y[c] = value;
     }
   }

@@ -13,25 +13,6 @@ namespace fastgen {
 
 // ---- sums of a tile: lane g·4 + q has outputs g and g + 8 of rows 2q and 2q + 1, in the order of mma's result
 
-// Four neighbours of `channels` from number `first` on; zeros beyond.
-__device__ __forceinline__ Pack<float, 4> ragged_four(const float* x, int first, int channels) {
-  Pack<float, 4> result;
-#pragma unroll
-  for (int j = 0; j < 4; ++j) result.at[j] = first + j < channels ? x[first + j] : 0.0f;
-  return result;
-}
-
-// No load of what never changes, as load_pack's may be: other blocks write here.
-__device__ __forceinline__ Pack<float, 4> whole_four(const float* x) {
-  return *reinterpret_cast<const Pack<float, 4>*>(x);
-}
-
-__device__ __forceinline__ float dot(const Pack<float, 4>& a, const Pack<float, 4>& b, float sum) {
-#pragma unroll
-  for (int j = 0; j < 4; ++j) sum = fmaf(a.at[j], b.at[j], sum);
-  return sum;
-}
-
 __device__ __forceinline__ void add_floats(const float* w, const Pack<float, 4>& a, const Pack<float, 4>& b,
                                            float sums[4]) {
   const auto wa = load_pack<float, 4>(w), wb = load_pack<float, 4>(w + 8 * kFloatStep);

@@ -65,6 +65,27 @@ struct SampleTeam {
   }
 };
 
+// ---- four numbers at a time
+
+// Four neighbours of `channels` from number `first` on; zeros beyond.
+__device__ __forceinline__ Pack<float, 4> ragged_four(const float* x, int first, int channels) {
+  Pack<float, 4> result;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) result.at[j] = first + j < channels ? x[first + j] : 0.0f;
+  return result;
+}
+
+// No load of what never changes, as load_pack's may be: other blocks write here.
+__device__ __forceinline__ Pack<float, 4> whole_four(const float* x) {
+  return *reinterpret_cast<const Pack<float, 4>*>(x);
+}
+
+__device__ __forceinline__ float dot(const Pack<float, 4>& a, const Pack<float, 4>& b, float sum) {
+#pragma unroll
+  for (int j = 0; j < 4; ++j) sum = fmaf(a.at[j], b.at[j], sum);
+  return sum;
+}
+
 // ---- when, and where
 
 __device__ __forceinline__ int index_of(const ProgramAxis& axis, int t) {  // −1: not due
