@@ -21,6 +21,7 @@ from fastgen.distributions import Bernoulli
 from fastgen.models import AutoregressiveModel
 from fastgen.nn import MaskedConv2d
 from fastgen.ops.value_frequencies import TOTAL, value_frequencies
+from fastgen.sampling import CompiledSampler
 from ops import with_threads
 
 constriction = pytest.importorskip("constriction", reason="it comes with fastgen[codec]")
@@ -244,7 +245,7 @@ def changed_text(file: Container, change: Callable[[dict[str, Any]], Any]) -> by
     return container.MAGIC + struct.pack("<III", 1, len(header), check) + header + b"".join(file.streams)
 
 
-def test_what_cannot_be_encoded_is_refused() -> None:
+def test_what_cannot_be_encoded_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     _, codec, values, _ = setting("pixelcnn, two levels", 2)
     assert torch.equal(codec.decode(codec.encode(values[:1].expand(70, -1, -1, -1))).values[69].long(), values[0])
     for bad in (values[:0], values + 1, values[:, :, :3]):
@@ -252,6 +253,10 @@ def test_what_cannot_be_encoded_is_refused() -> None:
             codec.encode(bad)
     with pytest.raises(ValueError, match="model: expected one that compiled code draws from"):
         Codec(models.PixelCNN(1, 2, channels=4, layers=1).double(), (1, 4, 4))
+    with monkeypatch.context() as patch:  # as on a GPU, whose decoder would walk by other arithmetic
+        patch.setattr(CompiledSampler, "walks", False)
+        with pytest.raises(ValueError, match="model: expected one that compiled code draws from"):
+            Codec(models.PixelCNN(1, 2, channels=4, layers=1), (1, 4, 4))
     with pytest.raises(ValueError, match="model: expected finite parameters"):
         Codec(_Infinite(), (1, 4, 4), Bernoulli(), "[0, 1]").encode(torch.zeros(1, 1, 4, 4, dtype=torch.int64))
     assert fastgen.codec.Codec is Codec

@@ -63,7 +63,9 @@ def test_models_of_the_package(name: str, shim: Shim) -> None:
         nn.init.normal_(parameter, std=0.2)
     sampler = sampling.compile(model, (1, *model.image_size), model.distribution)
     values = sampler.sample(3, seed=0)
+    assert sampler.walks == (sampler.plan.slope is None)
     on_shim(sampler, shim)
+    assert not sampler.walks
     assert torch.equal(sampler.sample(3, seed=0), values)
 
 

@@ -77,7 +77,7 @@ def test_models_draw_what_their_forwards_draw(name: str) -> None:
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2)
     sampler = sampling.compile(model, (model.in_channels, *model.image_size), model.distribution)
-    assert sampler.instruction_set == "cuda"
+    assert sampler.instruction_set.startswith("sm_")
     assert sampler.sample(3, seed=0).device.type == "cuda"
     report = sampling.verify(sampler, 2)
     assert report.differing <= 1, report

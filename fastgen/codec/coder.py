@@ -87,7 +87,7 @@ class Codec:
         self.sampler = compile_sampler(
             model, shape, distribution, to_input, condition=condition, wavefront=False, **options
         )
-        if self.sampler.instruction_set is None:
+        if self.sampler.instruction_set is None or not self.sampler.walks:
             raise ValueError(
                 "model: expected one that compiled code draws from, in float32 on the CPU, of Bernoulli, Categorical or"
                 f" DiscretizedLogisticMixture, got {self.sampler!r}"

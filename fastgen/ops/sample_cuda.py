@@ -143,8 +143,9 @@ class DevicePlan:
 
     @property
     def instruction_set(self) -> str:
-        """What its products run on."""
-        return "cuda"
+        """What its products run on: "sm_90" of an H100."""
+        major, minor = torch.cuda.get_device_capability(self.device)
+        return f"sm_{major}{minor}"
 
     def begin(self, n: int, front: int, threads: int | None) -> DeviceChunks:
         """Memory for a batch of ``n`` images. Threads are nothing here."""

@@ -248,10 +248,17 @@ class CompiledSampler(Sampler):
 
     @property
     def instruction_set(self) -> str | None:
-        """Of compiled code that draws: "portable", "avx2", "avx512", "avx512bf16"; "cuda"; None where torch draws."""
+        """Of compiled code that draws: "portable", "avx2", "avx512", "avx512bf16"; "sm_90"; None where torch draws."""
         with self._lock:
             program = self._program(self._stated or needs_condition(self.model))
             return program.native.instruction_set if program.native is not None and program.draws else None
+
+    @property
+    def walks(self) -> bool:
+        """Whether compiled code computes what lies between two draws, wherever values come from, by the same bits."""
+        with self._lock:
+            native = self._program(self._stated or needs_condition(self.model)).native
+            return native is not None and native.walks
 
     def _program(self, told: bool) -> Program:
         """The program of the model's present weights; threads that ask for it at once wait for one compilation."""

@@ -88,7 +88,7 @@ class NativePlan:
 
     @property
     def instruction_set(self) -> str:
-        """What its products run on: "portable", "avx2", "avx512", "avx512bf16"; "cuda"."""
+        """What its products run on: "portable", "avx2", "avx512", "avx512bf16"; "sm_90" and so on."""
         return self._packed.instruction_set
 
     def rows(
