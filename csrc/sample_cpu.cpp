@@ -221,7 +221,8 @@ int64_t sample_between_cpu(const Tensor& codes, const Tensor& constants, const T
 
 Tensor sample_program_cpu(const Tensor& codes, const Tensor& constants, int64_t images) {
   const SamplePlan plan = decode(codes, constants);
-  const SampleProgram program(plan, SampleLayout(plan), images);
+  const SampleLayout layout(plan);
+  const SampleProgram program(plan, layout, images);
   Tensor words = empty(codes, {int64_t(program.words.size())}, ScalarType::Int);
   std::copy(program.words.begin(), program.words.end(), mutable_data<int32_t>(words));
   return words;
@@ -229,7 +230,8 @@ Tensor sample_program_cpu(const Tensor& codes, const Tensor& constants, int64_t 
 
 Tensor sample_program_weights_cpu(const Tensor& codes, const Tensor& constants) {
   const SamplePlan plan = decode(codes, constants);
-  const SampleProgram program(plan, SampleLayout(plan), 1);
+  const SampleLayout layout(plan);
+  const SampleProgram program(plan, layout, 1);
   Tensor packed = empty(codes, {program.packed_size}, ScalarType::Int);
   program.pack(reinterpret_cast<uint32_t*>(mutable_data<int32_t>(packed)));
   return packed;

@@ -23,7 +23,7 @@ def build() -> dict[str, Any]:
 
 
 def kernels() -> dict[str, dict[str, str]]:
-    """Op → dispatch key → the file whose kernel torch's dispatcher would run, or "reference: <why>"."""
+    """Op → dispatch key → the file whose kernel torch's dispatcher would run, or "reference: <why>", or "none"."""
     return {op: {key: _kernel(op, key, source) for key, source in sources.items()} for op, sources in OPS.items()}
 
 
@@ -32,7 +32,13 @@ def _kernel(op: str, key: str, source: str) -> str:
         return source
     if source.endswith("_triton.py"):
         return "reference: triton is not installed" if not HAS_TRITON else "reference"
-    return f"reference: {_missing(LIBRARIES[key])}"
+    return f"{_otherwise(op)}: {_missing(LIBRARIES[key])}"
+
+
+def _otherwise(op: str) -> str:
+    """What runs where no kernel claims the device; none of an op whose callers ask before they call it."""
+    has = torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", "CompositeExplicitAutograd")
+    return "reference" if has else "none"
 
 
 def _missing(library: str) -> str:
@@ -78,7 +84,7 @@ def report() -> str:
         "",
     ]
     table = [("op", *LIBRARIES)]
-    table += [(op, *(by_key.get(key, "reference") for key in LIBRARIES)) for op, by_key in kernels().items()]
+    table += [(op, *(by_key.get(key, _otherwise(op)) for key in LIBRARIES)) for op, by_key in kernels().items()]
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     if not torch.cuda.is_available():
