@@ -192,6 +192,20 @@ def test_attention_whose_masked_keys_would_count_gives_no_numbers(shim: Shim) ->
         assert walk.advance() == bad_row
 
 
+def test_attention_to_one_key_that_is_no_number_is_none(shim: Shim) -> None:
+    """Whichever of a block's warps has it."""
+    plan = attending_plan(levels=6)
+    table, values = table_of(plan)[0].clone(), torch.randint(5, (2, *plan.shape))
+    table[:, 5], values[0, 0, 0, 0] = torch.nan, 5
+    walk = Walk(
+        ShimPlan(plan, shim, Teams(2, 1)), torch.rand(2, *plan.shape), table, known=values, keep=values >= 0, params=6
+    )
+    assert walk.advance() == 0
+    expected = reference(plan, table[0][values], ()).isnan()
+    assert torch.equal(walk.params.isnan(), expected)
+    assert 0 < expected.sum() < expected[0].numel()
+
+
 @pytest.mark.parametrize("channels", [24, 37])
 def test_products_of_rounded_numbers(channels: int, shim: Shim) -> None:
     """Of matrix instructions, against the reference, which rounds in torch; a last bit decides how some are rounded."""
