@@ -35,17 +35,6 @@ struct SampleKeys {
   }
 };
 
-// The largest of all lanes, and their sum; one order.
-__device__ __forceinline__ float largest_of_warp(float x) {
-  for (int offset = 16; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));
-  return x;
-}
-template <typename T>
-__device__ __forceinline__ T sum_of_warp(T x) {
-  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);
-  return x;
-}
-
 // One head's attention by one warp over keys [from, to) of a query.
 struct SampleHead {
   const float *q, *keys, *values, *bias;

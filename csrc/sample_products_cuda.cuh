@@ -242,11 +242,9 @@ __device__ __forceinline__ void norm_row(const float* p, int channels, float* x)
   for (int group = 0; group < groups; ++group, x += size) {
     double sum = 0, squares = 0;
     for (int c = lane; c < size; c += 32) sum += double(x[c]);
-    for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
-    const double mean = sum / size;
+    const double mean = sum_of_warp(sum) / size;
     for (int c = lane; c < size; c += 32) squares += (x[c] - mean) * (x[c] - mean);
-    for (int offset = 16; offset > 0; offset /= 2) squares += __shfl_xor_sync(0xffffffffu, squares, offset);
-    const double scale = 1 / sqrt(squares / size + double(p[1]));
+    const double scale = 1 / sqrt(sum_of_warp(squares) / size + double(p[1]));
     for (int c = lane; c < size; c += 32) x[c] = float((x[c] - mean) * scale);
   }
 }

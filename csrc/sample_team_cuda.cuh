@@ -65,7 +65,18 @@ struct SampleTeam {
   }
 };
 
-// ---- four numbers at a time
+// ---- numbers of a warp, and four numbers of a lane
+
+// The largest of all lanes, and their sum; one order.
+__device__ __forceinline__ float largest_of_warp(float x) {
+  for (int offset = 16; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));
+  return x;
+}
+template <typename T>
+__device__ __forceinline__ T sum_of_warp(T x) {
+  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);
+  return x;
+}
 
 // Four neighbours of `channels` from number `first` on; zeros beyond.
 __device__ __forceinline__ Pack<float, 4> ragged_four(const float* x, int first, int channels) {

@@ -9,7 +9,7 @@ from fastgen.ops.sample import Walk
 from fastgen.ops.sample_cuda import DeviceChunks, DevicePlan, Teams
 from fastgen.sampling.native_executor import work_of
 from fastgen.sampling.plan import Plan
-from plans import table_of
+from plans import run_packed
 
 
 class TeamsPlan(DevicePlan):
@@ -25,9 +25,4 @@ class TeamsPlan(DevicePlan):
 
 def run_on_gpu(plan: Plan, uniforms: Tensor, teams: Teams, device: torch.device, **options: Any) -> Walk:
     """A whole batch, with its parameters; ``plans.run`` on a GPU."""
-    components = options.get("components", 0)
-    table, _ = table_of(plan, components)
-    P = sum(p.channels for p in plan.params[: 1 if components else None])
-    walk = Walk(TeamsPlan(plan, teams, device), uniforms, table, params=P, **options)
-    assert walk.advance() is None
-    return walk
+    return run_packed(TeamsPlan(plan, teams, device), plan, uniforms, **options)

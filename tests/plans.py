@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastgen.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture, Distribution
 from fastgen.ops.sample import PackedPlan, Walk
+from fastgen.ops.sample_cuda import DevicePlan
 from fastgen.sampling.plan import Attend, Axis, Buffer, Clock, Instruction, Pattern, Plan, Ref, Step
 from fastgen.sampling.reference_executor import ReferenceWalk
 from parity import assert_parity
@@ -222,6 +223,90 @@ def plan_with_constants() -> Plan:
     return b.finish(b.map([(h, HERE)], 1))
 
 
+def slices_plan() -> Plan:
+    """Slices of channels, read and written, none of which begins where 16 bytes do, or ends there."""
+    b = Builder(1, 4, 6)
+    first = b.map([(0, ABOVE + LEFT)], 12)
+    b.plan.buffers.append(Buffer("map", 4, 6, 9))
+    taps = (Ref(first, 3, 7), Ref(first, 1, 2, 0, -1))
+    for channel, channels in ((0, 4), (4, 5)):
+        b.plan.instructions.append(
+            Instruction("pixel", Axis(4), Axis(6), 0, taps, Ref(2, channel, channels), torch.randn(9, channels) / 3)
+        )
+    return b.finish(b.map([(2, HERE)], 1))
+
+
+def colours_plan() -> Plan:
+    """Three colours, each of which sees those before it."""
+    b = Builder(3, 4, 5)
+    h = b.map([(0, ABOVE + LEFT)], 11, Step("relu"))
+    params = []
+    for k in range(3):  # colour k sees colours before it at the pixel itself
+        i = b.map([(h, HERE), (0, HERE)], 4, color=k)
+        weight = b.plan.instructions[-1].weight
+        assert weight is not None
+        weight[11 + k :] = 0
+        params.append(i)
+    return b.finish(*params)
+
+
+def strides_plan(clock: Clock) -> Plan:
+    """Half the resolution from rows above, and back: each of the four positions its own taps."""
+    b = Builder(1, 6, 8)
+    low = b.map([(0, ((-1, -1), (-1, 0), (-1, 1), (-2, 0)))], 9, Step("relu"), clock=clock, down=2)
+    b.plan.buffers.append(Buffer("map", 6, 8, 5))
+    taps = (Ref(low, 0, 9), Ref(low, 0, 9, 0, -1))
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        out = Ref(2, 0, 5, i, j, 2, 2)
+        b.plan.instructions.append(
+            Instruction(clock, Axis(3, 2, i), Axis(4, 2, j), 0, taps, out, torch.randn(18, 5) / 4)
+        )
+    return b.finish(b.map([(2, HERE), (0, LEFT)], 1))
+
+
+def overhanging_plan() -> Plan:
+    """A map with a row above and columns on both sides, as of a convolution that is padded more than it has to be."""
+    b = Builder(1, 4, 5)
+    b.plan.buffers.append(Buffer("map", 5, 8, 7, keep=3))
+    taps = tuple(Ref(0, 0, 1, r - 1, c - 1) for r, c in (*ABOVE, *LEFT))
+    weight, bias = torch.randn(5, 7), torch.randn(7)
+    b.plan.instructions.append(
+        Instruction("pixel", Axis(5, 1, -1), Axis(8, 1, -1), 0, taps, Ref(1, 0, 7), weight, bias, (Step("relu"),))
+    )
+    return b.finish(b.map([(0, LEFT), (1, ((0, 0), (0, 1), (1, 0), (1, 1)))], 2))
+
+
+def biases_plan() -> Plan:
+    """A product of nothing, which is its bias."""
+    b = Builder(1, 3, 4)
+    b.plan.buffers.append(Buffer("map", 3, 4, 20))
+    nothing = Instruction("row", Axis(3), Axis(4), 0, (), Ref(1, 0, 20), torch.zeros(0, 20), torch.randn(20))
+    b.plan.instructions.append(nothing)
+    return b.finish(b.map([(1, HERE), (0, LEFT)], 1))
+
+
+PARAMETERS = {"elu": (0.7,), "leaky_relu": (0.1,), "pow": (1.7,), "clamp": (0.4, 1.1), "softplus": (2.0, 1.5)}
+OF_POSITIVE = ("log", "log1p", "sqrt", "rsqrt", "pow", "reciprocal")
+
+
+def unary_plan(op: str, clock: Clock = "pixel") -> Plan:
+    """A unary step, of positive numbers where it wants them."""
+    before = (Step("abs"), Step("add", vector=torch.full((17,), 0.3))) if op in OF_POSITIVE else ()
+    return step_plan(17, *before, Step(op, PARAMETERS.get(op, ())), clock=clock)
+
+
+def wavefront_plan(slope: int | None) -> Plan:
+    """Which a wavefront may draw; None: in raster order."""
+    b = Builder(1, 6, 8)
+    h = b.map([(0, ABOVE + LEFT)], 12, Step("relu"))
+    h = b.map([(h, ((0, -1), (0, 0), (-1, 0), (-1, 1)))], 12, Step("add", operand=Ref(h, 0, 12)))
+    plan = b.finish(b.map([(h, HERE)], 3))
+    plan.slope = slope
+    for buffer in plan.buffers:
+        buffer.keep = 6
+    return plan
+
+
 def table_of(plan: Plan, components: int = 0) -> tuple[Tensor, Distribution]:
     levels = plan.params[0].channels
     distribution: Distribution = Bernoulli() if levels == 1 else Categorical(levels)
@@ -232,11 +317,15 @@ def table_of(plan: Plan, components: int = 0) -> tuple[Tensor, Distribution]:
 
 def run(plan: Plan, uniforms: Tensor, isa: str = "", **options: Any) -> Walk:
     """A whole batch through the compiled executor, with its parameters."""
-    codes, constants = plan.encode()
+    return run_packed(PackedPlan(*plan.encode(), isa), plan, uniforms, **options)
+
+
+def run_packed(packed: PackedPlan | DevicePlan, plan: Plan, uniforms: Tensor, **options: Any) -> Walk:
+    """A whole batch of ``plan``, wherever ``packed`` draws it, with its parameters."""
     components = options.get("components", 0)
     table, _ = table_of(plan, components)
     P = sum(p.channels for p in plan.params[: 1 if components else None])
-    walk = Walk(PackedPlan(codes, constants, isa), uniforms, table, params=P, **options)
+    walk = Walk(packed, uniforms, table, params=P, **options)
     assert walk.advance() is None
     return walk
 

@@ -11,7 +11,7 @@ from fastgen.sampling.compiled_sampler import CompiledSampler
 from fastgen.sampling.native_executor import work_of
 from fastgen.sampling.plan import Plan
 from parity import assert_parity
-from plans import evaluate, run, table_of
+from plans import evaluate, run, run_packed, table_of
 from simt.shim import Shim
 
 CPU = torch.device("cpu")
@@ -62,12 +62,7 @@ def run_on_shim(
     shim: Shim, plan: Plan, uniforms: Tensor, teams: Teams | None = None, schedule: int = 0, **options: Any
 ) -> Walk:
     """A whole batch, with its parameters; ``plans.run`` on the shim."""
-    components = options.get("components", 0)
-    table, _ = table_of(plan, components)
-    P = sum(p.channels for p in plan.params[: 1 if components else None])
-    walk = Walk(ShimPlan(plan, shim, teams, schedule), uniforms, table, params=P, **options)
-    assert walk.advance() is None
-    return walk
+    return run_packed(ShimPlan(plan, shim, teams, schedule), plan, uniforms, **options)
 
 
 def check_on_shim(shim: Shim, plan: Plan, n: int = 3, given: tuple[Tensor, ...] = (), blocks: int = 1) -> None:

@@ -5,25 +5,29 @@ import torch
 
 from fastgen.distributions import Categorical
 from fastgen.ops.sample import CHUNK, PackedPlan, Walk, available
-from fastgen.sampling.plan import BINARY, UNARY, Axis, Buffer, Instruction, Ref, Step
+from fastgen.sampling.plan import BINARY, UNARY, Ref, Step
 from parity import assert_parity
 from plans import (
     ABOVE,
-    HERE,
     LEFT,
     Builder,
+    biases_plan,
     check,
+    colours_plan,
     deep_plan,
     evaluate,
+    overhanging_plan,
     packs,
     plan_with_constants,
     run,
+    slices_plan,
     step_plan,
+    strides_plan,
     table_of,
+    unary_plan,
+    wavefront_plan,
 )  # fmt: skip
 
-PARAMETERS = {"elu": (0.7,), "leaky_relu": (0.1,), "pow": (1.7,), "clamp": (0.4, 1.1), "softplus": (2.0, 1.5)}
-OF_POSITIVE = ("log", "log1p", "sqrt", "rsqrt", "pow", "reciprocal")
 OPERANDS = ("buffer", "buffer, function", "vector")
 
 
@@ -36,8 +40,7 @@ def operand_step(op: str, operand: str, channels: int) -> Step:
 @pytest.mark.parametrize("clock", ["row", "pixel"])
 @pytest.mark.parametrize("op", UNARY)
 def test_unary_steps(op: str, clock: str) -> None:
-    before = (Step("abs"), Step("add", vector=torch.full((17,), 0.3))) if op in OF_POSITIVE else ()
-    check(step_plan(17, *before, Step(op, PARAMETERS.get(op, ())), clock=clock))
+    check(unary_plan(op, clock))
 
 
 @pytest.mark.parametrize("operand", OPERANDS)
@@ -89,15 +92,7 @@ def test_addends_activation_and_residual_of_a_product(activation: str, channels:
 
 
 def test_slices_of_channels_are_read_and_written() -> None:
-    b = Builder(1, 4, 6)
-    first = b.map([(0, ABOVE + LEFT)], 12)
-    b.plan.buffers.append(Buffer("map", 4, 6, 9))
-    taps = (Ref(first, 3, 7), Ref(first, 1, 2, 0, -1))
-    for channel, channels in ((0, 4), (4, 5)):
-        b.plan.instructions.append(
-            Instruction("pixel", Axis(4), Axis(6), 0, taps, Ref(2, channel, channels), torch.randn(9, channels) / 3)
-        )
-    check(b.finish(b.map([(2, HERE)], 1)))
+    check(slices_plan())
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 5, 13, 64, 67])
@@ -107,16 +102,7 @@ def test_batches_and_levels(n: int, levels: int) -> None:
 
 
 def test_colours_are_drawn_one_after_the_other() -> None:
-    b = Builder(3, 4, 5)
-    h = b.map([(0, ABOVE + LEFT)], 11, Step("relu"))
-    params = []
-    for k in range(3):  # colour k sees colours before it at the pixel itself
-        i = b.map([(h, HERE), (0, HERE)], 4, color=k)
-        weight = b.plan.instructions[-1].weight
-        assert weight is not None
-        weight[11 + k :] = 0
-        params.append(i)
-    check(b.finish(*params))
+    check(colours_plan())
 
 
 def test_constants_and_given_maps() -> None:
@@ -126,45 +112,23 @@ def test_constants_and_given_maps() -> None:
 
 @pytest.mark.parametrize("clock", ["row", "pixel"])
 def test_strides(clock: str) -> None:
-    """Half the resolution from rows above, and back: each of the four positions its own taps."""
-    b = Builder(1, 6, 8)
-    low = b.map([(0, ((-1, -1), (-1, 0), (-1, 1), (-2, 0)))], 9, Step("relu"), clock=clock, down=2)
-    b.plan.buffers.append(Buffer("map", 6, 8, 5))
-    taps = (Ref(low, 0, 9), Ref(low, 0, 9, 0, -1))
-    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        out = Ref(2, 0, 5, i, j, 2, 2)
-        b.plan.instructions.append(
-            Instruction(clock, Axis(3, 2, i), Axis(4, 2, j), 0, taps, out, torch.randn(18, 5) / 4)
-        )
-    check(b.finish(b.map([(2, HERE), (0, LEFT)], 1)))
+    check(strides_plan(clock))
 
 
 def test_the_walk_begins_outside_of_the_image_and_ends_there() -> None:
-    """A map with a row above and columns on both sides, as of a convolution that is padded more than it has to be."""
-    b = Builder(1, 4, 5)
-    b.plan.buffers.append(Buffer("map", 5, 8, 7, keep=3))
-    taps = tuple(Ref(0, 0, 1, r - 1, c - 1) for r, c in (*ABOVE, *LEFT))
-    weight, bias = torch.randn(5, 7), torch.randn(7)
-    b.plan.instructions.append(
-        Instruction("pixel", Axis(5, 1, -1), Axis(8, 1, -1), 0, taps, Ref(1, 0, 7), weight, bias, (Step("relu"),))
-    )
-    check(b.finish(b.map([(0, LEFT), (1, ((0, 0), (0, 1), (1, 0), (1, 1)))], 2)))
-    assert (b.plan.top, b.plan.left, b.plan.tail) == (1, 1, 2)
+    plan = overhanging_plan()
+    check(plan)
+    assert (plan.top, plan.left, plan.tail) == (1, 1, 2)
 
 
 def test_a_product_of_nothing_is_its_bias() -> None:
-    b = Builder(1, 3, 4)
-    b.plan.buffers.append(Buffer("map", 3, 4, 20))
-    nothing = Instruction("row", Axis(3), Axis(4), 0, (), Ref(1, 0, 20), torch.zeros(0, 20), torch.randn(20))
-    b.plan.instructions.append(nothing)
-    check(b.finish(b.map([(1, HERE), (0, LEFT)], 1)))
+    check(biases_plan())
 
 
 def test_a_wavefront_draws_what_the_raster_walk_draws() -> None:
-    b = Builder(1, 6, 8)
-    h = b.map([(0, ABOVE + LEFT)], 12, Step("relu"))
-    h = b.map([(h, ((0, -1), (0, 0), (-1, 0), (-1, 1)))], 12, Step("add", operand=Ref(h, 0, 12)))
-    plan = b.finish(b.map([(h, HERE)], 3))
+    plan = wavefront_plan(None)
+    for buffer in plan.buffers:
+        buffer.keep = 3
     uniforms = torch.rand(5, 1, 6, 8)
     raster = run(plan, uniforms)
     plan.slope = 3

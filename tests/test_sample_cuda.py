@@ -8,32 +8,34 @@ from torch import Tensor
 
 from fastgen.ops.sample import Walk
 from fastgen.ops.sample_cuda import Teams
-from fastgen.sampling.plan import BINARY, UNARY, Axis, Buffer, Instruction, Plan, Ref, Step
+from fastgen.sampling.plan import BINARY, UNARY, Plan, Ref, Step
 from plans import (
     ABOVE,
-    HERE,
     LEFT,
     Builder,
     attending_plan,
+    biases_plan,
     check,
+    colours_plan,
     deep_plan,
+    overhanging_plan,
     plan_with_constants,
     reference,
     run,
+    slices_plan,
     step_plan,
+    strides_plan,
     table_of,
+    unary_plan,
+    wavefront_plan,
 )  # fmt: skip
 from shim_plans import ShimPlan, check_on_shim, run_on_shim
 from simt.shim import SCHEDULES, Shim
 
-PARAMETERS = {"elu": (0.7,), "leaky_relu": (0.1,), "pow": (1.7,), "clamp": (0.4, 1.1), "softplus": (2.0, 1.5)}
-OF_POSITIVE = ("log", "log1p", "sqrt", "rsqrt", "pow", "reciprocal")
-
 
 @pytest.mark.parametrize("op", UNARY)
 def test_unary_steps(op: str, shim: Shim) -> None:
-    before = (Step("abs"), Step("add", vector=torch.full((17,), 0.3))) if op in OF_POSITIVE else ()
-    check_on_shim(shim, step_plan(17, *before, Step(op, PARAMETERS.get(op, ()))))
+    check_on_shim(shim, unary_plan(op))
 
 
 @pytest.mark.parametrize("op", BINARY)
@@ -84,29 +86,11 @@ def test_addends_activation_and_residual_of_a_product(activation: str, shim: Shi
 
 
 def test_slices_of_channels_are_read_and_written(shim: Shim) -> None:
-    """None of which begins where 16 bytes do, or ends there."""
-    b = Builder(1, 4, 6)
-    first = b.map([(0, ABOVE + LEFT)], 12)
-    b.plan.buffers.append(Buffer("map", 4, 6, 9))
-    taps = (Ref(first, 3, 7), Ref(first, 1, 2, 0, -1))
-    for channel, channels in ((0, 4), (4, 5)):
-        b.plan.instructions.append(
-            Instruction("pixel", Axis(4), Axis(6), 0, taps, Ref(2, channel, channels), torch.randn(9, channels) / 3)
-        )
-    check_on_shim(shim, b.finish(b.map([(2, HERE)], 1)))
+    check_on_shim(shim, slices_plan())
 
 
 def test_colours_are_drawn_one_after_the_other(shim: Shim) -> None:
-    b = Builder(3, 4, 5)
-    h = b.map([(0, ABOVE + LEFT)], 11, Step("relu"))
-    params = []
-    for k in range(3):  # colour k sees colours before it at the pixel itself
-        i = b.map([(h, HERE), (0, HERE)], 4, color=k)
-        weight = b.plan.instructions[-1].weight
-        assert weight is not None
-        weight[11 + k :] = 0
-        params.append(i)
-    check_on_shim(shim, b.finish(*params), blocks=2)
+    check_on_shim(shim, colours_plan(), blocks=2)
 
 
 def test_constants_and_given_maps(shim: Shim) -> None:
@@ -117,28 +101,7 @@ def test_constants_and_given_maps(shim: Shim) -> None:
 
 @pytest.mark.parametrize("clock", ["row", "pixel"])
 def test_strides(clock: str, shim: Shim) -> None:
-    """Half the resolution from rows above, and back: each of the four positions its own taps."""
-    b = Builder(1, 6, 8)
-    low = b.map([(0, ((-1, -1), (-1, 0), (-1, 1), (-2, 0)))], 9, Step("relu"), clock=clock, down=2)
-    b.plan.buffers.append(Buffer("map", 6, 8, 5))
-    taps = (Ref(low, 0, 9), Ref(low, 0, 9, 0, -1))
-    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        out = Ref(2, 0, 5, i, j, 2, 2)
-        b.plan.instructions.append(
-            Instruction(clock, Axis(3, 2, i), Axis(4, 2, j), 0, taps, out, torch.randn(18, 5) / 4)
-        )
-    check_on_shim(shim, b.finish(b.map([(2, HERE), (0, LEFT)], 1)))
-
-
-def wavefront_plan(slope: int | None) -> Plan:
-    b = Builder(1, 6, 8)
-    h = b.map([(0, ABOVE + LEFT)], 12, Step("relu"))
-    h = b.map([(h, ((0, -1), (0, 0), (-1, 0), (-1, 1)))], 12, Step("add", operand=Ref(h, 0, 12)))
-    plan = b.finish(b.map([(h, HERE)], 3))
-    plan.slope = slope
-    for buffer in plan.buffers:
-        buffer.keep = 6
-    return plan
+    check_on_shim(shim, strides_plan(clock))
 
 
 def test_a_wavefront_draws_what_the_raster_walk_draws(shim: Shim) -> None:
@@ -157,22 +120,11 @@ def test_a_wavefront_draws_what_the_raster_walk_draws(shim: Shim) -> None:
 
 
 def test_the_walk_begins_outside_of_the_image_and_ends_there(shim: Shim) -> None:
-    b = Builder(1, 4, 5)
-    b.plan.buffers.append(Buffer("map", 5, 8, 7, keep=3))
-    taps = tuple(Ref(0, 0, 1, r - 1, c - 1) for r, c in (*ABOVE, *LEFT))
-    weight, bias = torch.randn(5, 7), torch.randn(7)
-    b.plan.instructions.append(
-        Instruction("pixel", Axis(5, 1, -1), Axis(8, 1, -1), 0, taps, Ref(1, 0, 7), weight, bias, (Step("relu"),))
-    )
-    check_on_shim(shim, b.finish(b.map([(0, LEFT), (1, ((0, 0), (0, 1), (1, 0), (1, 1)))], 2)))
+    check_on_shim(shim, overhanging_plan())
 
 
 def test_a_product_of_nothing_is_its_bias(shim: Shim) -> None:
-    b = Builder(1, 3, 4)
-    b.plan.buffers.append(Buffer("map", 3, 4, 20))
-    nothing = Instruction("row", Axis(3), Axis(4), 0, (), Ref(1, 0, 20), torch.zeros(0, 20), torch.randn(20))
-    b.plan.instructions.append(nothing)
-    check_on_shim(shim, b.finish(b.map([(1, HERE), (0, LEFT)], 1)))
+    check_on_shim(shim, biases_plan())
 
 
 @pytest.mark.parametrize("read", ["earlier", "before", "band"])
