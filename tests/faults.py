@@ -34,6 +34,7 @@ TESTS = {
         "test_conv_transpose2d.py", "test_conv_transpose2d_products.py", "test_conv_transpose2d_image.py",
         "test_transposed_alone.py",
     ),
+    "winograd": ("test_winograd.py", "test_conv2d_chain.py"),
     "conv_transpose2d_products": ("test_conv_transpose2d_products.py", "test_conv_transpose2d_image.py"),
     "conv_transpose2d_bn": (
         "test_sequence.py", "test_transposed_alone.py", "test_conv_transpose2d_bn_layers.py",

@@ -65,12 +65,12 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("any dropout sees no zeros", "return keeps_zeros and", "return"),
         ],
         "fastgen/nn/_as_made.py": [
-            ("another class is passed over", "if kind is not nn.Conv2d:", "if False:"),
-            ("groups are passed over", "found.groups == 1 and found.padding_mode", "found.padding_mode"),
-            ("a stride is passed over", "found.stride == (1, 1) and found.padding ==", "found.padding =="),
-            ("padding is passed over", "found.padding == (0, 0) and nobody_looks((layer,))", "nobody_looks((layer,))"),
-            ("hooks of a convolution are passed over", "found.padding == (0, 0) and nobody_looks((layer,))",
-             "found.padding == (0, 0)"),
+            ("what is no convolution is passed over", "if not is_conv2d(layer) or globally_observed():",
+             "if globally_observed():"),
+            ("a stride is passed over", "(found.dilation, found.stride, found.padding) == ((1, 1), (1, 1), (0, 0))",
+             "(found.dilation, found.padding) == ((1, 1), (0, 0))"),
+            ("padding is passed over", "(found.dilation, found.stride, found.padding) == ((1, 1), (1, 1), (0, 0))",
+             "(found.dilation, found.stride) == ((1, 1), (1, 1))"),
         ],
         "fastgen/nn/sequence.py": [
             ("half of a forward is passed over", '("forward", "_conv_forward", "__call__")', '("forward", "__call__")'),

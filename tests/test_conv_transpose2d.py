@@ -43,7 +43,7 @@ def test_parity(case: Any, dtype: torch.dtype, device: str) -> None:
         y = conv_transpose2d(x, convolution(case, layout(weight), given))
         eager = F.conv_transpose2d(x, weight, given, **options(case))
         scattered = device == "cpu" and case in SCATTERED.values() and layout is contiguous
-        assert module._is_scattered(x, convolution(case, layout(weight))) == scattered
+        assert module.is_scattered(x, convolution(case, layout(weight))) == scattered
         assert y.shape == eager.shape == result_shape(x, convolution(case, weight))
         assert_parity(y, eager, F.conv_transpose2d(*exact((x, weight, given)), **options(case)))
 

@@ -100,7 +100,7 @@ def test_it_runs_where_it_pays(geometry: tuple[int, ...], channels: tuple[int, i
 
 
 def test_the_op_of_a_layer_computes_by_it() -> None:
-    x, weight, mean, variance = torch.randn(4, 128, 4, 4), torch.randn(128, 32, 4, 4) / 40, *torch.rand(2, 32)
+    x, weight, mean, variance = torch.randn(4, 128, 5, 5), torch.randn(128, 32, 4, 4) / 40, *torch.rand(2, 32)
     layer = {"stride": 2, "padding": 1, "activation": "relu"}
     seen: list[Any] = []
     real = module.conv_transpose2d_products
@@ -113,7 +113,7 @@ def test_the_op_of_a_layer_computes_by_it() -> None:
         patch.setattr(forms, "conv_transpose2d_products", watched)
         with assert_runs(torch.ops.fastgen.conv_transpose2d_bn.default, backward=False):
             y = conv_transpose2d_bn(x, weight, None, None, None, mean, variance, **layer)  # type: ignore[arg-type]
-    assert seen == [(4, 128, 4, 4)]
+    assert seen == [(4, 128, 5, 5)]
     with torch.no_grad(), assert_runs(OP, torch.ops.fastgen.batch_norm_running.default, backward=False):
         assert torch.equal(conv_transpose2d_bn(x, weight, None, None, None, mean, variance, **layer), y)  # type: ignore[arg-type]
     plain = F.batch_norm(F.conv_transpose2d(x, weight, None, 2, 1), mean, variance).relu()

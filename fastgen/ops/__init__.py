@@ -12,6 +12,7 @@ from . import (  # noqa: F401  but for sample: for models alone, and for the cod
     sample,
     shifted_conv2d,
     value_frequencies,
+    winograd,
 )
 from .batch_norm_activation import batch_norm_activation
 from .conv_transpose2d_bn import conv_transpose2d_bn

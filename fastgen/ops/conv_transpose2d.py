@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .._checks import check_integer, check_pair, check_same, describe
+from . import winograd
 from ._activations import activate_
+from ._conv_transpose2d_scattered import is_scattered, scattered
 from ._dtypes import check_dense, check_floating, has_dot_product, in_dtype, layer_dtype, multiplies
 from ._layouts import is_channels_last, is_vectorized
 from ._records import NONE, Activation, Convolution
@@ -24,9 +26,6 @@ from .conv_transpose2d_products import (
     result_size,
 )
 
-#: Up to so many pixels of an image and of a batch, of so many channels or more, a product with the whole weight outruns
-#: torch's on a CPU: 512 to 256 channels, 4×4, one thread: 32 pixels take 0.6 of its time.
-SCATTERED_PIXELS, SCATTERED_BATCH, SCATTERED_CHANNELS = 16, 48, 512
 #: Weights with more numbers are not converted for a forward of fewer: they come from memory, and a copy as well.
 HEAVY = 2**22
 
@@ -155,9 +154,16 @@ def outruns(x: Tensor, convolution: Convolution) -> bool:
         return False
     if any(len(pair) != 2 for pair in convolution[2:6]):
         return False
-    if is_image(x, convolution) or is_product(x, convolution) or pays(x, convolution):
+    if is_image(x, convolution) or is_product(x, convolution) or pays(x, convolution) or doubles(x, convolution):
         return True
-    return evaluates() and _is_scattered(x, convolution)
+    return evaluates() and is_scattered(x, convolution)
+
+
+def doubles(x: Tensor, convolution: Convolution) -> bool:
+    """Whether ``fastgen.ops.winograd`` has the fastest form of it on a CPU, or of its gradients."""
+    weight, bias = convolution[:2]
+    known = winograd.halves(weight.shape[2:], convolution.geometry, weight.shape[:2])
+    return known and winograd.pays(x, tuple(x.shape[2:]), [weight] if bias is None else [weight, bias])
 
 
 def _convolved(x: Tensor, convolution: Convolution) -> Tensor:
@@ -166,8 +172,11 @@ def _convolved(x: Tensor, convolution: Convolution) -> Tensor:
         last, taps = is_channels_last(weight), weight.shape[2] * weight.shape[3]
         offset = None if bias is None else bias.repeat(taps) if last else bias.repeat_interleave(taps)
         return _unflat(F.linear(x.flatten(1), _flat(weight, last).t(), offset), weight, last)
-    if _is_scattered(x, convolution):
-        return _scattered(x, convolution)
+    if is_scattered(x, convolution):
+        return scattered(x, convolution, result_shape(x, convolution)[2:])
+    whole = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0  # tiles; else products leave out as much as these save
+    if doubles(x, convolution) and (whole or not pays(x, convolution)):
+        return winograd.to_large(x, weight, bias)
     if pays(x, convolution):
         return conv_transpose2d_products(x, convolution)
     cheaper = _cheaper_layout(x, convolution, HEAVY)
@@ -200,25 +209,6 @@ def converted(convolution: Convolution, dtype: torch.dtype) -> Convolution:
     return Convolution(*in_dtype(dtype, *convolution[:2]), *convolution.geometry)
 
 
-def _is_scattered(x: Tensor, convolution: Convolution) -> bool:
-    pixels = x.shape[2] * x.shape[3]
-    few = pixels <= SCATTERED_PIXELS and x.shape[0] * pixels <= SCATTERED_BATCH
-    small = few and x.shape[1] >= SCATTERED_CHANNELS
-    _, _, stride, _, output_padding, _, groups = convolution
-    fits = groups == 1 and all(more < step for more, step in zip(output_padding, stride, strict=True))  # of F.fold
-    return small and fits and x.device.type == "cpu" and convolution.weight.is_contiguous()
-
-
-def _scattered(x: Tensor, convolution: Convolution) -> Tensor:
-    """Each pixel times the weight of every tap in one product, whose taps are then added where they belong."""
-    weight, bias, stride, padding, _, dilation, _ = convolution
-    (N, I, H, W), size = x.shape, result_shape(x, convolution)
-    taps = x.permute(0, 2, 3, 1).reshape(N * H * W, I) @ weight.flatten(1)
-    taps = taps.view(N, H * W, -1).transpose(1, 2)
-    y = F.fold(taps, size[2:], weight.shape[2:], dilation, padding, stride)
-    return y if bias is None else y.add_(bias.view(1, -1, 1, 1))
-
-
 def conv_transpose2d_backward(
     grad: Tensor, x: Tensor, convolution: Convolution, output_mask: list[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -239,6 +229,8 @@ def conv_transpose2d_backward(
             _unflat(x.flatten(1).t() @ flat, weight, last) if output_mask[1] else None,
             grad_bias,
         )
+    if doubles(x, convolution):
+        return *winograd.gradients_of_large(grad, x, weight, [*output_mask[:2], False])[:2], grad_bias
     cheaper = _cheaper_layout(x, convolution)
     grad, x = grad.contiguous(memory_format=cheaper), x.contiguous(memory_format=cheaper)
     taps = weight.contiguous() if groups > 1 else weight  # torch converts the others to the weight's layout

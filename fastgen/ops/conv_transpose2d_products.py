@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import winograd
 from ._activations import activate_, activate_backward
 from ._dtypes import has_dot_product
 from ._records import Activation, Convolution
@@ -162,6 +163,10 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     grad = grad if y is None else activate_backward(grad, y, ctx.activation)
     stride, padding, output_padding = ctx.sizes
     wanted = list(ctx.needs_input_grad[:3])
+    geometry = (stride, padding, output_padding, [1, 1], 1)
+    if winograd.halves(weight.shape[2:], geometry, weight.shape[:2]) and winograd.pays(x, x.shape[2:], [weight]):
+        grads = winograd.gradients_of_large(grad, x, weight, wanted)
+        return *grads, *[None] * (len(ctx.needs_input_grad) - 3)
     backward = torch.ops.aten.convolution_backward.default
     grads = backward(grad, x, weight, ctx.bias_sizes, stride, padding, [1, 1], True, output_padding, 1, wanted)
     return *grads, *[None] * (len(ctx.needs_input_grad) - 3)

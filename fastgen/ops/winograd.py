@@ -1,0 +1,177 @@
+"""Convolutions that halve an image, and transposed ones that double it, in 9/16 of their multiplications on a CPU.
+
+kernel 4, stride 2, padding 1; small (N, S, h, w), large (N, L, 2h, 2w), weight (S, L, 4, 4)
+small = conv2d(large, weight), large = conv_transpose2d(small, weight)
+
+Winograd 1980; Lavin and Gray, arXiv:1509.09308, F(2×2, 2×2), on the four phases of the stride: DCGAN's layers
+(arXiv:1511.06434). Sums are float32, of sums of up to four pixels and of four taps, which are rounded as well: errors
+are one to three times those of torch's convolution.
+
+winograd_to_small   a convolution, and the gradient of its transpose
+winograd_to_large   a transposed convolution, and the gradient of a convolution
+winograd_to_weight  the gradient of both to the weight
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ._dtypes import layer_dtype
+from ._layouts import is_vectorized, layout_of
+from ._registry import call, define_op
+
+KERNELS = {"CPU": "csrc/winograd_cpu.cpp"}
+
+#: Channels are transformed so many at a time.
+CHANNELS = 16
+#: From so many tiles of 2×2 small pixels on, of which so many are inside of the image, the ops outrun oneDNN. One
+#: thread of an AMD EPYC with AVX-512, in shares of oneDNN's time, a convolution, its transpose and the weight's
+#: gradient: 64 channels of 16 64×64 images to 128, 0.67, 0.69, 0.65; of 16 16×16 images, 0.68, 0.73, 0.64; 256 of 4
+#: 8×8 images to 512, 0.44, 0.70, 0.46; 64 of 16 14×14 images to 128, whose last tiles are halves, 0.82, 1.04, 0.80.
+TILES, INSIDE = 16, 0.75
+
+
+def winograd_to_small_reference(large: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.conv2d(large, weight, bias, 2, 1).contiguous(memory_format=torch.channels_last)
+
+
+def winograd_to_large_reference(small: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.conv_transpose2d(small, weight, bias, 2, 1).contiguous(memory_format=torch.channels_last)
+
+
+def winograd_to_weight_reference(large: Tensor, small: Tensor) -> Tensor:
+    weight = small.new_empty(small.shape[1], large.shape[1], 4, 4)
+    sizes = ([2, 2], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False])
+    found: Tensor = torch.ops.aten.convolution_backward.default(small, large, weight, None, *sizes)[1]
+    return found
+
+
+def halves(kernel: Sequence[int], geometry: Sequence[Any], channels: Sequence[int]) -> bool:
+    """Whether these ops convolve so, or transposed.
+
+    Args:
+        kernel: its size.
+        geometry: pairs of stride, padding, output_padding and dilation, and the number of groups.
+        channels: of both images.
+    """
+    *pairs, groups = geometry
+    known = [tuple(pair) for pair in (kernel, *pairs)] == [(4, 4), (2, 2), (1, 1), (0, 0), (1, 1)]
+    return known and groups == 1 and not any(count % CHANNELS for count in channels)
+
+
+def pays(image: Tensor, small: Sequence[int], parameters: Sequence[Tensor]) -> bool:
+    """Whether these ops are the fastest that a CPU has, of an image, large or small, with a small one of sizes (h, w).
+
+    Not in an exported program, which fixes no number of images, and not in transforms. parameters: what the weight and
+    the bias are made of.
+    """
+    if image.device.type != "cpu" or torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
+        return False
+    if layer_dtype(image, parameters) != torch.float32:
+        return False
+    N, (h, w) = image.shape[0], small
+    tiles = N * ((h + 1) // 2) * ((w + 1) // 2)
+    return bool(tiles >= TILES and N * h * w >= 4 * INSIDE * tiles)
+
+
+def to_small(large: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.conv2d(large, weight, bias, 2, 1)`` of images with even sides, (N, S, h, w), channels_last."""
+    small: Tensor = call(torch.ops.fastgen.winograd_to_small.default, large, weight, bias)
+    return small
+
+
+def to_large(small: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.conv_transpose2d(small, weight, bias, 2, 1)``, (N, L, 2h, 2w), channels_last."""
+    large: Tensor = call(torch.ops.fastgen.winograd_to_large.default, small, weight, bias)
+    return large
+
+
+def to_weight(large: Tensor, small: Tensor) -> Tensor:
+    """The gradient to the weight of both, (S, L, 4, 4), contiguous: of one image and the other's gradient."""
+    weight: Tensor = call(torch.ops.fastgen.winograd_to_weight.default, large, small)
+    return weight
+
+
+def gradients_of_large(
+    grad: Tensor, small: Tensor, weight: Tensor, wanted: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Of ``to_large``, to its three arguments, those that are wanted; an image's has its layout."""
+    grad_weight = to_weight(grad, small) if wanted[1] else None  # before there is an image more in memory
+    grad_small = _like(to_small(grad, weight), small) if wanted[0] else None
+    return grad_small, grad_weight, grad.sum((0, 2, 3)) if wanted[2] else None
+
+
+def _like(grad: Tensor, image: Tensor) -> Tensor:
+    return grad.contiguous(memory_format=layout_of(image))
+
+
+def _fake_small(large: Tensor, weight: Tensor, _bias: Any) -> Tensor:
+    shape = (large.shape[0], weight.shape[0], large.shape[2] // 2, large.shape[3] // 2)
+    return torch.empty(shape, dtype=large.dtype, device=large.device, memory_format=torch.channels_last)
+
+
+def _fake_large(small: Tensor, weight: Tensor, _bias: Any) -> Tensor:
+    shape = (small.shape[0], weight.shape[1], 2 * small.shape[2], 2 * small.shape[3])
+    return torch.empty(shape, dtype=small.dtype, device=small.device, memory_format=torch.channels_last)
+
+
+def _fake_weight(large: Tensor, small: Tensor) -> Tensor:
+    return small.new_empty(small.shape[1], large.shape[1], 4, 4)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _small_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    large, weight = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    grad_weight = to_weight(large, grad) if needs[1] else None  # before there is an image more in memory
+    grad_large = _like(to_large(grad, weight), large) if needs[0] else None
+    return grad_large, grad_weight, grad.sum((0, 2, 3)) if needs[2] else None
+
+
+def _large_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    small, weight = ctx.saved_tensors
+    return gradients_of_large(grad, small, weight, ctx.needs_input_grad)
+
+
+def _weight_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    large, small = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    return (
+        _like(to_large(small, grad), large) if needs[0] else None,
+        _like(to_small(large, grad), small) if needs[1] else None,
+    )
+
+
+define_op(
+    "winograd_to_small(Tensor large, Tensor weight, Tensor? bias) -> Tensor",
+    kernels=KERNELS,
+    reference=winograd_to_small_reference,
+    fake=_fake_small,
+    setup_context=_setup,
+    backward=_small_backward,
+    contiguous=False,
+)
+define_op(
+    "winograd_to_large(Tensor small, Tensor weight, Tensor? bias) -> Tensor",
+    kernels=KERNELS,
+    reference=winograd_to_large_reference,
+    fake=_fake_large,
+    setup_context=_setup,
+    backward=_large_backward,
+    contiguous=False,
+)
+define_op(
+    "winograd_to_weight(Tensor large, Tensor small) -> Tensor",
+    kernels=KERNELS,
+    reference=winograd_to_weight_reference,
+    fake=_fake_weight,
+    setup_context=_setup,
+    backward=_weight_backward,
+)
