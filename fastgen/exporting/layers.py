@@ -4,9 +4,10 @@ from collections import OrderedDict
 
 from torch import nn
 
-from ..nn import ConvTranspose2dBatchNorm, ConvTranspose2dChain
+from ..nn import Conv2dChain, ConvTranspose2dBatchNorm, ConvTranspose2dChain
 from ..nn.sequence import observed
 
+CHAINS = (Conv2dChain, ConvTranspose2dChain)
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "none": nn.Identity}
 
 
@@ -20,5 +21,5 @@ def plain(module: nn.Module) -> None:
             leaky = child.activation == "leaky_relu"
             after = nn.LeakyReLU(child.negative_slope) if leaky else ACTIVATIONS[child.activation]()
             setattr(module, name, nn.Sequential(*child, after))
-        elif type(child) is ConvTranspose2dChain and not observed(child):
+        elif isinstance(child, nn.Sequential) and type(child) in CHAINS and not observed(child):
             setattr(module, name, nn.Sequential(OrderedDict(child._modules)))

@@ -23,6 +23,8 @@ def fuse(model: nn.Module) -> FuseReport:
     * ConvTranspose2d → BatchNorm2d or SyncBatchNorm → ReLU, LeakyReLU or Tanh, in a Sequential or in a forward that
       calls them one after the other → ``fastgen.ops.conv_transpose2d_bn``; in a chain of them the normalised
       activations are never written.
+    * Conv2d of kernel 4, stride 2 and padding 1, in a Sequential or in such a forward → Winograd's form of it on a CPU,
+      see ``fastgen.nn.Conv2dChain``.
     * Modules without parameters that draw z ~ N(mu, exp(logvar)), with or without its KL divergence of each example →
       ``fastgen.ops.rsample_kl``.
 

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..nn.halving import halves
 from ..nn.sequence import step_at
 from .chain import flatten, run_sequence
 from .code import ASKS, is_torchs
@@ -60,11 +61,11 @@ class Rewritten(Fused):
 
 
 def has_direct_layers(module: nn.Module) -> bool:
-    """Whether its own forward calls a ConvTranspose2d, as far as one can see from its attributes."""
+    """Whether its own forward calls a ConvTranspose2d, or a Conv2d that halves, as far as its attributes tell."""
     own = own_class(module)
     if isinstance(module, (nn.Sequential, *_CONTAINERS)) or own.__module__.startswith(("torch.", "fastgen.")):
         return False
-    return any(type(child) is nn.ConvTranspose2d for child in module.children())
+    return any(type(child) is nn.ConvTranspose2d or halves(child) for child in module.children())
 
 
 def rewritten_class(module: nn.Module) -> tuple[type[nn.Module], list[list[nn.Module]]]:
@@ -82,7 +83,7 @@ def rewritten_class(module: nn.Module) -> tuple[type[nn.Module], list[list[nn.Mo
     for run in list(_runs(graph, module)):
         layers = [module.get_submodule(str(n.target)) if n.op == "call_module" else _function(n) for n in run]
         flat = flatten(layers)  # type: ignore[arg-type]
-        if any(step_at(flat, i) for i in range(len(flat))):
+        if any(step_at(flat, i) or halves(layer) for i, layer in enumerate(flat)):
             _replace(graph, run, layers)  # type: ignore[arg-type]
             runs.append(flat)
     if not runs:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..nn.halving import halves
 from ..nn.sequence import observed, step_at
 from . import forward_rewrite, masked_proof, methods, reparameterize, worth
 from .chain import FusedSequential, flatten, is_alone, is_sequential, masked_epilogue
@@ -192,6 +193,8 @@ def _steps(flat: Sequence[nn.Module], matches: Matches) -> Iterator[tuple[Sequen
         after = False
         if any_before and is_alone(flat[i]):
             yield flat[i : i + 1], "conv_transpose2d, as products of pixels where that pays"
+        if halves(flat[i]):
+            yield flat[i : i + 1], "conv2d in Winograd's form, where that pays"
         if epilogue is not None:
             yield flat[i : i + 2], f"{matches.specs.get(flat[i]) or flat[i]._fastgen_spec} + {epilogue}"
         i += 1 if epilogue is None else 2

@@ -29,8 +29,8 @@ DRAWN = 2**13
 
 SMALL = "it is small (below {} weights), and on a CPU torch is faster at that; on a GPU, fuse the model that is there"
 RULE = (
-    "on a CPU, small calls run as before: masked convolutions below 2^27 products (2^24 cropped); a chain below 2^17 "
-    "values, with gradients all but slow halves; z alone below 2^13 or with gradients"
+    "on a CPU, small calls stay: masked convolutions below 2^27 products, 2^24 cropped; Winograd's below 2^6 "
+    "pixels; a chain below 2^17 values, with gradients all but slow halves; z below 2^13 or with gradients"
 )
 CROPPED_ON_CPU = (
     "its mask is not one of fastgen.ops.masked_conv2d_mask's, and a convolution of its live taps alone was only "
@@ -41,7 +41,10 @@ _TORCHS_NORM = (
 )
 NORMALIZED = f"it follows a Conv2d: {_TORCHS_NORM}"
 NORMALIZED_ALONE = f"no ConvTranspose2d comes before it, whose op would take it along: {_TORCHS_NORM}"
-CONVOLVED_WHOLE = "it has no mask and is not transposed: torch's own convolution has no faster form here"
+CONVOLVED_WHOLE = (
+    "it has no mask and is not transposed, nor does it halve an image by kernel 4, padding 1 and channels by 16 on a "
+    "CPU: torch's own convolution has no faster form here"
+)
 
 
 def small(weight: Tensor, least: int) -> bool:

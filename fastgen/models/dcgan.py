@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import check_option
-from ..nn import ConvTranspose2dChain
+from ..nn import Conv2dChain, ConvTranspose2dChain
 from .adversarial import AdversarialModel
 from .discriminators import (
     NORMALIZATIONS,
@@ -144,7 +144,7 @@ class DCGANDiscriminator(Discriminator):
         for inputs, outputs in pairwise(widths):
             layers += [nn.Conv2d(inputs, outputs, 4, 2, 1, bias=bias)]  # guideline 1
             layers += [normalization_named(normalization, outputs), nn.LeakyReLU(0.2, True)]
-        self.main = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, start, 1, 0, bias=bias))  # guideline 3
+        self.main = Conv2dChain(*layers, nn.Conv2d(widths[-1], 1, start, 1, 0, bias=bias))  # guideline 3
 
     def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.main[:-1](with_planes(x, labels, self.beside)).flatten(1)  # (N, F)

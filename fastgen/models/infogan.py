@@ -24,7 +24,7 @@ from .._draws import uniforms_of_batch
 from .._philox import uniforms_like
 from .._shadow import evaluated
 from ..measures import Measure
-from ..nn import ConvTranspose2dChain
+from ..nn import Conv2dChain, ConvTranspose2dChain
 from .adversarial import AdversarialModel
 from .dcgan import begin, stages
 from .discriminators import Discriminator, Judged
@@ -213,7 +213,7 @@ class InfoGANDiscriminator(Discriminator):
             layers += [nn.Conv2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs)]
             layers += [nn.LeakyReLU(0.1, True)]
         layers += [nn.Flatten(), nn.Linear(widths[-1] * start[0] * start[1], hidden, bias=False)]
-        self.trunk = nn.Sequential(*layers, nn.BatchNorm1d(hidden), nn.LeakyReLU(0.1, True))
+        self.trunk = Conv2dChain(*layers, nn.BatchNorm1d(hidden), nn.LeakyReLU(0.1, True))
         self.q = nn.Sequential(
             *(nn.Linear(hidden, code_hidden, bias=False), nn.BatchNorm1d(code_hidden), nn.LeakyReLU(0.1, True)),
             nn.Linear(code_hidden, told),

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._checks import check_option, describe
-from ..nn import ConvTranspose2dBatchNorm, ConvTranspose2dChain
+from ..nn import Conv2dChain, ConvTranspose2dBatchNorm, ConvTranspose2dChain
 from .model import check_positive
 
 Activation = Literal["relu", "tanh", "sigmoid"]
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
         stages: list[nn.Module] = []
         for inputs, outputs in zip((in_channels, *channels), channels, strict=False):
             stages += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), make()]
-        self.convolutions = nn.Sequential(*stages)
+        self.convolutions = Conv2dChain(*stages)
         flat = (in_channels, *channels)[-1] * sizes[-1][0] * sizes[-1][1]
         self.linear = mlp((flat + (classes or 0), *hidden, code * parts), make)
         self.squash = nn.Sigmoid() if squash else nn.Identity()

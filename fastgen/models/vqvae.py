@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from .._checks import check_integer, check_number, check_values
 from .._shadow import evaluated
 from ..measures import Measure
+from ..nn import Conv2dChain, ConvTranspose2dChain
 from ..ops._batch_norm_sync import is_shared
 from .autoregressive import AutoregressiveModel
 from .drawing import draw_in_parts
@@ -277,7 +278,7 @@ def _encoder(colors: int, channels: int, code_channels: int, layers: int, halvin
     for stage in range(halvings):
         stages += [nn.Conv2d(channels if stage else colors, channels, 4, 2, 1), nn.ReLU()]
     stages += [nn.Conv2d(channels, channels, 3, padding=1), *(_Residual(channels) for _ in range(layers)), nn.ReLU()]
-    return nn.Sequential(*stages, nn.Conv2d(channels, code_channels, 1))
+    return Conv2dChain(*stages, nn.Conv2d(channels, code_channels, 1))
 
 
 def _decoder(
@@ -288,4 +289,4 @@ def _decoder(
     for stage in range(len(sizes) - 1, 0, -1):
         odd = sizes[stage - 1][0] % 2, sizes[stage - 1][1] % 2
         stages += [nn.ReLU(), nn.ConvTranspose2d(channels, channels if stage > 1 else colors, 4, 2, 1, odd)]
-    return nn.Sequential(*stages)
+    return ConvTranspose2dChain(*stages)

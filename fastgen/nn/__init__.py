@@ -1,5 +1,6 @@
 """Drop-in modules, state_dict-compatible with the torch module they replace."""
 
+from .conv2d_chain import Conv2dChain
 from .conv_transpose2d_bn import ConvTranspose2dBatchNorm
 from .conv_transpose2d_chain import ConvTranspose2dChain
 from .discretized_logistic_mixture import DiscretizedLogisticMixture
@@ -13,6 +14,7 @@ from .sync_batch_norm import SyncBatchNorm
 from .weight_norm import data_dependent_init
 
 __all__ = [
+    "Conv2dChain",
     "ConvTranspose2dBatchNorm",
     "ConvTranspose2dChain",
     "DiagonalLSTM",

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils import parametrize
 
 from ..ops._layouts import together
 from ..ops._masked_conv2d_checks import GROUPS_ORDERS
@@ -14,6 +13,7 @@ from ..ops.image_conv2d import image_conv2d
 from ..ops.image_conv2d import pays as image_conv2d_pays
 from ..ops.pixel_head import pays as pixel_head_pays
 from ..ops.pixel_head import pixel_head
+from .halving import is_conv2d
 from .masked_conv2d import MaskedConv2d
 from .sequence import globally_observed, observed
 
@@ -74,13 +74,11 @@ def last_layers(hidden: nn.Module, output: nn.Module, x: torch.Tensor) -> torch.
 
 
 def is_normed_conv2d(layer: nn.Module) -> bool:
-    """Whether this is torch's convolution, its weight perhaps made by a parametrization, and convolves without more."""
-    kind = type(layer).__mro__[1] if parametrize.is_parametrized(layer) else type(layer)
-    if kind is not nn.Conv2d:
+    """Whether this is torch's convolution of every pixel, its weight perhaps made by a parametrization."""
+    if not is_conv2d(layer) or globally_observed():
         return False
     found: Any = layer
-    plain = found.dilation == (1, 1) and found.groups == 1 and found.padding_mode == "zeros"
-    return plain and found.stride == (1, 1) and found.padding == (0, 0) and nobody_looks((layer,))
+    return (found.dilation, found.stride, found.padding) == ((1, 1), (1, 1), (0, 0))
 
 
 def drops_nothing(layer: nn.Module) -> bool:

@@ -129,9 +129,9 @@ def run_sequence(
             x, i = done
             continue
         if owed is not None and not _takes_any_layout(modules[i], x):
-            x, owed = _laid_out(x, owed), None
+            x, owed = laid_out(x, owed), None
         x, i = modules[i](x), i + 1
-    return x if owed is None else _laid_out(x, owed)
+    return x if owed is None else laid_out(x, owed)
 
 
 def _takes_any_layout(module: nn.Module, x: Any) -> bool:
@@ -142,7 +142,7 @@ def _takes_any_layout(module: nn.Module, x: Any) -> bool:
     return type(module) in LAYOUT_FREE and not observed(module)
 
 
-def _laid_out(x: Tensor, owed: torch.memory_format) -> Tensor:
+def laid_out(x: Tensor, owed: torch.memory_format) -> Tensor:
     """In this layout, with its strides, also where sizes of 1 leave open which of them it is."""
     if owed == torch.channels_last:
         N, C, H, W = x.shape
