@@ -42,7 +42,7 @@ def work_of(plan: Plan) -> Work:
             continue
         share = min(1.0, i.rows.count * i.columns.count / (H * W))
         size = 0 if i.weight is None else i.weight.numel()
-        weights += share * size * (2 if plan.precision == "bfloat16" else 4)
+        weights += share * size * (4 if plan.precision == "float32" else 2)
         products += share * size
         due += share
         if i.attend is not None:
