@@ -294,7 +294,7 @@ ROUGH = (
 
 
 def numbers_plan(numbers: tuple[float, ...] = ROUGH) -> Plan:
-    """Each number times the one as far from the other end: sums of one term, the same in whatever order they are made."""
+    """Each number times the one as far from the other end: sums of one term, whose order is nothing."""
     b = Builder(1, 2, 3)
     count, values = len(numbers), torch.tensor(numbers, dtype=torch.float64).float()
     b.map([(0, ABOVE)], count)
