@@ -146,9 +146,9 @@ def test_weights_that_float16_has_not_are_refused_by_name(executor: str) -> None
 def test_weights_that_read_pixels_are_not_rounded_nor_refused() -> None:
     model = of_two_layers(1.0)
     with torch.no_grad():
-        model[1].weight[1] = 1e5
-        model[3].weight[0, 1] = 0
-    compiled(model, "float16")
+        model[1].weight[2] = 7e4
+    sampler = compiled(model, "float16")
+    assert any(i.weight is not None and i.weight.max() == 7e4 for i in sampler.plan.instructions)
 
 
 def test_the_largest_weight_is_named_and_who_has_it() -> None:
