@@ -164,9 +164,15 @@ def test_the_largest_weight_is_named_and_who_has_it() -> None:
 @pytest.mark.parametrize("executor", ["native", "reference"])
 def test_activations_that_float16_has_not_are_told_with_their_row(executor: str) -> None:
     model, uniforms = of_two_layers(1.0, bias=7e4), torch.zeros(2, 1, 6, 7)
-    with pytest.raises(ValueError, match="model: expected finite parameters, got inf or nan in row 0"):
+    told = r"^model: expected finite parameters, got inf or nan {}; float16 has none beyond 65504, 'bfloat16' has$"
+    with pytest.raises(ValueError, match=told.format("in row 0")):
         compiled(model, "float16", executor=executor).sample(uniforms=uniforms)
+    with pytest.raises(ValueError, match=told.format(r"at \(0, 0\)")):
+        next(sampling.Walker(model, (1, 6, 7), precision="float16", executor=executor).walk(1))
     compiled(model, "bfloat16", executor=executor).sample(uniforms=uniforms)
+    model[1].bias.data.fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"got inf or nan in row 0$"):
+        compiled(model, "bfloat16", executor=executor).sample(uniforms=uniforms)
     late = of_two_layers(1.0)
     with torch.no_grad():
         late[1].weight[2] = 65519.9

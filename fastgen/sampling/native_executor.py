@@ -11,6 +11,7 @@ from ..distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
 from ..ops.sample import DrawnElsewhere, PackedPlan, Walk, available, plan_format
 from ..ops.sample_cuda import MOST_GIVEN, TILE, DevicePlan, Work
 from .plan import FORMAT, Plan
+from .precision import beyond
 
 #: Distributions that compiled code draws.
 DRAWN = (Bernoulli, Categorical, DiscretizedLogisticMixture)
@@ -138,7 +139,8 @@ class NativePlan:
             end = r + 1 if self.plan.slope is None else self.plan.left + W + self.plan.slope * r
             bad_row = walk.advance(end - walk.done)
             if bad_row is not None:
-                raise ValueError(f"model: expected finite parameters, got inf or nan in row {bad_row}")
+                hint = beyond(self.plan.precision)
+                raise ValueError(f"model: expected finite parameters, got inf or nan in row {bad_row}{hint}")
             yield walk.values
 
     def walk(self, n: int, given: Sequence[Tensor]) -> "NativeWalk":

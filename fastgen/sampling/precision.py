@@ -17,6 +17,11 @@ def rounded(x: Tensor, precision: Precision) -> Tensor:
     return x if precision == "float32" else x.to(getattr(torch, precision)).to(x)
 
 
+def beyond(precision: Precision) -> str:
+    """What an error about numbers that are not finite adds: the model's own may have been."""
+    return "; float16 has none beyond 65504, 'bfloat16' has" if precision == "float16" else ""
+
+
 def check_weights(weights: Iterable[tuple[str, Tensor]], precision: Precision) -> None:
     """Raise where a weight would be rounded to infinity, and with it everything that it is multiplied by.
 

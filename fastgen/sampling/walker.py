@@ -17,7 +17,7 @@ from .arguments import image_shape
 from .compiled_sampler import CompiledSampler, eager
 from .inputs import dtype_and_device_of
 from .lookups import Lookup
-from .precision import Precision
+from .precision import Precision, beyond
 from .sampler import Engine
 from .told import kind_told, needs_condition, says_condition, traced_condition
 
@@ -161,7 +161,8 @@ class Walker:
                 params = engine.params()
             row, column, _ = at
             if not bool(params.isfinite().all()):
-                raise ValueError(f"model: expected finite parameters, got inf or nan at ({row}, {column})")
+                hint = beyond(self._sampler.precision)
+                raise ValueError(f"model: expected finite parameters, got inf or nan at ({row}, {column}){hint}")
             step = Step(row, column, params, engine, self.shape[0], program.lookups)
             try:
                 yield step
