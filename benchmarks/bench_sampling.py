@@ -8,10 +8,10 @@ Naive sampling is counted as one full forward times the number of pixels: what i
 pixel, with nothing else in the loop. Both run in inference mode and eval mode, alternately, in this process, after it
 was checked that they draw the same images and that the compiled path sees what one forward sees. ``--tuned`` counts a
 forward of ``torch.compile`` as well. The ceiling beside each ratio is the one of arithmetic, H·W; a ratio can pass it
-only where the arithmetic itself runs faster, or where attention to earlier pixels alone has less of it. "bfloat16" is
-the compiled sampler of that precision, with its largest error of a logit, and by how many nats it makes images of the
-compiled sampler less likely. ``sgemm_share`` is the rate of the plan's products, over all of the
-sampler's time, against torch's own product in this process, one thread, (64, 384) by (384, 256).
+only where the arithmetic itself runs faster, or where attention to earlier pixels alone has less of it. "bfloat16"
+and "float16" are the compiled samplers of these precisions, each with its largest error of a logit, and by how many
+nats it makes images of the compiled sampler less likely. ``sgemm_share`` is the rate of the plan's products, over all
+of the sampler's time, against torch's own product in this process, one thread, (64, 384) by (384, 256).
 
 With ``--device cuda`` the forward and the compiled sampler run on the GPU; "host" is the compiled sampler on the CPU,
 with ``--threads``. All are then counted in seconds on the wall.
@@ -23,6 +23,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 import checkout  # noqa: F401
 from fastgen import models, sampling
 from fastgen.distributions import Categorical, Distribution
+from fastgen.sampling.precision import PRECISIONS
 from foreign import ShiftedPixelCNN
 from harness import Bench, finish, run
 from parity import LOGITS_AGREE
@@ -163,12 +165,13 @@ class SamplingCase:
         flops = batch * sum(i.rows.count * i.columns.count * i.flops for i in sampler.plan.instructions)
         x = sampler.to_input(torch.randint(distribution.levels, (batch, *shape)))
         runs = self._runs(bench.device, model, x, sampler)
-        rounded = None
+        rounded: dict[str, sampling.Sampler] = {}
         if bench.device == "cpu":
-            rounded = sampling.compile(
-                model, shape, distribution, READ.get(self.model, "[-1, 1]"), precision="bfloat16"
-            )
-            runs["bfloat16"] = lambda: rounded.sample(batch, seed=0)
+            for each in PRECISIONS[1:]:
+                rounded[each] = sampling.compile(
+                    model, shape, distribution, READ.get(self.model, "[-1, 1]"), precision=each
+                )
+                runs[each] = partial(rounded[each].sample, batch, seed=0)
         else:
             runs["host"] = lambda: host.sample(batch, seed=0)
         spent = _in_turn(runs, self.repeats)
@@ -177,7 +180,7 @@ class SamplingCase:
         ratios = {
             each.replace("forward", "ratio"): round(medians[each] * pixels / medians["compiled"], 1)
             for each in medians
-            if each not in ("compiled", "bfloat16", "host")
+            if each not in ("compiled", *PRECISIONS, "host")
         }
         rate, sgemm = 1e-9 * flops / medians["compiled"], 0.0 if bench.quick else sgemm_rate()
         return {
@@ -195,7 +198,7 @@ class SamplingCase:
             "sgemm_gflops": round(sgemm, 1),
             "sgemm_share": round(rate / sgemm, 3) if sgemm else None,
             "steps": sampler.plan.sequential_draws,
-            **({} if rounded is None else self._rounding(sampler, rounded, medians)),
+            **self._rounding(sampler, rounded, medians),
             **({} if "host" not in medians else {"host_ratio": round(medians["host"] / medians["compiled"], 2)}),
             "executor": sampler.instruction_set,
             **ratios,
@@ -203,20 +206,24 @@ class SamplingCase:
         }
 
     def _rounding(
-        self, exact: sampling.Sampler, rounded: sampling.Sampler, medians: dict[str, float]
+        self, exact: sampling.Sampler, rounded: dict[str, sampling.Sampler], medians: dict[str, float]
     ) -> dict[str, float]:
-        """What bfloat16 gives, and what it costs."""
-        images = exact.sample(2, seed=1)
-        seen = [sampler.forced(images) for sampler in (exact, rounded)]
-        likely = [exact.distribution.log_prob(params, images).double().sum().item() / 2 for params in seen]
-        error = (seen[0] - seen[1]).abs().max().item()
-        if not error < 0.1 * seen[0].abs().max().item():
-            raise AssertionError(f"{self.model}: in bfloat16 a parameter is {error:.2g} off")
-        return {
-            "bfloat16_ratio": round(medians["compiled"] / medians["bfloat16"], 2),
-            "bfloat16_logit_error": round(error, 6),
-            "bfloat16_nats": round(likely[0] - likely[1], 5),
-        }
+        """What each precision gives, and what it costs."""
+        if not rounded:
+            return {}
+        found, images = {}, exact.sample(2, seed=1)
+        expected = exact.forced(images)
+        likely = exact.distribution.log_prob(expected, images).double().sum().item() / 2
+        for each, sampler in rounded.items():
+            seen = sampler.forced(images)
+            error = (seen - expected).abs().max().item()
+            if not error < 0.1 * expected.abs().max().item():
+                raise AssertionError(f"{self.model}: in {each} a parameter is {error:.2g} off")
+            found[f"{each}_ratio"] = round(medians["compiled"] / medians[each], 2)
+            found[f"{each}_logit_error"] = round(error, 6)
+            nats = likely - exact.distribution.log_prob(seen, images).double().sum().item() / 2
+            found[f"{each}_nats"] = round(nats, 5)
+        return found
 
     def _runs(
         self, device: str, model: nn.Module, x: Tensor, sampler: sampling.Sampler

@@ -7,6 +7,9 @@
 namespace fastgen {
 
 using bfloat16 = uint16_t;  // its bits
+struct float16 {            // its bits, and a type of its own: templates have to tell it from bfloat16
+  uint16_t bits;
+};
 
 FG_HD float bfloat16_to_float(uint16_t bits) { return bits_to_float(uint32_t(bits) << 16); }
 
@@ -33,9 +36,10 @@ FG_HD uint16_t float_to_float16(float value) {
   return uint16_t(result | (sign >> 16));
 }
 
-// A number of a CPU's kernel, which computes in float, as it lies in memory: float or bfloat16.
+// A number of a CPU's kernel, which computes in float, as it lies in memory.
 FG_HD float to_float(float value) { return value; }
 FG_HD float to_float(bfloat16 bits) { return bfloat16_to_float(bits); }
+FG_HD float to_float(float16 number) { return float16_to_float(number.bits); }
 
 template <typename T>
 FG_HD T from_float(float value);
@@ -46,6 +50,10 @@ FG_HD float from_float<float>(float value) {
 template <>
 FG_HD bfloat16 from_float<bfloat16>(float value) {
   return float_to_bfloat16(value);
+}
+template <>
+FG_HD float16 from_float<float16>(float value) {
+  return {float_to_float16(value)};
 }
 
 }  // namespace fastgen

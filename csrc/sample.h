@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cmath>
+#include <tuple>
 
 #include "sample_attend_cpu.h"
 #include "sample_draws_cpu.h"
@@ -236,41 +237,45 @@ class SampleChunk {
     if (p.has_residual)
       for (int64_t m = 0; m < block_.rows; ++m)
         block_.residual[size_t(m)] = operands_[p.fused - 1].row(position_[m], image_[m]);
-    const float *packed = packed_ + p.packed, *bias = i.bias < 0 ? nullptr : plan_.constants + i.bias;
-    if (p.rounds) {
-      round_inputs(i.K);
-      sample_gemm(products_.isa.pairs, products_.layout(i), reinterpret_cast<const uint32_t*>(packed), bias,
-                  p.activation, pairs_, block_);
-    } else {
-      list_inputs();
-      sample_gemm(products_.isa.floats, products_.layout(i), packed, bias, p.activation, floats_, block_);
-    }
+    const float* bias = i.bias < 0 ? nullptr : plan_.constants + i.bias;
+    products_.isa.with(p.precision, [&](const auto& tiles) { multiply(tiles, i, p, packed_ + p.packed, bias); });
   }
 
-  void list_inputs() {  // where they lie
-    const int64_t rows = products_.isa.floats.rows;
-    floats_.lengths.clear();
-    for (size_t run = 0; run < runs_; ++run) floats_.lengths.push_back(sources_[run].channels);
-    floats_.x.resize(runs_ * size_t(block_.rows));
-    const float** x = floats_.x.data();
+  template <typename T>
+  void multiply(const TileSet<T>& tiles, const PlanInstruction& i, const SampleProduct& p, const float* packed,
+                const float* bias) {
+    GemmInputs<T>& inputs = std::get<GemmInputs<T>>(inputs_);
+    if constexpr (std::is_same_v<T, float>)
+      list_inputs(tiles.rows, inputs);
+    else
+      round_inputs(tiles, i.K, inputs);
+    const word_t<T>* words = reinterpret_cast<const word_t<T>*>(packed);
+    sample_gemm(tiles, products_.layout(i), words, bias, p.activation, inputs, block_);
+  }
+
+  void list_inputs(int64_t rows, GemmInputs<float>& inputs) {  // where they lie
+    inputs.lengths.clear();
+    for (size_t run = 0; run < runs_; ++run) inputs.lengths.push_back(sources_[run].channels);
+    inputs.x.resize(runs_ * size_t(block_.rows));
+    const float** x = inputs.x.data();
     for (int64_t tile = 0; tile < block_.rows; tile += rows)
       for (size_t run = 0; run < runs_; ++run)
         for (int64_t m = tile; m < std::min(block_.rows, tile + rows); ++m)
           *x++ = sources_[run].row(position_[m], image_[m]);
   }
 
-  void round_inputs(int64_t K) {  // a row's side by side; the last of an odd number is followed by a zero
-    const int64_t words = count_words<bfloat16>(K);
-    pairs_.lengths.assign(1, words);
-    pairs_.x.resize(size_t(block_.rows));
-    rounded_.resize(size_t(2 * words * block_.rows));
+  template <typename T>  // a row's side by side; the last of an odd number of a pair is followed by a zero
+  void round_inputs(const TileSet<T>& tiles, int64_t K, GemmInputs<T>& inputs) {
+    const int64_t words = count_words<T>(K), numbers = words * Word<T>::kNumbers;
+    inputs.lengths.assign(1, words);
+    inputs.x.resize(size_t(block_.rows));
+    inputs.rounded.resize(size_t(numbers * block_.rows));
     for (int64_t m = 0; m < block_.rows; ++m) {
-      bfloat16* to = rounded_.data() + 2 * words * m;
-      pairs_.x[size_t(m)] = to;
-      to[2 * words - 1] = 0;
+      input_t<T>* to = inputs.rounded.data() + numbers * m;
+      inputs.x[size_t(m)] = to;
+      to[numbers - 1] = 0;
       for (size_t run = 0; run < runs_; ++run) {
-        products_.isa.pairs.finish(sources_[run].channels, sources_[run].row(position_[m], image_[m]), nullptr, false,
-                                   to);
+        tiles.finish(sources_[run].channels, sources_[run].row(position_[m], image_[m]), nullptr, false, to);
         to += sources_[run].channels;
       }
     }
@@ -383,9 +388,7 @@ class SampleChunk {
   SampleOperand out_;
   size_t runs_ = 0;
   GemmBlock block_;
-  GemmInputs<float> floats_;
-  GemmInputs<bfloat16> pairs_;
-  std::vector<bfloat16> rounded_;
+  std::tuple<GemmInputs<float>, GemmInputs<bfloat16>, GemmInputs<float16>> inputs_;
   int64_t position_[kGemmBlock], image_[kGemmBlock];
   std::vector<float> scratch_, transformed_, numerators_, scores_;
 };

@@ -10,7 +10,7 @@
 namespace fastgen {
 namespace {
 
-constexpr int64_t kPackedHeader = 16;  // floats; the first two say for which tiles the weights were packed
+constexpr int64_t kPackedHeader = 16;  // floats; the first three say for which tiles the weights were packed
 
 // Weights that are read at every pixel lie in large pages, where the system offers them: fewer address translations.
 void advise_large_pages(Tensor& tensor) {
@@ -44,38 +44,38 @@ SamplePlan decode(const Tensor& codes, const Tensor& constants) {
 
 // The instruction set of that name; the best that this machine has for "".
 SampleIsa isa_of(const std::string& name) {
-  const auto& floats = tile_sets<float>();
-  for (const TileSet<bfloat16>& pairs : tile_sets<bfloat16>()) {
-    if (name != pairs.name) continue;
-    for (const TileSet<float>& set : floats)  // "avx512bf16" has the floats of "avx512"
-      if (set.lanes == pairs.lanes) return {set, pairs};
-  }
+  for (const SampleIsa& isa : sample_isas())
+    if (name == isa.pairs.name) return isa;
   STD_TORCH_CHECK(name.empty(), "isa: expected one that this machine has, got ", name);
-  return {floats.back(), tile_sets<bfloat16>().back()};
+  return sample_isas().back();
 }
 
 SampleIsa isa_of(const Tensor& packed) {
   check(packed, ScalarType::Float, {packed.numel()}, "packed");
   STD_TORCH_CHECK(packed.numel() >= kPackedHeader, "packed: expected packed weights");
   const float *header = data<float>(packed), which = header[1];
-  const auto& sets = tile_sets<bfloat16>();
-  STD_TORCH_CHECK(which >= 0 && which < float(sets.size()) && header[0] == float(sets[size_t(which)].lanes),
+  const auto& isas = sample_isas();
+  const bool known = which >= 0 && which < float(isas.size());
+  STD_TORCH_CHECK(known && header[0] == float(isas[size_t(which)].floats.lanes) &&
+                      header[2] == float(isas[size_t(which)].halves.lanes),
                   "packed: expected weights packed on this machine");
-  return isa_of(std::string(sets[size_t(which)].name));
+  return isas[size_t(which)];
 }
 
 int64_t sample_format_cpu(const Tensor&) { return int64_t(plan_format()); }
 
 Tensor sample_pack_cpu(const Tensor& codes, const Tensor& constants, Text isa) {
   const SamplePlan plan = decode(codes, constants);
-  const SampleProducts products(plan, isa_of(isa));
+  const SampleIsa tiles = isa_of(isa);
+  const SampleProducts products(plan, tiles);
   const std::vector<int64_t> sizes = {kPackedHeader + products.packed_size};
   Tensor packed = empty(constants, sizes);
   advise_large_pages(packed);
   float* floats = mutable_data<float>(packed);
   std::fill_n(floats, kPackedHeader, 0.0f);
-  floats[0] = float(products.isa.floats.lanes);
-  floats[1] = float(&products.isa.pairs - tile_sets<bfloat16>().data());
+  floats[0] = float(tiles.floats.lanes);
+  floats[1] = float(&tiles.pairs - tile_sets<bfloat16>().data());
+  floats[2] = float(tiles.halves.lanes);
   products.pack(floats + kPackedHeader);
   return packed;
 }

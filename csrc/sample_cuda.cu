@@ -6,16 +6,29 @@
 namespace fastgen {
 namespace {
 
+// f of a number of the type that a program's products round to; of a float where they do not.
+template <typename F>
+void with_rounding(const ProgramHeader& header, const F& f) {
+  switch (SamplePrecision(header.rounds)) {
+    case SamplePrecision::kBfloat16:
+      return f(__nv_bfloat16());
+    case SamplePrecision::kFloat16:
+      return f(__half());
+    default:
+      return f(0.0f);
+  }
+}
+
 // Blocks of the kernel for teams that run at once on the tensor's GPU; 0 where blocks cannot wait for one another.
 int64_t sample_program_blocks_cuda(const Tensor& words, const Tensor& program) {
   const CudaScope scope(program);
   int device = program.get_device_index(), processors = 0, together = 0, each = 0;
   cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   cudaDeviceGetAttribute(&together, cudaDevAttrCooperativeLaunch, device);
-  if (program_header(words).rounds)
-    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, sample_kernel<__nv_bfloat16, false>, kSampleThreads, 0);
-  else
-    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, sample_kernel<float, false>, kSampleThreads, 0);
+  with_rounding(program_header(words), [&](auto number) {
+    const auto kernel = sample_kernel<decltype(number), false>;
+    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, kSampleThreads, 0);
+  });
   check_launch("sample_program_blocks");
   return together ? int64_t(processors) * each : 0;
 }
@@ -103,10 +116,7 @@ Tensor sample_program_run_cuda(const Tensor& words, const Tensor& program, const
       cudaMemsetAsync(a.arrivals, 0, size_t(arrivals.numel()) * sizeof(unsigned), scope.stream) == cudaSuccess,
       "sample: the barriers could not be set");
   const Launcher launch = scope.launcher("sample");
-  if (header.rounds)
-    sample_launch<__nv_bfloat16>(launch, a, header.images);
-  else
-    sample_launch<float>(launch, a, header.images);
+  with_rounding(header, [&](auto number) { sample_launch<decltype(number)>(launch, a, header.images); });
   return bad_rows;
 }
 

@@ -1,6 +1,6 @@
 // sample_gemm: y[m] = activation(Σ_k x[m, k]·W[k] + bias + addends[m]) + residuals[m], one thread, any M
 // Shapes   W (K, N); the K inputs of a row are runs anywhere, so that taps are read where they lie; packed W: panels of
-//          (K, panel), the panel as wide as the registers; bfloat16 in pairs, K counts these
+//          (K, panel), the panel as wide as the registers, in words: K counts pairs of bfloat16
 // Traffic  W once per 60 rows from the last cache it fits; x from the first
 // Numerics f32 sums; k in one order whatever M, so that an image's bits do not depend on the images beside it
 // Ragged   N padded with zeros to whole vectors in W alone; y, addends and residuals are touched up to N
@@ -76,7 +76,8 @@ constexpr int64_t kGemmBlock = 60;
 template <typename T>
 struct GemmInputs {
   std::vector<int64_t> lengths;
-  std::vector<const T*> x;  // (tile, run, row of the tile)
+  std::vector<const input_t<T>*> x;  // (tile, run, row of the tile)
+  std::vector<input_t<T>> rounded;   // numbers that lie nowhere else
 };
 
 // What they add and write: one address a row.

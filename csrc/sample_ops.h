@@ -64,7 +64,7 @@ enum class SampleOp : int64_t {
 // with the records or with the arguments of the ops. FNV-1a.
 constexpr uint64_t plan_format() {
 #define FG_TEXT(op, name, parameters) " " name " " #parameters
-  const char text[] = "4" FG_SAMPLE_STEPS(FG_TEXT);
+  const char text[] = "5" FG_SAMPLE_STEPS(FG_TEXT);
 #undef FG_TEXT
   uint64_t hash = 0xcbf29ce484222325u;
   for (const char* c = text; *c; ++c) hash = (hash ^ uint64_t(*c)) * 0x100000001b3u;

@@ -30,6 +30,7 @@ struct PlanAxis {
 };
 
 enum class PlanKind : int64_t { kImage, kMap, kConstant, kGiven };
+enum class SamplePrecision : int64_t { kFloat32, kBfloat16, kFloat16, kCount };  // PRECISIONS of plan.py
 
 // A map, and what lies outside of it and is read nevertheless, as zeros: columns left and right, and rows. Buffers of
 // the kinds constant and given keep all rows.
@@ -83,9 +84,9 @@ inline int64_t plan_volume(int64_t a, int64_t b, int64_t c = 1) {
 
 class SamplePlan {
  public:
-  int64_t C, H, W, slope;   // slope −1: raster
-  int64_t tail, left, top;  // columns and rows that the walk goes on, and begins, outside of the image
-  bool bfloat16;            // what products of maps multiply, see `rounds`
+  int64_t C, H, W, slope;     // slope −1: raster
+  int64_t tail, left, top;    // columns and rows that the walk goes on, and begins, outside of the image
+  SamplePrecision precision;  // of what products of maps multiply, see `rounds`
   int64_t P = 0;
   const float* constants;
   std::vector<PlanBuffer> buffers;
@@ -97,9 +98,9 @@ class SamplePlan {
     C = positive(), H = positive(), W = positive(), slope = read(), tail = read(), left = read(), top = read();
     for (const int64_t value : {slope + 1, tail, left, top})
       plan_check(value >= 0 && value < kLimit, "expected a slope and a walk beyond the image");
-    const int64_t precision = read();
-    plan_check(precision == 0 || precision == 1, "expected a precision");
-    bfloat16 = precision == 1;
+    const int64_t code = read();
+    plan_check(code >= 0 && code < int64_t(SamplePrecision::kCount), "expected a precision");
+    precision = SamplePrecision(code);
     for (int64_t left = count(); left > 0; --left) buffers.push_back(buffer());
     plan_check(!buffers.empty() && buffers[0].kind == PlanKind::kImage && buffers[0].rows == H &&
                    buffers[0].columns == W && buffers[0].channels % C == 0,
@@ -119,11 +120,11 @@ class SamplePlan {
 
   int64_t constants_size() const { return constants_size_; }
 
-  // Whether inputs and weights of a product are rounded to bfloat16.
-  bool rounds(const PlanInstruction& i) const {
-    bool maps = bfloat16 && i.K > 0;
+  // What inputs and weights of a product are rounded to.
+  SamplePrecision rounds(const PlanInstruction& i) const {
+    bool maps = i.K > 0;
     for (const PlanRef& source : i.sources) maps &= buffers[size_t(source.buffer)].kind == PlanKind::kMap;
-    return maps;
+    return maps ? precision : SamplePrecision::kFloat32;
   }
 
   int64_t inputs() const { return buffers[0].channels / C; }  // channels in which the model reads one colour

@@ -9,7 +9,7 @@ namespace fastgen {
 
 // What the product of an instruction takes along: steps [0, fused).
 struct SampleProduct {
-  bool rounds = false;  // to bfloat16
+  SamplePrecision precision = SamplePrecision::kFloat32;  // that inputs and weights are rounded to
   SampleActivation activation = SampleActivation::kNone;
   size_t addends = 0, fused = 0;
   bool has_residual = false;
@@ -17,16 +17,47 @@ struct SampleProduct {
   int64_t channels = 0;  // that the product leaves
 };
 
-// What of an instruction set multiplies floats, and what pairs of bfloat16.
+// What of an instruction set multiplies floats, pairs of bfloat16, and weights in float16. Named as the pairs.
 struct SampleIsa {
   const TileSet<float>& floats;
   const TileSet<bfloat16>& pairs;
+  const TileSet<float16>& halves;
+
+  // f(tiles), of what is rounded so.
+  template <typename F>
+  auto with(SamplePrecision precision, const F& f) const {
+    switch (precision) {
+      case SamplePrecision::kBfloat16:
+        return f(pairs);
+      case SamplePrecision::kFloat16:
+        return f(halves);
+      default:
+        return f(floats);
+    }
+  }
 };
+
+// Those of this machine, the best last. "avx512bf16" has floats and halves of "avx512"; halves are portable ones where
+// no instruction widens them.
+inline const std::vector<SampleIsa>& sample_isas() {
+  static const std::vector<SampleIsa> isas = [] {
+    const auto of_lanes = [](const auto& sets, int lanes) -> const auto& {
+      for (const auto& set : sets)
+        if (set.lanes == lanes) return set;
+      return sets.front();
+    };
+    std::vector<SampleIsa> found;
+    for (const TileSet<bfloat16>& pairs : tile_sets<bfloat16>())
+      found.push_back({of_lanes(tile_sets<float>(), pairs.lanes), pairs, of_lanes(tile_sets<float16>(), pairs.lanes)});
+    return found;
+  }();
+  return isas;
+}
 
 class SampleProducts {
  public:
   const SampleIsa isa;
-  int64_t packed_size = 0;  // in floats, or pairs
+  int64_t packed_size = 0;  // in floats
 
   SampleProducts(const SamplePlan& plan, const SampleIsa& isa) : isa(isa), plan_(plan) {
     for (const PlanInstruction& i : plan.instructions) products_.push_back(fuse(i));
@@ -39,12 +70,9 @@ class SampleProducts {
   void pack(float* packed) const {
     for (const PlanInstruction& i : plan_.instructions) {
       if (i.K == 0) continue;
-      const float* weight = plan_.constants + i.weight;
-      float* to = packed + of(i).packed;
-      if (of(i).rounds)
-        pack_pairs(layout(i), i.K, weight, reinterpret_cast<uint32_t*>(to));
-      else
-        layout(i).pack(weight, to);
+      isa.with(of(i).precision, [&](const auto& tiles) {
+        pack(tiles, layout(i), i.K, plan_.constants + i.weight, packed + of(i).packed);
+      });
     }
   }
 
@@ -54,16 +82,29 @@ class SampleProducts {
 
   GemmLayout layout(const PlanInstruction& i, const SampleProduct& p) const {
     const bool gate = p.activation == SampleActivation::kGate;
-    return p.rounds ? GemmLayout(isa.pairs, count_words<bfloat16>(i.K), i.O, gate)
-                    : GemmLayout(isa.floats, i.K, i.O, gate);
+    return isa.with(p.precision, [&](const auto& tiles) { return layout(tiles, i, gate); });
+  }
+  template <typename T>
+  static GemmLayout layout(const TileSet<T>& tiles, const PlanInstruction& i, bool gate) {
+    return {tiles, count_words<T>(i.K), i.O, gate};
   }
 
   // The last pair of an odd number of rows has a zero.
-  static void pack_pairs(const GemmLayout& layout, int64_t K, const float* w, uint32_t* packed) {
-    layout.pack(packed, [&](int64_t k, int64_t n) {
-      const float* at = w + 2 * k * layout.N + n;
-      return pair_of(float_to_bfloat16(at[0]), 2 * k + 1 < K ? float_to_bfloat16(at[layout.N]) : bfloat16(0));
+  template <typename T>
+  static void pack(const TileSet<T>&, const GemmLayout& layout, int64_t K, const float* w, float* packed) {
+    constexpr int64_t kNumbers = Word<T>::kNumbers;
+    layout.pack(reinterpret_cast<word_t<T>*>(packed), [&](int64_t word, int64_t n) {
+      T numbers[kNumbers];
+      for (int64_t j = 0, k = word * kNumbers; j < kNumbers; ++j, ++k)
+        numbers[j] = from_float<T>(k < K ? w[k * layout.N + n] : 0.0f);
+      return load_word(numbers, 0);
     });
+  }
+
+  // Floats that as many words take; panels are of whole vectors.
+  template <typename T>
+  static int64_t floats(const TileSet<T>&, int64_t words) {
+    return ceil_div(words * int64_t(sizeof(word_t<T>)), int64_t(sizeof(float)));
   }
 
   // The first steps, as many as an epilogue has: addends, an activation, a residual.
@@ -85,9 +126,11 @@ class SampleProducts {
       }
     }
     p.channels = sample_channels(p.activation, i.O);
-    p.rounds = plan_.rounds(i);
+    p.precision = plan_.rounds(i);
     p.packed = packed_size;
-    packed_size = checked_add(packed_size, layout(i, p).size());
+    const int64_t words = layout(i, p).size();
+    packed_size =
+        checked_add(packed_size, isa.with(p.precision, [&](const auto& tiles) { return floats(tiles, words); }));
     return p;
   }
 

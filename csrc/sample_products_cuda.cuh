@@ -20,10 +20,16 @@ __device__ __forceinline__ void add_floats(const float* w, const Pack<float, 4>&
   sums[2] = dot(wb, a, sums[2]), sums[3] = dot(wb, b, sums[3]);
 }
 
+template <typename T>
 __device__ __forceinline__ void add_pairs(const uint32_t* w, const Pack<float, 4>& x, float sums[4]) {
   const auto a = load_pack<uint32_t, 4>(w);
-  const uint32_t pairs[2] = {bfloat16_pair(x.at[0], x.at[1]), bfloat16_pair(x.at[2], x.at[3])};
-  mma_bfloat16(sums, a.at, pairs);
+  if constexpr (std::is_same_v<T, __half>) {
+    const uint32_t pairs[2] = {float16_pair(x.at[0], x.at[1]), float16_pair(x.at[2], x.at[3])};
+    mma_float16(sums, a.at, pairs);
+  } else {
+    const uint32_t pairs[2] = {bfloat16_pair(x.at[0], x.at[1]), bfloat16_pair(x.at[2], x.at[3])};
+    mma_bfloat16(sums, a.at, pairs);
+  }
 }
 
 // What one source adds: `steps` steps from its channel `first`. Those that 16 bytes can be loaded of come first, with
@@ -58,6 +64,7 @@ __device__ __forceinline__ void sum_floats(const SampleRun& run, const float* w,
   }
 }
 
+template <typename T>
 __device__ __forceinline__ void sum_pairs(const SampleRun& run, const uint32_t* w, const float* x, float sums[4]) {
   const int lane = int(threadIdx.x) % 32, first = run.first + lane % 4 * 4;
   w += 4 * lane;
@@ -65,10 +72,10 @@ __device__ __forceinline__ void sum_pairs(const SampleRun& run, const uint32_t* 
   __builtin_assume(__isGlobal(x));
 #pragma unroll 4
   for (int step = 0; step < run.whole; ++step)
-    add_pairs(w + step * kPairWords, whole_four(x + first + step * kPairStep), sums);
+    add_pairs<T>(w + step * kPairWords, whole_four(x + first + step * kPairStep), sums);
 #pragma unroll 1
   for (int step = run.whole; step < run.steps; ++step)
-    add_pairs(w + step * kPairWords, ragged_four(x, first + step * kPairStep, run.channels), sums);
+    add_pairs<T>(w + step * kPairWords, ragged_four(x, first + step * kPairStep, run.channels), sums);
 }
 
 // Where a row reads a source. Of what is not due the sums are nobody's, so that any numbers do.
@@ -84,13 +91,13 @@ __device__ __forceinline__ void sum_part(const SampleContext& s, const ProgramIn
   const int lane = int(threadIdx.x) % 32;
   const ProgramSegment* segments = s.records<ProgramSegment>(s.header->segments) + i.segments;
   const int64_t first_step = int64_t(tile) * i.sum_steps;
-  if (std::is_same_v<T, __nv_bfloat16> && i.rounds) {
+  if (!std::is_same_v<T, float> && i.rounds) {
     const SampleRow row = s.row(i, positions, group * kTileRows + lane / 4);
     for (int at = i.parts[part]; at < i.parts[part + 1]; ++at) {
       const ProgramSegment segment = segments[at];
       const ProgramRef& ref = s.ref(segment.source);
       const uint32_t* w = s.packed + i.weight + (first_step + segment.packed) * kPairWords;
-      sum_pairs(SampleRun(s, segment, ref, kPairStep), w, source_of(s, ref, row), sums);
+      sum_pairs<T>(SampleRun(s, segment, ref, kPairStep), w, source_of(s, ref, row), sums);
     }
   } else {
     const int m = group * kTileRows + lane % 4 * 2;

@@ -21,7 +21,7 @@ class SampleProgram {
     plan_check(images > 0 && images < kLimit, "expected images");
     header_ = {};
     header_.magic = kProgramMagic;
-    header_.constants = narrow(plan.constants_size()), header_.rounds = plan.bfloat16;
+    header_.constants = narrow(plan.constants_size()), header_.rounds = int32_t(plan.precision);
     header_.C = narrow(plan.C), header_.H = narrow(plan.H), header_.W = narrow(plan.W);
     header_.slope = narrow(plan.slope), header_.tail = narrow(plan.tail);
     header_.left = narrow(plan.left), header_.top = narrow(plan.top);
@@ -37,7 +37,7 @@ class SampleProgram {
   const ProgramHeader& header() const { return header_; }
 
   // Weights in the order in which lanes read them, a tile's steps one after the other, zeros where a source ends
-  // within a step. float: (16 outputs, 4 numbers of the row); bfloat16: the fragments of m16n8k16, 8 numbers a lane.
+  // within a step. float: (16 outputs, 4 numbers of the row); rounded: the fragments of m16n8k16, 8 numbers a lane.
   void pack(uint32_t* packed) const {
     for (size_t at = 0; at < turns_.size(); ++at) {
       const PlanInstruction& plan = *turns_[at];
@@ -99,14 +99,15 @@ class SampleProgram {
 
   // A lane reads numbers 4q to 4q + 3 of a row of inputs, q = lane mod 4, so these are its columns of the weights too.
   template <typename F>
-  static uint32_t* pack_pairs(const F& weight, uint32_t* to) {
+  uint32_t* pack_pairs(const F& weight, uint32_t* to) const {
+    const auto rounded = [&](int64_t r, int64_t j) -> uint32_t {
+      const float number = weight(r, j);
+      return plan_.precision == SamplePrecision::kFloat16 ? float_to_float16(number) : float_to_bfloat16(number);
+    };
     for (int lane = 0; lane < 32; ++lane) {
       const int row = lane / 4, first = lane % 4 * 4;
       for (const int j : {first, first + 2})
-        for (const int r : {row, row + 8}) {
-          const uint32_t low = float_to_bfloat16(weight(r, j)), high = float_to_bfloat16(weight(r, j + 1));
-          *to++ = low | high << 16;
-        }
+        for (const int r : {row, row + 8}) *to++ = rounded(r, j) | rounded(r, j + 1) << 16;
     }
     return to;
   }
@@ -189,7 +190,7 @@ class SampleProgram {
   }
 
   void add_product(const PlanInstruction& plan, ProgramInstruction& i) {
-    i.rounds = plan_.rounds(plan);
+    i.rounds = int32_t(plan_.rounds(plan));
     i.outputs = narrow(plan.O);
     i.tiles = narrow(ceil_div(i.gate ? plan.O / 2 : plan.O, i.gate ? kTileOutputs / 2 : kTileOutputs));
     const int64_t step = i.rounds ? kPairStep : kFloatStep;

@@ -53,9 +53,9 @@ struct ProgramInstruction {
   ProgramAxis rows, columns;
   int32_t waits;                  // whether it reads or writes what an earlier one of its turn wrote or read
   int32_t out, source, channels;  // refs; channels before the first step
-  int32_t outputs, tiles, sum_steps, rounds, gate, weight, bias;
-  int32_t segments, parts[kSampleParts + 1];  // the first segment of each part, from `segments`
-  int32_t steps, step_count, direct;          // direct: what comes out needs no row of memory on its way
+  int32_t outputs, tiles, sum_steps, rounds, gate, weight, bias;  // rounds: to that SamplePrecision
+  int32_t segments, parts[kSampleParts + 1];                      // the first segment of each part, from `segments`
+  int32_t steps, step_count, direct;  // direct: what comes out needs no row of memory on its way
   ProgramAttend attend;
 };
 

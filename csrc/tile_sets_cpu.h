@@ -15,7 +15,7 @@ struct TileSet {
   const char* name;
   int lanes, rows, vectors;
   Tile<T> tile[kGemmRows + 1][kGemmVectors + 1];
-  OuterTile<T> outer[kGemmRows + 1][kGemmVectors + 1];
+  OuterTile<T> outer[kGemmRows + 1][kGemmVectors + 1];  // none of float16, whose inputs are not stored in 16 bits
   Finish<T> finish;
 
   int panel() const { return lanes * vectors; }
@@ -23,45 +23,48 @@ struct TileSet {
 using GemmIsa = TileSet<float>;
 
 // A class whose tiles are compiled for `target`; the generic body is inlined into each.
-#define FG_TILES(Class, target, Products, Lanes, Rows, Vectors)                                                    \
-  struct Class {                                                                                                   \
-    using T = typename Products::Number;                                                                           \
-    template <int R, int V>                                                                                        \
-    target static void tile(int64_t runs, const int64_t* lengths, const T* const* x, const word_t<T>* w, float* s, \
-                            int64_t columns) {                                                                     \
-      product_tile<Products, Lanes, R, V>(runs, lengths, x, w, s, columns);                                        \
-    }                                                                                                              \
-    template <int R, int V>                                                                                        \
-    target static void outer(int64_t runs, int64_t length, const T* const* x, int64_t run, int64_t step,           \
-                             const word_t<T>* w, int64_t pitch, float* s, int64_t columns) {                       \
-      outer_tile<Products, Lanes, R, V>(runs, length, x, run, step, w, pitch, s, columns);                         \
-    }                                                                                                              \
-    template <int R, int V>                                                                                        \
-    static void fill(TileSet<T>* isa) {                                                                            \
-      isa->tile[R][V] = tile<R, V>;                                                                                \
-      isa->outer[R][V] = outer<R, V>;                                                                              \
-      if constexpr (V > 1)                                                                                         \
-        fill<R, V - 1>(isa);                                                                                       \
-      else if constexpr (R > 1)                                                                                    \
-        fill<R - 1, Vectors>(isa);                                                                                 \
-    }                                                                                                              \
-    static TileSet<T> make(const char* name) {                                                                     \
-      TileSet<T> isa{name, Lanes, Rows, Vectors, {}, {}, finish_any<T>};                                           \
-      fill<Rows, Vectors>(&isa);                                                                                   \
-      return isa;                                                                                                  \
-    }                                                                                                              \
+#define FG_TILES(Class, target, Products, Lanes, Rows, Vectors)                                                   \
+  struct Class {                                                                                                  \
+    using T = typename Products::Number;                                                                          \
+    template <int R, int V>                                                                                       \
+    target static void tile(int64_t runs, const int64_t* lengths, const input_t<T>* const* x, const word_t<T>* w, \
+                            float* s, int64_t columns) {                                                          \
+      product_tile<Products, Lanes, R, V>(runs, lengths, x, w, s, columns);                                       \
+    }                                                                                                             \
+    template <int R, int V>                                                                                       \
+    target static void outer(int64_t runs, int64_t length, const T* const* x, int64_t run, int64_t step,          \
+                             const word_t<T>* w, int64_t pitch, float* s, int64_t columns) {                      \
+      outer_tile<Products, Lanes, R, V>(runs, length, x, run, step, w, pitch, s, columns);                        \
+    }                                                                                                             \
+    template <int R, int V>                                                                                       \
+    static void fill(TileSet<T>* isa) {                                                                           \
+      isa->tile[R][V] = tile<R, V>;                                                                               \
+      if constexpr (!std::is_same_v<T, float16>) isa->outer[R][V] = outer<R, V>;                                  \
+      if constexpr (V > 1)                                                                                        \
+        fill<R, V - 1>(isa);                                                                                      \
+      else if constexpr (R > 1)                                                                                   \
+        fill<R - 1, Vectors>(isa);                                                                                \
+    }                                                                                                             \
+    static TileSet<T> make(const char* name) {                                                                    \
+      TileSet<T> isa{name, Lanes, Rows, Vectors, {}, {}, finish_any<T>};                                          \
+      fill<Rows, Vectors>(&isa);                                                                                  \
+      return isa;                                                                                                 \
+    }                                                                                                             \
   }
 
 FG_TILES(PortableTiles, , FloatProducts, 4, 4, 2);
 FG_TILES(PortablePairTiles, , PairProducts, 4, 4, 2);
+FG_TILES(PortableHalfTiles, , HalfProducts, 4, 4, 2);
 #if defined(__x86_64__) && defined(__GNUC__)
 #define FG_AVX2 __attribute__((target("avx2,fma")))
 #define FG_AVX512 __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,fma")))
 FG_TILES(Avx2Tiles, FG_AVX2, FloatProducts, 8, 6, 2);
 FG_TILES(Avx2PairTiles, FG_AVX2, PairProducts, 8, 4, 2);
+FG_TILES(Avx2HalfTiles, FG_AVX2, F16cProducts, 8, 6, 2);
 FG_TILES(Avx512Tiles, FG_AVX512, FloatProducts, 16, 6, 4);
 FG_TILES(Avx512PairTiles, FG_AVX512, PairProducts, 16, 6, 3);
 FG_TILES(Avx512DotTiles, FG_AVX512, DotProducts, 16, 6, 4);
+FG_TILES(Avx512HalfTiles, FG_AVX512, F16cProducts, 16, 6, 4);
 #undef FG_AVX2
 #undef FG_AVX512
 #endif
@@ -102,6 +105,22 @@ inline const std::vector<TileSet<bfloat16>>& tile_sets<bfloat16>() {
     if (runs_avx512() && __builtin_cpu_supports("avx512bf16")) {
       found.push_back(Avx512DotTiles::make("avx512bf16"));
       found.back().finish = finish_by_avx512bf16;
+    }
+#endif
+    return found;
+  }();
+  return sets;
+}
+
+template <>
+inline const std::vector<TileSet<float16>>& tile_sets<float16>() {
+  static const std::vector<TileSet<float16>> sets = [] {
+    std::vector<TileSet<float16>> found = {PortableHalfTiles::make("portable")};
+#if defined(__x86_64__) && defined(__GNUC__)
+    if (runs_avx2() && __builtin_cpu_supports("f16c")) {
+      found.push_back(Avx2HalfTiles::make("avx2"));
+      if (runs_avx512()) found.push_back(Avx512HalfTiles::make("avx512"));
+      for (size_t set = 1; set < found.size(); ++set) found[set].finish = finish_by_f16c;
     }
 #endif
     return found;

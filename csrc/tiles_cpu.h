@@ -1,5 +1,6 @@
 // The tiles that products on the CPU are made of, for every instruction set: sums of a few rows and vectors that stay
-// in registers. Of floats, or of bfloat16 in pairs: both products of a pair are added to one float. No torch headers.
+// in registers. Of floats; of bfloat16 in pairs, both of whose products are added to one float; or of weights in
+// float16, which are widened on their load, and floats that float16 has. No torch headers.
 #pragma once
 
 #include <algorithm>
@@ -22,15 +23,28 @@ std::unique_ptr<T[]> unwritten(int64_t count) {
 template <typename T>
 struct Word {  // of float: one
   using type = float;
+  using Loaded = float;  // what registers have of it
+  using Input = float;   // one of the numbers that it meets
   static constexpr int64_t kNumbers = 1;
 };
 template <>
 struct Word<bfloat16> {  // two that lie beside each other, the first in the lower half
   using type = uint32_t;
+  using Loaded = uint32_t;
+  using Input = bfloat16;
   static constexpr int64_t kNumbers = 2;
+};
+template <>
+struct Word<float16> {  // its bits; what it meets is a float, rounded once for all that it is multiplied by
+  using type = uint16_t;
+  using Loaded = float;
+  using Input = float;
+  static constexpr int64_t kNumbers = 1;
 };
 template <typename T>
 using word_t = typename Word<T>::type;
+template <typename T>
+using input_t = typename Word<T>::Input;
 
 // The i-th word of numbers that lie together.
 template <typename T>
@@ -38,6 +52,15 @@ FG_HD word_t<T> load_word(const T* numbers, int64_t i) {
   word_t<T> word;
   memcpy(&word, numbers + i * Word<T>::kNumbers, sizeof word);
   return word;
+}
+
+// To the nearest number of type T, as an input.
+template <typename T>
+FG_HD input_t<T> rounded_input(float value) {
+  if constexpr (std::is_same_v<T, input_t<T>>)
+    return from_float<T>(value);
+  else
+    return to_float(from_float<T>(value));
 }
 
 template <typename T>
@@ -56,9 +79,16 @@ FG_VECTOR_CLONES inline void pair_runs(int64_t count, const bfloat16* __restrict
     for (int64_t i = 0; i < count; ++i) y[i] = pair_of(first[i], 0);
 }
 
-// ---- how it adds their products: V of floats, B of words
+// ---- how it loads weights, once for all rows, and adds their products: V of floats, B of words
 
-struct FloatProducts {
+struct AsTheyLie {
+  template <class B, class Stored>
+  static FG_HD void load(B& w, const Stored* stored) {
+    w = *stored;
+  }
+};
+
+struct FloatProducts : AsTheyLie {
   using Number = float;
   template <class V, class B>
   static FG_HD void add(V& sum, const B& w, float x) {
@@ -66,7 +96,7 @@ struct FloatProducts {
   }
 };
 
-struct PairProducts {  // in float, exact but for the sum
+struct PairProducts : AsTheyLie {  // in float, exact but for the sum
   using Number = bfloat16;
   template <class V, class B>
   static FG_HD void add(V& sum, const B& w, uint32_t x) {
@@ -76,8 +106,24 @@ struct PairProducts {  // in float, exact but for the sum
   }
 };
 
+struct HalfProducts : FloatProducts {  // exact but for the sum
+  using Number = float16;
+  template <class V, class Stored>
+  static FG_HD void load(V& w, const Stored* stored) {
+    for (size_t j = 0; j < sizeof(V) / sizeof(float); ++j) w[j] = float16_to_float((*stored)[j]);
+  }
+};
+
 #if defined(__x86_64__) && defined(__GNUC__)
-struct DotProducts {  // AVX512-BF16: rounded once, subnormal numbers are zero
+struct F16cProducts : FloatProducts {  // the same, by the instruction that widens
+  using Number = float16;
+  template <class V, class Stored>
+  static FG_HD void load(V& w, const Stored* stored) {
+    asm("vcvtph2ps %1, %0" : "=v"(w) : "m"(*stored));
+  }
+};
+
+struct DotProducts : AsTheyLie {  // AVX512-BF16: rounded once, subnormal numbers are zero
   using Number = bfloat16;
   template <class V, class B>
   static FG_HD void add(V& sum, const B& w, uint32_t x) {
@@ -90,21 +136,21 @@ struct DotProducts {  // AVX512-BF16: rounded once, subnormal numbers are zero
 // ---- one tile: Rows × Vectors·Lanes sums, all in registers
 
 template <typename T>
-using Tile = void (*)(int64_t runs, const int64_t* lengths, const T* const* x, const word_t<T>* w, float* sums,
+using Tile = void (*)(int64_t runs, const int64_t* lengths, const input_t<T>* const* x, const word_t<T>* w, float* sums,
                       int64_t columns);
 
 template <typename T, int Lanes>
 struct TileVectors {
   typedef float V __attribute__((vector_size(4 * Lanes)));
   typedef float UnalignedV __attribute__((vector_size(4 * Lanes), aligned(4), may_alias));
-  typedef word_t<T> B __attribute__((vector_size(4 * Lanes)));
-  typedef word_t<T> UnalignedB __attribute__((vector_size(4 * Lanes), aligned(4), may_alias));
+  typedef typename Word<T>::Loaded B __attribute__((vector_size(4 * Lanes)));
+  typedef word_t<T> UnalignedB __attribute__((vector_size(sizeof(word_t<T>) * Lanes), aligned(4), may_alias));
 };
 
 // x[run·Rows + r] → lengths[run] words that lie together; w (K, Vectors·Lanes); sums (Rows, Vectors·Lanes), rows
 // `columns` apart
 template <class Products, int Lanes, int Rows, int Vectors>
-FG_HD void product_tile(int64_t runs, const int64_t* lengths, const typename Products::Number* const* x,
+FG_HD void product_tile(int64_t runs, const int64_t* lengths, const input_t<typename Products::Number>* const* x,
                         const word_t<typename Products::Number>* w, float* sums, int64_t columns) {
   using T = typename Products::Number;
   using V = typename TileVectors<T, Lanes>::V;
@@ -117,13 +163,13 @@ FG_HD void product_tile(int64_t runs, const int64_t* lengths, const typename Pro
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) sum[r][v] = V{};
   for (int64_t run = 0; run < runs; ++run, x += Rows) {
-    const T* row[Rows];
+    const input_t<T>* row[Rows];
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) row[r] = x[r];
     for (int64_t k = 0; k < lengths[run]; ++k, w += Vectors * Lanes) {
       B b[Vectors];
 #pragma GCC unroll 8
-      for (int v = 0; v < Vectors; ++v) b[v] = *reinterpret_cast<const UnalignedB*>(w + v * Lanes);
+      for (int v = 0; v < Vectors; ++v) Products::load(b[v], reinterpret_cast<const UnalignedB*>(w + v * Lanes));
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 8
@@ -182,19 +228,19 @@ FG_HD void outer_tile(int64_t runs, int64_t length, const typename Products::Num
 // ---- what becomes of sums: + what lies in memory, which may be nothing, a ReLU if asked, and rounded
 
 template <typename T>
-using Finish = void (*)(int64_t count, const float* sums, const T* more, bool relu, T* y);
+using Finish = void (*)(int64_t count, const float* sums, const input_t<T>* more, bool relu, input_t<T>* y);
 
 template <typename T, bool Adds, bool Relus>
-FG_VECTOR_CLONES void finish_sums(int64_t count, const float* __restrict sums, const T* __restrict more,
-                                  T* __restrict y) {
+FG_VECTOR_CLONES void finish_sums(int64_t count, const float* __restrict sums, const input_t<T>* __restrict more,
+                                  input_t<T>* __restrict y) {
   for (int64_t i = 0; i < count; ++i) {
     const float sum = Adds ? sums[i] + to_float(more[i]) : sums[i];
-    y[i] = from_float<T>(Relus && sum < 0.0f ? 0.0f : sum);
+    y[i] = rounded_input<T>(Relus && sum < 0.0f ? 0.0f : sum);
   }
 }
 
 template <typename T>
-void finish_any(int64_t count, const float* sums, const T* more, bool relu, T* y) {
+void finish_any(int64_t count, const float* sums, const input_t<T>* more, bool relu, input_t<T>* y) {
   if (more)
     relu ? finish_sums<T, true, true>(count, sums, more, y) : finish_sums<T, true, false>(count, sums, more, y);
   else
@@ -222,6 +268,23 @@ __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx512bf16"))) inline 
     Half rounded;
     asm("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(sum));
     memcpy(y + i, &rounded, sizeof rounded);
+  }
+}
+
+// By the instructions that round and widen.
+__attribute__((target("avx,f16c"))) inline void finish_by_f16c(int64_t count, const float* sums, const float* more,
+                                                               bool relu, float* y) {
+  typedef float V __attribute__((vector_size(32)));
+  typedef uint16_t Half __attribute__((vector_size(16)));
+  if (count < 8 || more || relu) return finish_any<float16>(count, sums, more, relu, y);
+  for (int64_t next = 0; next < count; next += 8) {
+    const int64_t i = std::min(next, count - 8);  // the last ones overlap with those before
+    V number;
+    Half rounded;
+    memcpy(&number, sums + i, sizeof number);
+    asm("vcvtps2ph $0, %1, %0" : "=x"(rounded) : "x"(number));  // to nearest, ties to even, whatever the thread's mode
+    asm("vcvtph2ps %1, %0" : "=x"(number) : "x"(rounded));
+    memcpy(y + i, &number, sizeof number);
   }
 }
 #endif

@@ -9,6 +9,7 @@ import sys
 import torch
 
 from fastgen.ops.sample_cuda import Teams
+from fastgen.sampling.precision import PRECISIONS
 from gpu_plans import run_on_gpu
 from op_arguments import ARGUMENTS
 from op_cases import CUDA_OPS, call, moved
@@ -26,7 +27,7 @@ def main(device: str) -> None:
     if device == "cpu":  # a rehearsal
         return
     for plan in (deep_plan(levels=4), attending_plan(levels=4)):
-        for plan.precision in ("float32", "bfloat16"):
+        for plan.precision in PRECISIONS:
             for blocks in (1, 3):
                 walk = run_on_gpu(plan, torch.rand(5, *plan.shape), Teams(4, blocks), torch.device(device))
                 assert walk.params.cpu().isfinite().all(), (plan.precision, blocks)

@@ -285,6 +285,25 @@ def biases_plan() -> Plan:
     return b.finish(b.map([(1, HERE), (0, LEFT)], 1))
 
 
+#: What tells roundings apart: ties in numbers of float16 and of bfloat16, and beside them; the largest, subnormal ones.
+ROUGH = (
+    1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-11 + 2**-20, -1 - 2**-9 - 2**-11, 1 + 2**-8, 1 + 3 * 2**-8, 1 - 2**-9 + 2**-20,
+    65504.0, -65519.99, 3 * 2**-25, -(2**-25), 1.001 * 2**-25, 2**-24, 2**-14 - 2**-25, 2**-14 - 3 * 2**-26, 1e-3,
+    -math.pi,
+)  # fmt: skip
+
+
+def numbers_plan(numbers: tuple[float, ...] = ROUGH) -> Plan:
+    """Each number times the one as far from the other end: sums of one term, whose order is nothing."""
+    b = Builder(1, 2, 3)
+    count, values = len(numbers), torch.tensor(numbers, dtype=torch.float64).float()
+    b.map([(0, ABOVE)], count)
+    b.plan.instructions[-1].weight, b.plan.instructions[-1].bias = torch.zeros(3, count), values
+    plan = b.finish(b.map([(1, HERE)], count))
+    plan.instructions[-1].weight, plan.instructions[-1].bias = values.flip(0).diag(), torch.zeros(count)
+    return plan
+
+
 PARAMETERS = {"elu": (0.7,), "leaky_relu": (0.1,), "pow": (1.7,), "clamp": (0.4, 1.1), "softplus": (2.0, 1.5)}
 OF_POSITIVE = ("log", "log1p", "sqrt", "rsqrt", "pow", "reciprocal")
 

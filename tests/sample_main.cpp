@@ -26,11 +26,7 @@ int main() {
   const std::vector<double> uniforms = read_vector<double>();
   const std::vector<float> table = read_vector<float>(), given = read_vector<float>();
   const int64_t components = read_vector<int64_t>().at(0);
-  for (const TileSet<bfloat16>& pairs : tile_sets<bfloat16>()) {
-    const GemmIsa* floats = &gemm_isas().back();
-    for (const GemmIsa& each : gemm_isas())
-      if (each.lanes == pairs.lanes) floats = &each;
-    const SampleIsa isa = {*floats, pairs};
+  for (const SampleIsa& isa : sample_isas()) {
     const SamplePlan plan(codes.data(), int64_t(codes.size()), constants.data(), int64_t(constants.size()));
     const SampleProducts products(plan, isa);
     const SampleLayout layout(plan);

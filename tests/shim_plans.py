@@ -9,7 +9,7 @@ from fastgen.ops.sample import Walk
 from fastgen.ops.sample_cuda import DeviceChunks, DevicePlan, Teams
 from fastgen.sampling.compiled_sampler import CompiledSampler
 from fastgen.sampling.native_executor import work_of
-from fastgen.sampling.plan import Plan
+from fastgen.sampling.plan import PRECISIONS, Plan
 from parity import assert_parity
 from plans import evaluate, run, run_packed, table_of
 from simt.shim import Shim
@@ -48,7 +48,7 @@ class ShimPlan(DevicePlan):
         written = [state, bad_rows, values, params]
         results = self._shim.call(
             "sample",
-            torch.bfloat16 if self.codes[7] == 1 else torch.float32,
+            getattr(torch, PRECISIONS[self.codes[7]]),
             sizes,
             [tensor.contiguous() for tensor in inputs],
             [tensor.to("meta") for tensor in written],

@@ -22,6 +22,7 @@ from fastgen.models import AutoregressiveModel
 from fastgen.nn import MaskedConv2d
 from fastgen.ops.value_frequencies import TOTAL, value_frequencies
 from fastgen.sampling import CompiledSampler
+from fastgen.sampling.precision import Precision
 from ops import with_threads
 
 constriction = pytest.importorskip("constriction", reason="it comes with fastgen[codec]")
@@ -153,6 +154,17 @@ def test_images_that_cannot_be_worse_cost_24_bits_a_value() -> None:
     data = codec.encode(torch.zeros_like(values))
     assert torch.equal(codec.decode(data).values, torch.zeros_like(values, dtype=torch.uint8))
     assert 8 * len(Container.from_bytes(data).streams[0]) <= 24 * values.numel() + 64
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_rounded_products_round_trip(precision: Precision) -> None:
+    model, codec, values, _ = setting("pixelcnn, two levels", 3)
+    rounded = Codec(model, codec.sampler.shape, precision=precision)
+    data = rounded.encode(values)
+    assert Container.from_bytes(data).about.precision == precision
+    assert torch.equal(rounded.decode(data).values, values.to(torch.uint8))
+    with pytest.raises(ValueError, match=f"^precision: expected 'float32', .*got '{precision}'"):
+        codec.decode(data)
 
 
 def changed(data: bytes, **about: Any) -> bytes:

@@ -106,7 +106,12 @@ def test_vectors_move_as_16_bytes(arch: str) -> None:
 @pytest.mark.parametrize("arch", ARCHS)
 def test_walks_multiply_by_matrix_instructions_where_they_round(arch: str) -> None:
     walks = [kernel for kernel in kernels(arch) if kernel.name in WALKS]
-    assert len(walks) == 4  # of float32 and of bfloat16, alone and in teams
+    assert len(walks) == 6  # of float32, bfloat16 and float16, alone and in teams
     for kernel in walks:
-        assert (kernel.count(r"HMMA\.16816\.F32\.BF16") > 0) == (kernel.dtype == "bfloat16")
+        products = {"bfloat16": r"HMMA\.16816\.F32\.BF16", "float16": r"HMMA\.16816\.F32(?!\.)"}
+        roundings = {"bfloat16": r"F2FP\.BF16(?:\.F32)?\.PACK_AB", "float16": r"F2FP(?:\.F16\.F32)?\.PACK_AB"}
+        for dtype in products:
+            assert (kernel.count(products[dtype]) > 0) == (kernel.dtype == dtype)
+            assert (kernel.count(roundings[dtype]) > 0) == (kernel.dtype == dtype)
+        assert kernel.count(r"F2FP[.\w]*SAT[.\w]*") == 0, "what a type has not is infinite"
         assert kernel.count(r"LDG\.E[.\w]*\.128[.\w]*|LD\.E[.\w]*\.128[.\w]*") > 0

@@ -9,6 +9,7 @@ from torch import Tensor
 from fastgen.ops.sample import Walk
 from fastgen.ops.sample_cuda import Teams
 from fastgen.sampling.plan import BINARY, UNARY, Plan, Ref, Step
+from fastgen.sampling.precision import PRECISIONS, Precision
 from plans import (
     ABOVE,
     LEFT,
@@ -18,6 +19,7 @@ from plans import (
     check,
     colours_plan,
     deep_plan,
+    numbers_plan,
     overhanging_plan,
     plan_with_constants,
     reference,
@@ -159,10 +161,11 @@ def test_attention_to_one_key_that_is_no_number_is_none(shim: Shim) -> None:
 
 
 @pytest.mark.parametrize("channels", [24, 37])
-def test_products_of_rounded_numbers(channels: int, shim: Shim) -> None:
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_products_of_rounded_numbers(precision: Precision, channels: int, shim: Shim) -> None:
     """Of matrix instructions, against the reference, which rounds in torch; a last bit decides how some are rounded."""
     plan = deep_plan(levels=5, channels=channels)
-    plan.precision = "bfloat16"
+    plan.precision = precision
     walk = run_on_shim(shim, plan, torch.rand(9, *plan.shape), Teams(9, 2))
     inputs = table_of(plan)[1].to_input(walk.values)
     expected = reference(plan, inputs, ())
@@ -171,11 +174,32 @@ def test_products_of_rounded_numbers(channels: int, shim: Shim) -> None:
     assert error < 0.1 * rounding
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_an_image_is_the_same_bits_whoever_draws_it(precision: str, shim: Shim) -> None:
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_numbers_are_rounded_as_on_the_cpu(blocks: int, precision: Precision, shim: Shim) -> None:
+    plan = numbers_plan()
+    plan.precision = precision
+    uniforms = torch.rand(9, *plan.shape)
+    assert torch.equal(run_on_shim(shim, plan, uniforms, Teams(9, blocks)).params, run(plan, uniforms).params)
+
+
+def test_what_float16_has_not_is_infinite_and_told(shim: Shim) -> None:
+    for largest, precision, bad_row in (
+        (65519.99, "float16", None),
+        (65520.0, "float16", 0),
+        (-1e30, "bfloat16", None),
+    ):
+        plan = numbers_plan((1.0, largest))
+        plan.instructions[-1].weight, plan.precision = torch.tensor([[1.0, 0.0], [0.0, 0.5]]), precision
+        walk = Walk(ShimPlan(plan, shim, Teams(2, 1)), torch.rand(2, *plan.shape), table_of(plan)[0])
+        assert walk.advance() == bad_row
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_image_is_the_same_bits_whoever_draws_it(precision: Precision, shim: Shim) -> None:
     """Whatever the chunk, the blocks of a team, the order of threads and blocks, and the images beside it."""
     plan = deep_plan(levels=4)
-    plan.precision = precision  # type: ignore[assignment]
+    plan.precision = precision
     uniforms = torch.rand(11, *plan.shape)
     whole = run_on_shim(shim, plan, uniforms, Teams(8, 1))
     every = [(teams, 0) for teams in (Teams(3, 1), Teams(16, 5), Teams(4, 2))]

@@ -94,8 +94,8 @@ def test_work_is_counted_as_the_plan_has_it() -> None:
     assert work.products == sum(i.weight.numel() for i in pixel if i.weight is not None)
     assert work.weights == 4 * work.products
     assert (work.instructions, work.steps) == (len(pixel), 64)
-    plan.precision = "bfloat16"
-    assert work_of(plan).weights == 2 * work.products
+    for plan.precision in ("bfloat16", "float16"):
+        assert work_of(plan).weights == 2 * work.products
 
 
 def test_the_page_says_what_is_expected() -> None:

@@ -7,19 +7,20 @@ from torch import nn
 from fastgen import models, sampling
 from fastgen.ops.sample import Walk
 from fastgen.ops.sample_cuda import Teams
+from fastgen.sampling.precision import PRECISIONS, Precision
 from gpu_plans import TeamsPlan, run_on_gpu
 from parity import assert_parity
-from plans import attending_plan, deep_plan, evaluate, plan_with_constants, run, table_of
+from plans import attending_plan, deep_plan, evaluate, numbers_plan, plan_with_constants, run, table_of
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 GPU = torch.device("cuda")
 
 
 @pytest.mark.parametrize("teams", [Teams(8, 1), Teams(64, 1), Teams(8, 4), Teams(64, 16)], ids=str)
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_images_are_the_oracles_whoever_draws_them(precision: str, teams: Teams) -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_images_are_the_oracles_whoever_draws_them(precision: Precision, teams: Teams) -> None:
     for plan in (deep_plan(levels=4), attending_plan(3, 16, 40, levels=4)):
-        plan.precision = precision  # type: ignore[assignment]
+        plan.precision = precision
         uniforms = torch.rand(67, *plan.shape)
         walk = run_on_gpu(plan, uniforms, teams, GPU)
         again = run_on_gpu(plan, uniforms, Teams(16, 1), GPU)
@@ -31,6 +32,16 @@ def test_images_are_the_oracles_whoever_draws_them(precision: str, teams: Teams)
             inputs = distribution.to_input(values)
             assert_parity(params, evaluate(plan, inputs), evaluate(plan, inputs.double()))
         assert (values != distribution.draw(params, uniforms)).sum() <= 1  # a last bit of an exponential
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_numbers_are_rounded_as_on_the_cpu(precision: Precision) -> None:
+    plan = numbers_plan()
+    plan.precision = precision
+    uniforms = torch.rand(9, *plan.shape)
+    for blocks in (1, 2):
+        walk = run_on_gpu(plan, uniforms, Teams(9, blocks), GPU)
+        assert torch.equal(walk.params.cpu(), run(plan, uniforms).params)
 
 
 def test_maps_that_come_with_a_batch() -> None:

@@ -66,10 +66,14 @@ def test_no_sanitizer_complains(tmp_path: Path) -> None:
     wave.slope = 2
     for buffer in wave.buffers:
         buffer.keep = 5
+    rounding = [deep_plan(levels=5, channels=37), deep_plan(levels=5, channels=24)]
+    for plan, plan.precision in zip(rounding, ("bfloat16", "float16"), strict=True):
+        assert any(plan.rounds(instruction) for instruction in plan.instructions)
     nothing: tuple[Tensor, ...] = ()
     for plan, given, components in (
         (deep_plan(), nothing, 0),
         (deep_plan(levels=5, channels=37), nothing, 0),
+        *((plan, nothing, 0) for plan in rounding),
         (deep_plan(C=3, levels=20), nothing, 2),  # a mixture of logistics
         (step_plan(70, Step("gate"), Step("exp")), nothing, 0),
         (wave, nothing, 0),

@@ -20,7 +20,7 @@ KERNELS = CPU | CUDA
 #: few enough for its cache.
 CHUNK = 64
 
-#: By the numbers of a vector register, what products of float32 are compiled for; "avx512bf16" has those of "avx512".
+#: By the numbers of a vector register, what products are compiled for; "avx512bf16" differs in bfloat16 alone.
 INSTRUCTION_SETS = {4: "portable", 8: "avx2", 16: "avx512"}
 
 # What executors share is the plan; the reference (fastgen.sampling.reference_executor) executes plans, not codes. So
@@ -82,10 +82,10 @@ class PackedPlan:
 
     @property
     def instruction_set(self) -> str:
-        """What its products run on, as ``isa``; in whole float32 "avx512" and "avx512bf16" are one, and so called."""
-        lanes, place = self.packed[:2].int().tolist()
-        rounds = self.codes[7].item() == 1
-        return (*INSTRUCTION_SETS.values(), "avx512bf16")[place] if rounds else INSTRUCTION_SETS[lanes]
+        """What its products run on, as ``isa``; but in bfloat16 "avx512" and "avx512bf16" are one, and so called."""
+        floats, place, halves = self.packed[:3].int().tolist()
+        pairs = (*INSTRUCTION_SETS.values(), "avx512bf16")[place]
+        return (INSTRUCTION_SETS[floats], pairs, INSTRUCTION_SETS[halves])[int(self.codes[7].item())]
 
     @property
     def device(self) -> torch.device:

@@ -55,7 +55,8 @@ def compile(
 
     Raises:
         UnsupportedModelError: the model is not causal, or does something that cannot be planned; says where.
-        ValueError: ``shape`` does not fit ``model``, or an embedding has no row for a level.
+        ValueError: ``shape`` does not fit ``model``, an embedding has no row for a level, or a weight is beyond what
+            ``precision`` has.
         TypeError: no distribution is known, or nobody says what the model reads.
     """
     return CompiledSampler(model, shape, distribution, to_input, condition=condition, **options)

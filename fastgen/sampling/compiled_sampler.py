@@ -28,7 +28,8 @@ from .inputs import ToInput, dtype_and_device_of
 from .logits import probabilities
 from .lookups import Lookup
 from .native_executor import DRAWN, NativePlan, usable
-from .plan import PRECISIONS, Plan, Precision
+from .plan import Plan
+from .precision import PRECISIONS, Precision, check_weights
 from .reference_executor import ReferenceWalk
 from .sampler import Engine, Sampler
 from .schedule import schedule
@@ -189,10 +190,11 @@ class CompiledSampler(Sampler):
         wavefront: whether to draw pixels on a slanted front together, where that is exact and takes far fewer steps.
         executor: "native", compiled code where there is some for the model's device and dtype; a distribution of one's
             own draws in torch between its steps, without a wavefront. Or "reference", plain torch everywhere.
-        precision: "float32", numbers as they are; or "bfloat16": inputs and weights of each product are rounded to
-            bfloat16, but of those that read pixels or the condition; sums stay in the model's dtype. Half the weights
-            to read, and twice the products a cycle where a CPU has AVX512-BF16. Other parameters, other images:
-            ``verify`` says how far off they are, and what that costs in nats.
+        precision: "float32", numbers as they are; or "bfloat16" or "float16": inputs and weights of each product are
+            rounded to that, but of those that read pixels or the condition; sums stay in the model's dtype. Half the
+            weights to read, and in bfloat16 twice the products a cycle where a CPU has AVX512-BF16. float16 has three
+            bits more, and no number beyond 65504. Other parameters, other images: ``verify`` says how far off they
+            are, and what that costs in nats.
     """
 
     def __init__(
@@ -280,6 +282,7 @@ class CompiledSampler(Sampler):
                 for lookup in program.lookups:  # of each level, in all colours
                     lookup.check("distribution", inputs, f", what the model reads for {len(inputs)} levels")
                 program.plan.precision = self.precision
+                check_weights(program.plan.rounded_weights(), self.precision)
                 program.draws = native and usable(program.plan, self.distribution, dtype, device)
                 if program.draws or (native and program.plan.slope is None and device.type == "cpu"):
                     components = self.distribution.components if program.draws and self.couples_colors else 0

@@ -97,14 +97,14 @@ def totals(plan: Plan) -> list[str]:
     rings = sum(b.keep * b.columns * b.channels * size for b in plan.buffers if b.kind in ("map", "image"))
     in_rows = sum(c.flops for c in costs["row"]) / max(flops, 1)
     walk = "pixel by pixel" if plan.slope is None else f"along the wavefront column + {plan.slope}·row"
-    rounded = ["precision         inputs and weights of products are rounded to bfloat16"]
+    rounded = [f"precision         inputs and weights of products are rounded to {plan.precision}"]
     return [
         f"steps             {plan.sequential_draws} {walk}" + (f", {C} colours each" if C > 1 else ""),
         f"FLOPs an image    {flops / 1e9:.3f} GFLOP, {in_rows:.0%} in whole rows",
         f"weights           {_bytes(sum(c.weight_bytes for c in costs['row']))} read once a row, "
         f"{_bytes(sum(c.weight_bytes for c in costs['pixel']))} once a pixel",
         f"memory an image   {_bytes(rings)} in rings of rows",
-        *(rounded if plan.precision == "bfloat16" else []),
+        *(rounded if plan.precision != "float32" else []),
         f"ceiling           {C * H * W}× fewer FLOPs than one full forward for each of {C * H * W} values",
     ]
 

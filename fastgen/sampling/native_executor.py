@@ -11,6 +11,7 @@ from ..distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
 from ..ops.sample import DrawnElsewhere, PackedPlan, Walk, available, plan_format
 from ..ops.sample_cuda import MOST_GIVEN, TILE, DevicePlan, Work
 from .plan import FORMAT, Plan
+from .precision import beyond
 
 #: Distributions that compiled code draws.
 DRAWN = (Bernoulli, Categorical, DiscretizedLogisticMixture)
@@ -42,7 +43,7 @@ def work_of(plan: Plan) -> Work:
             continue
         share = min(1.0, i.rows.count * i.columns.count / (H * W))
         size = 0 if i.weight is None else i.weight.numel()
-        weights += share * size * (2 if plan.precision == "bfloat16" else 4)
+        weights += share * size * (4 if plan.precision == "float32" else 2)
         products += share * size
         due += share
         if i.attend is not None:
@@ -138,7 +139,8 @@ class NativePlan:
             end = r + 1 if self.plan.slope is None else self.plan.left + W + self.plan.slope * r
             bad_row = walk.advance(end - walk.done)
             if bad_row is not None:
-                raise ValueError(f"model: expected finite parameters, got inf or nan in row {bad_row}")
+                hint = beyond(self.plan.precision)
+                raise ValueError(f"model: expected finite parameters, got inf or nan in row {bad_row}{hint}")
             yield walk.values
 
     def walk(self, n: int, given: Sequence[Tensor]) -> "NativeWalk":

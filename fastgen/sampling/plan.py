@@ -28,6 +28,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .precision import PRECISIONS, Precision
+
 #: Steps on the accumulator alone, with their number of parameters (alpha; slope; bounds; beta and threshold …).
 UNARY = {
     "relu": 0, "tanh": 0, "sigmoid": 0, "silu": 0, "gelu": 0, "gelu_tanh": 0, "exp": 0, "log": 0, "neg": 0, "abs": 0,
@@ -41,7 +43,7 @@ VECTOR = {"gate": 0, "concat_elu": 0, "norm": 2}  # norm: groups, eps
 STEPS = (*UNARY, *BINARY, *VECTOR)
 #: Of the codes that a plan is encoded in: counted on when their records change, or the arguments of the ops that read
 #: them, here and in csrc/sample_ops.h.
-LAYOUT = 4
+LAYOUT = 5
 
 
 def _format() -> int:
@@ -57,8 +59,6 @@ def _format() -> int:
 FORMAT = _format()
 
 Clock = Literal["row", "pixel"]
-Precision = Literal["float32", "bfloat16"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 Kind = Literal["image", "map", "constant", "given"]
 
 
@@ -225,7 +225,7 @@ class Plan:
         buffers: buffer 0 is the image.
         instructions: in the order in which those that are due run.
         params: for each colour, where the parameters that it reads are found when it is drawn (u = r, v = c).
-        precision: what products multiply: numbers as they are, or inputs and weights rounded to bfloat16; see
+        precision: what products multiply: numbers as they are, or inputs and weights rounded to 16 bits; see
             ``rounds``. Sums, biases and all steps are of the weights' dtype.
         slope: None for the raster walk. Otherwise the wavefront: all pixels with one c + slope·r are drawn together,
             t = 0, 1, …, each instruction that is due run for all of them before the next; then every instruction is
@@ -242,7 +242,11 @@ class Plan:
     def rounds(self, instruction: Instruction) -> bool:
         """Whether a product's inputs and weights are rounded: what reads maps alone, not pixels or conditions."""
         maps = all(self.buffers[ref.buffer].kind == "map" for ref in instruction.sources)
-        return self.precision == "bfloat16" and bool(instruction.sources) and instruction.weight is not None and maps
+        return self.precision != "float32" and bool(instruction.sources) and instruction.weight is not None and maps
+
+    def rounded_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Weights that are rounded, each with its layer."""
+        return ((i.name, i.weight) for i in self.instructions if i.weight is not None and self.rounds(i))
 
     @property
     def tail(self) -> int:
@@ -285,7 +289,8 @@ class Plan:
         Codes are int64, each record preceded by nothing: sizes stand before lists. Constants are one vector of the
         weights' dtype, each constant starting at a multiple of 16; codes hold their offsets, −1 for none::
 
-            C, H, W, slope (−1: raster), tail, left, top, precision (0 float32, 1 bfloat16)
+            C, H, W, slope (−1: raster), tail, left, top, precision (0 float32, 1 bfloat16,
+                2 float16)
             number of buffers, then each: kind (0 image, 1 map, 2 constant, 3 given), rows, columns, channels, keep,
                 data
             number of params, then each: Ref

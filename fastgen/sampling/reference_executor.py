@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .plan import Attend, Axis, Instruction, Plan, Ref, Step
+from .precision import rounded
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "silu": F.silu, "gelu": F.gelu,
@@ -102,7 +103,7 @@ class ReferenceWalk:
             return constant.expand(n, -1) if v is not None else constant.expand(n, instruction.columns.count, -1)
         x = torch.cat([self._read(ref, u, v, instruction.columns.count) for ref in instruction.sources], dim=-1)
         if self.plan.rounds(instruction):
-            x, weight = x.bfloat16().to(x), weight.bfloat16().to(weight)
+            x, weight = rounded(x, self.plan.precision), rounded(weight, self.plan.precision)
         y = x @ weight
         return y if bias is None else y + bias
 

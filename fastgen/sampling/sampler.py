@@ -25,6 +25,7 @@ from ..conditions import (
 from ..distributions import check_temperature
 from .arguments import batch_size, check_distribution, check_shape, image_shape, known_values
 from .inputs import Inputs, ToInput, dtype_and_device_of, inputs_of
+from .precision import beyond
 from .told import kind_told, needs_condition
 
 Progress = Callable[[int, int], object]
@@ -335,7 +336,8 @@ class Sampler:
                 break
         if not torch.stack(finite).all():
             row = min(r for r, fine in zip(rows, finite, strict=True) if not fine)
-            raise ValueError(f"model: expected finite parameters, got inf or nan in row {row}")
+            hint = beyond(getattr(self, "precision", "float32"))
+            raise ValueError(f"model: expected finite parameters, got inf or nan in row {row}{hint}")
 
     @property
     def _device(self) -> torch.device:

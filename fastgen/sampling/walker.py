@@ -17,7 +17,7 @@ from .arguments import image_shape
 from .compiled_sampler import CompiledSampler, eager
 from .inputs import dtype_and_device_of
 from .lookups import Lookup
-from .plan import Precision
+from .precision import Precision, beyond
 from .sampler import Engine
 from .told import kind_told, needs_condition, says_condition, traced_condition
 
@@ -85,7 +85,7 @@ class Walker:
             position may depend on all channels of earlier positions, and on none of its own.
         shape: (C, H, W) of what it reads.
         condition: one example of what ``forward`` takes as its second argument, as ``fastgen.sampling.compile`` has it.
-        precision: "float32", or "bfloat16" products, see there.
+        precision: "float32", or products of "bfloat16" or "float16", see there.
         executor: "native", compiled code where there is some, or "reference".
 
     Raises:
@@ -161,7 +161,8 @@ class Walker:
                 params = engine.params()
             row, column, _ = at
             if not bool(params.isfinite().all()):
-                raise ValueError(f"model: expected finite parameters, got inf or nan at ({row}, {column})")
+                hint = beyond(self._sampler.precision)
+                raise ValueError(f"model: expected finite parameters, got inf or nan at ({row}, {column}){hint}")
             step = Step(row, column, params, engine, self.shape[0], program.lookups)
             try:
                 yield step

@@ -137,7 +137,9 @@ void run(const Call& call) {
   const Launcher launch = {simt::Schedule(call.schedule)};
   if (run_plant(launch, call)) return;
   if (call.op == "sample")
-    return call.dtype == "bfloat16" ? sample<__nv_bfloat16>(launch, call) : sample<float>(launch, call);
+    return call.dtype == "bfloat16"  ? sample<__nv_bfloat16>(launch, call)
+           : call.dtype == "float16" ? sample<__half>(launch, call)
+                                     : sample<float>(launch, call);
   if (call.dtype == "float32" && run_op<float>(launch, call)) return;
   if (call.dtype == "float64" && run_op<double>(launch, call)) return;
   if (call.dtype == "float16" && run_op<__half>(launch, call)) return;

@@ -145,7 +145,7 @@ T atomicCAS(T* address, T expected, T value) {
 using std::max;
 using std::min;
 
-// ---- csrc/cuda_ptx.cuh
+// ---- csrc/cuda_ptx.cuh, from what its instructions are said to do, not from csrc/half.h
 
 inline void arrive(unsigned* counter) { ++*counter; }
 inline void await(const unsigned* counter, unsigned count) {
@@ -161,13 +161,22 @@ inline uint32_t bfloat16_pair(float low, float high) {
   return round(low) | round(high) << 16;
 }
 
-inline void mma_bfloat16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
-  const auto number = [](uint32_t pair, int half) {
-    const uint32_t bits = half ? pair & 0xffff0000u : pair << 16;
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
+inline uint32_t float16_pair(float low, float high) {
+  const auto round = [](float value) {
+    const double magnitude = std::fabs(double(value));
+    if (std::isnan(value)) return 0x7fffu;
+    const uint32_t sign = std::signbit(value) ? 0x8000u : 0u;
+    if (magnitude >= 65520) return sign | 0x7c00u;
+    const int exponent = magnitude < 0x1p-14 ? -14 : std::ilogb(magnitude);  // subnormal numbers are -14's
+    const double digits = std::nearbyint(std::ldexp(magnitude, 10 - exponent));
+    return sign | ((uint32_t(exponent + 14) << 10) + uint32_t(digits));
   };
+  return round(low) | round(high) << 16;
+}
+
+// number(pair, half): the float that one half of a pair stands for.
+template <typename Number>
+void mma(float c[4], const uint32_t a[4], const uint32_t b[2], const Number& number) {
   const int lane = int(simt::lane()), g = lane / 4, q = lane % 4;
   uint32_t rows[4][4], columns[2];  // of the lanes that hold columns 2·from, 2·from + 1 and those 8 further
   const simt::Slots of_a = simt::warp_exchange(0xffffffffu, a, 16, "mma's a");
@@ -181,6 +190,26 @@ inline void mma_bfloat16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
           for (int row = 0; row < 2; ++row)
             c[row * 2 + n] += number(rows[from][j * 2 + row], half) * number(columns[j], half);
     }
+}
+
+inline void mma_bfloat16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
+  mma(c, a, b, [](uint32_t pair, int half) {
+    const uint32_t bits = half ? pair & 0xffff0000u : pair << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+  });
+}
+
+inline void mma_float16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
+  mma(c, a, b, [](uint32_t pair, int half) {
+    const uint32_t bits = half ? pair >> 16 : pair & 0xffffu;
+    const int exponent = int(bits >> 10 & 31u), digits = int(bits & 1023u);
+    const float magnitude = exponent == 31 ? digits ? NAN : INFINITY
+                            : exponent     ? std::ldexp(float(1024 + digits), exponent - 25)
+                                           : std::ldexp(float(digits), -24);
+    return bits & 0x8000u ? -magnitude : magnitude;
+  });
 }
 
 inline void sincospi(double x, double* sine, double* cosine) {

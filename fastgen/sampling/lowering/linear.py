@@ -160,7 +160,7 @@ def across_channels(b: Builder, x: Value, weight: Tensor, dim: int) -> Value:
     return replace(Value.of(out, b.n), dims=dims, part=part, channel=channel, first=x.first)
 
 
-_EXACT_IN_BFLOAT16 = 256  # as many levels, from 0 on, are numbers of eight bits
+_EXACT_IN_16_BITS = 256  # as many levels, from 0 on, are numbers of eight bits
 
 
 @handles("embedding")
@@ -168,14 +168,14 @@ def _embedding(b: Builder, weight: Argument, index: Argument, *_: Any) -> Value:
     """A row of the weight (K, D) for each integer: one of K comparisons is true, times the weight.
 
     The integer is spread over K channels by a product with ones, so that all are compared at once. Where products are
-    rounded to bfloat16, integers up to 256 stay what they are.
+    rounded to bfloat16 or float16, integers up to 256 stay what they are.
     """
     if not isinstance(weight, Tensor) or not isinstance(index, Value):
         raise UnsupportedModelError("an embedding whose weight depends on the image or the condition")
     b.embeddings.append((b.path, len(weight), b.operand_of(index.merged())))
     last = len(index.dims)
     levels, spread = torch.arange(len(weight), dtype=b.dtype, device=b.device), index.unsqueeze(last)
-    if len(weight) <= _EXACT_IN_BFLOAT16:
+    if len(weight) <= _EXACT_IN_16_BITS:
         spread = across_channels(b, spread, torch.ones_like(levels)[:, None], dim=last)
     hot = equal(b, spread, levels)
     return across_channels(b, hot, weight.t(), dim=last)
