@@ -142,12 +142,15 @@ REFUSED = [
     (lambda s, m: s.masked_fill(m.tril(-1) == 0, -1e9).softmax(-1), "all of whose keys are masked with one finite"),
     (lambda s, m: (s * m).softmax(-1), "masked keys have finite scores"),
     (lambda s, m: (s + (1 - m) * -1e4).softmax(-1), "a mask between -10000 and -1e.08 that is added to scores"),
-    (lambda s, m: s.softmax(-1) * m, r"model: pixel|changed after the softmax"),
-    (lambda s, m: s.masked_fill(m == 0, -torch.inf).softmax(1), "other than attention"),
-    (lambda s, m: s.masked_fill(m == 0, -torch.inf).exp(), "exp of attention"),
+    (lambda s, m: s.softmax(-1) * m, "changed after the softmax, and not divided by"),
+    (
+        lambda s, m: s.masked_fill(m == 0, -torch.inf).softmax(1),
+        "other than attention: its weights are normalised over the queries",
+    ),
+    (lambda s, m: s.masked_fill(m == 0, -torch.inf).exp(), "exponentials of scores, .* not divided by their own sum"),
     (lambda s, m: s.masked_fill(m == 0, -torch.inf).softmax(-1) + 1, "add of attention weights"),
     (lambda s, m: (s * (1 + m.cumsum(0))).masked_fill(m == 0, -torch.inf).softmax(-1), "scaled differently"),
-    (lambda s, m: s, "a product of two things that depend on the image"),
+    (lambda s, m: s, "a product of two things .* scores that are no softmax"),
 ]
 
 
