@@ -116,6 +116,9 @@ FORMS: dict[str, Form] = {
         ((s.softmax(-1) * m) @ v) / (s.softmax(-1) * m).sum(-1)[..., None]
     ),
     "after the values, once more": lambda s, v, m: (hidden(s, m).softmax(-1) @ v) / total(hidden(s, m).softmax(-1)),
+    "after the values, masked twice": lambda s, v, m: (
+        ((hidden(s, m, -1e9).softmax(-1) * m) @ v) / total(hidden(s, m, -1e9).softmax(-1) * m)
+    ),
     "after the values, times 1 over": lambda s, v, m: (1 / total(s.exp() * m)) * ((s.exp() * m) @ v),
     "after the values, rearranged": _after_rearranged,
     "after the values, by ones": _after_ones,

@@ -110,7 +110,8 @@ class Term:
     Attributes:
         kind: which; of the largest of several queries' or heads', "max" and the dimensions.
         query, key: what is multiplied.
-        scale, bias: (heads or 1, rows or 1, columns or 1, rows or 1, columns or 1): of queries, then of keys.
+        scale, bias: (heads or 1, rows or 1, columns or 1, rows or 1, columns or 1): of queries, then of keys; those far
+            beyond all others are none.
     """
 
     kind: str

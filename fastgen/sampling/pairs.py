@@ -23,6 +23,9 @@ from .traced_tensor import Dims, Value
 #: Steps of the plan whose operands change places.
 SWAPPED = {"sub": "rsub", "rsub": "sub", "div": "rdiv", "rdiv": "div"}
 
+#: Of the tensors of pairs, where heads and queries lie; keys lie along the last two.
+AXES = {"c": 0, "r": 1, "s": 2, "p": 2}
+
 #: Weights that change nothing.
 ONES = torch.ones((1,) * 5, dtype=torch.float64)
 
@@ -211,9 +214,11 @@ class Pairs(Described):
             )
         gone = {d % every for d in dims} if dims else set(range(every))
         kinds = {kind for d in gone for kind, size in self.dims[d] if size > 1}
-        over_all = kind == "max" and not self.shift and bool(kinds & set("rsp")) and bool(kinds & set("RSP"))
+        left = {kind for d, dim in enumerate(self.dims) for kind, size in dim if d not in gone and size > 1}
+        both = not left & set("rspRSP") or (bool(kinds & set("rsp")) and bool(kinds & set("RSP")))
+        over_all = kind == "max" and not self.shift and both
         pairs = (self if over_all else self.over_keys(sorted(gone), what)).folded()
-        along = ((0,) if "c" in kinds else ()) + ((1, 2, 3, 4) if over_all else (3, 4))
+        along = (*sorted({AXES[kind] for kind in kinds & set(AXES) if over_all}), 3, 4)
         largest = f"max over {sorted(kinds)}" if over_all else "max"
         term = pairs._term(largest if kind == "max" else "logsumexp")
         one = tuple(
@@ -236,11 +241,17 @@ class Pairs(Described):
         return term is not None and factor == 1 and not others and term.is_same(self._term(term.kind))
 
     def _term(self, kind: str) -> Term:
-        return Term(kind, self.query, self.key, torch.where(torch.isneginf(self.bias), 0.0, self.scale), self.bias)
+        """Of these scores; those far beyond all others are none, so that it is the same however they are masked."""
+        far = self.bias <= ADDED
+        none = (far & ~far.all(dim=(3, 4), keepdim=True)) | torch.isneginf(self.bias)
+        bias = torch.where(none, -math.inf, self.bias)
+        return Term(kind, self.query, self.key, torch.where(none, 0.0, self.scale), bias)
 
     def over_keys(self, dims: Sequence[int], what: str) -> Pairs:
         """Itself, or turned, such that all keys, and nothing else, lie along dimensions."""
         kinds = {kind for dim in dims for kind in self.kind(dim)}
+        if all(self.shape[dim] == 1 for dim in dims):  # a view may have put either's positions, of one, side by side
+            kinds = kinds & set("RSP") or kinds
         if kinds and not kinds - set("rsp"):
             return self.turned().over_keys(dims, what)
         keys = {kind for each in self.dims for kind, size in each if kind in "RSP" and size > 1}
