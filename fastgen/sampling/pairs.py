@@ -23,7 +23,7 @@ from .traced_tensor import Dims, Value
 #: Steps of the plan whose operands change places.
 SWAPPED = {"sub": "rsub", "rsub": "sub", "div": "rdiv", "rdiv": "div"}
 
-#: Of the tensors of pairs, where heads and queries lie; keys lie along the last two.
+#: Of constants for each pair, along which dimension heads and queries lie; keys lie along the last two.
 AXES = {"c": 0, "r": 1, "s": 2, "p": 2}
 
 #: Weights that change nothing.
@@ -213,16 +213,12 @@ class Pairs(Described):
                 f"{what} of attention {'scores without an exponential' if kind == 'sum' else 'weights'}: no softmax"
             )
         gone = {d % every for d in dims} if dims else set(range(every))
-        kinds = {kind for d in gone for kind, size in self.dims[d] if size > 1}
-        left = {kind for d, dim in enumerate(self.dims) for kind, size in dim if d not in gone and size > 1}
-        both = not left & set("rspRSP") or (bool(kinds & set("rsp")) and bool(kinds & set("RSP")))
-        over_all = kind == "max" and not self.shift and both
-        pairs = (self if over_all else self.over_keys(sorted(gone), what)).folded()
-        along = (*sorted({AXES[kind] for kind in kinds & set(AXES) if over_all}), 3, 4)
-        largest = f"max over {sorted(kinds)}" if over_all else "max"
-        term = pairs._term(largest if kind == "max" else "logsumexp")
+        among = self._among(gone) if kind == "max" and not self.shift else set()
+        pairs = (self if among else self.over_keys(sorted(gone), what)).folded()
+        along = (*sorted({AXES[each] for each in among & set(AXES)}), 3, 4)
+        term = pairs._term("logsumexp" if kind != "max" else f"max over {sorted(among)}" if among else "max")
         one = tuple(
-            0 if d in gone else slice(None) for d, dim in enumerate(self.dims) for kind, _ in dim if kind == "c"
+            0 if d in gone else slice(None) for d, dim in enumerate(self.dims) for each, _ in dim if each == "c"
         )
         left = [() if d in gone else dim for d, dim in enumerate(pairs.dims) if keepdim or d not in gone]
         return Normaliser(
@@ -231,6 +227,13 @@ class Pairs(Described):
             undefined=pairs.undefined.any(dim=along, keepdim=True),
             empty=pairs._empty(along, MASKED if kind == "sum" and not self._is_stable() else -math.inf),
         )  # fmt: skip
+
+    def _among(self, gone: set[int]) -> set[str]:
+        """What lies along dimensions, if both queries and keys do, or no position along others."""
+        lying = {kind for d in gone for kind, size in self.dims[d] if size > 1}
+        others = {kind for d, dim in enumerate(self.dims) for kind, size in dim if d not in gone and size > 1}
+        both = lying & set("rsp") and lying & set("RSP")
+        return lying if both or not others & set("rspRSP") else set()
 
     def _empty(self, along: tuple[int, ...], masked: float) -> Tensor:
         return (self.bias + 0 * self.scale <= masked).all(dim=along, keepdim=True)
