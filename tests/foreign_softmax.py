@@ -133,6 +133,7 @@ FORMS: dict[str, Form] = {
     "distances": lambda s, v, m: over_sum((s - 0.3 * ages(m)).exp() * m) @ v,
     "heads apart": lambda s, v, m: over_sum(s.exp() * torch.stack([m, m.triu(-1)])) @ v,
     "in place": _in_place,
+    "all in place": lambda s, v, m: s.masked_fill_(m == 0, -math.inf).sub_(largest(s)).exp_().div_(total(s)) @ v,
     "keys first": _keys_first,
     "keys first, after the values": _keys_first_after,
 }  # fmt: skip

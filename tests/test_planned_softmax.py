@@ -69,6 +69,16 @@ def test_along_rows(form):
         ]
 
 
+@pytest.mark.parametrize("form", ["less the largest of all", "less the largest of a head", "after the values, by ones"])
+@pytest.mark.parametrize("make", [ByHand, AlongRows])
+def test_of_narrow_images(make, form):
+    """Whose rows or columns are one position: views may put those of queries beside those of keys."""
+    torch.manual_seed(0)
+    for size in ((3, 1), (1, 3), (2, 1)):
+        assert_planned(make(FORMS[form]), size, 5)
+        assert len(patterns(make(FORMS[form]), size)) == 1
+
+
 def test_what_weights_are_multiplied_with_is_added_to_scores():
     (pattern,) = patterns(ByHand(FORMS["weights that decay"]), (2, 2))
     assert torch.allclose(pattern.bias[0].tril(), (ages(torch.ones(4, 4)) * math.log(0.8)).tril().to(pattern.bias))
