@@ -96,6 +96,10 @@ FORMS: dict[str, Form] = {
     "less the largest of all": lambda s, v, m: over_sum((s - s.max()).exp() * m) @ v,
     "the largest less it, negated": lambda s, v, m: over_sum((-(largest(s) - s)).exp() * m) @ v,
     "less a multiple of the largest": lambda s, v, m: over_sum((s - largest(s) * 0.9).exp() * m) @ v,
+    "less the largest of all earlier": lambda s, v, m: over_sum((s - hidden(s, m.tril(-1)).max()).exp() * m) @ v,
+    "subtracted and added again": lambda s, v, m: (
+        (0 - less_largest(s) - largest(s)).exp() * m / total((-s).exp() * m) @ v
+    ),
     "a temperature after": lambda s, v, m: over_sum(((s - largest(s)) / 0.7).exp() * m) @ v,
     "a softmax of the shifted": lambda s, v, m: hidden(s - largest(s), m).softmax(-1) @ v,
     "less the logsumexp": lambda s, v, m: (hidden(s, m) - torch.logsumexp(hidden(s, m), -1, keepdim=True)).exp() @ v,

@@ -4,12 +4,25 @@ import math
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from fastgen import sampling
 from fastgen.distributions import Bernoulli
 from fastgen.sampling import UnsupportedModelError
-from foreign_softmax import FORMS, STRICT, AlongRows, ByHand, ages, hidden, largest, over_clamped, over_sum, total
+from foreign_softmax import (
+    FORMS,
+    STRICT,
+    AlongRows,
+    ByHand,
+    ages,
+    hidden,
+    largest,
+    less_largest,
+    over_clamped,
+    over_sum,
+    total,
+)
 from samplers import assert_same_as_naive
 
 SIZES = [(3, 4), (2, 3)]
@@ -59,7 +72,9 @@ def test_of_a_piece_of_a_sequence(form):
         assert len(patterns(ByHand(FORMS[form], late=True), size)) == 1
 
 
-@pytest.mark.parametrize("form", ["less the largest masked", "a softmax, masked", "after the values", "log_softmax"])
+@pytest.mark.parametrize(
+    "form", ["less the largest masked", "less the largest of a head", "after the values", "log_softmax"]
+)
 def test_along_rows(form):
     torch.manual_seed(0)
     for size in SIZES:
@@ -88,6 +103,11 @@ def test_what_weights_are_multiplied_with_is_added_to_scores():
     assert pattern.floor == -1e9
 
 
+def strictly(s: Tensor, m: Tensor) -> Tensor:
+    """Weights of earlier positions; the first's are 0."""
+    return hidden(over_sum(s.exp() * m.tril(-1)), m.tril(-1), 0)
+
+
 NOT_DIVIDED = "exponentials of scores, or changed after the softmax, and not divided by their own sum over the keys"
 QUERIES = "its weights are normalised over the queries"
 NO_KEY = "a position that has no key"
@@ -102,6 +122,11 @@ REFUSED = [
     (lambda s, v, m: (2 * s).exp() * m / total(s.exp() * m) @ v, NOT_DIVIDED),
     (lambda s, v, m: over_sum(s.exp() * m) / total(s.exp() * m) @ v, NOT_DIVIDED),
     (lambda s, v, m: ((s.exp() * m) @ v) / total(s.exp()), NOT_DIVIDED),
+    (lambda s, v, m: ((s.exp() * m) @ v) / total(s.exp() * m).log(), NOT_DIVIDED),
+    (lambda s, v, m: (2 * s - 2 * largest(s) + largest(s)).exp() * m / total((2 * s).exp() * m) @ v, NOT_DIVIDED),
+    (lambda s, v, m: (2 * less_largest(s) + largest(s)).exp() * m / total((2 * s).exp() * m) @ v, NOT_DIVIDED),
+    (lambda s, v, m: (hidden(s, m).softmax(-1) @ v) / total(s.exp() * m), "rdiv of a sum of attention weights"),
+    (lambda s, v, m: s.exp() * m * (2 / total(s.exp() * m)) @ v, "mul of a sum of attention weights"),
     (lambda s, v, m: over_sum(s.exp() * m).softmax(-1) @ v, "a softmax of attention weights"),
     # a sum of more than weights, or of less
     (lambda s, v, m: s.exp() * m / (total(s.exp() * m) + 1e-8) @ v, "add of a sum .* as an epsilon, are no softmax"),
@@ -111,6 +136,8 @@ REFUSED = [
     (lambda s, v, m: over_clamped(s.exp() * m) @ v, "a sum of attention weights that is clamped"),
     (lambda s, v, m: over_clamped((s - largest(s)).exp() * m) @ v, "a sum of attention weights that is clamped"),
     (lambda s, v, m: over_clamped((s - largest(hidden(s, m, -1e4))).exp() * m) @ v, "a sum .* that is clamped"),
+    (lambda s, v, m: less_largest(hidden(s, m)).exp() / total(less_largest(hidden(s, m)).exp()).clamp(min=2.0) @ v,
+     "a sum of attention weights that is clamped"),
     (lambda s, v, m: (s - largest(s).clamp(min=0)).exp() * m @ v, "a bound of the largest attention score"),
     (lambda s, v, m: (s.exp() * m) / (total(s.exp() * m) * 2) @ v, "mul of a sum of attention weights"),
     (lambda s, v, m: (s.exp() * m) / total(s.exp() * m).sqrt() @ v, "sqrt of a sum of attention weights"),
@@ -130,6 +157,7 @@ REFUSED = [
     (lambda s, v, m: (s.exp() * m) / total(s.exp() * m).transpose(-1, -2) @ v, QUERIES),
     (lambda s, v, m: (s.exp() * m) / (s.exp() * m).sum((-1, -2), keepdim=True) @ v, "other than the keys"),
     (lambda s, v, m: over_sum((s - s.amax(-2, keepdim=True)).exp() * m) @ v, "attention: over the queries"),
+    (lambda s, v, m: over_sum((less_largest(s) - less_largest(s).max()).exp() * m) @ v, "a maximum over something"),
     (lambda s, v, m: over_sum(s.exp() * m).sum(1, keepdim=True) @ v, "a sum over something other than the keys"),
     # of the future, or of nothing
     (lambda s, v, m: over_sum(s.exp()) @ v, r"pixel \(r, c\) reads pixel|model: pixel"),
@@ -138,6 +166,8 @@ REFUSED = [
     (lambda s, v, m: ((s.exp() * m.tril(-1)) @ v / total(s.exp() * m.tril(-1))).nan_to_num(), NO_KEY),
     (lambda s, v, m: over_sum((s - largest(hidden(s, m.tril(-1)))).exp() * m) @ v, NO_KEY),
     (lambda s, v, m: over_sum(hidden(s, m.tril(-1), -1e9).exp()) * m.tril(-1).amax(-1, keepdim=True) @ v, NO_KEY),
+    (lambda s, v, m: strictly(s, m) @ v / total(strictly(s, m)), "rdiv of a sum of attention weights"),
+    (lambda s, v, m: over_clamped((s - largest(hidden(s, m.tril(-1))).nan_to_num()).exp() * m) @ v, "but of 0 for"),
     (lambda s, v, m: over_sum(hidden(s, m, -3).exp()) @ v, "masked keys have finite scores"),
     (lambda s, v, m: over_sum(hidden(s - largest(s), m, -1e5).exp()) @ v, "filled with more than -1e.08"),
     (lambda s, v, m: over_sum(hidden(s.exp(), m, 1e-9)) @ v, "filled with something other than 0"),
@@ -155,6 +185,74 @@ REFUSED = [
 def test_refused(form, reason):
     with pytest.raises(UnsupportedModelError, match=reason):
         sampling.compile(ByHand(form).eval(), (1, 3, 4), Bernoulli(), "integers")
+
+
+class Crossed(nn.Module):
+    """Four heads, over an image of two pixels; ``form`` is told queries, keys, values (N, 4, 2, 2) and the mask."""
+
+    def __init__(self, form) -> None:
+        super().__init__()
+        self.form, self.qkv = form, nn.Linear(1, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.qkv(F.pad(x, (1, -1)).flatten(2).transpose(1, 2))
+        q, k, v = (each.unflatten(2, (4, 2)).transpose(1, 2) for each in h.chunk(3, -1))
+        y = self.form(q, k.transpose(-1, -2), v, torch.ones(2, 2, dtype=x.dtype).tril())
+        return y.transpose(1, 2).flatten(2).sum(-1).view_as(x)
+
+
+def weighed(q: Tensor, k: Tensor, m: Tensor) -> Tensor:
+    return (q @ k).exp() * m
+
+
+def by_twos(w: Tensor) -> Tensor:
+    return w.unflatten(1, (2, 2))
+
+
+OTHERS = [
+    (lambda q, k, v, m: weighed(q, k, m) / total(weighed(v, k, m)) @ v, NOT_DIVIDED),
+    (lambda q, k, v, m: weighed(q, k, m) / total(weighed(q, v.transpose(-1, -2), m)) @ v, NOT_DIVIDED),
+    (
+        lambda q, k, v, m: (
+            by_twos(weighed(q, k, m)) / by_twos(total(weighed(q, k, m))).transpose(1, 2) @ by_twos(v)
+        ).flatten(1, 2),
+        "numbers that are not the same for all keys",
+    ),
+    (
+        lambda q, k, v, m: (
+            (by_twos(weighed(q, k, m)) @ by_twos(v)) / by_twos(total(weighed(q, k, m))).transpose(1, 2)
+        ).flatten(1, 2),
+        NOT_DIVIDED,
+    ),
+    (
+        lambda q, k, v, m: (
+            by_twos(weighed(q, k, m)) / by_twos(total(weighed(q, k, m))).transpose(2, 3) @ by_twos(v)
+        ).flatten(1, 2),
+        "numbers that are not the same for all keys",
+    ),
+    (
+        lambda q, k, v, m: (
+            (by_twos(weighed(q, k, m)) @ by_twos(v)) / by_twos(total(weighed(q, k, m))).transpose(2, 3)
+        ).flatten(1, 2),
+        NOT_DIVIDED,
+    ),
+]
+
+
+@pytest.mark.parametrize(("form", "reason"), OTHERS)
+def test_of_the_sums_of_other_pairs(form, reason):
+    """Of shapes that fit: other queries, keys or heads, or heads where positions lie."""
+    with pytest.raises(UnsupportedModelError, match=reason):
+        sampling.compile(Crossed(form).eval(), (1, 1, 2), Bernoulli(), "integers")
+
+
+def test_heads_in_twos():
+    torch.manual_seed(0)
+    model = Crossed(
+        lambda q, k, v, m: (by_twos(weighed(q, k, m)) / by_twos(total(weighed(q, k, m))) @ by_twos(v)).flatten(1, 2)
+    )
+    assert_planned(model, (1, 2), 5)
+    assert len(patterns(model, (1, 2))) == 1
 
 
 def test_parameters_that_are_only_described():
