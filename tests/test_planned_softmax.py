@@ -108,6 +108,10 @@ def strictly(s: Tensor, m: Tensor) -> Tensor:
     return hidden(over_sum(s.exp() * m.tril(-1)), m.tril(-1), 0)
 
 
+def less_logarithm(s: Tensor, top: Tensor) -> Tensor:
+    return s - (top + total((s - top).exp()).log())
+
+
 NOT_DIVIDED = "exponentials of scores, or changed after the softmax, and not divided by their own sum over the keys"
 QUERIES = "its weights are normalised over the queries"
 NO_KEY = "a position that has no key"
@@ -116,6 +120,8 @@ REFUSED = [
     # none of its own sum
     (lambda s, v, m: (s.exp() * m) @ v, NOT_DIVIDED),
     (lambda s, v, m: (s.exp() * m) / total(s.exp()) @ v, NOT_DIVIDED),
+    (lambda s, v, m: ((s - 0.3 * ages(m)).exp() * m) / total(s.exp() * m) @ v, NOT_DIVIDED),
+    (lambda s, v, m: F.normalize(s.exp() * m, dim=-1) @ v, "attention scores or weights, cut, joined or summed"),
     (lambda s, v, m: s.softmax(-1) * m @ v, NOT_DIVIDED),
     (lambda s, v, m: (s - largest(s)).exp() * m / total(s.exp() * m) @ v, NOT_DIVIDED),
     (lambda s, v, m: (s - s.max()).exp() * m / total((s - s.amax((-2, -1), keepdim=True)).exp() * m) @ v, NOT_DIVIDED),
@@ -165,6 +171,8 @@ REFUSED = [
     (lambda s, v, m: over_sum(s.exp() * m.tril(-1)) @ v, NO_KEY),
     (lambda s, v, m: ((s.exp() * m.tril(-1)) @ v / total(s.exp() * m.tril(-1))).nan_to_num(), NO_KEY),
     (lambda s, v, m: over_sum((s - largest(hidden(s, m.tril(-1)))).exp() * m) @ v, NO_KEY),
+    (lambda s, v, m: less_logarithm(hidden(s, m.tril(-1)), largest(s)).exp() @ v, NO_KEY),
+    (lambda s, v, m: over_sum((s - largest(hidden(s, m.tril(-1)))).exp() * m).nan_to_num() @ v, "though there is"),
     (lambda s, v, m: over_sum(hidden(s, m.tril(-1), -1e9).exp()) * m.tril(-1).amax(-1, keepdim=True) @ v, NO_KEY),
     (lambda s, v, m: strictly(s, m) @ v / total(strictly(s, m)), "rdiv of a sum of attention weights"),
     (lambda s, v, m: over_clamped((s - largest(hidden(s, m.tril(-1))).nan_to_num()).exp() * m) @ v, "but of 0 for"),
@@ -173,6 +181,9 @@ REFUSED = [
     (lambda s, v, m: over_sum(hidden(s.exp(), m, 1e-9)) @ v, "filled with something other than 0"),
     (lambda s, v, m: over_sum(((s - largest(s)) * (1 + m)).exp() * m) @ v, "scaled otherwise than all alike"),
     # what is only described is no number
+    (lambda s, v, m: v + largest(s).transpose(-1, -2) @ v, "for more than the scores or weights that it is of"),
+    (lambda s, v, m: v + largest(s).flatten(1).sum(1)[:, None, None, None], "for more than the scores or weights"),
+    (lambda s, v, m: v + F.linear(largest(s).flatten(1), torch.ones(1, 24))[..., None, None], "for more than"),
     (lambda s, v, m: v * largest(s), "mul of the largest attention score"),
     (lambda s, v, m: torch.cat([largest(s), v[..., 1:]], -1), "for more than the scores or weights that it is of"),
     (lambda s, v, m: v + (1 - s.softmax(-1)) @ v, "rsub of attention weights"),
