@@ -110,7 +110,7 @@ def _amin(b: Builder, x: Value, dims: Any, keepdim: bool) -> Value:
 
 @handles("linalg_vector_norm")
 def _norm(b: Builder, x: Value, order: float, dims: Any, keepdim: bool, *, dtype: Any) -> Value:
-    if isinstance(x, Pairs) and order == 1 and x.weights is not None:
+    if isinstance(x, Pairs) and order == 1:
         return x.reduced("sum", dims, keepdim)
     x, dims = over_channels(x, dims, "a norm")
     if order == 2:
