@@ -136,7 +136,7 @@ REFUSED = {
     "baddbmm.default": "attention scores or weights", "nan_to_num.default": "other than weights of attention",
     "pow.Tensor_Tensor": "a power other than of a tensor by a number", "pow.Scalar": "a power other than of a tensor",
     "sum.default": "over rows, columns or images", "mean.default": "over rows, columns or images",
-    "max.default": "the form aten.max.default", "min.default": "the form aten.min.default",
+    **dict.fromkeys(("max.default", "min.default"), "over rows, columns or images"),
     **dict.fromkeys(("var.default", "var_mean.default", "std.default"), "over rows, columns or images"),
     "view.dtype": "a result of torch.int32", "upsample_nearest2d.vec": "to more than the image",
     **dict.fromkeys(("slice", "unbind", "cat"), "a slice of images of the batch"),

@@ -74,6 +74,46 @@ def test_torchs_own_layers(make):
         assert attends(make(size), size, law) == (1 if make is SequenceFirst else 2)
 
 
+class Layers(nn.Module):
+    """``call`` is told nn.MultiheadAttention, nn.TransformerEncoderLayer, a sequence (N, L, C) and its two masks."""
+
+    def __init__(self, call, norm_first: bool = False) -> None:
+        super().__init__()
+        self.call = call
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.layer = nn.TransformerEncoderLayer(6, 2, 10, batch_first=True, norm_first=norm_first)
+        self.embed, self.head = nn.Linear(1, 6), nn.Linear(6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(F.pad(x.flatten(2).transpose(1, 2), (0, 0, 1, -1)))
+        later = torch.ones(h.shape[1], h.shape[1]).triu(1).bool()
+        added = torch.zeros(later.shape, dtype=h.dtype).masked_fill(later, -torch.inf)
+        return self.head(self.call(self, h, later, added)).transpose(1, 2).view_as(x)
+
+
+CALLS = [
+    lambda m, h, later, added: m.attention(h, h, h, attn_mask=later, need_weights=False)[0],
+    lambda m, h, later, added: m.attention(h, h, h, attn_mask=added, need_weights=False)[0],
+    lambda m, h, later, added: m.attention(h, h, h, attn_mask=added, is_causal=True, need_weights=False)[0],
+    lambda m, h, later, added: m.attention(
+        h, h, h, attn_mask=added.expand(2 * len(h), -1, -1), need_weights=False
+    )[0],
+    lambda m, h, later, added: m.layer(h, src_mask=added),
+    lambda m, h, later, added: m.layer(h, src_mask=later),
+    lambda m, h, later, added: m.layer(h, src_mask=added, is_causal=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_torchs_own_layers_however_called(call):
+    torch.manual_seed(0)
+    for size in SIZES:
+        for norm_first in (False, True):
+            model = Layers(call, norm_first)
+            assert_same_as_naive(model, (1, *size), Bernoulli(), to_input=integers)
+            assert attends(model, size, Bernoulli()) == 1
+
+
 @pytest.mark.parametrize("kind", ["last", "near", "strided", "heads"])
 def test_local_attention(kind):
     torch.manual_seed(0)
@@ -142,12 +182,15 @@ REFUSED = [
     (lambda s, m: s.masked_fill(m.tril(-1) == 0, -1e9).softmax(-1), "all of whose keys are masked with one finite"),
     (lambda s, m: (s * m).softmax(-1), "masked keys have finite scores"),
     (lambda s, m: (s + (1 - m) * -1e4).softmax(-1), "a mask between -10000 and -1e.08 that is added to scores"),
-    (lambda s, m: s.softmax(-1) * m, r"model: pixel|changed after the softmax"),
-    (lambda s, m: s.masked_fill(m == 0, -torch.inf).softmax(1), "other than attention"),
-    (lambda s, m: s.masked_fill(m == 0, -torch.inf).exp(), "exp of attention"),
+    (lambda s, m: s.softmax(-1) * m, "changed after the softmax, and not divided by"),
+    (
+        lambda s, m: s.masked_fill(m == 0, -torch.inf).softmax(1),
+        "other than attention: its weights are normalised over the queries",
+    ),
+    (lambda s, m: s.masked_fill(m == 0, -torch.inf).exp(), "exponentials of scores, .* not divided by their own sum"),
     (lambda s, m: s.masked_fill(m == 0, -torch.inf).softmax(-1) + 1, "add of attention weights"),
     (lambda s, m: (s * (1 + m.cumsum(0))).masked_fill(m == 0, -torch.inf).softmax(-1), "scaled differently"),
-    (lambda s, m: s, "a product of two things that depend on the image"),
+    (lambda s, m: s, "a product of two things .* scores that are no softmax"),
 ]
 
 
@@ -155,3 +198,14 @@ REFUSED = [
 def test_refused(change, reason):
     with pytest.raises(UnsupportedModelError, match=reason):
         sampling.compile(Attending(change), (1, 4, 4), Bernoulli(), "integers")
+
+
+def test_several_start_tokens_are_refused():
+    class Registers(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.cat([torch.ones(len(x), 3, 1), x.flatten(2).transpose(1, 2)], 1)
+            y = F.scaled_dot_product_attention(h, h, h, is_causal=True)[:, 2:-1]
+            return y.transpose(1, 2).view_as(x)
+
+    with pytest.raises(UnsupportedModelError, match="2 more behind the last pixel: a plan has one start token"):
+        sampling.compile(Registers(), (1, 3, 4), Bernoulli(), "integers")

@@ -78,6 +78,25 @@ def test_changes_in_place_become_new_values():
     assert [op for op, _ in ops(Model(forward))] == ["image", "mul", "add", "relu"]
 
 
+def test_a_change_of_all_of_a_tensor_in_another_shape():
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        y = x * 2
+        y.view(BATCH, 20).add_(1)
+        return y * 3
+
+    assert [op for op, _ in ops(Model(forward))] == ["image", "mul", "view", "add", "view", "mul"]
+    recorded = trace(Model(forward), X)
+    assert recorded.result.node.args[0].shape == X.shape
+
+    def of_a_half(self: nn.Module, x: Tensor) -> Tensor:
+        y = x * 2
+        y.view(BATCH, 20)[:, ::2].add_(1)
+        return y * 3
+
+    with pytest.raises(UnsupportedModelError, match="changes a view in place that is no slice"):
+        trace(Model(of_a_half), X)
+
+
 def test_assignment_to_a_slice_is_an_op_of_its_own():
     def forward(self: nn.Module, x: Tensor) -> Tensor:
         moved = torch.zeros_like(x)

@@ -14,6 +14,7 @@ from .builder import Argument, Arrangement, Builder, Given
 from .graph import NEVER, AnyOperation, Attention, Graph, Linear, Operation, image_map
 from .lookups import Lookup, lookup_of
 from .lowering import whole_images
+from .normalisers import Described
 from .trace import BATCH, Constant, Node, Output, Trace, UnsupportedModelError, behind
 from .traced_tensor import Value
 
@@ -76,6 +77,8 @@ def analyse(
                 values[id(node), index] = value
     result = values.get((id(trace.result.node), trace.result.index))
     assert isinstance(result, Value)
+    if isinstance(result, Described):
+        raise UnsupportedModelError(f"model: expected parameters, got {result.WHY}")
     builder.path = "model"
     result = whole_images.brought_to_pixels(builder, result.settled())
     if result.shape != (BATCH, params, H, W) or [result.kind(d) for d in range(4)] != ["n", "c", "r", "s"]:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from .graph import Graph, Linear, Map, Operand, Pointwise, Read, Tap, constant_map, empty_map, is_uniform
-from .pairs import Pairs, of_pairs
+from .normalisers import Described
+from .pairs import of_pairs
 from .sequences import has_piece, is_sequence, joined, told_whole, whole
 from .trace import Node, Output, UnsupportedModelError
 from .traced_tensor import Part, Value, at_same_pixels, cat_channels
@@ -81,8 +82,8 @@ class Builder:
 
     def pointwise(self, op: str, *operands: Argument, parameters: tuple[float, ...] = ()) -> Value:
         """A step of the plan on one or two tensors, which broadcast against each other."""
-        if any(isinstance(operand, Pairs) for operand in operands):
-            return of_pairs(op, operands)
+        if any(isinstance(operand, Described) for operand in operands):
+            return of_pairs(op, operands, parameters)
         shape = torch.broadcast_shapes(*(tuple(operand.shape) for operand in operands))
         operands = tuple(each.settled() if isinstance(each, Value) else each for each in operands)
         values = [operand.expand(shape) for operand in operands if isinstance(operand, Value)]

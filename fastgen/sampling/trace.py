@@ -350,12 +350,23 @@ class _Recorder(TorchDispatchMode):
         if whole is not None:
             base, before = whole
             region = region_of(base, part)
+            if region is None and _is_reshaped(base, part):  # as matmul leaves one
+                arguments = (Output(node), list(base.shape))
+                view = Node("aten.view", torch.ops.aten.view.default, arguments, {}, node.path, node.on_image)
+                self._record(view, [base])
+                return
             if region is None:
                 raise UnsupportedModelError(f"{node.path}: {node.op} changes a view in place that is no slice")
             assign = Node(
                 "fastgen.assign", assigned, (before, Output(node), region), {}, node.path, node.on_image
             )  # fmt: skip
             self._record(assign, [base])
+
+
+def _is_reshaped(base: Tensor, part: Tensor) -> bool:
+    """Whether ``part`` is all of ``base`` in another shape."""
+    same = (base.storage_offset(), base.numel()) == (part.storage_offset(), part.numel())
+    return same and base.is_contiguous() and part.is_contiguous()
 
 
 def behind(nodes: Iterable[Node]) -> list[Node]:

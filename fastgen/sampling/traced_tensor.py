@@ -119,7 +119,7 @@ class Value:
 
     def view(self, shape: Sequence[int]) -> Value:
         """The same elements, as ``reshape`` orders them."""
-        piece = ", of a piece of a sequence of positions" if any(a[0] == "p" for d in self.dims for a in d) else ""
+        piece = self._piece()
         atoms = [atom for dim in self.dims for atom in dim]
         dims: Dims = []
         cut: list[tuple[int, ...]] = []  # how each c atom was divided
@@ -154,6 +154,17 @@ class Value:
                 pending = []
         sizes = [size for piece in cut for size in piece]
         return replace(self, dims=dims, part=self.part.reshape(sizes), channel=self.channel.reshape(sizes))
+
+    def _piece(self) -> str:
+        """What has to be said of a piece of a sequence."""
+        count = next((size for dim in self.dims for kind, size in dim if kind == "p"), 0)
+        behind = self.first + count - self.rows * self.columns
+        if behind > 0:
+            return (
+                f", of a sequence that has {behind} more behind the last pixel: a plan has one start token before the "
+                "pixels, and what the last position then holds has to be cut off"
+            )
+        return ", of a piece of a sequence of positions" if count else ""
 
     def permute(self, order: list[int]) -> Value:
         dims = [self.dims[d] for d in order]

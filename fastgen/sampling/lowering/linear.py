@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ...ops.masked_conv2d import _live, masked_conv2d_mask
 from ..builder import Argument, Builder
+from ..pairs import Pairs
 from ..trace import UnsupportedModelError
 from ..traced_tensor import Value
-from .attention import product
+from .attention import product, summed
 from .comparisons import equal
 from .pointwise import add, concat_elu, elu, gate, scaled
 from .registry import handles
@@ -100,6 +101,8 @@ def _gated_residual_block(
 
 @handles("mm")
 def _mm(b: Builder, x: Argument, weight: Argument) -> Value:
+    if isinstance(x, Pairs) or isinstance(weight, Pairs):
+        return summed(x, weight, 1 if isinstance(x, Pairs) else 0)
     if isinstance(x, Tensor) and isinstance(weight, Value) and weight.kind(0) == "c" and "c" not in weight.kind(1):
         return across_channels(b, weight, x, dim=0)
     if not isinstance(x, Value) or not isinstance(weight, Tensor):
@@ -130,6 +133,8 @@ def _bmm(b: Builder, first: Argument, second: Argument) -> Value:
     """Attention, or one constant matrix times channels: what einsum makes of a 1×1 convolution."""
     if isinstance(first, Value) and isinstance(second, Value):
         return product(b, first, second)
+    if isinstance(first, Pairs) or isinstance(second, Pairs):
+        return summed(first, second, 2 if isinstance(first, Pairs) else 1)
     x, weight, left = (second, first, True) if isinstance(first, Tensor) else (first, second, False)
     if (
         not isinstance(x, Value)

@@ -45,6 +45,8 @@ def total(b: Builder, x: Value, dims: list[int], keepdim: bool, mean: bool = Fal
 
 @handles("sum")
 def _sum(b: Builder, x: Value, dims: Any = None, keepdim: bool = False, *, dtype: Any) -> Value:
+    if isinstance(x, Pairs):
+        return x.reduced("sum", dims, keepdim)
     return total(b, *over_channels(x, dims, "a sum, or global pooling"), keepdim)
 
 
@@ -96,6 +98,8 @@ def extreme(b: Builder, x: Value, dims: list[int], keepdim: bool, op: str) -> Va
 
 @handles("amax")
 def _amax(b: Builder, x: Value, dims: Any, keepdim: bool) -> Value:
+    if isinstance(x, Pairs):
+        return x.reduced("max", dims, keepdim)
     return extreme(b, *over_channels(x, dims, "a maximum"), keepdim, "max")
 
 
@@ -106,6 +110,8 @@ def _amin(b: Builder, x: Value, dims: Any, keepdim: bool) -> Value:
 
 @handles("linalg_vector_norm")
 def _norm(b: Builder, x: Value, order: float, dims: Any, keepdim: bool, *, dtype: Any) -> Value:
+    if isinstance(x, Pairs) and order == 1:
+        return x.reduced("sum", dims, keepdim)
     x, dims = over_channels(x, dims, "a norm")
     if order == 2:
         return b.pointwise("sqrt", total(b, b.pointwise("mul", x, x), dims, keepdim))
@@ -116,13 +122,13 @@ def _norm(b: Builder, x: Value, order: float, dims: Any, keepdim: bool, *, dtype
 
 
 @handles("max")
-def _max(b: Builder, x: Any, dim: int, keepdim: bool) -> list[Value]:
-    return [_amax(b, x, [dim], keepdim)]
+def _max(b: Builder, x: Any, dim: int | None = None, keepdim: bool = False) -> list[Value]:
+    return [_amax(b, x, [] if dim is None else [dim], keepdim)]
 
 
 @handles("min")
-def _min(b: Builder, x: Any, dim: int, keepdim: bool) -> list[Value]:
-    return [_amin(b, x, [dim], keepdim)]
+def _min(b: Builder, x: Any, dim: int | None = None, keepdim: bool = False) -> list[Value]:
+    return [_amin(b, x, [] if dim is None else [dim], keepdim)]
 
 
 def _shifted(b: Builder, x: Value, dim: int, what: str) -> tuple[Value, list[int], Value]:
@@ -147,12 +153,16 @@ def _safe_softmax(b: Builder, x: Value, dim: int, dtype: Any) -> Value:
 
 @handles("_log_softmax", "log_softmax")
 def _log_softmax(b: Builder, x: Value, dim: int, half_to_float: Any) -> Value:
+    if isinstance(x, Pairs):
+        return x.log_softmax(dim % len(x.dims))
     _, dims, shifted = _shifted(b, x, dim, "a log_softmax")
     return b.pointwise("sub", shifted, b.pointwise("log", total(b, b.pointwise("exp", shifted), dims, True)))
 
 
 @handles("logsumexp")
 def _logsumexp(b: Builder, x: Value, dims: Any, keepdim: bool) -> Value:
+    if isinstance(x, Pairs):
+        return x.reduced("logsumexp", dims, keepdim)
     x, dims = over_channels(x, dims, "a logsumexp")
     highest = extreme(b, x, dims, True, "max")
     y = b.pointwise("log", total(b, b.pointwise("exp", b.pointwise("sub", x, highest)), dims, True))
