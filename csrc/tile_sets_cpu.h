@@ -1,6 +1,8 @@
 // The tiles of every instruction set, and which of them this machine runs. No torch headers.
 #pragma once
 
+#include <cstdlib>
+#include <cstring>
 #include <vector>
 
 #include "tiles_cpu.h"
@@ -71,10 +73,17 @@ FG_TILES(Avx512HalfTiles, FG_AVX512, F16cProducts, 16, 6, 4);
 #undef FG_TILES
 
 #if defined(__x86_64__) && defined(__GNUC__)
-inline bool runs_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+// Whether the user lets kernels have more than what is named: by ATEN_CPU_CAPABILITY, which torch reads as well.
+inline bool allows_more_than(const char* capability) {
+  const char* most = std::getenv("ATEN_CPU_CAPABILITY");
+  return !most || std::strcmp(most, capability) != 0;
+}
+inline bool runs_avx2() {
+  return allows_more_than("default") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
 inline bool runs_avx512() {
-  return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+  return runs_avx2() && allows_more_than("avx2") && __builtin_cpu_supports("avx512f") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
 }
 #endif
 

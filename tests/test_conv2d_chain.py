@@ -16,9 +16,10 @@ from fastgen.fusing import worth
 from fastgen.models import DCGAN, VAE, VQVAE, InfoGAN
 from fastgen.nn import Conv2dChain
 from fastgen.nn.halving import halves
+from fastgen.ops._layouts import is_channels_last
 from ops import assert_compiles, assert_runs, ops_run
 from parity import assert_parity
-from rounding import Moved
+from rounding import Mode, Moved
 
 SMALL, LARGE, WEIGHT = (getattr(torch.ops.fastgen, f"winograd_to_{name}") for name in ("small", "large", "weight"))
 ALL = {"winograd_to_small", "winograd_to_large", "winograd_to_weight"}
@@ -115,6 +116,38 @@ def test_a_weight_that_is_made_by_a_parametrization() -> None:
     for each in (model, plain):
         each.train()(x)
     torch.testing.assert_close(dict(model.named_buffers()), dict(plain.named_buffers()))
+
+
+class Layouts(Mode):
+    """Whether the images of torch's convolutions are channels_last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[bool] = []
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if op is torch.ops.aten.convolution.default:
+            self.seen.append(is_channels_last(args[0]))
+        return op(*args, **(kwargs or {}))
+
+
+def test_layouts_of_torchs_convolutions() -> None:
+    """The first and others between two that halve are channels_last; grouped ones, whose gradients lose digits there,
+    and such that no other follows are not.
+    """
+    ends = [nn.Conv2d(3, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1)]
+    x = torch.randn(8, 3, 32, 32)
+    for last, expected in (
+        (nn.Conv2d(32, 16, 3, 1, 1), [True, True]),
+        (nn.Conv2d(32, 16, 3, 1, 1, groups=2), [True, False]),
+    ):
+        with Layouts() as layouts:
+            Conv2dChain(*ends, last)(x)
+        assert layouts.seen == expected
+    for first in (nn.Conv2d(3, 16, 4, 2, 1), nn.Conv2d(3, 16, 3, 2, 1)):
+        with Layouts() as layouts:
+            Conv2dChain(first, nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1))(x)
+        assert layouts.seen == [False, False]
 
 
 def test_gradient_penalty() -> None:

@@ -1,6 +1,9 @@
 """Sampling in 16 bits: what is rounded, what that does, and how it is said."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -117,6 +120,20 @@ def test_instruction_sets_are_those_that_multiply_so() -> None:
     float32, bfloat16, float16 = (by[each].instruction_set for each in PRECISIONS)
     assert float32 == float16
     assert bfloat16 in (float32, f"{float32}bf16")
+
+
+@pytest.mark.parametrize(("capability", "expected"), [("default", {"portable"}), ("avx2", {"portable", "avx2"})])
+def test_a_user_may_limit_instruction_sets(capability: str, expected: set[str]) -> None:
+    """By torch's own variable: to measure as another machine would, or to decode what it encoded."""
+    code = (
+        "from fastgen import sampling, models\n"
+        "print(sampling.compile(models.PixelCNN(channels=4, layers=1), (1, 4, 4)).instruction_set)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env={**os.environ, "ATEN_CPU_CAPABILITY": capability},
+    )  # fmt: skip
+    assert done.stdout.strip() in expected
 
 
 def test_another_precision_is_refused() -> None:

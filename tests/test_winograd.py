@@ -163,8 +163,8 @@ def test_where_it_pays() -> None:
     image = torch.empty(4, 16, 8, 8)
     assert winograd.pays(image, (4, 4), [weight])
     assert not winograd.pays(image[:3], (4, 4), [weight])  # 12 tiles
-    assert not winograd.pays(image, (5, 5), [weight])  # 25 of 36 pixels are inside
-    assert winograd.pays(image, (7, 7), [weight])
+    assert not winograd.pays(image, (7, 7), [weight])  # 49 of 64 pixels are inside
+    assert winograd.pays(image, (9, 9), [weight])
     for other in (image.double(), image.bfloat16(), image.to("meta")):
         assert not winograd.pays(other, (4, 4), [weight])
     assert not winograd.pays(image, (4, 4), [weight, weight.double()])
@@ -173,7 +173,7 @@ def test_where_it_pays() -> None:
     with forward_ad.dual_level():
         assert not winograd.pays(image, (4, 4), [weight])
     seen: list[bool] = []
-    torch.vmap(lambda x: (seen.append(winograd.pays(x[None], (4, 4), [weight])), x)[1])(image)
+    torch.vmap(lambda x: (seen.append(winograd.pays(x, (4, 4), [weight])), x)[1])(torch.stack([image] * 2))
     assert seen == [False]
 
 
@@ -198,11 +198,13 @@ def test_what_it_is_not(changed: dict[str, Any]) -> None:
 
 def test_transposed_convolutions_compute_by_it() -> None:
     """In whole tiles; of others products leave out as much, but not in their gradients."""
-    for size, forward in ((4, "winograd_to_large"), (7, "conv_transpose2d_products"), (15, "winograd_to_large")):
-        x, weight, bias = torch.randn(4, 64, size, size), torch.randn(64, 32, 4, 4) / 30, torch.randn(32)
+    for size, forward in (
+        ((4, 4), "winograd_to_large"), ((9, 8), "conv_transpose2d_products"), ((15, 15), "winograd_to_large"),
+    ):  # fmt: skip
+        x, weight, bias = torch.randn(4, 64, *size), torch.randn(64, 32, 4, 4) / 30, torch.randn(32)
         convolution = Convolution(weight, bias, [2, 2], [1, 1], [0, 0], [1, 1], 1)
         assert doubles(x, convolution)
-        assert leaves_out(x, convolution) == (size < 15)
+        assert leaves_out(x, convolution) == (size[0] < 15)
         leaves = [each.requires_grad_() for each in (x, weight, bias)]
         with ops_run() as ran:
             y = conv_transpose2d(x, convolution)

@@ -66,7 +66,5 @@ def _leads(modules: Sequence[nn.Module], i: int, x: Tensor) -> bool:
     for layer in modules[i + 1 :]:
         if type(layer) in LAYOUT_FREE and not observed(layer):
             continue
-        if not halves(layer):
-            return False
-        return x.shape[2] % 4 == 0 and x.shape[3] % 4 == 0 and _pays(x, 4, layer)
+        return halves(layer) and x.shape[2] % 4 == 0 and x.shape[3] % 4 == 0 and _pays(x, 4, layer)
     return False

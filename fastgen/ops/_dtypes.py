@@ -74,13 +74,15 @@ def _multiplied() -> dict[torch.dtype, bool]:
 _MULTIPLIED = _multiplied()
 
 
+#: Whether kernels may use AVX-512: ``ATEN_CPU_CAPABILITY`` limits torch's, and ours.
+_HAS_AVX512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 #: Whether products of halves are a matrix unit's, which oneDNN uses, and ours do not: there nothing was measured.
 _HAS_AMX = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
 
 
 def has_dot_product() -> bool:
     """Whether this CPU has instructions for sums of products of bfloat16, which ours take, and no matrix unit."""
-    return multiplies(torch.bfloat16) and not _HAS_AMX
+    return multiplies(torch.bfloat16) and not _HAS_AMX and _HAS_AVX512
 
 
 def layer_dtype(x: Tensor, weights: Sequence[Tensor]) -> torch.dtype | None:
