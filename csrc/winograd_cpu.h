@@ -304,7 +304,7 @@ class WinogradToLarge : public WinogradImage {
   WinogradToLarge(const Halving& shape, int64_t threads, const GemmIsa& isa = gemm_isas().back())
       : WinogradImage(isa, shape, true) {
     const int64_t rows = shape.tile_rows();
-    rows_ = std::max(kRows, kMostTiles / shape.tile_columns());
+    rows_ = std::max(kFewestRows, kMostTiles / shape.tile_columns());
     if (shape.N < threads) rows_ = std::min(rows_, std::max(kFewestRows, ceil_div(rows * shape.N, threads)));
     bands_ = ceil_div(rows, rows_);
   }
@@ -332,7 +332,7 @@ class WinogradToLarge : public WinogradImage {
   }
 
  private:
-  static constexpr int64_t kRows = 16, kFewestRows = 4, kMostTiles = 1024;  // of a band
+  static constexpr int64_t kFewestRows = 4, kMostTiles = 1024;  // of a band
 
   Band band(int64_t item) const { return {shape_, item / bands_, item % bands_ * rows_, rows_}; }
   int64_t tiles(int64_t item) const { return (band(item).end - band(item).begin) * shape_.tile_columns(); }

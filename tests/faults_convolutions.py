@@ -184,7 +184,8 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
     },
     "winograd": {
         "fastgen/ops/winograd.py": [
-            ("any channels", " and not any(count % CHANNELS for count in channels)", ""),
+            ("any channels", " and small % CHANNELS == 0 and large % CHANNELS == 0", ""),
+            ("few channels of many", " and small >= large", ""),
             ("any groups", "known and groups == 1", "known"),
             ("of few pixels, too", "tiles >= TILES and ", ""),
             ("of halves of tiles, too", " and N * h * w >= 4 * INSIDE * tiles", ""),
@@ -207,11 +208,13 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("groups are passed over", "found.groups == 1 and", ""),
             ("padding of one's own is passed over", ' and found.padding_mode == "zeros"', ""),
             ("hooks are passed over", " and not observed(layer)\n\n\ndef halves", "\n\n\ndef halves"),
-            ("a parametrization is made twice", "[*conv.parameters()])", "[conv.weight])"),
+            ("a parametrization is made twice", "weight, bias = _numbers(conv), conv.bias",
+             "weight, bias = conv.weight, conv.bias"),
+            ("a sparse or packed image, too", " or x.layout != torch.strided", ""),
             ("odd sides, too", "if even and halves(conv)", "if halves(conv)"),
             ("the first convolution answers in planes", "return conv(laid_out(x, torch.channels_last)), i + 1",
              "return None"),
-            ("other devices, too", ' and next(layer.parameters()).device.type == "cpu"', ""),
+            ("other devices, too", ' or weight.device.type != "cpu":', ":"),
         ],
         "csrc/winograd.h": [
             ("tiles begin at every pixel", "row(2 * (tile % shape", "row((tile % shape"),

@@ -186,16 +186,43 @@ class Own(nn.Conv2d):
     [nn.Conv2d(16, 32, 4, 2, 0), nn.Conv2d(16, 32, 3, 2, 1), nn.Conv2d(16, 32, 4, 1, 1), nn.Conv2d(16, 24, 4, 2, 1),
      nn.Conv2d(16, 32, 4, 2, 1, groups=2), nn.Conv2d(16, 32, 4, 2, 1, padding_mode="circular"),
      nn.Conv2d(16, 32, 4, padding="same"), nn.Conv2d(16, 32, 4, 2, 1, dilation=2), Own(16, 32, 4, 2, 1),
-     nn.Conv2d(16, 32, 4, 2, 1, device="meta")],
+     nn.Conv2d(32, 16, 4, 2, 1), nn.Conv2d(16, 32, 4, 2, 1, device="meta")],
     ids=str,
 )  # fmt: skip
 def test_what_stays_as_it_is(conv: nn.Module) -> None:
     assert not halves(conv)
     if next(conv.parameters()).device.type == "cpu":
-        x = torch.randn(4, 16, 16, 16)
+        x = torch.randn(4, conv.weight.shape[1] * conv.groups, 16, 16)  # type: ignore[union-attr,operator]
         with ops_run() as ran:
             assert torch.equal(Conv2dChain(conv)(x), conv(x))
         assert not ran
+
+
+def test_layers_that_were_changed() -> None:
+    """Sizes that are numbers, a weight that is a buffer, or was pruned: what runs is what they compute now."""
+    x = torch.randn(8, 16, 16, 16)
+    numbers = nn.Conv2d(16, 32, 4, 2, 1)
+    numbers.stride, numbers.padding, numbers.dilation = 2, 1, 1  # type: ignore[assignment]
+    held = nn.Conv2d(16, 32, 4, 2, 1, bias=False)
+    weight = held.weight.data
+    del held.weight
+    held.register_buffer("weight", weight)
+    pruned, smaller = nn.Conv2d(16, 32, 4, 2, 1, bias=False), nn.Conv2d(16, 32, 4, 2, 1, bias=False)
+    pruned.weight = nn.Parameter(pruned.weight[:24].detach())
+    smaller.weight = nn.Parameter(smaller.weight[:, :, 1:, 1:].detach())
+    for conv, runs in ((numbers, True), (held, True), (pruned, False), (smaller, False)):
+        plain = nn.Sequential(conv, nn.ReLU())
+        model = by_chain(plain)
+        report = fastgen.fuse(copy.deepcopy(plain))
+        assert bool(report.swapped) == runs
+        with ops_run() as ran, torch.no_grad():
+            torch.testing.assert_close(model(x), plain(x), atol=1e-5, rtol=1e-5)
+        assert ("winograd_to_small" in ran) == runs
+    packed = nn.Sequential(nn.Conv2d(16, 32, 4, 2, 1)).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(by_chain(packed)(x.to_mkldnn()).to_dense(), packed(x), atol=1e-5, rtol=1e-5)
+    traced = torch.fx.symbolic_trace(by_chain(nn.Sequential(*critic())))
+    assert {node.op for node in traced.graph.nodes} == {"placeholder", "call_module", "output"}
 
 
 def test_where_it_does_not_run() -> None:

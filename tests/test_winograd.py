@@ -180,7 +180,7 @@ def test_where_it_pays() -> None:
 @pytest.mark.parametrize(
     "changed",
     [{"kernel": (3, 4)}, {"stride": [2, 1]}, {"padding": [1, 0]}, {"more": [1, 0]}, {"dilation": [1, 2]}, {"groups": 2},
-     {"channels": (32, 24)}, {"channels": (8, 16)}, {"padding": "same"}],
+     {"channels": (32, 24)}, {"channels": (8, 16)}, {"channels": (16, 32)}, {"padding": "same"}, {"stride": 1}],
     ids=str,
 )  # fmt: skip
 def test_what_it_is_not(changed: dict[str, Any]) -> None:
@@ -193,6 +193,7 @@ def test_what_it_is_not(changed: dict[str, Any]) -> None:
         return winograd.halves(kernel, tuple(geometry.values()), channels)
 
     assert ask(**known)
+    assert ask(**{**known, "stride": 2, "padding": 1, "dilation": 1})
     assert not ask(**{**known, **changed})
 
 

@@ -184,12 +184,31 @@ def _runs(graph: fx.Graph, module: nn.Module) -> Iterator[list[fx.Node]]:
     for node in graph.nodes:
         single = len(node.args) == 1 and not node.kwargs if node.op == "call_module" else _function(node) is not None
         if run and not (single and node.args[0] is run[-1] and len(run[-1].users) == 1):
-            yield run
+            yield _seen_by_nobody(run, module)
             run = []
         if single and isinstance(node.args[0], fx.Node):
             run.append(node)
     if run:
-        yield run
+        yield _seen_by_nobody(run, module)
+
+
+def _seen_by_nobody(run: list[fx.Node], module: nn.Module) -> list[fx.Node]:
+    """``run``, without what writes over a tensor that others read as well: they would read it before, not after."""
+    if len(run[0].args[0].users) == 1:  # type: ignore[union-attr]
+        return run
+    for i, node in enumerate(run):
+        layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):  # what follows writes into its result, if at all
+            return run if i == 0 or not any(_may_write(each, module) for each in run[:i]) else run[i:]
+    return []
+
+
+def _may_write(node: fx.Node, module: nn.Module) -> bool:
+    layer = module.get_submodule(str(node.target)) if node.op == "call_module" else _function(node)
+    return any(
+        getattr(each, "inplace", False) or not type(each).__module__.startswith("torch.nn.modules.")
+        for each in layer.modules()  # type: ignore[union-attr]
+    )
 
 
 def _function(node: fx.Node) -> nn.Module | None:
@@ -199,10 +218,11 @@ def _function(node: fx.Node) -> nn.Module | None:
     options = {**dict(zip(("negative_slope", "inplace"), node.args[1:], strict=False)), **node.kwargs}
     target = node.target
     if target is F.leaky_relu and set(options) <= {"negative_slope", "inplace"}:
-        slope = options.get("negative_slope", 0.01)
-        return nn.LeakyReLU(slope) if isinstance(slope, (int, float)) else None
+        slope, inplace = options.get("negative_slope", 0.01), options.get("inplace", False)
+        return nn.LeakyReLU(slope, inplace) if isinstance(slope, (int, float)) and isinstance(inplace, bool) else None
     if target is F.relu and len(node.args) <= 2 and set(node.kwargs) <= {"inplace"}:
-        return nn.ReLU()
+        inplace = (*node.args[1:], *node.kwargs.values(), False)[0]
+        return nn.ReLU(inplace) if isinstance(inplace, bool) else None
     if options:
         return None
     if target in (torch.relu, "relu"):

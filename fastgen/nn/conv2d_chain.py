@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from .._checks import check_instance, check_tensor
 from .halving import run_halving
@@ -15,10 +15,11 @@ class Conv2dChain(nn.Sequential):
 
     It takes any modules and computes what ``nn.Sequential(*layers)`` computes, with its state_dict: in fewer
     multiplications in float32 on a CPU; elsewhere, and where sizes do not suit, it runs the modules as they are. Of an
-    ``nn.Conv2d`` without hooks, whose channels are multiples of 16 and whose image has even sides, forward and
-    gradients are Winograd's F(2×2, 2×2) on the four phases of the stride (Lavin and Gray, arXiv:1509.09308); rounding
-    errors are one to three times those of torch's. The weight may be made by a parametrization, as spectral norm does.
-    Inside, images are channels_last; the result has the layout of the input.
+    ``nn.Conv2d`` without hooks, of multiples of 16 channels, of the result no fewer than of the image, which has even
+    sides, forward and gradients are Winograd's F(2×2, 2×2) on the four phases of the stride (Lavin and Gray,
+    arXiv:1509.09308). Rounding errors are one to four times those of torch's, in units of the largest pixels around;
+    what sees an infinite pixel is NaN. The weight may be made by a parametrization, as spectral norm does. Inside,
+    images are channels_last; the result has the layout of the input.
     """
 
     def __init__(self, *layers: Any) -> None:
@@ -28,5 +29,7 @@ class Conv2dChain(nn.Sequential):
         super().__init__(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, fx.Proxy):  # whoever traces wants to see the modules
+            return super().forward(x)
         y: Tensor = run_sequence(list(self), check_tensor("x", x), other=run_halving)
         return y

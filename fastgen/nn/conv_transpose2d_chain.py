@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from .._checks import check_instance, check_tensor
 from ..ops._layouts import is_channels_last
@@ -28,5 +28,7 @@ class ConvTranspose2dChain(nn.Sequential):
         super().__init__(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, fx.Proxy):  # whoever traces wants to see the modules
+            return super().forward(x)
         channels_last = is_channels_last(check_tensor("x", x))
         return run_sequence(list(self), x, everything=True, channels_last=channels_last)

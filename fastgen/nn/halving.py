@@ -29,9 +29,20 @@ def halves(layer: nn.Module) -> bool:
     if not is_conv2d(layer):
         return False
     conv: Any = layer
-    geometry = (conv.stride, conv.padding, (0, 0), conv.dilation, conv.groups)
-    known = winograd.halves(conv.kernel_size, geometry, (conv.out_channels, conv.in_channels))
-    return known and next(layer.parameters()).device.type == "cpu"
+    weight = _numbers(layer)
+    if weight is None or weight.dim() != 4 or weight.device.type != "cpu":
+        return False
+    return winograd.halves(weight.shape[2:], (conv.stride, conv.padding, 0, conv.dilation, 1), weight.shape[:2])
+
+
+def _numbers(conv: nn.Module) -> Tensor | None:
+    """Its weight, or what a parametrization makes it of: to make it counts, for spectral norm."""
+    made: Any = conv
+    if parametrize.is_parametrized(conv, "weight"):
+        weight = getattr(made.parametrizations.weight, "original", None)  # None: it is made of several
+    else:
+        weight = made.weight
+    return weight if isinstance(weight, Tensor) else None
 
 
 def run_halving(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | None:
@@ -42,7 +53,7 @@ def run_halving(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int]
     conv: Any = modules[i]
     if not is_conv2d(conv) or not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] != conv.in_channels:
         return None
-    if x.device.type != "cpu" or x.dtype != torch.float32 or is_vectorized():
+    if x.device.type != "cpu" or x.layout != torch.strided or x.dtype != torch.float32 or is_vectorized():
         return None
     even = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
     if even and halves(conv) and _pays(x, 2, conv):
@@ -55,7 +66,9 @@ def run_halving(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int]
 
 
 def _pays(image: Tensor, smaller: int, conv: nn.Module) -> bool:
-    return winograd.pays(image, (image.shape[2] // smaller, image.shape[3] // smaller), [*conv.parameters()])
+    weight, bias = _numbers(conv), conv.bias
+    parameters = [each for each in (weight, bias) if isinstance(each, Tensor)]
+    return winograd.pays(image, (image.shape[2] // smaller, image.shape[3] // smaller), parameters)
 
 
 def _leads(modules: Sequence[nn.Module], i: int, x: Tensor) -> bool:
