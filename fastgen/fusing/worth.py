@@ -29,8 +29,8 @@ DRAWN = 2**13
 
 SMALL = "it is small (below {} weights), and on a CPU torch is faster at that; on a GPU, fuse the model that is there"
 RULE = (
-    "on a CPU, small calls stay: masked convolutions below 2^27 products (2^24 cropped), Winograd's below 2^6 "
-    "pixels; chains below 2^17 values, with gradients all but slow halves; z below 2^13 or with gradients"
+    "as before run on a CPU: masked convolutions below 2^27 products (2^24 cropped), Winograd's below 2^6 pixels, "
+    "chains below 2^17 values or with gradients but slow halves, z below 2^13 or with gradients"
 )
 CROPPED_ON_CPU = (
     "its mask is not one of fastgen.ops.masked_conv2d_mask's, and a convolution of its live taps alone was only "
