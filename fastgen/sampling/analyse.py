@@ -103,7 +103,7 @@ def _apply(builder: Builder, node: Node, resolve: Any) -> list[Argument]:
         reason = lowering.REFUSED.get(
             node.op, f"there is no rule for it; write it with ops that have one, or {NAIVELY}"
         )
-        raise UnsupportedModelError(f"{node.path}: {node.op} cannot be planned: {reason}")
+        raise _refusal(node, reason)
     builder.path, builder.op, builder.shape = node.path, node.op, node.shapes[0]
     first = next((each for each in node.args if isinstance(each, Output)), None)
     builder.reads = None if first is None else first.node.dtypes[first.index]
@@ -121,8 +121,14 @@ def _apply(builder: Builder, node: Node, resolve: Any) -> list[Argument]:
             if tuple(value.shape) != shape:
                 raise UnsupportedModelError(f"a result of shape {shape}, of which a plan makes {tuple(value.shape)}")
     except UnsupportedModelError as error:
-        raise UnsupportedModelError(f"{node.path}: {node.op} cannot be planned: {error}") from None
+        raise _refusal(node, str(error)) from None
     return results
+
+
+def _refusal(node: Node, reason: str) -> UnsupportedModelError:
+    """Which names the layer, the op and, whatever the reason, a way out."""
+    way = "" if NAIVELY in reason else f"; {NAIVELY}"
+    return UnsupportedModelError(f"{node.path}: {node.op} cannot be planned: {reason}{way}")
 
 
 def _passes(node: Node, reads: torch.dtype | None) -> bool:

@@ -140,7 +140,10 @@ def trace(model: nn.Module, x: Tensor, condition: Condition | None = None) -> Tr
     output = recorder.find(result)
     if output is None or not output.node.on_image:
         if not (x.shape[2:] == result.shape[2:] == (1, 1) and len(result) == len(x)):
-            raise UnsupportedModelError("model: expected parameters that depend on the image, got some that do not")
+            raise UnsupportedModelError(
+                "model: expected parameters that depend on the image, got some that do not: what leaves torch, as by "
+                ".numpy(), is not followed"
+            )
         output = recorder.fixed(result)  # of one pixel, which has no earlier one to depend on
     scratch = set_before_read(held, holdings(twin), recorder.outside)
     mine = {storage_of(each) for each in held.values() if isinstance(each, Tensor)}
@@ -204,7 +207,7 @@ class _Recorder(TorchDispatchMode):
         for tensor in tensors:
             self._keep(tensor)  # before a view of it is made, which is not the whole
         if torch.Tag.nondeterministic_seeded in func.tags and "attention" not in name:  # refused as what it is
-            raise UnsupportedModelError(f"{self._path()}: {name} draws random numbers")
+            raise UnsupportedModelError(f"{self._path()}: {name} draws random numbers: leave it to training")
         if not found or name in _VALUELESS:
             self._before_change(mutated)
             result = func(*args, **kwargs)
@@ -286,7 +289,7 @@ class _Recorder(TorchDispatchMode):
         if any(output.node.on_image for output in read):
             raise UnsupportedModelError(
                 f"{self._path()}: reads a number that depends on the image (.item(), if, or F.one_hot without "
-                "num_classes)"
+                "num_classes): choose by torch.where"
             )
         if any(node.op == "numbers" for node in behind(output.node for output in read)):
             raise UnsupportedModelError(

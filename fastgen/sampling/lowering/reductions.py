@@ -19,16 +19,20 @@ from .registry import handles
 
 #: Over what a plan cannot reduce, since it never holds a whole image.
 WHOLE = "{}, over rows, columns or images: no pixel may depend on a whole image in which later pixels lie"
+#: The same of what may be causal there, but is not planned.
+SO_FAR = "{}, over rows, columns or images: there is no rule for it"
 
 
-def over_channels(x: Value, dims: int | Sequence[int] | None, what: str) -> tuple[Value, list[int]]:
+def over_channels(
+    x: Value, dims: int | Sequence[int] | None, what: str, refusal: str = WHOLE
+) -> tuple[Value, list[int]]:
     """The value with one atom in each dimension, and the dimensions, all of channels."""
     x = x.settled().merged()
     every = len(x.dims)
     dims = [dims] if isinstance(dims, int) else list(dims) if dims else list(range(every))
     dims = sorted({d % every for d in dims})
     if any(x.kind(d) not in ("c", "") for d in dims):
-        raise UnsupportedModelError(WHOLE.format(what))
+        raise UnsupportedModelError(refusal.format(what))
     return x, dims
 
 
@@ -81,7 +85,7 @@ def _std(b: Builder, x: Value, dims: Any, *, correction: float | None, keepdim: 
 
 @handles("cumsum")
 def _cumsum(b: Builder, x: Value, dim: int, *, dtype: Any) -> Value:
-    x, (dim,) = over_channels(x, [dim], "a cumulative sum")
+    x, (dim,) = over_channels(x, [dim], "a cumulative sum", SO_FAR)
     if x.kind(dim) == "":
         return x
     return across_channels(b, x, torch.ones(x.shape[dim], x.shape[dim], dtype=b.dtype, device=b.device).tril(), dim)
