@@ -191,6 +191,7 @@ def test_two_processes_compress_as_one_does(
     commands = [["compress", str(trained), str(tmp_path / f"{name}.npz"), "--out"] for name in ("many", "few")]
     alone = [said(capsys, *command, tmp_path / f"one{index}") for index, command in enumerate(commands)]
     commands = [[*command, str(tmp_path / f"two{index}")] for index, command in enumerate(commands)]
+    commands.append(["decompress", str(trained), str(tmp_path / "two0"), "--out", str(tmp_path / "again.npy")])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]), "OMP_NUM_THREADS": "1"}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     script = [str(HERE / "processes.py"), "draw", json.dumps(commands)]
@@ -201,6 +202,8 @@ def test_two_processes_compress_as_one_does(
         assert done.stdout.count(words) == 1, "one of them speaks"
         assert (tmp_path / f"one{index}").read_bytes() == (tmp_path / f"two{index}").read_bytes()
     assert len(Container.from_bytes((tmp_path / "two0").read_bytes()).streams) == 5
+    assert done.stdout.count("again.npy") == 1, "one of them decompresses"
+    assert np.array_equal(np.load(tmp_path / "again.npy"), np.resize(values, (19, 1, 8, 8)))
 
 
 def test_processes_of_other_arithmetic_write_no_file(

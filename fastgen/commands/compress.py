@@ -110,8 +110,15 @@ def _shared(encode: Callable[[slice], T], parts: list[slice]) -> list[T]:
 
 
 def decompress(arguments: list[str]) -> str:
-    """Decompress as the arguments say."""
+    """Decompress as the arguments say; of several processes the first one does."""
     options = parse(Decompress, "decompress", arguments)
+    said: list[str] = []
+    with distributed.processes(torch.device("cpu"), PATIENCE):
+        distributed.first_only(lambda: said.append(_decompress(options)))
+    return "".join(said)
+
+
+def _decompress(options: Decompress) -> str:
     path = Path(options.out)
     many = not options.out.endswith(".npy")
     if many and not options.out.endswith(("/", os.sep)) and not path.is_dir() and path.suffix:
