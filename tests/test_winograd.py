@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 
 from fastgen.ops import winograd
 from fastgen.ops._records import Convolution
-from fastgen.ops.conv_transpose2d import conv_transpose2d, conv_transpose2d_backward, doubles
+from fastgen.ops.conv_transpose2d import conv_transpose2d, conv_transpose2d_backward
 from fastgen.ops.conv_transpose2d_products import pays as leaves_out
 from ops import (
     assert_compiles,
@@ -204,7 +204,7 @@ def test_transposed_convolutions_compute_by_it() -> None:
     ):  # fmt: skip
         x, weight, bias = torch.randn(4, 64, *size), torch.randn(64, 32, 4, 4) / 30, torch.randn(32)
         convolution = Convolution(weight, bias, [2, 2], [1, 1], [0, 0], [1, 1], 1)
-        assert doubles(x, convolution)
+        assert winograd.doubles(x, convolution)
         assert leaves_out(x, convolution) == (size[0] < 15)
         leaves = [each.requires_grad_() for each in (x, weight, bias)]
         with ops_run() as ran:

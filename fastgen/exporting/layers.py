@@ -21,5 +21,5 @@ def plain(module: nn.Module) -> None:
             leaky = child.activation == "leaky_relu"
             after = nn.LeakyReLU(child.negative_slope) if leaky else ACTIVATIONS[child.activation]()
             setattr(module, name, nn.Sequential(*child, after))
-        elif isinstance(child, nn.Sequential) and type(child) in CHAINS and not observed(child):
+        elif isinstance(child, CHAINS) and type(child) in CHAINS and not observed(child):
             setattr(module, name, nn.Sequential(OrderedDict(child._modules)))

@@ -24,7 +24,7 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..nn.halving import halves
-from ..nn.sequence import step_at
+from ..nn.sequence import may_write, step_at
 from .chain import flatten, run_sequence
 from .code import ASKS, is_torchs
 from .op_recorder import NotProvenError
@@ -81,10 +81,10 @@ def rewritten_class(module: nn.Module) -> tuple[type[nn.Module], list[list[nn.Mo
         raise NotProvenError("its forward does something else in training than in evaluation")
     runs = []
     for run in list(_runs(graph, module)):
-        layers = [module.get_submodule(str(n.target)) if n.op == "call_module" else _function(n) for n in run]
-        flat = flatten(layers)  # type: ignore[arg-type]
+        layers = [_layer(node, module) for node in run]
+        flat = flatten(layers)
         if any(step_at(flat, i) or halves(layer) for i, layer in enumerate(flat)):
-            _replace(graph, run, layers)  # type: ignore[arg-type]
+            _replace(graph, run, layers)
             runs.append(flat)
     if not runs:
         raise NotProvenError("no batch norm or activation that the op knows follows in its forward")
@@ -196,19 +196,18 @@ def _seen_by_nobody(run: list[fx.Node], module: nn.Module) -> list[fx.Node]:
     """``run``, without what writes over a tensor that others read as well: they would read it before, not after."""
     if len(run[0].args[0].users) == 1:  # type: ignore[union-attr]
         return run
-    for i, node in enumerate(run):
-        layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    layers = [_layer(node, module) for node in run]
+    for i, layer in enumerate(layers):
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):  # what follows writes into its result, if at all
-            return run if i == 0 or not any(_may_write(each, module) for each in run[:i]) else run[i:]
+            return run[i:] if any(map(may_write, layers[:i])) else run
     return []
 
 
-def _may_write(node: fx.Node, module: nn.Module) -> bool:
-    layer = module.get_submodule(str(node.target)) if node.op == "call_module" else _function(node)
-    return any(
-        getattr(each, "inplace", False) or not type(each).__module__.startswith("torch.nn.modules.")
-        for each in layer.modules()  # type: ignore[union-attr]
-    )
+def _layer(node: fx.Node, module: nn.Module) -> nn.Module:
+    """What a node of a run calls."""
+    called = module.get_submodule(str(node.target)) if node.op == "call_module" else _function(node)
+    assert called is not None
+    return called
 
 
 def _function(node: fx.Node) -> nn.Module | None:

@@ -1,16 +1,13 @@
 """Conv2dChain: DCGAN's discriminator, and encoders like it, in fewer multiplications on a CPU."""
 
-from collections import OrderedDict
-from typing import Any
+from torch import Tensor
 
-from torch import Tensor, fx, nn
-
-from .._checks import check_instance, check_tensor
+from ._chain import Chain
 from .halving import run_halving
 from .sequence import run_sequence
 
 
-class Conv2dChain(nn.Sequential):
+class Conv2dChain(Chain):
     """``nn.Sequential`` whose convolutions of kernel 4, stride 2 and padding 1 take 9/16 of their multiplications.
 
     It takes any modules and computes what ``nn.Sequential(*layers)`` computes, with its state_dict: in fewer
@@ -22,14 +19,6 @@ class Conv2dChain(nn.Sequential):
     images are channels_last; the result has the layout of the input.
     """
 
-    def __init__(self, *layers: Any) -> None:
-        named = len(layers) == 1 and isinstance(layers[0], OrderedDict)
-        for layer in layers[0].values() if named else layers:
-            check_instance("layers", layer, nn.Module, "modules, or an OrderedDict of them")
-        super().__init__(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if isinstance(x, fx.Proxy):  # whoever traces wants to see the modules
-            return super().forward(x)
-        y: Tensor = run_sequence(list(self), check_tensor("x", x), other=run_halving)
+    def _run(self, x: Tensor) -> Tensor:
+        y: Tensor = run_sequence(list(self), x, other=run_halving)
         return y

@@ -161,12 +161,12 @@ def _without_what_may_be_overwritten(modules: Sequence[nn.Module], step: Step, e
     for i in range(step.end, len(modules)):  # what comes next may hand on what it was given, or a view of it
         if step_at(modules, i, everything=everything) is not None:
             break
-        if _may_write(modules[i]):
+        if may_write(modules[i]):
             return step._replace(activation=NONE, end=step.end - 1)
     return step
 
 
-def _may_write(module: nn.Module) -> bool:
+def may_write(module: nn.Module) -> bool:
     """Whether calling it may write into its argument: of torch's own layers only those do that are told to."""
     return any(
         getattr(each, "inplace", False) or not type(each).__module__.startswith("torch.nn.modules.") or observed(each)

@@ -154,16 +154,9 @@ def outruns(x: Tensor, convolution: Convolution) -> bool:
         return False
     if any(len(pair) != 2 for pair in convolution[2:6]):
         return False
-    if is_image(x, convolution) or is_product(x, convolution) or pays(x, convolution) or doubles(x, convolution):
+    if is_image(x, convolution) or is_product(x, convolution) or pays(x, convolution):
         return True
-    return evaluates() and is_scattered(x, convolution)
-
-
-def doubles(x: Tensor, convolution: Convolution) -> bool:
-    """Whether ``fastgen.ops.winograd`` has the fastest form of it on a CPU, or of its gradients."""
-    weight, bias = convolution[:2]
-    known = winograd.halves(weight.shape[2:], convolution.geometry, weight.shape[:2])
-    return known and winograd.pays(x, tuple(x.shape[2:]), [weight] if bias is None else [weight, bias])
+    return winograd.doubles(x, convolution) or (evaluates() and is_scattered(x, convolution))
 
 
 def _convolved(x: Tensor, convolution: Convolution) -> Tensor:
@@ -175,7 +168,7 @@ def _convolved(x: Tensor, convolution: Convolution) -> Tensor:
     if is_scattered(x, convolution):
         return scattered(x, convolution, result_shape(x, convolution)[2:])
     whole = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0  # tiles; else products leave out as much as these save
-    if doubles(x, convolution) and (whole or not pays(x, convolution)):
+    if winograd.doubles(x, convolution) and (whole or not pays(x, convolution)):
         return winograd.to_large(x, weight, bias)
     if pays(x, convolution):
         return conv_transpose2d_products(x, convolution)
@@ -229,7 +222,7 @@ def conv_transpose2d_backward(
             _unflat(x.flatten(1).t() @ flat, weight, last) if output_mask[1] else None,
             grad_bias,
         )
-    if doubles(x, convolution):
+    if winograd.doubles(x, convolution):
         return *winograd.gradients_of_large(grad, x, weight, [*output_mask[:2], False])[:2], grad_bias
     cheaper = _cheaper_layout(x, convolution)
     grad, x = grad.contiguous(memory_format=cheaper), x.contiguous(memory_format=cheaper)

@@ -163,8 +163,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     grad = grad if y is None else activate_backward(grad, y, ctx.activation)
     stride, padding, output_padding = ctx.sizes
     wanted = list(ctx.needs_input_grad[:3])
-    geometry = (stride, padding, output_padding, [1, 1], 1)
-    if winograd.halves(weight.shape[2:], geometry, weight.shape[:2]) and winograd.pays(x, x.shape[2:], [weight]):
+    if winograd.doubles(x, Convolution(weight, None, stride, padding, output_padding)):
         grads = winograd.gradients_of_large(grad, x, weight, wanted)
         return *grads, *[None] * (len(ctx.needs_input_grad) - 3)
     backward = torch.ops.aten.convolution_backward.default

@@ -23,6 +23,7 @@ from torch.autograd import forward_ad
 
 from ._dtypes import layer_dtype
 from ._layouts import is_vectorized, layout_of
+from ._records import Convolution
 from ._registry import call, define_op
 
 KERNELS = {"CPU": "csrc/winograd_cpu.cpp"}
@@ -84,6 +85,13 @@ def pays(image: Tensor, small: Sequence[int], parameters: Sequence[Tensor]) -> b
     N, (h, w) = image.shape[0], small
     tiles = N * ((h + 1) // 2) * ((w + 1) // 2)
     return bool(tiles >= TILES and N * h * w >= 4 * INSIDE * tiles)
+
+
+def doubles(small: Tensor, convolution: Convolution) -> bool:
+    """Whether these ops are the fastest form of a transposed convolution, or of its gradients, that a CPU has."""
+    weight, bias, *geometry = convolution
+    known = halves(weight.shape[2:], geometry, weight.shape[:2])
+    return known and pays(small, tuple(small.shape[2:]), [weight] if bias is None else [weight, bias])
 
 
 def to_small(large: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
