@@ -226,7 +226,7 @@ def vae(name: str, networks: Callable[[], tuple[nn.Module, nn.Module]], *shape: 
         other = VAE(sampler, *networks())
         model = copy.deepcopy(other)
         model.sampler = GaussianRSample()
-        if len(shape) == 4:
+        if fuse is not None:
             fuse(model)
         return model, other
 

@@ -26,16 +26,6 @@ inline Tensor uncropped(const Tensor& weight, const TapMask& taps) {
   return found;
 }
 
-inline std::optional<Tensor> checked_bias(const std::optional<Tensor>& bias, const char* name, int64_t O,
-                                          const Tensor& x) {
-  if (!bias) return std::nullopt;
-  check_tensor(*bias, name, std::vector<int64_t>{O}, ScalarType::Float, x);
-  return as_contiguous(*bias);
-}
-
-// Where the numbers of a tensor are that may not be there.
-inline const float* numbers(const std::optional<Tensor>& tensor) { return tensor ? data<float>(*tensor) : nullptr; }
-
 inline bool checked_order(const std::string& groups_order) {  // whether colours are interleaved
   STD_TORCH_CHECK(groups_order == "contiguous" || groups_order == "interleaved",
                   "groups_order: expected 'contiguous' or 'interleaved', got ", groups_order);

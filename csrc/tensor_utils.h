@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -136,6 +137,16 @@ inline Pointwise checked_pointwise(const Text& name) {
 inline Tensor as_contiguous(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
+
+inline std::optional<Tensor> checked_bias(const std::optional<Tensor>& bias, const char* name, int64_t O,
+                                          const Tensor& x) {
+  if (!bias) return std::nullopt;
+  check_tensor(*bias, name, std::vector<int64_t>{O}, ScalarType::Float, x);
+  return as_contiguous(*bias);
+}
+
+// Where the numbers of a tensor are that may not be there.
+inline const float* numbers(const std::optional<Tensor>& tensor) { return tensor ? data<float>(*tensor) : nullptr; }
 
 inline bool is_channels_last(const Tensor& x) {  // and not contiguous as well: the layout contract of the ops
   if (x.is_contiguous()) return false;

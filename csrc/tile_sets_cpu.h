@@ -18,6 +18,7 @@ struct TileSet {
   int lanes, rows, vectors;
   Tile<T> tile[kGemmRows + 1][kGemmVectors + 1];
   OuterTile<T> outer[kGemmRows + 1][kGemmVectors + 1];  // none of float16, whose inputs are not stored in 16 bits
+  DotTile dot[kGemmRows + 1][kGemmVectors + 1];         // [rows][rows of w]; of float alone
   Finish<T> finish;
 
   int panel() const { return lanes * vectors; }
@@ -25,33 +26,39 @@ struct TileSet {
 using GemmIsa = TileSet<float>;
 
 // A class whose tiles are compiled for `target`; the generic body is inlined into each.
-#define FG_TILES(Class, target, Products, Lanes, Rows, Vectors)                                                   \
-  struct Class {                                                                                                  \
-    using T = typename Products::Number;                                                                          \
-    template <int R, int V>                                                                                       \
-    target static void tile(int64_t runs, const int64_t* lengths, const input_t<T>* const* x, const word_t<T>* w, \
-                            float* s, int64_t columns) {                                                          \
-      product_tile<Products, Lanes, R, V>(runs, lengths, x, w, s, columns);                                       \
-    }                                                                                                             \
-    template <int R, int V>                                                                                       \
-    target static void outer(int64_t runs, int64_t length, const T* const* x, int64_t run, int64_t step,          \
-                             const word_t<T>* w, int64_t pitch, float* s, int64_t columns) {                      \
-      outer_tile<Products, Lanes, R, V>(runs, length, x, run, step, w, pitch, s, columns);                        \
-    }                                                                                                             \
-    template <int R, int V>                                                                                       \
-    static void fill(TileSet<T>* isa) {                                                                           \
-      isa->tile[R][V] = tile<R, V>;                                                                               \
-      if constexpr (!std::is_same_v<T, float16>) isa->outer[R][V] = outer<R, V>;                                  \
-      if constexpr (V > 1)                                                                                        \
-        fill<R, V - 1>(isa);                                                                                      \
-      else if constexpr (R > 1)                                                                                   \
-        fill<R - 1, Vectors>(isa);                                                                                \
-    }                                                                                                             \
-    static TileSet<T> make(const char* name) {                                                                    \
-      TileSet<T> isa{name, Lanes, Rows, Vectors, {}, {}, finish_any<T>};                                          \
-      fill<Rows, Vectors>(&isa);                                                                                  \
-      return isa;                                                                                                 \
-    }                                                                                                             \
+#define FG_TILES(Class, target, Products, Lanes, Rows, Vectors)                                                        \
+  struct Class {                                                                                                       \
+    using T = typename Products::Number;                                                                               \
+    template <int R, int V>                                                                                            \
+    target static void tile(int64_t runs, const int64_t* lengths, const input_t<T>* const* x, const word_t<T>* w,      \
+                            float* s, int64_t columns) {                                                               \
+      product_tile<Products, Lanes, R, V>(runs, lengths, x, w, s, columns);                                            \
+    }                                                                                                                  \
+    template <int R, int V>                                                                                            \
+    target static void outer(int64_t runs, int64_t length, const T* const* x, int64_t run, int64_t step,               \
+                             const word_t<T>* w, int64_t pitch, float* s, int64_t columns) {                           \
+      outer_tile<Products, Lanes, R, V>(runs, length, x, run, step, w, pitch, s, columns);                             \
+    }                                                                                                                  \
+    template <int R, int V>                                                                                            \
+    target static void dot(int64_t length, const float* x, int64_t x_pitch, const float* w, int64_t w_pitch, float* s, \
+                           int64_t columns) {                                                                          \
+      dot_tile<Lanes, R, V>(length, x, x_pitch, w, w_pitch, s, columns);                                               \
+    }                                                                                                                  \
+    template <int R, int V>                                                                                            \
+    static void fill(TileSet<T>* isa) {                                                                                \
+      isa->tile[R][V] = tile<R, V>;                                                                                    \
+      if constexpr (!std::is_same_v<T, float16>) isa->outer[R][V] = outer<R, V>;                                       \
+      if constexpr (std::is_same_v<T, float>) isa->dot[R][V] = dot<R, V>;                                              \
+      if constexpr (V > 1)                                                                                             \
+        fill<R, V - 1>(isa);                                                                                           \
+      else if constexpr (R > 1)                                                                                        \
+        fill<R - 1, Vectors>(isa);                                                                                     \
+    }                                                                                                                  \
+    static TileSet<T> make(const char* name) {                                                                         \
+      TileSet<T> isa{name, Lanes, Rows, Vectors, {}, {}, {}, finish_any<T>};                                           \
+      fill<Rows, Vectors>(&isa);                                                                                       \
+      return isa;                                                                                                      \
+    }                                                                                                                  \
   }
 
 FG_TILES(PortableTiles, , FloatProducts, 4, 4, 2);

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <memory>
 #include <type_traits>
+#include <utility>
 
 #include "half.h"
 
@@ -143,6 +144,7 @@ template <typename T, int Lanes>
 struct TileVectors {
   typedef float V __attribute__((vector_size(4 * Lanes)));
   typedef float UnalignedV __attribute__((vector_size(4 * Lanes), aligned(4), may_alias));
+  typedef int32_t Bits __attribute__((vector_size(4 * Lanes)));
   typedef typename Word<T>::Loaded B __attribute__((vector_size(4 * Lanes)));
   typedef word_t<T> UnalignedB __attribute__((vector_size(sizeof(word_t<T>) * Lanes), aligned(4), may_alias));
 };
@@ -223,6 +225,93 @@ FG_HD void outer_tile(int64_t runs, int64_t length, const typename Products::Num
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) *reinterpret_cast<UnalignedV*>(sums + r * columns + v * Lanes) += sum[r][v];
+}
+
+// ---- one tile of the product of rows by rows, whose vectors lie along what is summed
+
+using DotTile = void (*)(int64_t length, const float* x, int64_t x_pitch, const float* w, int64_t w_pitch, float* sums,
+                         int64_t columns);
+
+// sum[i] ← numbers 0 and 2, or 1 and 3, of each four in a vector, added: of `first`, `second`, `first`, `second`; or,
+// `Pairs`, 0 and 2, 1 and 3 of `first`, then those of `second`
+template <bool Pairs, class V, int... I>
+FG_HD void add_halves(const V& first, const V& second, std::integer_sequence<int, I...>, V& sum) {
+  constexpr int kLanes = sizeof...(I);
+  sum = __builtin_shufflevector(first, second,
+                                (I / 4 * 4 + (Pairs ? I % 2 : I % 4 / 2) + kLanes * (Pairs ? I % 4 / 2 : I % 2))...) +
+        __builtin_shufflevector(
+            first, second, (I / 4 * 4 + 2 + (Pairs ? I % 2 : I % 4 / 2) + kLanes * (Pairs ? I % 4 / 2 : I % 2))...);
+}
+
+// The sums of four vectors' numbers.
+template <int Lanes, class V>
+FG_HD void sums_of_four(const V& a, const V& b, const V& c, const V& d, float* sums) {
+  typedef float Quad __attribute__((vector_size(16)));
+  const std::make_integer_sequence<int, Lanes> lanes{};
+  V first, last, both;
+  add_halves<false>(a, b, lanes, first);
+  add_halves<false>(c, d, lanes, last);
+  add_halves<true>(first, last, lanes, both);
+  Quad parts[Lanes / 4];
+  memcpy(parts, &both, sizeof parts);
+  for (int part = 1; part < Lanes / 4; ++part) parts[0] += parts[part];
+  memcpy(sums, parts, sizeof parts[0]);
+}
+
+// sums[r, c] = Σ_k x[r, k]·w[c, k], k < length; rows of x, w and sums so many numbers apart
+template <int Lanes, int Rows, int Columns>
+FG_HD void dot_tile(int64_t length, const float* x, int64_t x_pitch, const float* w, int64_t w_pitch, float* sums,
+                    int64_t columns) {
+  using V = typename TileVectors<float, Lanes>::V;
+  using UnalignedV = typename TileVectors<float, Lanes>::UnalignedV;
+  using Bits = typename TileVectors<float, Lanes>::Bits;
+  V sum[Rows][Columns];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+    for (int c = 0; c < Columns; ++c) sum[r][c] = V{};
+  int64_t k = 0;
+  for (; k + Lanes <= length; k += Lanes) {
+    V b[Columns];
+#pragma GCC unroll 8
+    for (int c = 0; c < Columns; ++c) b[c] = *reinterpret_cast<const UnalignedV*>(w + c * w_pitch + k);
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+      const V at = *reinterpret_cast<const UnalignedV*>(x + r * x_pitch + k);
+#pragma GCC unroll 8
+      for (int c = 0; c < Columns; ++c) sum[r][c] += b[c] * at;
+    }
+  }
+  if (k < length && k > 0) {  // the last vector, of which the first numbers have been added
+    Bits rest;
+    for (int j = 0; j < Lanes; ++j) rest[j] = j >= Lanes - (length - k) ? -1 : 0;
+    const int64_t last = length - Lanes;
+    V b[Columns];
+#pragma GCC unroll 8
+    for (int c = 0; c < Columns; ++c)
+      b[c] = V(Bits(*reinterpret_cast<const UnalignedV*>(w + c * w_pitch + last)) & rest);
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+      const V at = V(Bits(*reinterpret_cast<const UnalignedV*>(x + r * x_pitch + last)) & rest);
+#pragma GCC unroll 8
+      for (int c = 0; c < Columns; ++c) sum[r][c] += b[c] * at;
+    }
+  }
+  constexpr int kFours = (Columns + 3) / 4 * 4;
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+    float found[kFours];
+#pragma GCC unroll 2
+    for (int c = 0; c < kFours; c += 4)
+      sums_of_four<Lanes>(sum[r][c], c + 1 < Columns ? sum[r][c + 1] : V{}, c + 2 < Columns ? sum[r][c + 2] : V{},
+                          c + 3 < Columns ? sum[r][c + 3] : V{}, found + c);
+#pragma GCC unroll 8
+    for (int c = 0; c < Columns; ++c) sums[r * columns + c] = found[c];
+  }
+  if (k > 0) return;
+  for (int r = 0; r < Rows; ++r)  // fewer numbers than a vector
+    for (int c = 0; c < Columns; ++c)
+      for (int64_t j = 0; j < length; ++j) sums[r * columns + c] += x[r * x_pitch + j] * w[c * w_pitch + j];
 }
 
 // ---- what becomes of sums: + what lies in memory, which may be nothing, a ReLU if asked, and rounded

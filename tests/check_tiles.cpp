@@ -75,6 +75,35 @@ Errors check(const TileSet<T>& set) {
   return errors;
 }
 
+// Rows by rows, of lengths below a vector, of whole ones, and with a rest; numbers outside are none.
+Errors check_dot(const GemmIsa& set) {
+  Errors errors;
+  for (int rows = 1; rows <= set.rows; ++rows)
+    for (int columns = 1; columns <= set.vectors; ++columns)
+      for (int64_t length : {1, 3, 4, 15, 16, 17, 32, 47, 100}) {
+        const int64_t x_pitch = length + 5, w_pitch = length + 2, pitch = columns + 3;
+        std::vector<float> x = random_numbers<float>(rows * x_pitch), w = random_numbers<float>(columns * w_pitch);
+        for (int r = 0; r < rows; ++r) std::fill_n(&x[size_t(r * x_pitch + length)], 5, NAN);
+        for (int c = 0; c < columns; ++c) std::fill_n(&w[size_t(c * w_pitch + length)], 2, NAN);
+        std::vector<float> sums(size_t(rows * pitch), 777.0f);
+        set.dot[rows][columns](length, x.data(), x_pitch, w.data(), w_pitch, sums.data(), pitch);
+        for (int r = 0; r < rows; ++r)
+          for (int64_t c = 0; c < pitch; ++c) {
+            if (c >= columns) {
+              errors.outside += sums[size_t(r * pitch + c)] != 777.0f;
+              continue;
+            }
+            double right = 0, magnitude = 0;
+            for (int64_t k = 0; k < length; ++k) {
+              const double one = double(x[size_t(r * x_pitch + k)]) * w[size_t(c * w_pitch + k)];
+              right += one, magnitude += std::fabs(one);
+            }
+            errors.compare(sums[size_t(r * pitch + c)], float(right), float(magnitude));
+          }
+      }
+  return errors;
+}
+
 // Of counts around whole vectors, what lies in memory added or not, with a ReLU or without.
 template <typename T>
 void check_finish(const TileSet<T>& set, Errors* errors) {
@@ -131,6 +160,10 @@ void print(const char* kind) {
 }  // namespace
 
 int main() {
+  for (const GemmIsa& set : gemm_isas()) {
+    const Errors errors = check_dot(set);
+    printf("dot_%s %g %lld\n", set.name, errors.worst, static_cast<long long>(errors.outside));
+  }
   print<float>("float");
   print<bfloat16>("bfloat16");
   print<float16>("float16");

@@ -3,6 +3,7 @@
 from faults_convolutions import FAULTS as CONVOLUTIONS
 from faults_generators import FAULTS as GENERATORS
 from faults_likelihoods import FAULTS as LIKELIHOODS
+from faults_perceptrons import FAULTS as PERCEPTRONS
 from faults_pixels import FAULTS as PIXELS
 from faults_recurrences import FAULTS as RECURRENCES
 
@@ -35,6 +36,7 @@ TESTS = {
         "test_transposed_alone.py",
     ),
     "winograd": ("test_winograd.py", "test_conv2d_chain.py"),
+    "mlp": ("test_mlp.py", "test_linear_chain.py", "test_math.py"),
     "conv_transpose2d_products": ("test_conv_transpose2d_products.py", "test_conv_transpose2d_image.py"),
     "conv_transpose2d_bn": (
         "test_sequence.py", "test_transposed_alone.py", "test_conv_transpose2d_bn_layers.py",
@@ -43,4 +45,4 @@ TESTS = {
 }  # fmt: skip
 
 #: Stem → source file → what is wrong, the text that is there exactly once, and what stands there instead.
-FAULTS = {**CONVOLUTIONS, **PIXELS, **RECURRENCES, **LIKELIHOODS, **GENERATORS}
+FAULTS = {**CONVOLUTIONS, **PERCEPTRONS, **PIXELS, **RECURRENCES, **LIKELIHOODS, **GENERATORS}

@@ -275,7 +275,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("strides ignored", "const Tensor v = in_layout(v_any, true), h = in_layout(h_any, true);",
              "const Tensor v = v_any, h = h_any;"),
         ],
-        "csrc/masked_tensors.h": [
+        "csrc/tensor_utils.h": [
             ("strides of a bias ignored", "return as_contiguous(*bias);", "return *bias;"),
         ],
     },

@@ -42,5 +42,5 @@ def test_the_tiles_of_every_instruction_set(tmp_path: Path) -> None:
     subprocess.run([COMPILER, *flags, f"-I{ROOT / 'csrc'}", str(source), "-o", str(program)], check=True)
     done = subprocess.run([program], capture_output=True, text=True, check=True)
     results = [line.split() for line in done.stdout.splitlines()]
-    assert {"float_portable", "bfloat16_portable", "float16_portable"} <= {name for name, *_ in results}
+    assert {"float_portable", "bfloat16_portable", "float16_portable", "dot_portable"} <= {name for name, *_ in results}
     assert {name: numbers for name, *numbers in results if float(numbers[0]) > 1e-6 or int(numbers[1])} == {}

@@ -4,10 +4,10 @@ from collections import OrderedDict
 
 from torch import nn
 
-from ..nn import Conv2dChain, ConvTranspose2dBatchNorm, ConvTranspose2dChain
+from ..nn import Conv2dChain, ConvTranspose2dBatchNorm, ConvTranspose2dChain, LinearChain
 from ..nn.sequence import observed
 
-CHAINS = (Conv2dChain, ConvTranspose2dChain)
+CHAINS = (Conv2dChain, ConvTranspose2dChain, LinearChain)
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "none": nn.Identity}
 
 

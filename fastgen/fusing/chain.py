@@ -1,8 +1,9 @@
-"""Sequences of modules as fuse runs them: ``nn.sequence``'s steps where those pay, and three more kinds.
+"""Sequences of modules as fuse runs them: ``nn.sequence``'s steps where those pay, and four more kinds.
 
 masked convolution → ReLU or ELU or GatedActivation                            in the op's epilogue
 transposed convolution alone                                                   as products of pixels
 convolution of kernel 4, stride 2, padding 1                                   in 9/16 of its multiplications
+linear layer → ReLU, LeakyReLU or Tanh → linear layer                          one op
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from ..nn import GatedActivation, sequence
 from ..nn._records import convolution_of
-from ..nn.halving import run_halving
+from ..nn.perceptron import run_faster
 from ..nn.sequence import globally_observed, observed
 from ..ops._dtypes import FLOATING, lowered
 from ..ops.conv_transpose2d import check_convolution, conv_transpose2d, converted, outruns
@@ -59,7 +60,7 @@ def _run_other(flat: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | N
         return conv_transpose2d(image, check_convolution(image, convolution)), i + 1
     epilogue = masked_epilogue(flat, i)
     if epilogue is None or not can_run(flat[i], x):
-        return run_halving(flat, i, x)
+        return run_faster(flat, i, x)
     return run(flat[i], type(flat[i])._fastgen_spec, x, epilogue), i + 2  # type: ignore[attr-defined]
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..nn.halving import halves
+from ..nn.perceptron import perceptron_at
 from ..nn.sequence import may_write, step_at
 from .chain import flatten, run_sequence
 from .code import ASKS, is_torchs
@@ -61,11 +62,13 @@ class Rewritten(Fused):
 
 
 def has_direct_layers(module: nn.Module) -> bool:
-    """Whether its own forward calls a ConvTranspose2d, or a Conv2d that halves, as far as its attributes tell."""
+    """Whether its own forward calls a ConvTranspose2d, a Conv2d that halves, or two Linear, as its attributes tell."""
     own = own_class(module)
     if isinstance(module, (nn.Sequential, *_CONTAINERS)) or own.__module__.startswith(("torch.", "fastgen.")):
         return False
-    return any(type(child) is nn.ConvTranspose2d or halves(child) for child in module.children())
+    children = [type(child) for child in module.children()]
+    fusable = nn.ConvTranspose2d in children or children.count(nn.Linear) > 1
+    return fusable or any(map(halves, module.children()))
 
 
 def rewritten_class(module: nn.Module) -> tuple[type[nn.Module], list[list[nn.Module]]]:
@@ -83,7 +86,7 @@ def rewritten_class(module: nn.Module) -> tuple[type[nn.Module], list[list[nn.Mo
     for run in list(_runs(graph, module)):
         layers = [_layer(node, module) for node in run]
         flat = flatten(layers)
-        if any(step_at(flat, i) or halves(layer) for i, layer in enumerate(flat)):
+        if any(step_at(flat, i) or halves(layer) or perceptron_at(flat, i) for i, layer in enumerate(flat)):
             _replace(graph, run, layers)
             runs.append(flat)
     if not runs:
@@ -198,7 +201,9 @@ def _seen_by_nobody(run: list[fx.Node], module: nn.Module) -> list[fx.Node]:
         return run
     layers = [_layer(node, module) for node in run]
     for i, layer in enumerate(layers):
-        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):  # what follows writes into its result, if at all
+        if isinstance(
+            layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+        ):  # what follows writes into its result, if at all
             return run[i:] if any(map(may_write, layers[:i])) else run
     return []
 

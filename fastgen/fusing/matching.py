@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..nn.halving import halves
+from ..nn.perceptron import perceptron_at
 from ..nn.sequence import observed, step_at
 from . import forward_rewrite, masked_proof, methods, reparameterize, worth
 from .chain import FusedSequential, flatten, is_alone, is_sequential, masked_epilogue
@@ -195,6 +196,12 @@ def _steps(flat: Sequence[nn.Module], matches: Matches) -> Iterator[tuple[Sequen
             yield flat[i : i + 1], "conv_transpose2d, as products of pixels where that pays"
         if halves(flat[i]):
             yield flat[i : i + 1], "conv2d in Winograd's form, where that pays"
+        perceptron = perceptron_at(flat, i)
+        if perceptron is not None:
+            now = f"linear + {perceptron.activation.name} + linear as one op, where that pays"
+            yield flat[i : perceptron.end], now
+            i = perceptron.end
+            continue
         if epilogue is not None:
             yield flat[i : i + 2], f"{matches.specs.get(flat[i]) or flat[i]._fastgen_spec} + {epilogue}"
         i += 1 if epilogue is None else 2

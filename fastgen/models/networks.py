@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._checks import check_option, describe
-from ..nn import Conv2dChain, ConvTranspose2dBatchNorm, ConvTranspose2dChain
+from ..nn import Conv2dChain, ConvTranspose2dBatchNorm, ConvTranspose2dChain, LinearChain
 from .model import check_positive
 
 Activation = Literal["relu", "tanh", "sigmoid"]
@@ -126,7 +126,7 @@ def mlp(widths: tuple[int, ...], activation: type[nn.Module]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), activation()]
-    return nn.Sequential(*layers[:-1])
+    return LinearChain(*layers[:-1])
 
 
 def with_class(x: Tensor, labels: Tensor | None, classes: int | None) -> Tensor:

@@ -7,6 +7,7 @@ from .discretized_logistic_mixture import DiscretizedLogisticMixture
 from .double_backward import check_double_backward
 from .gated_activation import GatedActivation
 from .gated_residual_block import GatedResidualBlock
+from .linear_chain import LinearChain
 from .masked_conv2d import MaskedConv2d
 from .pixel_lstm import DiagonalLSTM, RowLSTM
 from .rsample_kl import GaussianRSample
@@ -22,6 +23,7 @@ __all__ = [
     "GatedActivation",
     "GatedResidualBlock",
     "GaussianRSample",
+    "LinearChain",
     "MaskedConv2d",
     "RowLSTM",
     "SyncBatchNorm",

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ._chain import Chain
-from .halving import run_halving
+from .perceptron import run_faster
 from .sequence import run_sequence
 
 
@@ -16,9 +16,9 @@ class Conv2dChain(Chain):
     sides, forward and gradients are Winograd's F(2×2, 2×2) on the four phases of the stride (Lavin and Gray,
     arXiv:1509.09308). Rounding errors are one to four times those of torch's, in units of the largest pixels around;
     what sees an infinite pixel is NaN. The weight may be made by a parametrization, as spectral norm does. Inside,
-    images are channels_last; the result has the layout of the input.
+    images are channels_last; the result has the layout of the input. Linear layers behind run as in ``LinearChain``.
     """
 
     def _run(self, x: Tensor) -> Tensor:
-        y: Tensor = run_sequence(list(self), x, other=run_halving)
+        y: Tensor = run_sequence(list(self), x, other=run_faster)
         return y

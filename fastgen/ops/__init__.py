@@ -5,6 +5,7 @@ from . import (  # noqa: F401  but for sample: for models alone, and for the cod
     concat_elu,
     gated_layer,
     image_conv2d,
+    mlp,
     pixel_head,
     residual_block,
     residual_gate,

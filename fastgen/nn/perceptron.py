@@ -1,0 +1,66 @@
+"""Two linear layers with an activation between them, in a sequence of modules, as ``fastgen.ops.mlp`` has them."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import mlp
+from ..ops._records import Activation
+from ._records import activation_of
+from .halving import run_halving
+from .sequence import observed
+
+
+class Perceptron(NamedTuple):
+    """What is run as one op: weight and bias of both layers, the activation, and where in the sequence it ends."""
+
+    parameters: tuple[Any, Any, Any, Any]
+    activation: Activation
+    end: int
+
+
+def perceptron_at(modules: Sequence[nn.Module], i: int) -> Perceptron | None:
+    """What begins with the module at ``i``, of enough weights on a CPU; None if nothing does."""
+    if i + 3 > len(modules) or type(modules[i]) is not nn.Linear or type(modules[i + 2]) is not nn.Linear:
+        return None
+    inner, follower, outer = modules[i : i + 3]
+    activation = activation_of(follower)
+    if activation is None or observed(inner) or observed(follower) or observed(outer):
+        return None
+    first, last = inner._parameters, outer._parameters  # past __getattr__
+    weight, bias, weight_out, bias_out = parameters = (
+        first.get("weight"),
+        first.get("bias"),
+        last.get("weight"),
+        last.get("bias"),
+    )
+    if not _is_dense(weight) or not _is_dense(weight_out) or "bias" not in first or "bias" not in last:
+        return None  # pruned, or packed
+    if weight.shape[0] != weight_out.shape[1] or not mlp.takes(weight, weight_out):
+        return None
+    return (
+        Perceptron(parameters, activation, i + 3)
+        if all(each is None or _is_dense(each) for each in (bias, bias_out))
+        else None
+    )
+
+
+def _is_dense(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.is_cpu
+
+
+def run_perceptron(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Tensor, int] | None:
+    """The perceptron's result of ``x`` and where it ends, where something else than calling it is the fastest."""
+    if type(modules[i]) is not nn.Linear or not _is_dense(x) or x.dim() != 2:
+        return None
+    found = perceptron_at(modules, i)
+    if found is None or x.shape[1] != found.parameters[0].shape[1] or not mlp.pays(x, found.parameters):
+        return None
+    return mlp.mlp(x, *found.parameters, found.activation), found.end
+
+
+def run_faster(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | None:
+    """A convolution that halves an image, or a perceptron."""
+    return run_halving(modules, i, x) or run_perceptron(modules, i, x)
