@@ -185,6 +185,8 @@ def test_where_it_pays() -> None:
     assert not pays(x, [*parameters[:3], parameters[3].double()])
     with torch.autocast("cpu", torch.bfloat16):
         assert pays(x, parameters)
+        assert pays(x.expand(8, 4, 64).reshape(32, 64), parameters)
+        assert not pays(x.expand(9, 4, 64).reshape(36, 64), parameters)
         assert mlp(x, *parameters, Activation("relu")).dtype == torch.bfloat16  # type: ignore[arg-type]
     with torch.autocast("cpu", torch.float16):
         assert not pays(x, parameters)

@@ -25,6 +25,7 @@ def fuse(model: nn.Module) -> FuseReport:
       activations are never written.
     * Conv2d of kernel 4, stride 2 and padding 1, in a Sequential or in such a forward → Winograd's form of it on a CPU,
       see ``fastgen.nn.Conv2dChain``.
+    * Linear → ReLU, LeakyReLU or Tanh → Linear, likewise → one op on a CPU, see ``fastgen.nn.LinearChain``.
     * Modules without parameters that draw z ~ N(mu, exp(logvar)), with or without its KL divergence of each example →
       ``fastgen.ops.rsample_kl``.
 
