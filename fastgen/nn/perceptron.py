@@ -30,21 +30,13 @@ def perceptron_at(modules: Sequence[nn.Module], i: int) -> Perceptron | None:
     if activation is None or observed(inner) or observed(follower) or observed(outer):
         return None
     first, last = inner._parameters, outer._parameters  # past __getattr__
-    weight, bias, weight_out, bias_out = parameters = (
-        first.get("weight"),
-        first.get("bias"),
-        last.get("weight"),
-        last.get("bias"),
-    )
+    weight: Any = first.get("weight")
+    weight_out: Any = last.get("weight")
     if not _is_dense(weight) or not _is_dense(weight_out) or "bias" not in first or "bias" not in last:
         return None  # pruned, or packed
     if weight.shape[0] != weight_out.shape[1] or not mlp.takes(weight, weight_out):
         return None
-    return (
-        Perceptron(parameters, activation, i + 3)
-        if all(each is None or _is_dense(each) for each in (bias, bias_out))
-        else None
-    )
+    return Perceptron((weight, first["bias"], weight_out, last["bias"]), activation, i + 3)
 
 
 def _is_dense(tensor: Any) -> bool:
