@@ -15,6 +15,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 import fastgen
 from fastgen.fusing import forward_rewrite
 from fastgen.models import GAN, VAE
+from fastgen.models.networks import mlp
 from fastgen.nn import Conv2dChain, LinearChain
 from fastgen.nn.perceptron import perceptron_at
 from ops import assert_compiles, assert_runs, ops_run
@@ -248,6 +249,7 @@ def test_models_are_made_of_it() -> None:
     with assert_runs(OP.default):
         model = VAE(1, image_size=28, levels=2)
         model.losses(levels)["nats"].sum().backward()
+    assert type(mlp((2, 64, 64, 2), nn.ReLU)) is nn.Sequential  # small: to look at it at each call costs more
     with assert_runs(OP.default, backward=False):
         GAN(1, image_size=28).sample(4)
     with assert_runs(OP.default, backward=False):

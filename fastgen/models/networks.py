@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .._checks import check_option, describe
 from ..nn import Conv2dChain, ConvTranspose2dBatchNorm, ConvTranspose2dChain, LinearChain
+from ..ops.mlp import WEIGHTS
 from .model import check_positive
 
 Activation = Literal["relu", "tanh", "sigmoid"]
@@ -126,7 +127,9 @@ def mlp(widths: tuple[int, ...], activation: type[nn.Module]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), activation()]
-    return LinearChain(*layers[:-1])
+    weights = [inputs * outputs for inputs, outputs in pairwise(widths)]
+    pays = any(inner + outer >= WEIGHTS for inner, outer in pairwise(weights))
+    return (LinearChain if pays else nn.Sequential)(*layers[:-1])
 
 
 def with_class(x: Tensor, labels: Tensor | None, classes: int | None) -> Tensor:
