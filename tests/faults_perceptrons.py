@@ -44,7 +44,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         ],
         "csrc/mlp.h": [
             ("no bias", "bias ? y[j] + bias[j] : y[j]", "y[j]"),
-            ("a gradient without the activation", "grad[j] = activate_backward<kind>(grad[j], y[j], slope);", ""),
+            ("a gradient without the activation", "activate_backward<kind>(grad[j], y[j], slope);", "grad[j];"),
         ],
         "csrc/mlp_cpu.h": [
             ("the last columns' bias is the first ones'", "bias ? bias + first : nullptr;", "bias;"),
