@@ -127,4 +127,25 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("any colour", "0 <= color && color < shape.colors", "true"),
         ],
     },
+    "checksum": {
+        "fastgen/ops/checksum.py": [
+            ("even multipliers", "dtype=np.int64) + 1  # wraps", "dtype=np.int64)  # wraps"),
+            ("the reference joins no blocks", "if len(sums) <= 1:", "if True:"),
+            ("the reference's words the other way round", "* multipliers).sum(", "* multipliers.flip(0)).sum("),
+            ("a fake of other numbers", "multipliers.new_empty(len(tensors))\n\n\ndefine_op",
+             "multipliers.new_empty(len(tensors), dtype=torch.int32)\n\n\ndefine_op"),
+        ],
+        "csrc/checksum.h": [
+            ("words without a sign", "int32_t word;", "uint32_t word;"),
+            ("every second word", "* multipliers[i];", "* multipliers[i | 1];"),
+            ("the last bytes are left out", "if (rest == 0) return sum;", "return sum;"),
+            ("the last bytes as the first", "last, multipliers + words);", "last, multipliers);"),
+        ],
+        "csrc/checksum_cpu.cpp": [
+            ("strides ignored", "checksum_of(as_contiguous(tensor),", "checksum_of(tensor,"),
+            ("the first block for all", "bytes + b * block, multipliers", "bytes, multipliers"),
+            ("blocks are not joined", "} while (sums.size() > 1);", "} while (false);"),
+            ("any multipliers", "multipliers_any.numel() >= kFewestMultipliers", "true"),
+        ],
+    },
 }

@@ -11,7 +11,7 @@ from autoregressive import build
 from fastgen import sampling
 from fastgen.distributions import Bernoulli, Categorical
 from fastgen.nn import MaskedConv2d
-from fastgen.sampling import NaiveSampler
+from fastgen.sampling import NaiveSampler, native_executor
 from fastgen.sampling.compiled_sampler import build_plan
 from fastgen.sampling.explain import cost
 from foreign import CroppingGatedPixelCNN, classic_pixelcnn
@@ -63,6 +63,26 @@ def test_rows_are_streamed(executor):
     assert len(seen) == 5
     for r, values in enumerate(seen):
         assert torch.equal(values[:, :, : r + 1], whole[:, :, : r + 1])
+
+
+@pytest.mark.parametrize(("moment", "calls"), [(float("inf"), 3), (0.0, 5)])
+def test_rows_that_nobody_asks_for_share_calls_that_take_no_time(moment, calls, monkeypatch):
+    """1, 2 and 4 of 5 rows; each of its own where a row takes longer, since Ctrl-C waits for a call."""
+    monkeypatch.setattr(native_executor, "MOMENT", moment)
+    done, reached = [], []
+    advance = native_executor.Walk.advance
+    monkeypatch.setattr(native_executor.Walk, "advance", lambda walk, n: (done.append(n), advance(walk, n))[1])
+    for wavefront in (False, True):
+        sampler = sampling.compile(randomise(CroppingGatedPixelCNN()).eval(), (1, 5, 30), Bernoulli(), "[-1, 1]",
+                                   wavefront=wavefront)  # fmt: skip
+        assert (sampler.plan.slope is not None) == wavefront
+        done.clear()
+        whole = sampler.sample(2, seed=3)
+        assert len(done) == calls
+        assert torch.equal(sampler.sample(2, seed=3, progress=lambda *rows: reached.append(rows)), whole)
+        assert torch.equal(list(sampler.stream(2, seed=3))[-1], whole)
+        assert len(done) == calls + 10
+    assert reached == [(r, 5) for r in range(1, 6)] * 2
 
 
 def test_an_image_depends_on_seed_and_index_alone():

@@ -1,7 +1,8 @@
 """The ops: one module each, with docstring, reference, fake kernel, autograd and public function."""
 
 from .._extension import load_kernels
-from . import (  # noqa: F401  but for sample: for models alone, and for the codec
+from . import (  # noqa: F401  but for sample: for models alone, for the codec, and for samplers
+    checksum,
     concat_elu,
     gated_layer,
     image_conv2d,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ._registry import define_op
+from ._registry import call, define_op
 
 if TYPE_CHECKING:
     from .sample_cuda import DevicePlan
@@ -113,9 +113,10 @@ class Chunks:
     def advance(self, batch: tuple[Any, ...], first: int, last: int) -> int:
         """Draw ticks [first, last) of a batch, the arguments of the op; the first bad row, or −1."""
         plan = self._plan
-        bad_row: int = torch.ops.fastgen.sample.default(
-            plan.codes, plan.constants, plan.packed, self._state, *batch, self._chunk, first, last
-        )
+        bad_row: int = call(
+            torch.ops.fastgen.sample.default, plan.codes, plan.constants, plan.packed, self._state, *batch, self._chunk,
+            first, last,
+        )  # fmt: skip
         return bad_row
 
 

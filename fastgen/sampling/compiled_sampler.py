@@ -34,7 +34,7 @@ from .reference_executor import ReferenceWalk
 from .sampler import Engine, Sampler
 from .schedule import schedule
 from .schedule import wavefront as slanted_schedule
-from .state import State, digest, holdings, state_of
+from .state import State, digest, digests, holdings, state_of
 from .told import needs_condition, says_condition, traced_condition
 from .trace import BATCH, Constant, Node, Output, UnsupportedModelError, trace
 
@@ -99,13 +99,13 @@ def build_plan(
     model = eager(model)
     for _ in range(_ATTEMPTS):
         before = holdings(model)
-        digests = {path: digest(held) for path, held in before.items()}
+        state = digests(before)
         with torch.inference_mode(False), torch.no_grad(), uncast():
             program, written = _build(model, shape, params, kind, wavefront, inputs, coupled)
         for path, held in before.items():  # what the forward itself writes is what the forward has left
             if isinstance(held, Tensor) and place_of(held) in written:
-                digests[path] = written[place_of(held)]
-        program.state = {path: each for path, each in digests.items() if path not in program.scratch}
+                state[path] = written[place_of(held)]
+        program.state = {path: each for path, each in state.items() if path not in program.scratch}
         if program.fits(model):
             break
     return program
@@ -344,12 +344,13 @@ class CompiledSampler(Sampler):
         uniforms: Tensor,
         temperature: float,
         known: tuple[Tensor, Tensor] | None,
+        by_row: bool,
     ) -> Iterator[Tensor]:
         program = self._program_for(n, condition)
         if program.native is None or not program.draws:
-            return super()._draw(n, condition, uniforms, temperature, known)
+            return super()._draw(n, condition, uniforms, temperature, known, by_row)
         given = self._given(program, condition)
-        return program.native.rows(uniforms, self.to_input.table, given, temperature, known)
+        return program.native.rows(uniforms, self.to_input.table, given, temperature, known, by_row)
 
     def _see(self, values: Tensor, condition: Condition | None) -> Tensor:
         program = self._program_for(len(values), condition)

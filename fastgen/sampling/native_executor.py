@@ -1,6 +1,7 @@
 """Plans executed by compiled code (``fastgen.ops.sample``): the bridge between samplers and the op."""
 
 import itertools
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ from .precision import beyond
 
 #: Distributions that compiled code draws.
 DRAWN = (Bernoulli, Categorical, DiscretizedLogisticMixture)
+
+#: Seconds. A call that takes less than this asks for twice as many rows the next time, for a call costs as well.
+MOMENT = 0.01
 
 _CPU = torch.device("cpu")
 
@@ -99,8 +103,9 @@ class NativePlan:
         given: Sequence[Tensor],
         temperature: float = 1.0,
         known: tuple[Tensor, Tensor] | None = None,
+        by_row: bool = True,
     ) -> Iterator[Tensor]:
-        """Draw, and yield after each row of the images.
+        """Draw, and yield after each row of the images, or without ``by_row`` after several of them.
 
         Args:
             uniforms: (N, C·m, H, W) in [0, 1).
@@ -108,9 +113,10 @@ class NativePlan:
             given: the plan's given buffers, (N, rows, columns, channels) each.
             temperature: divides the logits.
             known: values int64 and which of them are kept, bool; (N, C, H, W) both.
+            by_row: whether each row is asked for; else as many at once as take a moment, after which Ctrl-C is heard.
 
         Yields:
-            int64 (N, C, H, W), H times the same tensor.
+            int64 (N, C, H, W), always the same tensor; H times, if ``by_row``.
 
         Raises:
             ValueError: the model's parameters are not finite.
@@ -118,7 +124,7 @@ class NativePlan:
         values, keep = known if known is not None else (None, None)
         components = self._components
         walk = Walk(self._packed, uniforms, table, given, temperature, values, keep, components=components)
-        return self._finished_rows(walk)
+        return self._finished_rows(walk, by_row)
 
     def see(self, values: Tensor, table: Tensor, given: Sequence[Tensor]) -> Tensor:
         """The parameters (N, P, H, W) along the way when ``values``, int64 (N, C, H, W), are drawn."""
@@ -129,18 +135,24 @@ class NativePlan:
         walk = Walk(
             self._packed, uniforms, table, given, known=values, keep=everything, params=P, components=components
         )
-        for _ in self._finished_rows(walk):
+        for _ in self._finished_rows(walk, by_row=False):
             pass
         return walk.params
 
-    def _finished_rows(self, walk: Walk) -> Iterator[Tensor]:
+    def _finished_rows(self, walk: Walk, by_row: bool) -> Iterator[Tensor]:
         _, H, W = self.plan.shape
-        for r in range(self.plan.top, self.plan.top + H):
-            end = r + 1 if self.plan.slope is None else self.plan.left + W + self.plan.slope * r
-            bad_row = walk.advance(end - walk.done)
+        slope, left, top = self.plan.slope, self.plan.left, self.plan.top  # each looks through the plan
+        done, rows = 0, 1
+        while done < H:
+            began = time.perf_counter()
+            done = min(done + rows, H)
+            last = top + done - 1
+            bad_row = walk.advance((last + 1 if slope is None else left + W + slope * last) - walk.done)
             if bad_row is not None:
                 hint = beyond(self.plan.precision)
                 raise ValueError(f"model: expected finite parameters, got inf or nan in row {bad_row}{hint}")
+            if not by_row and time.perf_counter() - began < MOMENT:
+                rows *= 2
             yield walk.values
 
     def walk(self, n: int, given: Sequence[Tensor]) -> "NativeWalk":

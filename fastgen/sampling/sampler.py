@@ -147,14 +147,14 @@ class Sampler:
             ValueError: a shape or value does not fit, or the model's parameters are not finite.
             TypeError: a dtype does not fit.
         """
-        rows = self.stream(
-            n, seed=seed, uniforms=uniforms, temperature=temperature, labels=labels, condition=condition,
-            known=known, known_mask=known_mask,
-        )  # fmt: skip
+        begun = self._begin(n, seed, uniforms, temperature, labels, condition, known, known_mask)
+        if progress is None:
+            *_, values = self._draw(*begun, False)
+            return values
+        rows = self._draw(*begun, True)
         for done in range(self.shape[1]):
             values = next(rows)
-            if progress is not None:
-                progress(done + 1, self.shape[1])
+            progress(done + 1, self.shape[1])
         return values
 
     def stream(
@@ -174,17 +174,7 @@ class Sampler:
         Yields:
             int64 (N, C, H, W), always the same tensor; the r-th time its first r rows are drawn, the others are zeros.
         """
-        temperature = check_temperature(temperature)
-        if known is not None:
-            check_shape("known", known, self.shape)
-        if uniforms is not None:
-            check_shape("uniforms", uniforms, self.uniforms_shape, batched=True)
-            check_floating("uniforms", uniforms)
-        each = known if known is None or known.dim() == 4 else None
-        n, told = self._batch(n, labels, condition, uniforms=uniforms, known=each)
-        uniforms = self._uniforms(n, seed, uniforms)
-        kept = known_values(n, known, known_mask, self.shape, self.distribution.levels, self._device)
-        return self._draw(n, told, uniforms, temperature, kept)
+        return self._draw(*self._begin(n, seed, uniforms, temperature, labels, condition, known, known_mask), True)
 
     def forced(self, values: Tensor, labels: Labels | None = None, *, condition: AnyCondition | None = None) -> Tensor:
         """Walk given images along the sampling path, revealing them value by value.
@@ -231,6 +221,30 @@ class Sampler:
         *_, values = self._walk(n, told, choose)
         return values
 
+    def _begin(
+        self,
+        n: int | None,
+        seed: int | None,
+        uniforms: Tensor | None,
+        temperature: float,
+        labels: Labels | None,
+        condition: AnyCondition | None,
+        known: Tensor | None,
+        known_mask: Tensor | None,
+    ) -> tuple[int, Condition | None, Tensor, float, tuple[Tensor, Tensor] | None]:
+        """Arguments of ``stream``, checked and on the model's device; what is known is (values, which of them)."""
+        temperature = check_temperature(temperature)
+        if known is not None:
+            check_shape("known", known, self.shape)
+        if uniforms is not None:
+            check_shape("uniforms", uniforms, self.uniforms_shape, batched=True)
+            check_floating("uniforms", uniforms)
+        each = known if known is None or known.dim() == 4 else None
+        n, told = self._batch(n, labels, condition, uniforms=uniforms, known=each)
+        uniforms = self._uniforms(n, seed, uniforms)
+        kept = known_values(n, known, known_mask, self.shape, self.distribution.levels, self._device)
+        return n, told, uniforms, temperature, kept
+
     def _draw(
         self,
         n: int,
@@ -238,8 +252,9 @@ class Sampler:
         uniforms: Tensor,
         temperature: float,
         known: tuple[Tensor, Tensor] | None,
+        by_row: bool,
     ) -> Iterator[Tensor]:
-        """``stream``, its arguments checked and on the model's device; ``known`` is (values, which of them)."""
+        """``stream`` of checked arguments; without ``by_row`` it may yield as seldom as once, at the end."""
         law, m = self.distribution, self.uniforms_shape[0] // self.shape[0]
 
         def choose(params: Tensor, pixel: Tensor, k: int, r: int, c: int) -> Tensor:

@@ -1,15 +1,14 @@
 """What a plan was made from: everything that a model holds, as numbers that change when any of it does.
 
-Pointers and version counters miss what is written behind autograd's back (``.data``, NumPy), and a sum of bits misses
-what is rolled or exchanged. So each tensor has a digest that sees order: Σ word_i · m_i mod 2⁶⁴ over its 32-bit words,
-m odd and random (multilinear hashing, arXiv:1202.4961, section 2). Two contents agree by chance once in 2³² at most.
+Pointers and version counters miss what is written behind autograd's back (``.data``, NumPy). So each tensor has a
+digest of its content, ``fastgen.ops.checksum``, that sees order. All is looked at before each image that is drawn: so
+types that are met mostly are known exactly, and all tensors are read by one call of compiled code.
 """
 
 from __future__ import annotations
 
-import functools
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -18,103 +17,98 @@ import torch
 from torch import Tensor, nn
 
 from .._places import storage_of
+from ..ops.checksum import checksum as checksums
 
 #: By path: the digest of a tensor, or a number, word or function itself.
 State = dict[str, Any]
 
-_BLOCK = 1 << 16
+_CPU = torch.device("cpu")
 _INTERNAL = frozenset(vars(nn.Module()))
 _DEEPEST = 4  # containers in containers
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, type)
 _FUNCTIONS = (FunctionType, BuiltinFunctionType)
+_LEAVES = (Tensor, np.ndarray, *_PLAIN, *_FUNCTIONS)
+_THEMSELVES = frozenset((*_PLAIN, *_FUNCTIONS))  # types, exactly, of what is its own digest
+_COMMON = _THEMSELVES | {Tensor, nn.Parameter, np.ndarray}
 
 
 def state_of(model: nn.Module, without: frozenset[str] = frozenset()) -> State:
     """What ``model`` holds, but for the paths in ``without``."""
-    return {path: digest(held) for path, held in holdings(model).items() if path not in without}
+    held = holdings(model)
+    for path in without:
+        held.pop(path, None)
+    return digests(held)
 
 
 def holdings(model: nn.Module) -> dict[str, Any]:
     """Path → what is held there: parameters, buffers, plain attributes and what is in them, classes and hooks."""
-    return dict(_walk("", model, set()))
+    found: dict[str, Any] = {}
+    _find("", model, found, set())
+    return found
 
 
-def _walk(path: str, held: Any, seen: set[int], depth: int = 0) -> Iterator[tuple[str, Any]]:
-    if isinstance(held, nn.Module):
+def _find(path: str, held: Any, found: dict[str, Any], seen: set[int], depth: int = 0) -> None:
+    some = type(held) is not tuple  # which most of what comes here is
+    if some and isinstance(held, nn.Module):
         if id(held) not in seen:
             seen.add(id(held))
-            yield from _of_module(path and f"{path}.", held, seen)
-    elif isinstance(held, (Tensor, np.ndarray, *_PLAIN, *_FUNCTIONS)):
-        yield path, held
+            _find_in_module(path and f"{path}.", held, found, seen)
+    elif some and isinstance(held, _LEAVES):
+        found[path] = held
     elif depth < _DEEPEST and isinstance(held, (list, tuple, deque)):
         for index, each in enumerate(tuple(held)):
-            yield from _walk(f"{path}[{index}]", each, seen, depth + 1)
+            if type(each) in _COMMON:
+                found[f"{path}[{index}]"] = each
+            else:
+                _find(f"{path}[{index}]", each, found, seen, depth + 1)
     elif depth < _DEEPEST and type(held) in (dict, OrderedDict, defaultdict):
         for key, each in tuple(held.items()):
-            yield from _walk(f"{path}[{key!r}]", each, seen, depth + 1)
+            _find(f"{path}[{key!r}]", each, found, seen, depth + 1)
 
 
-def _of_module(at: str, module: nn.Module, seen: set[int]) -> Iterator[tuple[str, Any]]:
+def _find_in_module(at: str, module: nn.Module, found: dict[str, Any], seen: set[int]) -> None:
     """Copies are walked, since another thread's forward may write attributes meanwhile."""
-    yield f"{at}__class__", type(module)
-    plain = tuple(vars(module).items())
-    for name, held in (*module._parameters.items(), *tuple(module._buffers.items()), *module._modules.items()):
-        yield from _walk(f"{at}{name}", held, seen)
-    for name, held in plain:
-        if name in _HOOKS:
-            yield from _walk(f"{at}{name}", tuple(held.values()), seen)
-        elif name not in _INTERNAL:
-            yield from _walk(f"{at}{name}", held, seen)
+    found[f"{at}__class__"] = type(module)
+    own = vars(module).copy()
+    plain = {name: own[name] for name in own if name not in _INTERNAL}
+    hooks = {name: tuple(own[name].values()) for name in _HOOKS if own.get(name)}
+    for members in (module._parameters, module._buffers, module._modules, plain, hooks):
+        if members:
+            for name, held in tuple(members.items()):
+                if type(held) in _COMMON:
+                    found[at + name] = held
+                else:
+                    _find(at + name, held, found, seen)
+
+
+def digests(held: dict[str, Any]) -> State:
+    """Of tensors and arrays: dtype, shape, device and a checksum that sees order; anything else is its own."""
+    found, read = held.copy(), defaultdict[torch.device, dict[str, Tensor]](dict)
+    for path, each in held.items():
+        if type(each) in _THEMSELVES:
+            continue
+        if isinstance(each, Tensor):
+            found[path] = each.dtype, each.shape, each.device
+            read[each.device][path] = each if each.layout == torch.strided else each.detach().to_dense()
+        elif isinstance(each, np.ndarray):
+            found[path] = id(each) if each.dtype.hasobject else (str(each.dtype), each.shape)
+            if not each.dtype.hasobject:
+                read[_CPU][path] = torch.from_numpy(np.ascontiguousarray(each).view(np.uint8))
+    for tensors in read.values():
+        for path, number in zip(tensors, checksums(list(tensors.values())), strict=True):
+            found[path] = *found[path], number
+    return found
 
 
 def digest(held: Any) -> Any:
-    """Of a tensor or an array: dtype, shape, device and a checksum that sees order; anything else is its own."""
-    if isinstance(held, np.ndarray):
-        if held.dtype.hasobject:
-            return id(held)
-        return str(held.dtype), held.shape, checksum(torch.from_numpy(np.ascontiguousarray(held).view(np.uint8)))
-    if isinstance(held, Tensor):
-        return held.dtype, tuple(held.shape), held.device, checksum(held)
-    return held
+    """What ``digests`` has for it."""
+    return digests({"": held})[""]
 
 
 def checksum(tensor: Tensor) -> int:
     """Of a tensor's elements in their order; 0 of one that has none."""
-    if tensor.is_meta or tensor.numel() == 0:
-        return 0
-    with torch.no_grad():
-        tensor = tensor.detach()
-        tensor = tensor if tensor.layout == torch.strided else tensor.to_dense()
-        words = tensor.resolve_conj().resolve_neg().contiguous().view(-1)
-        words = words.view({1: torch.int8, 2: torch.int16}.get(words.element_size(), torch.int32))
-        return _of_words(words.numpy()) if words.device.type == "cpu" else _of_words_there(words)
-
-
-def _of_words(words: np.ndarray) -> int:
-    multipliers = _multipliers()
-    while True:  # blocks stay in a core's cache; NumPy's integer dot is vector code, torch's is not
-        blocks = (words[i : i + _BLOCK].astype(np.int64) for i in range(0, len(words), _BLOCK))
-        sums = np.array([block @ multipliers[: len(block)] for block in blocks])
-        if len(sums) == 1:
-            return int(sums[0])
-        words = sums.view(np.int32)
-
-
-def _of_words_there(words: Tensor) -> int:
-    """The same on another device, in one pass over whole blocks."""
-    multipliers = torch.from_numpy(_multipliers()).to(words.device)
-    while True:
-        padded = torch.nn.functional.pad(words, (0, -len(words) % _BLOCK))
-        sums = (padded.view(-1, _BLOCK) * multipliers).sum(dim=1)
-        if len(sums) == 1:
-            return int(sums[0])
-        words = sums.view(torch.int32)
-
-
-@functools.cache
-def _multipliers() -> np.ndarray:
-    return 2 * np.random.RandomState(0).randint(0, 1 << 63, _BLOCK, dtype=np.int64) + 1  # wraps modulo 2⁶⁴
+    return checksums([tensor])[0]
 
 
 # ---- what a forward leaves behind
