@@ -1,7 +1,6 @@
 // checksum: what tells whether the bytes of a tensor have changed, in their order
 // Math     Σᵢ wᵢ·mᵢ mod 2⁶⁴ over 32-bit words of bytes, signed, m odd and random; over each block, then over the
-// blocks'
-//          sums as words, until one is left. Bytes that are no whole word are filled up with zeros.
+//          sums of blocks as words, until one is left. Bytes that are no whole word are filled up with zeros.
 // Numerics integers: the same on every processor whose low byte comes first, whoever takes which block
 // No torch headers.
 #pragma once
