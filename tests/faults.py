@@ -36,6 +36,7 @@ TESTS = {
         "test_conv_transpose2d.py", "test_conv_transpose2d_products.py", "test_conv_transpose2d_image.py",
         "test_transposed_alone.py",
     ),
+    "conv2d_image": ("test_conv2d_image.py",),
     "winograd": ("test_winograd.py", "test_conv2d_chain.py"),
     "mlp": ("test_mlp.py", "test_linear_chain.py", "test_math.py"),
     "conv_transpose2d_products": ("test_conv_transpose2d_products.py", "test_conv_transpose2d_image.py"),

@@ -7,12 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..ops import winograd
+from ..ops import conv2d_image, winograd
 from ..ops._layouts import is_channels_last, is_vectorized
-from .sequence import LAYOUT_FREE, laid_out, observed
-
-#: Channels of a result up to which torch's own convolution of an image is the faster one.
-COLORS = 4
+from .sequence import LAYOUT_FREE, observed
 
 
 def is_conv2d(layer: nn.Module) -> bool:
@@ -48,33 +45,53 @@ def _numbers(conv: nn.Module) -> Tensor | None:
 def run_halving(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | None:
     """The convolution at ``i`` and where it ends, where something else than calling it is the fastest.
 
-    The first of an image, and others between two that halve, are torch's own, in the layout of those.
+    The first, of an image of a few colours, is an op of its own, in the layout of the second; others between two that
+    halve are torch's, in the layout of those.
     """
     conv: Any = modules[i]
     if not is_conv2d(conv) or not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] != conv.in_channels:
         return None
     if x.device.type != "cpu" or x.layout != torch.strided or x.dtype != torch.float32 or is_vectorized():
         return None
+    few = x.shape[1] <= conv2d_image.COLORS
     even = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
-    if even and halves(conv) and _pays(x, 2, conv):
+    if not few and even and halves(conv) and _pays(x, 2, conv):
         return winograd.to_small(x, conv.weight, conv.bias), i + 1  # once: a parametrization counts
+    if few and _reads_colors(conv, x):
+        last = is_channels_last(x) or _leads(modules, i, x)
+        sizes = _pair(conv.stride), _pair(conv.padding)
+        if conv2d_image.fits(conv.out_channels, last):
+            return conv2d_image.conv2d_image(x, conv.weight, conv.bias, *sizes, last), i + 1
     if is_channels_last(x):
         return conv(x), i + 1
-    if _leads(modules, i, x):
-        return conv(laid_out(x, torch.channels_last)), i + 1
     return None
 
 
+def _reads_colors(conv: nn.Module, image: Tensor) -> bool:
+    layer: Any = conv
+    weight = _numbers(conv)
+    sizes = [layer.stride, layer.padding, layer.dilation]
+    if weight is None or weight.dim() != 4 or any(isinstance(size, str) for size in sizes):
+        return False
+    stride, padding, dilation = map(_pair, sizes)
+    known = dilation == (1, 1) and weight.shape[1] == image.shape[1]
+    parameters = [weight] if layer.bias is None else [weight, layer.bias]
+    return known and conv2d_image.pays(image, parameters, weight.shape[2:], stride, padding)
+
+
+def _pair(size: Any) -> tuple[Any, ...]:
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
 def _pays(image: Tensor, smaller: int, conv: nn.Module) -> bool:
-    weight, bias = _numbers(conv), conv.bias
-    parameters = [each for each in (weight, bias) if isinstance(each, Tensor)]
+    parameters = [each for each in (_numbers(conv), conv.bias) if isinstance(each, Tensor)]
     return winograd.pays(image, (image.shape[2] // smaller, image.shape[3] // smaller), parameters)
 
 
 def _leads(modules: Sequence[nn.Module], i: int, x: Tensor) -> bool:
     """Whether the convolution of an image halves it for one that is faster in channels_last."""
     first: Any = modules[i]
-    if first.in_channels > COLORS or first.kernel_size != (4, 4) or first.stride != (2, 2) or first.padding != (1, 1):
+    if [*map(_pair, (first.kernel_size, first.stride, first.padding))] != [(4, 4), (2, 2), (1, 1)]:
         return False
     for layer in modules[i + 1 :]:
         if type(layer) in LAYOUT_FREE and not observed(layer):

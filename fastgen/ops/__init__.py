@@ -4,6 +4,7 @@ from .._extension import load_kernels
 from . import (  # noqa: F401  but for sample: for models alone, for the codec, and for samplers
     checksum,
     concat_elu,
+    conv2d_image,
     gated_layer,
     image_conv2d,
     mlp,

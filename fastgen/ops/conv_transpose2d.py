@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .._checks import check_integer, check_pair, check_same, describe
-from . import winograd
+from . import conv2d_image, winograd
 from ._activations import activate_
 from ._conv_transpose2d_scattered import is_scattered, scattered
 from ._dtypes import check_dense, check_floating, has_dot_product, in_dtype, layer_dtype, multiplies
@@ -222,6 +222,8 @@ def conv_transpose2d_backward(
             _unflat(x.flatten(1).t() @ flat, weight, last) if output_mask[1] else None,
             grad_bias,
         )
+    if conv2d_image.reads(grad, x, convolution):
+        return *conv2d_image.gradients_of_transposed(grad, x, convolution, output_mask), grad_bias
     if winograd.doubles(x, convolution):
         return *winograd.gradients_of_large(grad, x, weight, [*output_mask[:2], False])[:2], grad_bias
     cheaper = _cheaper_layout(x, convolution)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import winograd
+from . import conv2d_image, winograd
 from ._activations import activate_, activate_backward
 from ._dtypes import has_dot_product
 from ._records import Activation, Convolution
@@ -163,7 +163,12 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     grad = grad if y is None else activate_backward(grad, y, ctx.activation)
     stride, padding, output_padding = ctx.sizes
     wanted = list(ctx.needs_input_grad[:3])
-    if winograd.doubles(x, Convolution(weight, None, stride, padding, output_padding)):
+    convolution = Convolution(weight, None, stride, padding, output_padding, [1, 1], 1)
+    if conv2d_image.reads(grad, x, convolution):
+        grad_bias = grad.sum((0, 2, 3)) if wanted[2] else None
+        grads = *conv2d_image.gradients_of_transposed(grad, x, convolution, wanted), grad_bias
+        return *grads, *[None] * (len(ctx.needs_input_grad) - 3)
+    if winograd.doubles(x, convolution):
         grads = winograd.gradients_of_large(grad, x, weight, wanted)
         return *grads, *[None] * (len(ctx.needs_input_grad) - 3)
     backward = torch.ops.aten.convolution_backward.default

@@ -1,0 +1,94 @@
+// conv2d_image and conv2d_image_weight on the CPU: from tensors to what their header computes.
+#include "conv2d_image_cpu.h"
+
+#include "masked_tensors.h"
+
+namespace fastgen {
+namespace {
+
+constexpr int64_t kMost = int64_t(1) << 24;  // of a size, so that none of what is made of two overflows
+constexpr int64_t kMostTaps = 4096;          // of all colours: lists of them are made at each call
+
+void check_pair(const std::vector<int64_t>& values, const char* name, int64_t least) {
+  STD_TORCH_CHECK(values.size() == 2, name, ": expected two values, got ", values.size());
+  for (int64_t value : values)
+    STD_TORCH_CHECK(value >= least && value < kMost, name, ": expected at least ", least, " and less than ", kMost,
+                    ", got ", value);
+}
+
+ImageConvolution checked_shape(const Tensor& image, int64_t O, const std::vector<int64_t>& kernel,
+                               const std::vector<int64_t>& stride, const std::vector<int64_t>& padding) {
+  STD_TORCH_CHECK(image.dim() == 4 && image.scalar_type() == ScalarType::Float,
+                  "image: expected (N, I, H, W) in float32");
+  check_pair(kernel, "kernel", 1);
+  check_pair(stride, "stride", 1);
+  check_pair(padding, "padding", 0);
+  ImageConvolution shape{
+      image.size(0), image.size(1), image.size(2), image.size(3), O, kernel[0], kernel[1], {}, {}, 0, 0};
+  STD_TORCH_CHECK(shape.I > 0 && shape.O > 0 && shape.O < kMost, "weight: expected a channel on either side");
+  STD_TORCH_CHECK(checked_multiply(shape.I, checked_multiply(shape.KH, shape.KW)) <= kMostTaps,
+                  "kernel: expected at most ", kMostTaps, " taps");
+  for (int i = 0; i < 2; ++i) {
+    const size_t d = size_t(i);
+    const int64_t size = image.size(2 + i), rest = size + 2 * padding[d] - kernel[d];
+    STD_TORCH_CHECK(size > 0 && size < kMost, "image: expected at least one pixel");
+    STD_TORCH_CHECK(rest >= 0, "kernel: expected no more than the image between its borders, got ", kernel[d]);
+    shape.stride[i] = stride[d];
+    shape.padding[i] = padding[d];
+    (i ? shape.w : shape.h) = rest / stride[d] + 1;
+  }
+  return shape;
+}
+
+// Whether an image's channels lie together, its pixels beside each other.
+bool is_in_pixels(const Tensor& image) {
+  const int64_t C = image.size(1), H = image.size(2), W = image.size(3), strides[] = {H * W * C, 1, W * C, C};
+  for (int i = 0; i < 4; ++i)
+    if (image.size(i) != 1 && image.stride(i) != strides[i]) return false;
+  return true;
+}
+
+Tensor conv2d_image_cpu(const Tensor& image_any, const Tensor& weight_any, std::optional<Tensor> bias,
+                        std::vector<int64_t> stride, std::vector<int64_t> padding, bool channels_last) {
+  STD_TORCH_CHECK(image_any.dim() == 4 && weight_any.dim() == 4 && weight_any.size(1) == image_any.size(1),
+                  "weight: expected (O, I, KH, KW) of an image (N, I, H, W)");
+  const std::vector<int64_t> kernel = {weight_any.size(2), weight_any.size(3)};
+  const ImageConvolution shape = checked_shape(image_any, weight_any.size(0), kernel, stride, padding);
+  check_tensor(weight_any, "weight", weight_any.sizes(), ScalarType::Float, image_any);
+  const std::optional<Tensor> row = checked_bias(bias, "bias", shape.O, image_any);
+  Tensor y = empty(image_any, {shape.N, shape.O, shape.h, shape.w}, ScalarType::Float, channels_last);
+  if (y.numel() == 0) return y;
+  const Tensor image = as_contiguous(image_any), weight = as_contiguous(weight_any);
+  const ConvolvedImage product(shape, data<float>(weight), numbers(row));
+  torch::stable::parallel_for(0, product.items(), 1, [&](int64_t first, int64_t last) {
+    product.run(first, last, data<float>(image), !channels_last, mutable_data<float>(y));
+  });
+  return y;
+}
+
+std::tuple<Tensor, Tensor> conv2d_image_weight_cpu(const Tensor& image_any, const Tensor& grad_any,
+                                                   std::vector<int64_t> kernel, std::vector<int64_t> stride,
+                                                   std::vector<int64_t> padding) {
+  STD_TORCH_CHECK(grad_any.dim() == 4, "grad: expected (N, O, h, w)");
+  const ImageConvolution shape = checked_shape(image_any, grad_any.size(1), kernel, stride, padding);
+  check_tensor(grad_any, "grad", std::vector<int64_t>{shape.N, shape.O, shape.h, shape.w}, ScalarType::Float,
+               image_any);
+  Tensor weight = empty(image_any, {shape.O, shape.I, shape.KH, shape.KW}), bias = empty(image_any, {shape.O});
+  const bool planes = !is_in_pixels(grad_any);
+  const Tensor image = as_contiguous(image_any), grad = planes ? as_contiguous(grad_any) : grad_any;
+  ConvolvedImageGradient gradient(shape);
+  torch::stable::parallel_for(0, gradient.parts(), 1, [&](int64_t first, int64_t last) {
+    gradient.add(first, last, data<float>(image), planes, data<float>(grad));
+  });
+  gradient.finish(mutable_data<float>(weight), mutable_data<float>(bias));
+  return {weight, bias};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+  m.impl("conv2d_image", TORCH_BOX(&conv2d_image_cpu));
+  m.impl("conv2d_image_weight", TORCH_BOX(&conv2d_image_weight_cpu));
+}
+
+}  // namespace fastgen

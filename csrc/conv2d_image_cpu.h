@@ -1,0 +1,189 @@
+// conv2d_image and conv2d_image_weight on the CPU, float32: a thread copies bands of the image's rows between zeros, so
+// that every pixel of the result reads runs of numbers, and all of its channels come from one product. The gradient to
+// the weight is a sum of outer products, in parts that are added in their order, whoever has computed them. No torch
+// headers.
+#pragma once
+
+#include "conv2d_image.h"
+#include "conv_transpose2d_weight_cpu.h"
+#include "places_product_cpu.h"
+
+namespace fastgen {
+
+// Pixels `pitch` apart, of C numbers, to C planes of them or from these, by squares along the planes.
+inline void pixels_to_planes(int64_t C, int64_t pixels, const float* from, int64_t pitch, float* to, int64_t plane) {
+  const int64_t channels = C / 4 * 4, whole = pixels / 4 * 4;
+  for (int64_t c = 0; c < channels; c += 4)
+    for (int64_t m = 0; m < whole; m += 4) transpose_square(from + m * pitch + c, pitch, to + c * plane + m, plane);
+  for (int64_t c = 0; c < C; ++c)
+    for (int64_t m = c < channels ? whole : 0; m < pixels; ++m) to[c * plane + m] = from[m * pitch + c];
+}
+inline void planes_to_pixels(int64_t C, int64_t pixels, const float* from, int64_t plane, float* to, int64_t pitch) {
+  const int64_t channels = C / 4 * 4, whole = pixels / 4 * 4;
+  for (int64_t c = 0; c < channels; c += 4)
+    for (int64_t m = 0; m < whole; m += 4) transpose_square(from + c * plane + m, plane, to + m * pitch + c, pitch);
+  for (int64_t c = 0; c < C; ++c)
+    for (int64_t m = c < channels ? whole : 0; m < pixels; ++m) to[m * pitch + c] = from[c * plane + m];
+}
+
+// The rows of an image that some rows of the result read.
+class ImageBand {
+ public:
+  ImageBand(const ImageConvolution& shape, int64_t rows)
+      : shape_(shape),
+        width_((shape.w - 1) * shape.stride[1] + shape.KW),
+        plane_(checked_multiply((rows - 1) * shape.stride[0] + shape.KH, width_)),
+        planes_(size_t(checked_multiply(shape.I, plane_)), 0.0f) {}
+
+  int64_t row() const { return width_; }
+  // Of a run, a colour and a row of the kernel, from the first number on.
+  int64_t at(int64_t run) const { return run / shape_.KH * plane_ + run % shape_.KH * width_; }
+  const float* numbers() const { return planes_.data(); }
+
+  // Those of rows [first, first + rows) of the result; x: the image
+  void load(int64_t first, int64_t rows, const float* x) {
+    const int64_t begin = std::min(shape_.padding[1], width_);
+    const int64_t count = std::max<int64_t>(0, std::min(shape_.W, width_ - begin));
+    for (int64_t i = 0; i < shape_.I; ++i)
+      for (int64_t r = 0; r < (rows - 1) * shape_.stride[0] + shape_.KH; ++r) {
+        const int64_t from = first * shape_.stride[0] - shape_.padding[0] + r;
+        float* to = &planes_[size_t(i * plane_ + r * width_ + begin)];
+        if (from < 0 || from >= shape_.H)
+          std::fill_n(to, count, 0.0f);
+        else
+          std::copy_n(x + (i * shape_.H + from) * shape_.W, count, to);
+      }
+  }
+
+ private:
+  ImageConvolution shape_;
+  int64_t width_, plane_;
+  std::vector<float> planes_;  // zeros where there is no image
+};
+
+class ConvolvedImage {
+ public:
+  // w (O, I, KH, KW), contiguous; bias may be null
+  ConvolvedImage(const ImageConvolution& shape, const float* w, const float* bias)
+      : shape_(shape),
+        rows_(ceil_div(shape.h, ceil_div(shape.h, std::max<int64_t>(1, kPixels / shape.w)))),
+        product_(lengths(shape, bias), shape.O, matrix(shape, w, bias)) {}
+
+  int64_t items() const { return checked_multiply(shape_.N, bands()); }  // bands, image by image
+
+  // x (N, I, H, W), y (N, h, w, O), or in planes (N, O, h, w)
+  void run(int64_t first, int64_t last, const float* x, bool planes, float* y) const {
+    const int64_t pixels = rows_ * shape_.w, rest = (shape_.h - (bands() - 1) * rows_) * shape_.w;  // of a last band
+    const int64_t O = shape_.O, columns = product_.columns();
+    ImageBand band(shape_, rows_);
+    const auto places = read(band, pixels), last_places = rest == pixels ? places : read(band, rest);
+    std::vector<float> sums(size_t(columns == O && !planes ? 0 : pixels * columns));
+    for (int64_t item = first; item < last; ++item) {
+      const int64_t n = item / bands(), r = item % bands() * rows_, count = std::min(pixels, (shape_.h - r) * shape_.w);
+      const int64_t image = n * O * shape_.h * shape_.w, pixel = r * shape_.w;
+      band.load(r, count / shape_.w, x + n * shape_.I * shape_.H * shape_.W);
+      float* const found = sums.empty() ? y + image + pixel * O : sums.data();
+      product_.run(count, count == pixels ? places : last_places, found);
+      if (planes)
+        pixels_to_planes(O, count, found, columns, y + image + pixel, shape_.h * shape_.w);
+      else if (columns != O)
+        for (int64_t m = 0; m < count; ++m) std::copy_n(found + m * columns, O, y + image + (pixel + m) * O);
+    }
+  }
+
+ private:
+  static constexpr int64_t kPixels = 128;  // of a band: what they read is in the first cache
+
+  int64_t bands() const { return ceil_div(shape_.h, rows_); }  // of an image
+
+  // Where so many pixels of a band read: found once, as the divisions would take as long as the products.
+  std::vector<const float*> read(const ImageBand& band, int64_t pixels) const {
+    static constexpr float kOne = 1.0f;
+    std::vector<int64_t> moved;
+    for (int64_t m = 0; m < pixels; ++m)
+      moved.push_back(m / shape_.w * shape_.stride[0] * band.row() + m % shape_.w * shape_.stride[1]);
+    return product_.places(pixels, [&](int64_t run, int64_t m) {
+      return run == shape_.runs() ? &kOne : band.numbers() + band.at(run) + moved[size_t(m)];
+    });
+  }
+
+  static std::vector<int64_t> lengths(const ImageConvolution& shape, const float* bias) {
+    std::vector<int64_t> found(size_t(shape.runs()), shape.KW);
+    if (bias) found.push_back(1);  // the weight of a one
+    return found;
+  }
+
+  static std::vector<float> matrix(const ImageConvolution& shape, const float* w, const float* bias) {
+    std::vector<float> found;
+    found.reserve(size_t((shape.taps() + 1) * shape.O));
+    for (int64_t k = 0; k < shape.taps(); ++k)
+      for (int64_t o = 0; o < shape.O; ++o) found.push_back(w[o * shape.taps() + k]);
+    if (bias) found.insert(found.end(), bias, bias + shape.O);
+    return found;
+  }
+
+  ImageConvolution shape_;
+  int64_t rows_;  // of a band's result
+  PlacesProduct product_;
+};
+
+// Of the weight, and of the bias as that of one tap more, which reads ones.
+class ConvolvedImageGradient {
+ public:
+  explicit ConvolvedImageGradient(const ImageConvolution& shape)
+      : shape_(shape),
+        columns_(OuterProducts<float>(shape.w, shape.O).columns()),
+        rows_(std::min(OuterProducts<float>(shape.w, shape.O).rows(), shape.h)),
+        bands_(checked_multiply(shape.N, ceil_div(shape.h, rows_))),
+        bands_of_part_(std::max<int64_t>(1, ceil_div(bands_, kMostParts))),
+        sums_(size_t(checked_multiply(parts(), part())), 0.0f) {}
+
+  int64_t parts() const { return ceil_div(bands_, bands_of_part_); }
+
+  // Parts [first, last); x (N, I, H, W), grads (N, h, w, O), or in planes (N, O, h, w)
+  void add(int64_t first, int64_t last, const float* x, bool planes, const float* grads) {
+    const int64_t bands = bands_ / shape_.N, w = shape_.w;  // of an image
+    ImageBand band(shape_, rows_);
+    OuterProducts<float> product(w, shape_.O);
+    const int64_t run = shape_.stride[0] * band.row(), step = shape_.stride[1];
+    const std::vector<float> ones(size_t((rows_ - 1) * run + (w - 1) * step + 1), 1.0f);
+    std::vector<int64_t> read;
+    for (int64_t k = 0; k < shape_.taps(); ++k) read.push_back(band.at(k / shape_.KW) + k % shape_.KW);
+    const std::vector<int64_t> itself = {0};
+    std::vector<float> pixels(size_t(planes ? rows_ * w * shape_.O : 0));
+    for (int64_t b = first * bands_of_part_; b < std::min(last * bands_of_part_, bands_); ++b) {
+      const int64_t n = b / bands, r = b % bands * rows_, rows = std::min(rows_, shape_.h - r);
+      band.load(r, rows, x + n * shape_.I * shape_.H * shape_.W);
+      float* const sums = &sums_[size_t(b / bands_of_part_ * part())];
+      const float* from = grads + n * shape_.O * shape_.h * w + r * w * (planes ? 1 : shape_.O);
+      if (planes) {
+        planes_to_pixels(shape_.O, rows * w, from, shape_.h * w, pixels.data(), shape_.O);
+        from = pixels.data();
+      }
+      product.add({band.numbers(), run, step}, rows, read, from, sums);
+      product.add({ones.data(), run, step}, rows, itself, from, sums + shape_.taps() * columns_);
+    }
+  }
+
+  // weight (O, I, KH, KW), bias (O)
+  void finish(float* weight, float* bias) const {
+    std::vector<float> sum(size_t(part()), 0.0f);
+    for (int64_t p = 0; p < parts(); ++p)
+      for (int64_t i = 0; i < part(); ++i) sum[size_t(i)] += sums_[size_t(p * part() + i)];
+    for (int64_t o = 0; o < shape_.O; ++o) {
+      for (int64_t k = 0; k < shape_.taps(); ++k) weight[o * shape_.taps() + k] = sum[size_t(k * columns_ + o)];
+      bias[o] = sum[size_t(shape_.taps() * columns_ + o)];
+    }
+  }
+
+ private:
+  static constexpr int64_t kMostParts = 16;
+
+  int64_t part() const { return (shape_.taps() + 1) * columns_; }
+
+  ImageConvolution shape_;
+  int64_t columns_, rows_, bands_, bands_of_part_;
+  std::vector<float> sums_;
+};
+
+}  // namespace fastgen
