@@ -73,7 +73,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
              "(found.dilation, found.stride) == ((1, 1), (1, 1))"),
         ],
         "fastgen/nn/sequence.py": [
-            ("half of a forward is passed over", '("forward", "_conv_forward", "__call__")', '("forward", "__call__")'),
+            ("half of a forward is passed over", '"forward" in own or "_conv_forward" in own', '"forward" in own'),
         ],
         "fastgen/ops/_recomputed.py": [
             ("autocast of a gradient", ", without_autocast(arrived):", ":"),

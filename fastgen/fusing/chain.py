@@ -50,7 +50,10 @@ def _pays_transposed(x: Any, step: sequence.Step) -> bool:
 def _run_other(flat: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | None:
     """A masked convolution with its activation, or a transposed one alone."""
     conv: Any = flat[i]
-    if type(conv) is nn.ConvTranspose2d:
+    kind = type(conv)
+    if kind is nn.Conv2d or kind is nn.Linear:
+        return run_faster(flat, i, x)
+    if kind is nn.ConvTranspose2d:
         if not isinstance(x, Tensor) or x.dtype not in FLOATING or observed(conv):
             return None
         convolution, image = convolution_of(conv), lowered(x) if x.dtype == torch.float32 else x

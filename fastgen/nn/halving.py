@@ -14,8 +14,8 @@ from .sequence import LAYOUT_FREE, observed
 
 def is_conv2d(layer: nn.Module) -> bool:
     """Whether this is torch's convolution, its weight perhaps made by a parametrization, and convolves without more."""
-    kind = type(layer).__mro__[1] if parametrize.is_parametrized(layer) else type(layer)
-    if kind is not nn.Conv2d:
+    kind = type(layer)
+    if kind is not nn.Conv2d and not (kind.__mro__[1] is nn.Conv2d and parametrize.is_parametrized(layer)):
         return False
     found: Any = layer
     return found.groups == 1 and found.padding_mode == "zeros" and not observed(layer)
@@ -34,6 +34,8 @@ def halves(layer: nn.Module) -> bool:
 
 def _numbers(conv: nn.Module) -> Tensor | None:
     """Its weight, or what a parametrization makes it of: to make it counts, for spectral norm."""
+    if "weight" in conv._parameters:  # past __getattr__
+        return conv._parameters["weight"]
     made: Any = conv
     if parametrize.is_parametrized(conv, "weight"):
         weight = getattr(made.parametrizations.weight, "original", None)  # None: it is made of several
@@ -55,7 +57,7 @@ def run_halving(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int]
         return None
     few = x.shape[1] <= conv2d_image.COLORS
     even = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
-    if not few and even and halves(conv) and _pays(x, 2, conv):
+    if not few and even and _pays(x, 2, conv) and halves(conv):
         return winograd.to_small(x, conv.weight, conv.bias), i + 1  # once: a parametrization counts
     if few and _reads_colors(conv, x):
         last = is_channels_last(x) or _leads(modules, i, x)
@@ -96,5 +98,6 @@ def _leads(modules: Sequence[nn.Module], i: int, x: Tensor) -> bool:
     for layer in modules[i + 1 :]:
         if type(layer) in LAYOUT_FREE and not observed(layer):
             continue
-        return halves(layer) and x.shape[2] % 4 == 0 and x.shape[3] % 4 == 0 and _pays(x, 4, layer)
+        divides = x.shape[2] % 4 == 0 and x.shape[3] % 4 == 0
+        return divides and is_conv2d(layer) and _pays(x, 4, layer) and halves(layer)
     return False

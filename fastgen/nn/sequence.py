@@ -30,6 +30,11 @@ LAYOUT_FREE = {
     nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh,
     nn.Sigmoid, nn.Identity,
 }  # fmt: skip
+#: What no step begins with, nor anything else that runs at once.
+_ALONE = LAYOUT_FREE | {
+    nn.Flatten, nn.Unflatten, nn.BatchNorm1d, nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm, nn.Dropout, nn.Dropout2d,
+    nn.Softplus, nn.Upsample, nn.MaxPool2d, nn.AvgPool2d,
+}  # fmt: skip
 
 
 class Step(NamedTuple):
@@ -101,33 +106,34 @@ def run_sequence(
     owed: torch.memory_format | None = None  # that others would find x in, where an op answered in another
     following: Step | None = None
     while i < len(modules):
-        step = following  # looked up already; a Sigmoid belongs to a step that normalises on its load
-        if not deferred and (step is None or step.activation == SIGMOID):
-            step = step_at(modules, i, False, everything)
-        if step is not None and (deferred or pays is None or pays(x, step)):
-            if not deferred:
-                asked = owed == torch.channels_last if owed is not None else is_channels_last(x)
-                last, owed = asked if channels_last is None else channels_last, None
-            step = _without_what_may_be_overwritten(modules, step, everything)
-            following = step_at(modules, step.end, step.bn is not None, everything)
-            activation = NONE if step.activation == SIGMOID else step.activation
-            inside = following is not None
-            free = inside or (step.end < len(modules) and _takes_any_layout(modules[step.end], x))
-            x = run_conv_transpose2d_bn(
-                step.conv, step.bn, activation, x, deferred=inside and step.activation != SIGMOID,
-                channels_last=free or last,
-            )  # fmt: skip
-            x = torch.sigmoid(x) if step.activation == SIGMOID else x
-            deferred, i = not isinstance(x, Tensor), step.end
-            owed = torch.contiguous_format if free and not last and not deferred else None
-            continue
-        following = None
-        done = other(modules, i, x) if other is not None else None
-        if done is not None:
-            if owed is None and not is_vectorized() and x.dim() == 4 and layout_of(x) != layout_of(done[0]):
-                owed = layout_of(x)
-            x, i = done
-            continue
+        if deferred or following is not None or type(modules[i]) not in _ALONE:
+            step = following  # looked up already; a Sigmoid belongs to a step that normalises on its load
+            if not deferred and (step is None or step.activation == SIGMOID):
+                step = step_at(modules, i, False, everything)
+            if step is not None and (deferred or pays is None or pays(x, step)):
+                if not deferred:
+                    asked = owed == torch.channels_last if owed is not None else is_channels_last(x)
+                    last, owed = asked if channels_last is None else channels_last, None
+                step = _without_what_may_be_overwritten(modules, step, everything)
+                following = step_at(modules, step.end, step.bn is not None, everything)
+                activation = NONE if step.activation == SIGMOID else step.activation
+                inside = following is not None
+                free = inside or (step.end < len(modules) and _takes_any_layout(modules[step.end], x))
+                x = run_conv_transpose2d_bn(
+                    step.conv, step.bn, activation, x, deferred=inside and step.activation != SIGMOID,
+                    channels_last=free or last,
+                )  # fmt: skip
+                x = torch.sigmoid(x) if step.activation == SIGMOID else x
+                deferred, i = not isinstance(x, Tensor), step.end
+                owed = torch.contiguous_format if free and not last and not deferred else None
+                continue
+            following = None
+            done = other(modules, i, x) if other is not None else None
+            if done is not None:
+                if owed is None and not is_vectorized() and x.dim() == 4 and layout_of(x) != layout_of(done[0]):
+                    owed = layout_of(x)
+                x, i = done
+                continue
         if owed is not None and not _takes_any_layout(modules[i], x):
             x, owed = laid_out(x, owed), None
         x, i = modules[i](x), i + 1
@@ -180,7 +186,8 @@ def observed(module: nn.Module) -> str:
         return "has a forward hook"
     if module._backward_hooks or module._backward_pre_hooks:
         return "has a backward hook"
-    if any(name in module.__dict__ for name in ("forward", "_conv_forward", "__call__")):
+    own = module.__dict__
+    if "forward" in own or "_conv_forward" in own or "__call__" in own:
         return "has a forward of its own"
     if type(module).__call__ is not nn.Module.__call__:
         return "has a __call__ of its own"

@@ -78,13 +78,13 @@ def pays(image: Tensor, small: Sequence[int], parameters: Sequence[Tensor]) -> b
     Not in an exported program, which fixes no number of images, and not in transforms. parameters: what the weight and
     the bias are made of.
     """
-    if image.device.type != "cpu" or torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
-        return False
-    if layer_dtype(image, parameters) != torch.float32:
+    if not image.is_cpu or torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
         return False
     N, (h, w) = image.shape[0], small
     tiles = N * ((h + 1) // 2) * ((w + 1) // 2)
-    return bool(tiles >= TILES and N * h * w >= 4 * INSIDE * tiles)
+    if tiles < TILES or N * h * w < 4 * INSIDE * tiles:
+        return False
+    return layer_dtype(image, parameters) == torch.float32
 
 
 def doubles(small: Tensor, convolution: Convolution) -> bool:
