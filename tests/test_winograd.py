@@ -163,7 +163,8 @@ def test_where_it_pays() -> None:
     image = torch.empty(4, 16, 8, 8)
     assert winograd.pays(image, (4, 4), [weight])
     assert not winograd.pays(image[:3], (4, 4), [weight])  # 12 tiles
-    assert not winograd.pays(image, (7, 7), [weight])  # 49 of 64 pixels are inside
+    assert winograd.pays(image, (7, 7), [weight])  # 49 of 64 pixels are inside
+    assert not winograd.pays(image, (7, 5), [weight])  # 35 of 48
     assert winograd.pays(image, (9, 9), [weight])
     for other in (image.double(), image.bfloat16(), image.to("meta")):
         assert not winograd.pays(other, (4, 4), [weight])
