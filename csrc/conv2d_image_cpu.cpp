@@ -6,15 +6,7 @@
 namespace fastgen {
 namespace {
 
-constexpr int64_t kMost = int64_t(1) << 24;  // of a size, so that none of what is made of two overflows
-constexpr int64_t kMostTaps = 4096;          // of all colours: lists of them are made at each call
-
-void check_pair(const std::vector<int64_t>& values, const char* name, int64_t least) {
-  STD_TORCH_CHECK(values.size() == 2, name, ": expected two values, got ", values.size());
-  for (int64_t value : values)
-    STD_TORCH_CHECK(value >= least && value < kMost, name, ": expected at least ", least, " and less than ", kMost,
-                    ", got ", value);
-}
+constexpr int64_t kMostTaps = 4096;  // of all colours: lists of them are made at each call
 
 ImageConvolution checked_shape(const Tensor& image, int64_t O, const std::vector<int64_t>& kernel,
                                const std::vector<int64_t>& stride, const std::vector<int64_t>& padding) {

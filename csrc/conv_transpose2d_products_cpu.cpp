@@ -8,17 +8,9 @@
 namespace fastgen {
 namespace {
 
-constexpr int64_t kMost = int64_t(1) << 24;  // of a size, so that none of what is made of two overflows
-constexpr int64_t kMostTaps = 4096;          // lists of them are made at each call
-constexpr int64_t kMostColumns = 256;        // their weights are gathered at each call
-constexpr int64_t kRowsOfBlocks = 4;         // worth a thread's while
-
-void check_pair(const std::vector<int64_t>& values, const char* name, int64_t least) {
-  STD_TORCH_CHECK(values.size() == 2, name, ": expected two values, got ", values.size());
-  for (int64_t value : values)
-    STD_TORCH_CHECK(value >= least && value < kMost, name, ": expected at least ", least, " and less than ", kMost,
-                    ", got ", value);
-}
+constexpr int64_t kMostTaps = 4096;    // lists of them are made at each call
+constexpr int64_t kMostColumns = 256;  // their weights are gathered at each call
+constexpr int64_t kRowsOfBlocks = 4;   // worth a thread's while
 
 // The sizes of a convolution, none of which overflows.
 TransposedConvolution checked_shape(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,

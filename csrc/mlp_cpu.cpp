@@ -6,7 +6,7 @@
 namespace fastgen {
 namespace {
 
-constexpr int64_t kMost = int64_t(1) << 24;  // of a size, so that none of what is made of two overflows
+constexpr int64_t kMostFeatures = int64_t(1) << 31;  // of a size, so that no product of two overflows
 
 struct Perceptron {
   LinearLayer inner, outer;
@@ -20,8 +20,9 @@ Perceptron checked(const Tensor& x, const Tensor& weight, const Tensor& weight_o
                   "x: expected two dimensions in float32 or bfloat16");
   STD_TORCH_CHECK(weight.dim() == 2 && weight_out.dim() == 2, "weight: expected two dimensions of both");
   const int64_t M = x.size(0), K = x.size(1), hidden = weight.size(0), N = weight_out.size(0);
-  STD_TORCH_CHECK(K > 0 && hidden > 0 && N > 0 && M < kMost && K < kMost && hidden < kMost && N < kMost,
-                  "weight: expected from 1 to ", kMost - 1, " features");
+  STD_TORCH_CHECK(K > 0 && hidden > 0 && N > 0 && M < kMostFeatures && K < kMostFeatures && hidden < kMostFeatures &&
+                      N < kMostFeatures,
+                  "weight: expected from 1 to ", kMostFeatures - 1, " features");
   check_tensor(weight, "weight", std::vector<int64_t>{hidden, K}, ScalarType::Float, x);
   check_tensor(weight_out, "weight_out", std::vector<int64_t>{N, hidden}, ScalarType::Float, x);
   return {{M, K, hidden}, {M, hidden, N}, {checked_pointwise(activation), float(slope)}, M, K, hidden, N};

@@ -99,11 +99,21 @@ inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes) {
   return empty(like, sizes, like.scalar_type());
 }
 
+// Of a side of an image or a kernel, so that none of what is made of two overflows.
+constexpr int64_t kMost = int64_t(1) << 24;
+
 // ---- what every op checks of its tensors at its entry, for whoever calls it past the public function
 
 inline bool is_floating(ScalarType dtype) {
   return dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::Half ||
          dtype == ScalarType::BFloat16;
+}
+
+inline void check_pair(const std::vector<int64_t>& values, const char* name, int64_t least) {
+  STD_TORCH_CHECK(values.size() == 2, name, ": expected two values, got ", values.size());
+  for (int64_t value : values)
+    STD_TORCH_CHECK(value >= least && value < kMost, name, ": expected at least ", least, " and less than ", kMost,
+                    ", got ", value);
 }
 
 inline void check_floating(const Tensor& tensor, const char* name) {

@@ -7,8 +7,7 @@
 namespace fastgen {
 namespace {
 
-constexpr int64_t kMost = int64_t(1) << 24;  // of a size, so that none of what is made of two overflows
-constexpr int64_t kTilesOfThread = 6;        // worth a thread's while
+constexpr int64_t kTilesOfThread = 6;  // worth a thread's while
 
 Halving checked_halving(const Tensor& image, int64_t S, int64_t L, bool is_large) {
   STD_TORCH_CHECK(image.dim() == 4 && image.scalar_type() == ScalarType::Float && image.size(1) == (is_large ? L : S),

@@ -61,7 +61,7 @@ def run_halving(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int]
         return winograd.to_small(x, conv.weight, conv.bias), i + 1  # once: a parametrization counts
     if few and _reads_colors(conv, x):
         last = is_channels_last(x) or _leads(modules, i, x)
-        sizes = _pair(conv.stride), _pair(conv.padding)
+        sizes = winograd.pair_of(conv.stride), winograd.pair_of(conv.padding)
         if conv2d_image.fits(conv.out_channels, last):
             return conv2d_image.conv2d_image(x, conv.weight, conv.bias, *sizes, last), i + 1
     if is_channels_last(x):
@@ -75,14 +75,10 @@ def _reads_colors(conv: nn.Module, image: Tensor) -> bool:
     sizes = [layer.stride, layer.padding, layer.dilation]
     if weight is None or weight.dim() != 4 or any(isinstance(size, str) for size in sizes):
         return False
-    stride, padding, dilation = map(_pair, sizes)
+    stride, padding, dilation = map(winograd.pair_of, sizes)
     known = dilation == (1, 1) and weight.shape[1] == image.shape[1]
     parameters = [weight] if layer.bias is None else [weight, layer.bias]
     return known and conv2d_image.pays(image, parameters, weight.shape[2:], stride, padding)
-
-
-def _pair(size: Any) -> tuple[Any, ...]:
-    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def _pays(image: Tensor, smaller: int, conv: nn.Module) -> bool:
@@ -93,7 +89,7 @@ def _pays(image: Tensor, smaller: int, conv: nn.Module) -> bool:
 def _leads(modules: Sequence[nn.Module], i: int, x: Tensor) -> bool:
     """Whether the convolution of an image halves it for one that is faster in channels_last."""
     first: Any = modules[i]
-    if [*map(_pair, (first.kernel_size, first.stride, first.padding))] != [(4, 4), (2, 2), (1, 1)]:
+    if [*map(winograd.pair_of, (first.kernel_size, first.stride, first.padding))] != [(4, 4), (2, 2), (1, 1)]:
         return False
     for layer in modules[i + 1 :]:
         if type(layer) in LAYOUT_FREE and not observed(layer):

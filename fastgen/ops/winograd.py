@@ -63,12 +63,13 @@ def halves(kernel: Sequence[int], geometry: Sequence[Any], channels: Sequence[in
             to transform them. 128 channels of a large image to 16 of a small one took 2 to 3 times oneDNN's time.
     """
     *sizes, groups = geometry
-    known = [_pair(size) for size in (kernel, *sizes)] == [(4, 4), (2, 2), (1, 1), (0, 0), (1, 1)]
+    known = [pair_of(size) for size in (kernel, *sizes)] == [(4, 4), (2, 2), (1, 1), (0, 0), (1, 1)]
     small, large = channels
     return known and groups == 1 and small % CHANNELS == 0 and large % CHANNELS == 0 and small >= large
 
 
-def _pair(size: Any) -> tuple[Any, ...]:
+def pair_of(size: Any) -> tuple[Any, ...]:
+    """Of a size that may be one number for both sides."""
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
