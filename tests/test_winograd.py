@@ -46,7 +46,7 @@ SHAPES = {
     "one column": (3, 16, 32, 5, 1),
     "many channels": (2, 80, 144, 2, 3),
     "more tiles than stay in the caches": (3, 16, 16, 15, 22),
-    "more than are few": (1, 16, 32, 41, 37),
+    "more than are few": (2, 16, 32, 41, 37),
     "bands of an image": (1, 16, 16, 20, 140),
     "sums in blocks of channels": (1, 480, 48, 2, 2),
     "no image": (0, 16, 32, 4, 4),
