@@ -260,7 +260,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("groups are passed over", "found.groups == 1 and", ""),
             ("padding of one's own is passed over", ' and found.padding_mode == "zeros"', ""),
             ("hooks are passed over", " and not observed(layer)\n\n\ndef halves", "\n\n\ndef halves"),
-            ("a parametrization is made twice", "for each in (_numbers(conv), conv.bias)",
+            ("a parametrization is made twice", 'for each in (_numbers(conv), _numbers(conv, "bias"))',
              "for each in (conv.weight, conv.bias)"),
             ("a sparse or packed image, too", " or x.layout != torch.strided", ""),
             ("odd sides, too", "not few and even and _pays", "not few and _pays"),

@@ -118,6 +118,26 @@ def test_a_weight_that_is_made_by_a_parametrization() -> None:
     torch.testing.assert_close(dict(model.named_buffers()), dict(plain.named_buffers()))
 
 
+class Counted(nn.Module):
+    """A parametrization that counts how often it is asked."""
+
+    asked = 0
+
+    def forward(self, bias: Tensor) -> Tensor:
+        self.asked += 1
+        return 2 * bias
+
+
+def test_a_bias_that_is_made_by_a_parametrization_is_made_once() -> None:
+    model = by_chain(nn.Sequential(*critic(NORMS["none"])))
+    for layer, count in ((model[0], Counted()), (model[2], Counted())):  # type: ignore[index]
+        nn.utils.parametrize.register_parametrization(layer, "bias" if layer.bias is not None else "weight", count)
+        count.asked = 0
+        with assert_runs(SMALL.default, backward=False):
+            model(torch.randn(8, 3, 32, 32))
+        assert count.asked == 1
+
+
 class Layouts(Mode):
     """Whether the images of torch's convolutions are channels_last."""
 

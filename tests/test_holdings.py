@@ -4,6 +4,9 @@ import enum
 import threading
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,16 @@ class Own(nn.Parameter):
 
 class Word(str):
     __slots__ = ()
+
+
+@dataclass
+class Record:
+    a: int
+
+
+class Called:
+    def __call__(self, *_: Any) -> None:
+        """An object that is a hook."""
 
 
 class Everything(nn.Module):
@@ -45,9 +58,18 @@ class Everything(nn.Module):
         self.among = [nn.Linear(1, 1), self.layer]
         self.function, self.builtin, self.kind = torch.nn.functional.relu, len, nn.ReLU
         self.dtype, self.device = torch.float32, torch.device("cpu")
-        self.unread = ({1, 2}, object(), Counter("a"))
+        self.number, self.range, self.slice, self.kinds = np.float32(1), range(2), slice(3), {1, 2}
+        self.settings, self.record_of = SimpleNamespace(scale=1.0, more=[2]), Record(1)
+        self.bound, self.partial = "word".upper, partial(max, 1)
+        self.quantized = torch.quantize_per_tensor(torch.ones(5), 0.1, 0, torch.qint8)
+        self.unread = (object(), Counter("a"))
         self.layer.register_forward_hook(hook)
         self.layer.register_forward_pre_hook(nn.Identity())
+        self.layer.register_forward_pre_hook(self.looks)
+        self.layer.register_forward_pre_hook(Called())
+
+    def looks(self, *_: Any) -> None:
+        """A hook that is a method."""
 
 
 def hook(*_: Any) -> None:
@@ -59,7 +81,9 @@ __class__ layer.__class__ layer.weight layer.bias layer.in_features layer.out_fe
 layer._forward_pre_hooks[0].__class__ shift absent own plain half sparse array record objects numbers[0] numbers[1][0]
 numbers[1][1][0] numbers[1][1][1][0] by_name['a'][0][0] by_name['a'][0][1] by_name[('t',1)][0] by_name[('t',1)][1]
 ordered['a'] default['b'] size[0] size[1] level word nothing among[0].__class__ among[0].weight among[0].bias
-among[0].in_features among[0].out_features function builtin kind dtype device
+among[0].in_features among[0].out_features function builtin kind dtype device tied among[1] number range slice kinds
+settings.scale settings.more[0] record_of.a bound partial quantized layer._forward_pre_hooks[1]
+layer._forward_pre_hooks[2]
 """
 
 
@@ -104,8 +128,22 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "kind": lambda m: setattr(m, "kind", nn.Tanh),
     "dtype": lambda m: setattr(m, "dtype", torch.float64),
     "layer._forward_hooks[1]": lambda m: m.layer.register_forward_hook(lambda *_: None),
-    "layer._forward_pre_hooks[0].__class__": lambda m: m.layer._forward_pre_hooks.clear(),
+    "layer._forward_pre_hooks[2]": lambda m: m.layer._forward_pre_hooks.popitem(),
     "layer.__class__": lambda m: setattr(m.layer, "__class__", nn.Identity),
+    "tied": lambda m: delattr(m, "tied"),
+    "among[1]": lambda m: m.among.pop(),
+    "number": lambda m: setattr(m, "number", np.float32(-3)),
+    "range": lambda m: setattr(m, "range", range(3)),
+    "slice": lambda m: setattr(m, "slice", slice(4)),
+    "kinds": lambda m: m.kinds.add(3),
+    "settings.scale": lambda m: setattr(m.settings, "scale", 2.0),
+    "settings.more[0]": lambda m: m.settings.more.__setitem__(0, 3),
+    "record_of.a": lambda m: setattr(m.record_of, "a", 2),
+    "bound": lambda m: setattr(m, "bound", "word".lower),
+    "partial": lambda m: setattr(m, "partial", partial(max, 2)),
+    "quantized": lambda m: setattr(m, "quantized", torch.quantize_per_tensor(2 * torch.ones(5), 0.2, 0, torch.qint8)),
+    "forward": lambda m: setattr(m, "forward", MethodType(hook, m)),
+    "layer._forward_pre_hooks[3]": lambda m: m.layer.register_forward_pre_hook(Called()),
     "new": lambda m: setattr(m, "new", [torch.zeros(1)]),
 }
 
@@ -120,6 +158,18 @@ def test_a_change_is_seen_at_its_path_and_nowhere_else(path: str) -> None:
     changed = {each for each in {**before, **after} if before.get(each, ...) != after.get(each, ...)}
     assert {each.removesuffix("[0]") if path == "new" else each for each in changed} == {path}
     assert state_of(model, frozenset(changed)) == {each: held for each, held in before.items() if each not in changed}
+
+
+def test_hooks_of_every_module_are_seen() -> None:
+    model = Everything()
+    before = state_of(model)
+    handles = [nn.modules.module.register_module_forward_hook(hook)]
+    handles.append(nn.modules.module.register_module_forward_pre_hook(Called()))
+    seen = set(state_of(model)) - set(before)
+    for handle in handles:
+        handle.remove()
+    assert len(seen) == 2
+    assert state_of(model) == before
 
 
 def test_digests_tell_dtypes_shapes_and_kinds_apart() -> None:

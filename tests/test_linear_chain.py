@@ -106,6 +106,44 @@ def test_a_forward_of_ones_own() -> None:
     assert not forward_rewrite.has_direct_layers(single)
 
 
+def test_what_no_gradient_reads_may_be_written_over() -> None:
+    """As torch's layers keep no bias, no input of what is frozen, and no weight where the input needs no gradient."""
+    plain = nn.Sequential(nn.Linear(90, 90), nn.Tanh(), nn.Linear(90, 90))
+
+    def frozen_in_a_residual(model: Any, x: Tensor) -> Tensor:
+        model.requires_grad_(False)
+        h = (x * 1).requires_grad_(False) + x.clone().requires_grad_()
+        h.add_(model(h))
+        return h
+
+    def biases(model: Any, x: Tensor) -> Tensor:
+        y: Tensor = model(x)
+        with torch.no_grad():
+            model[0].bias.clamp_(-0.01, 0.01)
+            model[2].bias.zero_()
+        return y
+
+    def first_weight(model: Any, x: Tensor) -> Tensor:
+        y: Tensor = model(x)
+        with torch.no_grad():
+            model[0].weight.mul_(2)
+        return y
+
+    def first_layer_frozen(model: Any, x: Tensor) -> Tensor:
+        model[0].requires_grad_(False)
+        y: Tensor = model(x)
+        x.zero_()
+        return y
+
+    for way in (frozen_in_a_residual, biases, first_weight, first_layer_frozen):
+        grads = []
+        for model in (copy.deepcopy(plain), by_chain(plain)):
+            x = torch.linspace(-1, 1, 4 * 90).view(4, 90)
+            way(model, x).square().sum().backward()
+            grads.append({name: each.grad for name, each in model.named_parameters()})
+        torch.testing.assert_close(grads[1], grads[0], atol=1e-4, rtol=1e-4)
+
+
 def test_gradient_penalty() -> None:
     plain = nn.Sequential(*layers(nn.Tanh))
     model, x = by_chain(plain), torch.randn(6, 70)
@@ -192,6 +230,8 @@ def test_layers_that_do_not_fit_or_know_no_activation() -> None:
         [large, nn.ReLU()],
         [large, large, nn.ReLU()],
         [large, nn.ReLU(), nn.Linear(80, 110)],
+        [nn.Linear(0, 90), nn.ReLU(), nn.Linear(90, 110)],
+        [nn.Linear(110, 90), nn.ReLU(), nn.Linear(90, 0)],
         [nn.Linear(60, 60), nn.ReLU(), nn.Linear(60, 60)],
         [nn.Linear(90, 90, device="meta"), nn.ReLU(), nn.Linear(90, 90, device="meta")],
         [large.to(torch.float64), nn.LeakyReLU(-0.1), large],

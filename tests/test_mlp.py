@@ -165,10 +165,14 @@ def test_a_direct_call_is_checked() -> None:
     assert_raises(
         (lambda args=args: BACKWARD(*args[:3], weight, weight_out, "relu", 0.0, args[3]), RuntimeError, message)
         for args, message in (
-            ((y[:, :3], x, hidden, EVERY), "grad_y: expected"),
+            ((y[:, :3], x, hidden, EVERY), "weight_out: expected"),
+            ((y[0], x, hidden, EVERY), "grad_y: expected"),
             ((y, x, hidden[:2], EVERY), "hidden: expected"),
             ((y, x, hidden.double(), EVERY), "hidden: expected"),
-            ((y, x[:2], hidden, EVERY), "grad_y: expected"),
+            ((y, x[:2], hidden, EVERY), "x: expected"),
+            ((y, None, hidden, EVERY), "x: expected a tensor"),
+            ((y, x, None, EVERY), "hidden: expected a tensor"),
+            ((y, x, hidden, EVERY[:4]), "output_mask|Expected"),
         )
     )
 

@@ -32,16 +32,21 @@ def halves(layer: nn.Module) -> bool:
     return winograd.halves(weight.shape[2:], (conv.stride, conv.padding, 0, conv.dilation, 1), weight.shape[:2])
 
 
-def _numbers(conv: nn.Module) -> Tensor | None:
-    """Its weight, or what a parametrization makes it of: to make it counts, for spectral norm."""
-    if "weight" in conv._parameters:  # past __getattr__
-        return conv._parameters["weight"]
-    made: Any = conv
-    if parametrize.is_parametrized(conv, "weight"):
-        weight = getattr(made.parametrizations.weight, "original", None)  # None: it is made of several
+def _numbers(conv: nn.Module, name: str = "weight") -> Tensor | None:
+    """Its weight or bias, or what a parametrization makes it of: to make it counts, for spectral norm."""
+    if name in conv._parameters:  # past __getattr__
+        return conv._parameters[name]
+    if parametrize.is_parametrized(conv, name):
+        made: Any = getattr(conv.parametrizations, name)
+        found = getattr(made, "original", None)  # None: it is made of several
     else:
-        weight = made.weight
-    return weight if isinstance(weight, Tensor) else None
+        found = getattr(conv, name)
+    return found if isinstance(found, Tensor) else None
+
+
+def _parameters(conv: nn.Module) -> list[Tensor]:
+    """What its weight and its bias are made of."""
+    return [each for each in (_numbers(conv), _numbers(conv, "bias")) if each is not None]
 
 
 def run_halving(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | None:
@@ -77,13 +82,11 @@ def _reads_colors(conv: nn.Module, image: Tensor) -> bool:
         return False
     stride, padding, dilation = map(winograd.pair_of, sizes)
     known = dilation == (1, 1) and weight.shape[1] == image.shape[1]
-    parameters = [weight] if layer.bias is None else [weight, layer.bias]
-    return known and conv2d_image.pays(image, parameters, weight.shape[2:], stride, padding)
+    return known and conv2d_image.pays(image, _parameters(conv), weight.shape[2:], stride, padding)
 
 
 def _pays(image: Tensor, smaller: int, conv: nn.Module) -> bool:
-    parameters = [each for each in (_numbers(conv), conv.bias) if isinstance(each, Tensor)]
-    return winograd.pays(image, (image.shape[2] // smaller, image.shape[3] // smaller), parameters)
+    return winograd.pays(image, (image.shape[2] // smaller, image.shape[3] // smaller), _parameters(conv))
 
 
 def _leads(modules: Sequence[nn.Module], i: int, x: Tensor) -> bool:

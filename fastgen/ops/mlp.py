@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ._activations import activate_, activate_backward
-from ._dtypes import in_dtype, layer_dtype, lowered, widened
+from ._dtypes import in_dtype, layer_dtype, lowered, widened, without_autocast
 from ._layouts import is_vectorized
-from ._recomputed import gradients_by
 from ._records import Activation
 from ._registry import call, define_op
 
@@ -50,30 +49,60 @@ def mlp_reference(
 
 def mlp_backward_reference(
     grad_y: Tensor,
-    x: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    weight_out: Tensor,
+    x: Tensor | None,
+    hidden: Tensor | None,
+    weight: Tensor | None,
+    weight_out: Tensor | None,
     activation: str,
     slope: float,
     output_mask: list[bool],
 ) -> tuple[Tensor, ...]:
-    dtype, (weight, weight_out) = weight.dtype, in_dtype(x.dtype, weight, weight_out)
-    want_x, want_weight, want_bias, want_weight_out, want_bias_out = output_mask
-    nothing = x.new_empty(0, dtype=dtype)
-    grad_x, grad_weight, grad_bias = x.new_empty(0), nothing, nothing
-    if want_x or want_weight or want_bias:
-        grad = activate_backward(grad_y @ weight_out, hidden, Activation(activation, slope))
-        grad_x = grad @ weight if want_x else grad_x
-        grad_weight = (grad.t() @ x).to(dtype) if want_weight else nothing
-        grad_bias = grad.sum(0, dtype=dtype) if want_bias else nothing
-    grad_weight_out = (grad_y.t() @ hidden).to(dtype) if want_weight_out else nothing
-    return grad_x, grad_weight, grad_bias, grad_weight_out, grad_y.sum(0, dtype=dtype) if want_bias_out else nothing
+    """``x`` is there for the weight's gradient, ``weight`` for x's, ``weight_out`` for the inner layer's, ``hidden``
+    for all but bias_out's.
+    """
+    found = _gradients(grad_y, None, (x, hidden, weight, weight_out), Activation(activation, slope), output_mask)
+    nothing = grad_y.new_empty(0), *[grad_y.new_empty(0, dtype=_wide(grad_y))] * 4
+    return tuple(each if one is None else one for one, each in zip(found, nothing, strict=True))
+
+
+def _wide(grad: Tensor) -> torch.dtype:
+    """Of weights and their gradients, beside such images."""
+    return torch.promote_types(torch.float32, grad.dtype)
+
+
+def _gradients(
+    grad_y: Tensor | None,
+    grad_hidden: Tensor | None,
+    kept: Sequence[Tensor | None],
+    activation: Activation,
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """Those that are wanted, in operations that can be differentiated; ``kept``: x, hidden, weight and weight_out."""
+    x, hidden, weight, weight_out = kept
+    arrived = grad_y if grad_y is not None else grad_hidden
+    assert arrived is not None
+    found: list[Tensor | None] = [None] * 5
+    if any(wanted[:3]):
+        assert hidden is not None
+        grad = grad_hidden
+        if grad_y is not None:
+            assert weight_out is not None
+            through = grad_y @ weight_out.to(grad_y.dtype)
+            grad = through if grad is None else grad + through
+        assert grad is not None
+        grad = activate_backward(grad, hidden, activation)
+        found[0] = grad @ weight.to(grad.dtype) if wanted[0] and weight is not None else None
+        found[1] = (grad.t() @ x).to(_wide(grad)) if wanted[1] and x is not None else None
+        found[2] = grad.sum(0, dtype=_wide(grad)) if wanted[2] else None
+    if grad_y is not None:
+        found[3] = (grad_y.t() @ hidden).to(_wide(grad_y)) if wanted[3] and hidden is not None else None
+        found[4] = grad_y.sum(0, dtype=_wide(grad_y)) if wanted[4] else None
+    return found
 
 
 def takes(weight: Tensor, weight_out: Tensor) -> bool:
-    """Whether a perceptron of these weights is large enough that the op pays."""
-    return weight.numel() + weight_out.numel() >= WEIGHTS
+    """Whether a perceptron of these weights is large enough that the op pays, and no layer of it is empty."""
+    return weight.numel() + weight_out.numel() >= WEIGHTS and 0 not in (*weight.shape, *weight_out.shape)
 
 
 def pays(x: Tensor, parameters: Sequence[Tensor | None]) -> bool:
@@ -102,31 +131,39 @@ def _fake(x, weight, _bias, weight_out, *_rest):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape[0], weight_out.shape[0]), x.new_empty(x.shape[0], weight.shape[0])
 
 
-def _fake_backward(_grad_y, x, _hidden, weight, weight_out, _activation, _slope, output_mask):  # type: ignore[no-untyped-def]
-    shapes = (x.shape, weight.shape, weight.shape[:1], weight_out.shape, weight_out.shape[:1])
-    like = (x, weight, weight, weight, weight)
+def _fake_backward(grad_y, x, hidden, weight, weight_out, _activation, _slope, output_mask):  # type: ignore[no-untyped-def]
+    M, N = grad_y.shape
+    H = next((each.shape[dim] for each, dim in ((hidden, 1), (weight_out, 1), (weight, 0)) if each is not None), 0)
+    K = next((each.shape[1] for each in (x, weight) if each is not None), 0)
+    shapes = ((M, K), (H, K), (H,), (N, H), (N,))
+    like = (grad_y.dtype, *[_wide(grad_y)] * 4)
     return tuple(
-        each.new_empty(shape if want else 0) for each, shape, want in zip(like, shapes, output_mask, strict=True)
+        grad_y.new_empty(shape if want else 0, dtype=dtype)
+        for shape, dtype, want in zip(shapes, like, output_mask, strict=True)
     )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, activation, slope = inputs
-    ctx.options = activation, slope
+    """Keeps what is read, as torch's layers do: who trains a part may write over the rest before the gradients."""
+    x, weight, _, weight_out, _, *ctx.options = inputs
+    needs = ctx.needs_input_grad
+    inner = any(needs[:3])
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, output[1])
+    ctx.save_for_backward(
+        x if needs[1] else None, output[1] if inner or needs[3] else None, weight if needs[0] else None,
+        weight_out if inner else None,
+    )  # fmt: skip
 
 
 def _backward(ctx: Any, grad_y: Tensor | None, grad_hidden: Tensor | None) -> tuple[Tensor | None, ...]:
-    *inputs, hidden = ctx.saved_tensors
     needs = list(ctx.needs_input_grad[:5])
     grads: Sequence[Tensor | None] = [None] * 5
     if grad_y is not None and grad_hidden is None and not torch.is_grad_enabled():
-        x, weight, _, weight_out, _ = inputs
         run = torch.ops.fastgen.mlp_backward.default
-        grads = call(run, grad_y, x, hidden, weight, weight_out, *ctx.options, needs)
+        grads = call(run, grad_y, *ctx.saved_tensors, *ctx.options, needs)
     elif grad_y is not None or grad_hidden is not None:
-        grads = gradients_by(mlp_reference, inputs, ctx.options, needs, (grad_y, grad_hidden))
+        with without_autocast((grad_y, grad_hidden)):
+            grads = _gradients(grad_y, grad_hidden, ctx.saved_tensors, Activation(*ctx.options), needs)
     return *(grad if need else None for grad, need in zip(grads, needs, strict=True)), None, None
 
 
@@ -140,7 +177,7 @@ define_op(
     backward=_backward,
 )
 define_op(
-    "mlp_backward(Tensor grad_y, Tensor x, Tensor hidden, Tensor weight, Tensor weight_out, str activation, "
+    "mlp_backward(Tensor grad_y, Tensor? x, Tensor? hidden, Tensor? weight, Tensor? weight_out, str activation, "
     "float slope, bool[5] output_mask) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     kernels=KERNELS,
     reference=mlp_backward_reference,

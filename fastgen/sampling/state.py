@@ -7,14 +7,18 @@ types that are met mostly are known exactly, and all tensors are read by one cal
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Container, Sequence
-from types import BuiltinFunctionType, FunctionType
+from dataclasses import is_dataclass
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as _module
 
 from .._places import storage_of
 from ..ops.checksum import checksum as checksums
@@ -26,9 +30,12 @@ _CPU = torch.device("cpu")
 _INTERNAL = frozenset(vars(nn.Module()))
 _DEEPEST = 4  # containers in containers
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+_HOOKED = re.compile(r"(^|\.)_forward_(pre_)?hooks\[\d+\]$")
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, type)
 _FUNCTIONS = (FunctionType, BuiltinFunctionType)
-_LEAVES = (Tensor, np.ndarray, *_PLAIN, *_FUNCTIONS)
+_LEAVES = (
+    Tensor, np.ndarray, *_PLAIN, *_FUNCTIONS, np.generic, MethodType, partial, range, slice, set, frozenset,
+)  # fmt: skip
 _THEMSELVES = frozenset((*_PLAIN, *_FUNCTIONS))  # types, exactly, of what is its own digest
 _COMMON = _THEMSELVES | {Tensor, nn.Parameter, np.ndarray}
 
@@ -44,6 +51,9 @@ def state_of(model: nn.Module, without: frozenset[str] = frozenset()) -> State:
 def holdings(model: nn.Module) -> dict[str, Any]:
     """Path → what is held there: parameters, buffers, plain attributes and what is in them, classes and hooks."""
     found: dict[str, Any] = {}
+    for kind, hooks in (("pre_hook", _module._global_forward_pre_hooks), ("hook", _module._global_forward_hooks)):
+        for index, hook in enumerate(tuple(hooks.values())):
+            found[f"<every module's {kind} {index}>"] = hook
     _find("", model, found, set())
     return found
 
@@ -51,7 +61,9 @@ def holdings(model: nn.Module) -> dict[str, Any]:
 def _find(path: str, held: Any, found: dict[str, Any], seen: set[int], depth: int = 0) -> None:
     some = type(held) is not tuple  # which most of what comes here is
     if some and isinstance(held, nn.Module):
-        if id(held) not in seen:
+        if id(held) in seen:
+            found[path] = held  # which one it is: what that holds is found at its first place
+        else:
             seen.add(id(held))
             _find_in_module(path and f"{path}.", held, found, seen)
     elif some and isinstance(held, _LEAVES):
@@ -65,6 +77,11 @@ def _find(path: str, held: Any, found: dict[str, Any], seen: set[int], depth: in
     elif depth < _DEEPEST and type(held) in (dict, OrderedDict, defaultdict):
         for key, each in tuple(held.items()):
             _find(f"{path}[{key!r}]", each, found, seen, depth + 1)
+    elif depth < _DEEPEST and (type(held) is SimpleNamespace or (is_dataclass(held) and hasattr(held, "__dict__"))):
+        for name, each in tuple(vars(held).items()):
+            _find(f"{path}.{name}", each, found, seen, depth + 1)
+    elif path.endswith("]") and _HOOKED.search(path):
+        found[path] = held  # an object that is called
 
 
 def _find_in_module(at: str, module: nn.Module, found: dict[str, Any], seen: set[int]) -> None:
@@ -90,15 +107,26 @@ def digests(held: dict[str, Any]) -> State:
             continue
         if isinstance(each, Tensor):
             found[path] = each.dtype, each.shape, each.device
+            if each.is_quantized:
+                found[path] += tuple(map(repr, _scales(each)))
+                each = each.int_repr()
             read[each.device][path] = each if each.layout == torch.strided else each.detach().to_dense()
         elif isinstance(each, np.ndarray):
             found[path] = id(each) if each.dtype.hasobject else (str(each.dtype), each.shape)
             if not each.dtype.hasobject:
                 read[_CPU][path] = torch.from_numpy(np.ascontiguousarray(each).view(np.uint8))
+        elif isinstance(each, set):
+            found[path] = frozenset(each)  # as it is now
     for tensors in read.values():
         for path, number in zip(tensors, checksums(list(tensors.values())), strict=True):
             found[path] = *found[path], number
     return found
+
+
+def _scales(quantized: Tensor) -> tuple[Any, ...]:
+    if quantized.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        return quantized.q_scale(), quantized.q_zero_point()
+    return quantized.q_per_channel_scales().tolist(), quantized.q_per_channel_zero_points().tolist()
 
 
 def digest(held: Any) -> Any:
