@@ -10,20 +10,13 @@
 
 namespace fastgen {
 
-// Pixels `pitch` apart, of C numbers, to C planes of them or from these, by squares along the planes.
-inline void pixels_to_planes(int64_t C, int64_t pixels, const float* from, int64_t pitch, float* to, int64_t plane) {
-  const int64_t channels = C / 4 * 4, whole = pixels / 4 * 4;
+// Rows `pitch` apart, of C numbers, to C rows `plane` apart, by squares: pixels to planes, and planes to pixels.
+inline void transpose_rows(int64_t C, int64_t rows, const float* from, int64_t pitch, float* to, int64_t plane) {
+  const int64_t channels = C / 4 * 4, whole = rows / 4 * 4;
   for (int64_t c = 0; c < channels; c += 4)
     for (int64_t m = 0; m < whole; m += 4) transpose_square(from + m * pitch + c, pitch, to + c * plane + m, plane);
   for (int64_t c = 0; c < C; ++c)
-    for (int64_t m = c < channels ? whole : 0; m < pixels; ++m) to[c * plane + m] = from[m * pitch + c];
-}
-inline void planes_to_pixels(int64_t C, int64_t pixels, const float* from, int64_t plane, float* to, int64_t pitch) {
-  const int64_t channels = C / 4 * 4, whole = pixels / 4 * 4;
-  for (int64_t c = 0; c < channels; c += 4)
-    for (int64_t m = 0; m < whole; m += 4) transpose_square(from + c * plane + m, plane, to + m * pitch + c, pitch);
-  for (int64_t c = 0; c < C; ++c)
-    for (int64_t m = c < channels ? whole : 0; m < pixels; ++m) to[m * pitch + c] = from[c * plane + m];
+    for (int64_t m = c < channels ? whole : 0; m < rows; ++m) to[c * plane + m] = from[m * pitch + c];
 }
 
 // The rows of an image that some rows of the result read.
@@ -85,7 +78,7 @@ class ConvolvedImage {
       float* const found = sums.empty() ? y + image + pixel * O : sums.data();
       product_.run(count, count == pixels ? places : last_places, found);
       if (planes)
-        pixels_to_planes(O, count, found, columns, y + image + pixel, shape_.h * shape_.w);
+        transpose_rows(O, count, found, columns, y + image + pixel, shape_.h * shape_.w);
       else if (columns != O)
         for (int64_t m = 0; m < count; ++m) std::copy_n(found + m * columns, O, y + image + (pixel + m) * O);
     }
@@ -157,7 +150,7 @@ class ConvolvedImageGradient {
       float* const sums = &sums_[size_t(b / bands_of_part_ * part())];
       const float* from = grads + n * shape_.O * shape_.h * w + r * w * (planes ? 1 : shape_.O);
       if (planes) {
-        planes_to_pixels(shape_.O, rows * w, from, shape_.h * w, pixels.data(), shape_.O);
+        transpose_rows(rows * w, shape_.O, from, shape_.h * w, pixels.data(), shape_.O);
         from = pixels.data();
       }
       product.add({band.numbers(), run, step}, rows, read, from, sums);

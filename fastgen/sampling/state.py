@@ -7,7 +7,6 @@ types that are met mostly are known exactly, and all tensors are read by one cal
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Container, Sequence
 from dataclasses import is_dataclass
@@ -30,7 +29,6 @@ _CPU = torch.device("cpu")
 _INTERNAL = frozenset(vars(nn.Module()))
 _DEEPEST = 4  # containers in containers
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
-_HOOKED = re.compile(r"(^|\.)_forward_(pre_)?hooks\[\d+\]$")
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, type)
 _FUNCTIONS = (FunctionType, BuiltinFunctionType)
 _LEAVES = (
@@ -80,8 +78,8 @@ def _find(path: str, held: Any, found: dict[str, Any], seen: set[int], depth: in
     elif depth < _DEEPEST and (type(held) is SimpleNamespace or (is_dataclass(held) and hasattr(held, "__dict__"))):
         for name, each in tuple(vars(held).items()):
             _find(f"{path}.{name}", each, found, seen, depth + 1)
-    elif path.endswith("]") and _HOOKED.search(path):
-        found[path] = held  # an object that is called
+    elif callable(held):
+        found[path] = held
 
 
 def _find_in_module(at: str, module: nn.Module, found: dict[str, Any], seen: set[int]) -> None:
