@@ -19,7 +19,7 @@ from ..nn._records import convolution_of
 from ..nn.perceptron import run_faster
 from ..nn.sequence import globally_observed, observed
 from ..ops._dtypes import FLOATING, lowered
-from ..ops.conv_transpose2d import check_convolution, conv_transpose2d, converted, outruns
+from ..ops.conv_transpose2d import conv_transpose2d, converted, swift
 from ..ops.conv_transpose2d_products import has_forms
 from . import worth
 from .masked_conv import MaskedConv, MaskSpec, can_run, run
@@ -57,10 +57,13 @@ def _run_other(flat: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | N
         if not isinstance(x, Tensor) or x.dtype not in FLOATING or observed(conv):
             return None
         convolution, image = convolution_of(conv), lowered(x) if x.dtype == torch.float32 else x
-        if not outruns(image, convolution):
+        found = swift(image, convolution)
+        if found is None:
             return None
-        convolution = converted(convolution, image.dtype)  # as autocast does
-        return conv_transpose2d(image, check_convolution(image, convolution)), i + 1
+        convolution, form = found
+        if image.dtype != convolution.weight.dtype:
+            convolution = converted(convolution, image.dtype)  # as autocast does
+        return conv_transpose2d(image, convolution, form=form), i + 1
     epilogue = masked_epilogue(flat, i)
     if epilogue is None or not can_run(flat[i], x):
         return run_faster(flat, i, x)

@@ -1,19 +1,18 @@
-"""Transposed convolution: its checks, its shape, and its computation in the form that suits its geometry."""
+"""Transposed convolution, computed in the form that suits its geometry."""
 
-import functools
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .._checks import check_integer, check_pair, check_same, describe
 from . import conv2d_image, winograd
 from ._activations import activate_
+from ._conv_transpose2d_checks import check_convolution, check_dtypes, check_weight, result_shape
 from ._conv_transpose2d_scattered import is_scattered, scattered
-from ._dtypes import check_dense, check_floating, has_dot_product, in_dtype, layer_dtype, multiplies
+from ._dtypes import autocast_dtype, has_dot_product, in_dtype, layer_dtype, multiplies
 from ._layouts import is_channels_last, is_vectorized
 from ._records import NONE, Activation, Convolution
 from ._registry import evaluates
@@ -23,85 +22,19 @@ from .conv_transpose2d_products import (
     in_channels_last,
     is_image,
     pays,
-    result_size,
 )
+
+__all__ = [
+    "check_convolution", "check_dtypes", "check_weight", "conv_transpose2d", "conv_transpose2d_backward", "converted",
+    "is_product", "outruns", "result_shape", "runs_in_float32", "swift",
+]  # fmt: skip
+
+Form = Literal["image", "product", "scattered", "winograd", "products", "torch"]
 
 #: Weights with more numbers are not converted for a forward of fewer: they come from memory, and a copy as well.
 HEAVY = 2**22
-
-
-def check_convolution(x: Tensor, convolution: Convolution) -> Convolution:
-    """``convolution`` with pairs for sizes, one that takes ``x``.
-
-    Raises:
-        ValueError: a size or a shape does not fit.
-        TypeError: ``x``, weight or bias is no dense tensor, or x or the weight not of a floating dtype.
-    """
-    weight, bias, *geometry = convolution
-    sizes = (one for size in geometry for one in (size if type(size) is tuple else (size,)))
-    known = all(type(one) is int for one in sizes) and not torch.compiler.is_compiling()
-    stride, padding, output_padding, dilation, groups = (_known_geometry if known else _geometry)(*geometry)
-    check_floating("x", x)
-    check_floating("weight", weight)
-    check_weight(weight)
-    I = weight.shape[0]
-    if I % groups:
-        raise ValueError(f"groups: expected a divisor of the {I} input channels, got {groups!r}")
-    if x.dim() != 4 or x.shape[1] != I or 0 in x.shape[2:]:
-        raise ValueError(f"x: expected shape (N, {I}, H, W) to fit the weight, got {tuple(x.shape)}")
-    if bias is not None and check_dense("bias", bias).shape != (convolution.channels,):
-        raise ValueError(f"bias: expected shape ({convolution.channels},), got {tuple(bias.shape)}")
-    return Convolution(weight, bias, stride, padding, output_padding, dilation, groups)
-
-
-def _geometry(stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: Any) -> tuple[Any, ...]:
-    """Those of a ``Convolution``: four pairs, as lists, and a number."""
-    steps, zeros = _pair("stride", stride, 1), _pair("padding", padding, 0)
-    more, apart = _pair("output_padding", output_padding, 0), _pair("dilation", dilation, 1)
-    for i in range(2):
-        if more[i] >= max(steps[i], apart[i]):
-            raise ValueError(
-                f"output_padding: expected less than stride {tuple(steps)} or dilation {tuple(apart)}, "
-                f"got {tuple(more)}"
-            )
-    return steps, zeros, more, apart, check_integer("groups", groups, 1)
-
-
-#: The same for what was seen before; nobody writes into its lists.
-_known_geometry = functools.lru_cache(256, typed=True)(_geometry)
-
-
-def _pair(name: str, value: Any, least: int) -> list[int]:
-    """``value`` or (value, value), as a list."""
-    first, second = value if type(value) is tuple and len(value) == 2 else (value, value)
-    if type(first) is int and type(second) is int and least <= min(first, second) and max(first, second) < 2**31:
-        return [first, second]  # as modules have them: nothing more to ask, at each call
-    try:
-        both = check_pair(name, value, least)
-        return [check_integer(name, one, least, 2**31 - 1) for one in both]
-    except ValueError:
-        raise ValueError(f"{name}: expected one or two integers of at least {least}, got {describe(value)}") from None
-
-
-def check_weight(weight: Tensor) -> None:
-    if weight.dim() != 4:
-        raise ValueError(f"weight: expected shape (I, O / groups, KH, KW), got {tuple(weight.shape)}")
-    if weight.shape[0] == 0 or 0 in weight.shape[2:]:
-        raise ValueError(f"weight: expected at least one input channel and one tap, got {tuple(weight.shape)}")
-
-
-def check_dtypes(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    check_floating("x", x)
-    check_same("weight", weight, "x", x)
-    check_same("bias", bias, "x", x)
-
-
-def result_shape(x: Tensor, convolution: Convolution) -> tuple[int, int, int, int]:
-    """As ``nn.ConvTranspose2d`` states it."""
-    weight, _, stride, padding, output_padding, dilation, groups = convolution
-    sides = zip(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation, strict=True)
-    H, W = (result_size(*side) for side in sides)
-    return x.shape[0], weight.shape[1] * groups, H, W
+#: What ``swift`` remembers; then it forgets all.
+REMEMBERED = 1024
 
 
 def is_product(x: Tensor, convolution: Convolution) -> bool:
@@ -127,13 +60,30 @@ def _unflat(flat: Tensor, weight: Tensor, channels_last: bool) -> Tensor:
     return y.permute(0, 3, 1, 2) if channels_last else y
 
 
-def conv_transpose2d(x: Tensor, convolution: Convolution, activation: Activation = NONE) -> Tensor:
-    """``F.conv_transpose2d``, activated; laid out in any way, but no view: one may write over it."""
-    if is_image(x, convolution):
+def conv_transpose2d(
+    x: Tensor, convolution: Convolution, activation: Activation = NONE, form: Form | None = None
+) -> Tensor:
+    """``F.conv_transpose2d``, activated; laid out in any way, but no view: one may write over it. ``form``: as known."""
+    form = form or form_of(x, convolution)
+    if form == "image":
         return conv_transpose2d_image(x, convolution, activation)
     if runs_in_float32(x):
         return conv_transpose2d(x.float(), converted(convolution, torch.float32), activation).to(x.dtype)
-    return activate_(_convolved(x, convolution), activation)
+    return activate_(_convolved(x, convolution, form), activation)
+
+
+def form_of(x: Tensor, convolution: Convolution) -> Form:
+    """The fastest, of those that take it."""
+    if is_image(x, convolution):
+        return "image"
+    if is_product(x, convolution):
+        return "product"
+    if is_scattered(x, convolution):
+        return "scattered"
+    whole = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0  # tiles; else products leave out as much as these save
+    if winograd.doubles(x, convolution) and (whole or not pays(x, convolution)):
+        return "winograd"
+    return "products" if pays(x, convolution) else "torch"
 
 
 def outruns(x: Tensor, convolution: Convolution) -> bool:
@@ -154,23 +104,61 @@ def outruns(x: Tensor, convolution: Convolution) -> bool:
         return False
     if any(len(pair) != 2 for pair in convolution[2:6]):
         return False
-    if is_image(x, convolution) or is_product(x, convolution) or pays(x, convolution):
-        return True
-    return winograd.doubles(x, convolution) or (evaluates() and is_scattered(x, convolution))
+    form = form_of(x, convolution)
+    return form != "torch" and (form != "scattered" or evaluates())
 
 
-def _convolved(x: Tensor, convolution: Convolution) -> Tensor:
+def swift(x: Tensor, convolution: Convolution) -> tuple[Convolution, Form] | None:
+    """``convolution``, checked, and its form, where that outruns torch's; None where it does not, or does not fit.
+
+    Remembered for sizes, dtypes and what else decides: to ask costs as much as to convolve a few small images.
+    """
+    weight, bias, *sizes = convolution
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or is_vectorized():
+        return _swift(x, convolution)
+    if forward_ad._current_level >= 0 or any(type(size) is not tuple for size in sizes[:4]):
+        return _swift(x, convolution)
+    numbers = (*sizes[0], *sizes[1], *sizes[2], *sizes[3], sizes[4])
+    if {*map(type, numbers)} != {int}:
+        return _swift(x, convolution)
+    key = (
+        _facts(x), _facts(weight), bias if bias is None else _facts(bias), weight.is_contiguous(), numbers,
+        autocast_dtype(x), torch.is_grad_enabled(), x.dtype == torch.bfloat16 and has_dot_product(),
+    )  # fmt: skip
+    if key not in _REMEMBERED:
+        if len(_REMEMBERED) == REMEMBERED:
+            _REMEMBERED.clear()
+        found = _swift(x, convolution)
+        _REMEMBERED[key] = found if found is None else (found[0].geometry, found[1])
+    known = _REMEMBERED[key]
+    return known if known is None else (Convolution(weight, bias, *known[0]), known[1])
+
+
+_REMEMBERED: dict[Any, tuple[tuple[Any, ...], Form] | None] = {}
+
+
+def _facts(x: Tensor) -> tuple[Any, ...]:
+    return type(x), x.shape, x.dtype, x.device, x.layout
+
+
+def _swift(x: Tensor, convolution: Convolution) -> tuple[Convolution, Form] | None:
+    if not outruns(x, convolution):
+        return None
+    convolution = check_convolution(x, convolution)
+    return convolution, form_of(x, convolution)
+
+
+def _convolved(x: Tensor, convolution: Convolution, form: Form) -> Tensor:
     weight, bias, stride, padding, output_padding, dilation, groups = convolution
-    if is_product(x, convolution):
+    if form == "product":
         last, taps = is_channels_last(weight), weight.shape[2] * weight.shape[3]
         offset = None if bias is None else bias.repeat(taps) if last else bias.repeat_interleave(taps)
         return _unflat(F.linear(x.flatten(1), _flat(weight, last).t(), offset), weight, last)
-    if is_scattered(x, convolution):
+    if form == "scattered":
         return scattered(x, convolution, result_shape(x, convolution)[2:])
-    whole = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0  # tiles; else products leave out as much as these save
-    if winograd.doubles(x, convolution) and (whole or not pays(x, convolution)):
+    if form == "winograd":
         return winograd.to_large(x, weight, bias)
-    if pays(x, convolution):
+    if form == "products":
         return conv_transpose2d_products(x, convolution)
     cheaper = _cheaper_layout(x, convolution, HEAVY)
     x = x.contiguous(memory_format=cheaper)
