@@ -56,4 +56,24 @@ FG_HD T activate_backward(T grad, T result, T slope) {
     }                                                   \
   }
 
+// Of a layer: `slope` is that of a leaky relu.
+struct LayerActivation {
+  Pointwise kind = Pointwise::kNone;
+  float slope = 0.0f;
+};
+
+// y[m] ← activation(y[m] + bias), of `count` numbers in each of M rows that lie `pitch` apart
+template <Pointwise kind>
+FG_VECTOR_CLONES void finish_layer(int64_t M, int64_t count, int64_t pitch, const float* __restrict bias, float slope,
+                                   float* __restrict y) {
+  for (int64_t m = 0; m < M; ++m, y += pitch)
+    for (int64_t j = 0; j < count; ++j) y[j] = activate<kind>(bias ? y[j] + bias[j] : y[j], slope);
+}
+
+// The same of sums that have their bias.
+inline void activate_rows(LayerActivation activation, int64_t M, int64_t count, int64_t pitch, float* y) {
+  if (activation.kind == Pointwise::kNone) return;
+  FG_DISPATCH_POINTWISE(activation.kind, finish_layer<kind>(M, count, pitch, nullptr, activation.slope, y));
+}
+
 }  // namespace fastgen

@@ -41,17 +41,19 @@ bool is_in_pixels(const Tensor& image) {
 }
 
 Tensor conv2d_image_cpu(const Tensor& image_any, const Tensor& weight_any, std::optional<Tensor> bias,
-                        std::vector<int64_t> stride, std::vector<int64_t> padding, bool channels_last) {
+                        std::vector<int64_t> stride, std::vector<int64_t> padding, bool channels_last, Text activation,
+                        double slope) {
   STD_TORCH_CHECK(image_any.dim() == 4 && weight_any.dim() == 4 && weight_any.size(1) == image_any.size(1),
                   "weight: expected (O, I, KH, KW) of an image (N, I, H, W)");
   const std::vector<int64_t> kernel = {weight_any.size(2), weight_any.size(3)};
   const ImageConvolution shape = checked_shape(image_any, weight_any.size(0), kernel, stride, padding);
   check_tensor(weight_any, "weight", weight_any.sizes(), ScalarType::Float, image_any);
   const std::optional<Tensor> row = checked_bias(bias, "bias", shape.O, image_any);
+  const LayerActivation follows = checked_layer(activation, slope);
   Tensor y = empty(image_any, {shape.N, shape.O, shape.h, shape.w}, ScalarType::Float, channels_last);
   if (y.numel() == 0) return y;
   const Tensor image = as_contiguous(image_any), weight = as_contiguous(weight_any);
-  const ConvolvedImage product(shape, data<float>(weight), numbers(row));
+  const ConvolvedImage product(shape, data<float>(weight), numbers(row), follows);
   torch::stable::parallel_for(0, product.items(), 1, [&](int64_t first, int64_t last) {
     product.run(first, last, data<float>(image), !channels_last, mutable_data<float>(y));
   });

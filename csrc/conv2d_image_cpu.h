@@ -4,6 +4,7 @@
 // headers.
 #pragma once
 
+#include "activation.h"
 #include "conv2d_image.h"
 #include "conv_transpose2d_weight_cpu.h"
 #include "places_product_cpu.h"
@@ -57,8 +58,9 @@ class ImageBand {
 class ConvolvedImage {
  public:
   // w (O, I, KH, KW), contiguous; bias may be null
-  ConvolvedImage(const ImageConvolution& shape, const float* w, const float* bias)
+  ConvolvedImage(const ImageConvolution& shape, const float* w, const float* bias, LayerActivation activation)
       : shape_(shape),
+        activation_(activation),
         rows_(ceil_div(shape.h, ceil_div(shape.h, std::max<int64_t>(1, kPixels / shape.w)))),
         product_(lengths(shape, bias), shape.O, matrix(shape, w, bias)) {}
 
@@ -77,6 +79,7 @@ class ConvolvedImage {
       band.load(r, count / shape_.w, x + n * shape_.I * shape_.H * shape_.W);
       float* const found = sums.empty() ? y + image + pixel * O : sums.data();
       product_.run(count, count == pixels ? places : last_places, found);
+      activate_rows(activation_, 1, count * columns, 0, found);
       if (planes)
         transpose_rows(O, count, found, columns, y + image + pixel, shape_.h * shape_.w);
       else if (columns != O)
@@ -116,6 +119,7 @@ class ConvolvedImage {
   }
 
   ImageConvolution shape_;
+  LayerActivation activation_;
   int64_t rows_;  // of a band's result
   PlacesProduct product_;
 };

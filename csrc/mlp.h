@@ -6,19 +6,6 @@
 
 namespace fastgen {
 
-struct LayerActivation {
-  Pointwise kind = Pointwise::kNone;
-  float slope = 0.0f;
-};
-
-// y[m] ← activation(y[m] + bias), of `count` numbers in each of M rows that lie `pitch` apart
-template <Pointwise kind>
-FG_VECTOR_CLONES void finish_layer(int64_t M, int64_t count, int64_t pitch, const float* __restrict bias, float slope,
-                                   float* __restrict y) {
-  for (int64_t m = 0; m < M; ++m, y += pitch)
-    for (int64_t j = 0; j < count; ++j) y[j] = activate<kind>(bias ? y[j] + bias[j] : y[j], slope);
-}
-
 // grad[m] ← the gradient before the activation, which gave y
 template <Pointwise kind>
 FG_VECTOR_CLONES void activation_gradient(int64_t M, int64_t count, int64_t pitch, const float* __restrict y,

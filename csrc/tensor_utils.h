@@ -144,6 +144,8 @@ inline Pointwise checked_pointwise(const Text& name) {
   return kind;
 }
 
+inline LayerActivation checked_layer(const Text& name, double slope) { return {checked_pointwise(name), float(slope)}; }
+
 inline Tensor as_contiguous(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }

@@ -39,10 +39,10 @@ Tensor packed(const WinogradWeight& layout, const Tensor& weight_any) {
 
 template <typename Product>
 void run(const Halving& shape, int64_t grain, const Tensor& image_any, const Tensor& weight_any,
-         const std::optional<Tensor>& bias, Tensor& result) {
+         const std::optional<Tensor>& bias, LayerActivation activation, Tensor& result) {
   if (shape.N == 0) return;
   const int64_t threads = int64_t(torch::stable::get_num_threads());
-  const Product product(shape, threads);
+  const Product product(shape, threads, activation);
   const Tensor image = in_layout(image_any, true), row = bias ? as_contiguous(*bias) : image;
   const float* const offsets = bias ? data<float>(row) : nullptr;
   float* const y = mutable_data<float>(result);
@@ -65,19 +65,21 @@ void run(const Halving& shape, int64_t grain, const Tensor& image_any, const Ten
   });
 }
 
-Tensor winograd_to_small_cpu(const Tensor& large, const Tensor& weight, std::optional<Tensor> bias) {
+Tensor winograd_to_small_cpu(const Tensor& large, const Tensor& weight, std::optional<Tensor> bias, Text activation,
+                             double slope) {
   const Halving shape = checked_halving(large, weight, true);
   if (bias) check_tensor(*bias, "bias", std::vector<int64_t>{shape.S}, ScalarType::Float, large);
   Tensor small = empty(large, {shape.N, shape.S, shape.h, shape.w}, ScalarType::Float, true);
-  run<WinogradToSmall>(shape, kTilesOfThread, large, weight, bias, small);
+  run<WinogradToSmall>(shape, kTilesOfThread, large, weight, bias, checked_layer(activation, slope), small);
   return small;
 }
 
-Tensor winograd_to_large_cpu(const Tensor& small, const Tensor& weight, std::optional<Tensor> bias) {
+Tensor winograd_to_large_cpu(const Tensor& small, const Tensor& weight, std::optional<Tensor> bias, Text activation,
+                             double slope) {
   const Halving shape = checked_halving(small, weight, false);
   if (bias) check_tensor(*bias, "bias", std::vector<int64_t>{shape.L}, ScalarType::Float, small);
   Tensor large = empty(small, {shape.N, shape.L, 2 * shape.h, 2 * shape.w}, ScalarType::Float, true);
-  run<WinogradToLarge>(shape, 1, small, weight, bias, large);
+  run<WinogradToLarge>(shape, 1, small, weight, bias, checked_layer(activation, slope), large);
   return large;
 }
 

@@ -12,6 +12,7 @@
 #include <array>
 #include <vector>
 
+#include "activation.h"
 #include "sample_gemm_cpu.h"
 #include "winograd_tiles_cpu.h"
 
@@ -45,7 +46,8 @@ struct Band {
 
 class WinogradPixels {
  public:
-  explicit WinogradPixels(const Halving& shape) : shape_(shape), zeros_(size_t(std::max(shape.S, shape.L)), 0.0f) {}
+  explicit WinogradPixels(const Halving& shape, LayerActivation activation = {})
+      : shape_(shape), activation_(activation), zeros_(size_t(std::max(shape.S, shape.L)), 0.0f) {}
 
   // Of tile `number` the components of the large image, as tile m of `to`: of the channels that begin at `first`.
   void large(const float* image, int64_t number, int64_t m, const TileNumbers& layout, float* to,
@@ -75,7 +77,7 @@ class WinogradPixels {
     }
   }
 
-  // Of tile m of `from`, its pixels of the small image; from holds the channels that begin at `first`.
+  // Of tile m of `from`, its pixels of the small image, activated; from holds the channels that begin at `first`.
   void finish(const float* from, int64_t m, const TileNumbers& layout, const float* bias, int64_t number, float* image,
               int64_t first = 0) const {
     const TilePlace at(shape_, number);
@@ -85,9 +87,11 @@ class WinogradPixels {
       to[size_t(k)] = pixel ? const_cast<float*>(pixel) + first : nullptr;
     }
     finish_small(layout.channels, from + layout.at(m, 0), layout.apart(), bias ? bias + first : nullptr, to.data());
+    for (float* pixel : to)
+      if (pixel) activate_rows(activation_, 1, layout.channels, 0, pixel);
   }
 
-  // Of a band, whose tiles are from tile m of `from` on, its rows of the large image; channels as above.
+  // Of a band, whose tiles are from tile m of `from` on, its rows of the large image, activated; channels as above.
   void finish(const float* from, int64_t m, const TileNumbers& layout, const float* bias, const Band& band,
               float* image, int64_t channel = 0) const {
     const int64_t channels = layout.channels / kPhases;
@@ -111,6 +115,7 @@ class WinogradPixels {
             signs[size_t(count)] = rows.sign[i] * column.sign[j];
           }
         finish_large(channels, count, terms.data(), signs.data(), bias ? bias + channel : nullptr, to);
+        activate_rows(activation_, 1, channels, 0, to);
       }
     }
   }
@@ -127,6 +132,7 @@ class WinogradPixels {
   }
 
   Halving shape_;
+  LayerActivation activation_;
   std::vector<float> zeros_;
 };
 
@@ -214,8 +220,12 @@ constexpr int64_t kFewTiles = 320;
 // What both directions are made of.
 class WinogradImage {
  public:
-  WinogradImage(const GemmIsa& isa, const Halving& shape, bool to_large)
-      : isa_(isa), shape_(shape), pixels_(shape), to_large_(to_large), weight_(isa, shape, to_large, shape.L) {}
+  WinogradImage(const GemmIsa& isa, const Halving& shape, bool to_large, LayerActivation activation)
+      : isa_(isa),
+        shape_(shape),
+        pixels_(shape, activation),
+        to_large_(to_large),
+        weight_(isa, shape, to_large, shape.L) {}
 
   const WinogradWeight& weight() const { return weight_; }
 
@@ -278,8 +288,9 @@ class WinogradImage {
 
 class WinogradToSmall : public WinogradImage {
  public:
-  WinogradToSmall(const Halving& shape, int64_t, const GemmIsa& isa = gemm_isas().back())
-      : WinogradImage(isa, shape, false) {}
+  WinogradToSmall(const Halving& shape, int64_t, LayerActivation activation = {},
+                  const GemmIsa& isa = gemm_isas().back())
+      : WinogradImage(isa, shape, false, activation) {}
 
   // What can be computed apart: tiles of small.
   int64_t items() const { return shape_.tiles(); }
@@ -301,8 +312,9 @@ class WinogradToSmall : public WinogradImage {
 class WinogradToLarge : public WinogradImage {
  public:
   // An image is cut into bands where it has more tiles than stay in the caches, or there are fewer images than threads.
-  WinogradToLarge(const Halving& shape, int64_t threads, const GemmIsa& isa = gemm_isas().back())
-      : WinogradImage(isa, shape, true) {
+  WinogradToLarge(const Halving& shape, int64_t threads, LayerActivation activation = {},
+                  const GemmIsa& isa = gemm_isas().back())
+      : WinogradImage(isa, shape, true, activation) {
     const int64_t rows = shape.tile_rows();
     rows_ = std::max(kFewestRows, kMostTiles / shape.tile_columns());
     if (shape.N < threads) rows_ = std::min(rows_, std::max(kFewestRows, ceil_div(rows * shape.N, threads)));

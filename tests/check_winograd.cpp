@@ -45,8 +45,9 @@ struct Errors {
 
 template <typename Product>
 std::vector<float> image(const GemmIsa& isa, const Halving& shape, int64_t threads, bool blocked, size_t count,
-                         const std::vector<float>& x, const std::vector<float>& w, const std::vector<float>& bias) {
-  const Product product(shape, threads, isa);
+                         const std::vector<float>& x, const std::vector<float>& w, const std::vector<float>& bias,
+                         LayerActivation activation) {
+  const Product product(shape, threads, activation, isa);
   std::vector<float> y(count + 5, kUntouched), packed(size_t(product.weight().size()));
   if (blocked) {
     const TileNumbers inputs = product.inputs(shape.tiles());
@@ -104,13 +105,17 @@ int main() {
         x[size_t(j)] += double(small[size_t(i)]) * w[size_t(k)];
         grad[size_t(k)] += double(small[size_t(i)]) * large[size_t(j)];
       });
-      for (int64_t threads : {1, 7})
-        for (bool blocked : {false, true}) {
-          to_small.compare(image<WinogradToSmall>(isa, s, threads, blocked, y.size(), large, w, bias), y,
-                           std::sqrt(16.0 * double(s.L)));
-          to_large.compare(image<WinogradToLarge>(isa, s, threads, blocked, x.size(), small, w, bias), x,
-                           std::sqrt(4.0 * double(s.S)));
-        }
+      for (LayerActivation activation : {LayerActivation{}, LayerActivation{Pointwise::kLeakyRelu, 0.5f}}) {
+        for (std::vector<double>* image : {&y, &x})
+          for (double& value : *image) value = value < 0 && activation.slope > 0 ? activation.slope * value : value;
+        for (int64_t threads : {1, 7})
+          for (bool blocked : {false, true}) {
+            to_small.compare(image<WinogradToSmall>(isa, s, threads, blocked, y.size(), large, w, bias, activation), y,
+                             std::sqrt(16.0 * double(s.L)));
+            to_large.compare(image<WinogradToLarge>(isa, s, threads, blocked, x.size(), small, w, bias, activation), x,
+                             std::sqrt(4.0 * double(s.S)));
+          }
+      }
       to_weight.compare(weight(isa, s, large, small), grad, std::sqrt(double(s.N * s.h * s.w)));
     }
     report(isa, "small", to_small);

@@ -34,15 +34,15 @@ TESTS = {
     ),
     "conv_transpose2d": (
         "test_conv_transpose2d.py", "test_conv_transpose2d_products.py", "test_conv_transpose2d_image.py",
-        "test_transposed_alone.py",
+        "test_transposed_alone.py", "test_followers.py",
     ),
-    "conv2d_image": ("test_conv2d_image.py",),
-    "winograd": ("test_winograd.py", "test_conv2d_chain.py"),
+    "conv2d_image": ("test_conv2d_image.py", "test_followers.py"),
+    "winograd": ("test_winograd.py", "test_conv2d_chain.py", "test_followers.py"),
     "mlp": ("test_mlp.py", "test_linear_chain.py", "test_math.py"),
     "conv_transpose2d_products": ("test_conv_transpose2d_products.py", "test_conv_transpose2d_image.py"),
     "conv_transpose2d_bn": (
         "test_sequence.py", "test_transposed_alone.py", "test_conv_transpose2d_bn_layers.py",
-        "test_conv_transpose2d_bn.py", "test_batch_norm_sync.py",
+        "test_conv_transpose2d_bn.py", "test_batch_norm_sync.py", "test_followers.py",
     ),
 }  # fmt: skip
 

@@ -45,8 +45,8 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("an activation writes first", "(nn.Conv2d, nn.ConvTranspose2d, nn.Linear)",
              "(nn.Conv2d, nn.ConvTranspose2d)"),
         ],
+        "csrc/activation.h": [("no bias", "bias ? y[j] + bias[j] : y[j]", "y[j]")],
         "csrc/mlp.h": [
-            ("no bias", "bias ? y[j] + bias[j] : y[j]", "y[j]"),
             ("a gradient without the activation", "activate_backward<kind>(grad[j], y[j], slope);", "grad[j];"),
         ],
         "csrc/mlp_cpu.h": [

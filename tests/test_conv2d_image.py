@@ -1,6 +1,7 @@
 """conv2d_image: the first convolution of an encoder or a discriminator, and what a transposed one to an image needs."""
 
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch.autograd import forward_ad
 from fastgen.models import DCGAN, VAE
 from fastgen.nn import Conv2dChain
 from fastgen.ops import conv2d_image as module
-from fastgen.ops._records import Convolution
+from fastgen.ops._records import NONE, Activation, Convolution
 from fastgen.ops.conv_transpose2d import conv_transpose2d, conv_transpose2d_backward
 from ops import (
     assert_compiles,
@@ -29,6 +30,7 @@ from ops import (
 from parity import assert_parity, channels_last, contiguous, sliced
 
 OP, WEIGHT = torch.ops.fastgen.conv2d_image.default, torch.ops.fastgen.conv2d_image_weight.default
+LEAKY = Activation("leaky_relu", 0.3)
 IMAGE = torch.ops.fastgen.conv_transpose2d_image.default
 # N, I, O, H, W, kernel, stride, padding
 SHAPES: dict[str, tuple[Any, ...]] = {
@@ -60,8 +62,9 @@ def test_parity(shape: tuple[Any, ...]) -> None:
     """In every layout, with a bias and without; the same by any number of threads."""
     image, weight, bias, grad, kernel, *sizes = arguments(shape)
     every = bias.repeat_interleave(2)[::2]
-    batches = [(layout(image), layout(weight), one, *sizes, last) for layout in (contiguous, channels_last, sliced)
-               for one in (every, None) for last in (True, False)]  # fmt: skip
+    kinds = cycle((NONE, LEAKY, Activation("relu"), Activation("tanh"), NONE))
+    batches = [(layout(image), layout(weight), one, *sizes, last, *next(kinds)) for layout in
+               (contiguous, channels_last, sliced) for one in (every, None) for last in (True, False)]  # fmt: skip
     assert_op_parity_over(batches, OP, module.conv2d_image_reference)
     pairs = [(one(image), other(grad), kernel, *sizes) for one in (contiguous, sliced)
              for other in (channels_last, contiguous, sliced)]  # fmt: skip
@@ -74,16 +77,16 @@ def test_parity(shape: tuple[Any, ...]) -> None:
 
 def test_an_image_does_not_depend_on_those_beside_it() -> None:
     image, weight, bias, _, _, *sizes = arguments(SHAPES["channels and a rest"])
-    whole = OP(image, weight, bias, *sizes, True)
+    whole = OP(image, weight, bias, *sizes, True, *NONE)
     for n in range(3):
-        assert torch.equal(OP(image[n : n + 1], weight, bias, *sizes, True)[0], whole[n])
+        assert torch.equal(OP(image[n : n + 1], weight, bias, *sizes, True, *NONE)[0], whole[n])
 
 
 def test_what_is_not_a_number_stays_where_it_is_seen() -> None:
     image, weight, bias, _, _, *sizes = arguments((1, 2, 7, 12, 12, (4, 4), (2, 2), (1, 1)))
     image[0, 0, 5, 3], image[0, 1, 11, 0], image[0, 1, 0, 11] = torch.inf, torch.nan, -torch.inf
     expected = F.conv2d(image, weight, bias, 2, 1)
-    torch.testing.assert_close(OP(image, weight, bias, *sizes, True), expected, equal_nan=True)
+    torch.testing.assert_close(OP(image, weight, bias, *sizes, True, *NONE), expected, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", [name for name in SHAPES if name != "no image"])
@@ -93,6 +96,9 @@ def test_gradients(name: str) -> None:
     ours, eager = lambda *args: module.conv2d_image(*args, *sizes, True), lambda *args: F.conv2d(*args, *sizes)
     for layout in (contiguous, channels_last):
         assert_gradients((OP, WEIGHT, IMAGE), ours, eager, layout(image), weight, bias)
+        activated = lambda *args, last=layout is channels_last: module.conv2d_image(*args, *sizes, last, LEAKY)  # noqa: E731
+        plain = lambda *args: F.leaky_relu(eager(*args), 0.3)  # noqa: E731
+        assert_gradients((OP, WEIGHT, IMAGE), activated, plain, layout(image), weight, bias)
     for i, needed in enumerate((IMAGE, WEIGHT, WEIGHT)):
         leaves = [t.clone().requires_grad_(i == j) for j, t in enumerate((channels_last(image), weight, bias))]
         with ops_run() as ran:
@@ -107,7 +113,7 @@ def test_second_order() -> None:
     """Each is differentiated by the others, so that gradients of all orders exist."""
     image, weight, bias, _, _, *sizes = arguments((2, 2, 5, 7, 6, (4, 4), (2, 2), (1, 1)))
     doubles = [t.double() for t in (image, weight, bias)]
-    assert_second_order(lambda *args: module.conv2d_image_reference(*args, *sizes, True), *doubles)
+    assert_second_order(lambda *args: module.conv2d_image_reference(*args, *sizes, True, *LEAKY), *doubles)
     leaves = [t.requires_grad_() for t in (image, weight, bias)]
 
     def twice(convolve: Any, leaves: list[Tensor]) -> tuple[Tensor, ...]:
@@ -150,11 +156,11 @@ def test_a_transposed_convolution_is_differentiated_by_it() -> None:
 def test_torch_knows_it() -> None:
     image, weight, bias, grad, kernel, *sizes = arguments((2, 3, 6, 7, 8, (4, 4), (2, 2), (1, 1)))
     inputs = [t.requires_grad_() for t in (image, weight, bias)]
-    assert_opcheck(OP, *((layout(image), weight, one, *sizes, last) for layout in (contiguous, channels_last)
-                         for one in (bias, None) for last in (True, False)))  # fmt: skip
+    assert_opcheck(OP, *((layout(image), weight, one, *sizes, last, *kind) for layout in (contiguous, channels_last)
+                         for one in (bias, None) for last, kind in ((True, LEAKY), (False, NONE))))  # fmt: skip
     assert_opcheck(WEIGHT, *((image, layout(grad), kernel, *sizes) for layout in (contiguous, channels_last)))
     assert_compiles((OP, WEIGHT, IMAGE), lambda *args: module.conv2d_image(*args, *sizes, True).tanh(), *inputs)
-    assert_no_forward_mode(lambda x: OP(x, weight, None, *sizes, True), image.detach())
+    assert_no_forward_mode(lambda x: OP(x, weight, None, *sizes, True, *NONE), image.detach())
 
 
 def test_where_it_pays() -> None:
@@ -185,19 +191,21 @@ def test_where_it_pays() -> None:
 def test_errors() -> None:
     """Of whoever calls an op past the layers that check."""
     image, weight, bias, grad, kernel, *sizes = arguments((2, 3, 6, 7, 8, (4, 4), (2, 2), (1, 1)))
+    run = lambda *args: OP(*args, *NONE)  # noqa: E731
     one, two, none, wide = [1, 1], [2, 2], [0, 0], torch.randn(1, 3, 37, 37)
     assert_raises(
         [
-            (lambda: OP(image.double(), weight, None, *sizes, True), RuntimeError, r"image: expected \(N, I, H, W\)"),
-            (lambda: OP(image, weight[:, :2], None, *sizes, True), RuntimeError, r"weight: expected \(O, I, KH, KW\)"),
-            (lambda: OP(image, weight.double(), None, *sizes, True), RuntimeError, "weight: expected another dtype"),
-            (lambda: OP(image, weight[:0], None, *sizes, True), RuntimeError, "weight: expected a channel"),
-            (lambda: OP(image, weight, bias[:2], *sizes, True), RuntimeError, "bias: expected another shape"),
-            (lambda: OP(image, weight, None, none, one, True), RuntimeError, "stride: expected at least 1"),
-            (lambda: OP(image, weight, None, two, [-1, 0], True), RuntimeError, "padding: expected at least 0"),
-            (lambda: OP(image[:, :, :1], weight, None, two, one, True), RuntimeError, "kernel: expected no more than"),
-            (lambda: OP(image[:, :, :0], weight, None, two, two, True), RuntimeError, "image: expected at least one"),
-            (lambda: OP(image, wide, None, two, [20, 20], True), RuntimeError, "at most 4096 taps"),
+            (lambda: run(image.double(), weight, None, *sizes, True), RuntimeError, r"image: expected \(N, I, H, W\)"),
+            (lambda: run(image, weight[:, :2], None, *sizes, True), RuntimeError, r"weight: expected \(O, I, KH, KW\)"),
+            (lambda: run(image, weight.double(), None, *sizes, True), RuntimeError, "weight: expected another dtype"),
+            (lambda: run(image, weight[:0], None, *sizes, True), RuntimeError, "weight: expected a channel"),
+            (lambda: run(image, weight, bias[:2], *sizes, True), RuntimeError, "bias: expected another shape"),
+            (lambda: run(image, weight, None, none, one, True), RuntimeError, "stride: expected at least 1"),
+            (lambda: run(image, weight, None, two, [-1, 0], True), RuntimeError, "padding: expected at least 0"),
+            (lambda: run(image[:, :, :1], weight, None, two, one, True), RuntimeError, "kernel: expected no more than"),
+            (lambda: run(image[:, :, :0], weight, None, two, two, True), RuntimeError, "image: expected at least one"),
+            (lambda: run(image, wide, None, two, [20, 20], True), RuntimeError, "at most 4096 taps"),
+            (lambda: OP(image, weight, None, *sizes, True, "gelu", 0.0), RuntimeError, "activation: expected none"),
             (lambda: WEIGHT(image, grad[0], kernel, *sizes), RuntimeError, r"grad: expected \(N, O, h, w\)"),
             (lambda: WEIGHT(image, grad[:, :, 1:], kernel, *sizes), RuntimeError, "grad: expected another shape"),
             (lambda: WEIGHT(image, grad.double(), kernel, *sizes), RuntimeError, "grad: expected another dtype"),

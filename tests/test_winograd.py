@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastgen.ops import winograd
-from fastgen.ops._records import Convolution
+from fastgen.ops._records import NONE, Activation, Convolution
 from fastgen.ops.conv_transpose2d import conv_transpose2d, conv_transpose2d_backward
 from fastgen.ops.conv_transpose2d_products import pays as leaves_out
 from ops import (
@@ -38,6 +38,8 @@ NAMES = torch.ops.fastgen
 SMALL, LARGE, WEIGHT = (
     NAMES.winograd_to_small.default, NAMES.winograd_to_large.default, NAMES.winograd_to_weight.default,
 )  # fmt: skip
+LEAKY = Activation("leaky_relu", 0.3)
+ACTIVATIONS = (NONE, LEAKY, Activation("relu"), Activation("tanh"), NONE)
 # N, S, L, h, w
 SHAPES = {
     "whole tiles": (3, 32, 16, 4, 6),
@@ -73,7 +75,8 @@ def test_parity(shape: tuple[int, ...]) -> None:
         (SMALL, winograd.winograd_to_small_reference, large, bias),
         (LARGE, winograd.winograd_to_large_reference, small, offset),
     ):
-        batches = [(layout(image), kernel, one) for layout, kernel in layouts for one in (added, None)]
+        kinds = itertools.cycle(ACTIVATIONS)
+        batches = [(layout(image), kernel, one, *next(kinds)) for layout, kernel in layouts for one in (added, None)]
         assert_op_parity_over(batches, op, reference)
         found = [with_threads(threads, lambda op=op, args=batches[0]: op(*args)) for threads in (1, 2, 7)]
         assert torch.equal(found[0], found[1])
@@ -101,19 +104,19 @@ def test_by_the_tiles_of_every_instruction_set(tmp_path: Path) -> None:
 def test_an_image_does_not_depend_on_those_beside_it() -> None:
     small, large, weight, *_ = arguments((9, 32, 48, 6, 7))
     for op, images in ((SMALL, large), (LARGE, small)):
-        whole = op(images, weight, None)
+        whole = op(images, weight, None, *NONE)
         for n in (0, 4, 8):
-            assert torch.equal(op(images[n : n + 1], weight, None)[0], whole[n])
+            assert torch.equal(op(images[n : n + 1], weight, None, *NONE)[0], whole[n])
     # in blocks of channels and of tiles: the sums are the same
     many = torch.cat([large] * 5)
-    assert torch.equal(SMALL(many, weight, None)[:9], SMALL(large, weight, None))
+    assert torch.equal(SMALL(many, weight, None, *NONE)[:9], SMALL(large, weight, None, *NONE))
 
 
 def test_what_is_not_a_number_stays_in_its_tiles() -> None:
     """Winograd's sums mix the pixels of a tile; those beyond it stay as they are."""
     _, large, weight, *_ = arguments((1, 16, 16, 8, 8))
     large[0, 3, 7, 7] = torch.inf  # seen by small pixels 3 and 4, of tiles 1 and 2
-    found, plain = SMALL(large, weight, None), F.conv2d(large, weight, None, 2, 1)
+    found, plain = SMALL(large, weight, None, *NONE), F.conv2d(large, weight, None, 2, 1)
     assert not plain[0, :, 3:5, 3:5].isfinite().any()
     assert not found[0, :, 3:5, 3:5].isfinite().any()
     assert found[0, :, :2].isfinite().all()
@@ -125,8 +128,12 @@ def test_gradients_and_registration() -> None:
     small, large, weight, bias, offset = arguments((3, 16, 32, 3, 4))
     convolved = partial(F.conv2d, stride=2, padding=1)
     doubled = partial(F.conv_transpose2d, stride=2, padding=1)
-    assert_gradients((SMALL, LARGE, WEIGHT), winograd.to_small, convolved, large, weight, bias)
-    assert_gradients((SMALL, LARGE, WEIGHT), winograd.to_large, doubled, small, weight, offset)
+    for kind, function in ((NONE, torch.Tensor.clone), (LEAKY, partial(F.leaky_relu, negative_slope=0.3))):
+        for ours, eager, *args in ((winograd.to_small, convolved, large, weight, bias),
+                                   (winograd.to_large, doubled, small, weight, offset)):  # fmt: skip
+            run: Any = partial(ours, activation=kind)
+            plain: Any = lambda *args, e=eager, f=function: f(e(*args))  # noqa: E731
+            assert_gradients((SMALL, LARGE, WEIGHT), run, plain, *args)
 
     def penalty(step: Any, image: Tensor, kernel: Tensor) -> list[Tensor]:
         """Gradients of a gradient, as a gradient penalty takes them."""
@@ -143,8 +150,8 @@ def test_gradients_and_registration() -> None:
         for i, one in enumerate(found):
             assert_parity(one, penalty(eager, *(each.detach() for each in args))[i], truth[i], moved[i])
     for op, image, added in ((SMALL, large, bias), (LARGE, small, offset)):
-        assert_opcheck(op, *((layout(image), weight, added) for layout in (contiguous, channels_last)))
-        assert_no_forward_mode(lambda x, op=op: op(x, weight, None), image)
+        assert_opcheck(op, (image, weight, added, *NONE), (channels_last(image), weight, added, *LEAKY))
+        assert_no_forward_mode(lambda x, op=op: op(x, weight, None, *NONE), image)
     assert_opcheck(WEIGHT, (large.requires_grad_(), small))
     assert_compiles((SMALL, WEIGHT), winograd.to_small, large, weight, bias)
 
@@ -227,18 +234,29 @@ def test_transposed_convolutions_compute_by_it() -> None:
 def test_errors() -> None:
     """Of whoever calls an op past the layers that check."""
     small, large, weight, bias, _ = arguments((2, 32, 16, 4, 4))
+    convolve, double = (lambda *args, op=op: op(*args, *NONE) for op in (SMALL, LARGE))
     assert_raises(
         [
-            (lambda: SMALL(large[:, :8], weight, None), RuntimeError, r"large: expected \(N, 16, H, W\) in float32"),
-            (lambda: SMALL(large.double(), weight, None), RuntimeError, "large: expected"),
-            (lambda: SMALL(large[:, :, 1:], weight, None), RuntimeError, "even height and width, got 7 and 8"),
-            (lambda: SMALL(large, weight[:, :, :3], None), RuntimeError, r"weight: expected \(S, L, 4, 4\)"),
-            (lambda: SMALL(large, weight.double(), None), RuntimeError, "weight: expected another dtype"),
-            (lambda: SMALL(large, weight, bias[:3]), RuntimeError, "bias: expected another shape"),
-            (lambda: SMALL(large[:, :8], weight[:, :8], None), RuntimeError, "multiple of 16, got 32 and 8"),
-            (lambda: LARGE(small[0], weight, None), RuntimeError, r"small: expected \(N, 32, H, W\)"),
-            (lambda: LARGE(small, weight, bias), RuntimeError, "bias: expected another shape"),
-            (lambda: LARGE(small[:, :, :0], weight, None), RuntimeError, "at least one pixel"),
+            (lambda: convolve(large[:, :8], weight, None), RuntimeError, r"large: expected \(N, 16, H, W\) in float32"),
+            (lambda: convolve(large.double(), weight, None), RuntimeError, "large: expected"),
+            (lambda: convolve(large[:, :, 1:], weight, None), RuntimeError, "even height and width, got 7 and 8"),
+            (lambda: convolve(large, weight[:, :, :3], None), RuntimeError, r"weight: expected \(S, L, 4, 4\)"),
+            (lambda: convolve(large, weight.double(), None), RuntimeError, "weight: expected another dtype"),
+            (lambda: convolve(large, weight, bias[:3]), RuntimeError, "bias: expected another shape"),
+            (lambda: convolve(large[:, :8], weight[:, :8], None), RuntimeError, "multiple of 16, got 32 and 8"),
+            (lambda: double(small[0], weight, None), RuntimeError, r"small: expected \(N, 32, H, W\)"),
+            (lambda: double(small, weight, bias), RuntimeError, "bias: expected another shape"),
+            (lambda: double(small[:, :, :0], weight, None), RuntimeError, "at least one pixel"),
+            (
+                lambda: SMALL(large, weight, None, "gelu", 0.0),
+                RuntimeError,
+                "activation: expected none",
+            ),
+            (
+                lambda: LARGE(small, weight, None, "gelu", 0.0),
+                RuntimeError,
+                "activation: expected none",
+            ),
             (lambda: WEIGHT(large, small[:, :, :3]), RuntimeError, "small: expected another shape"),
             (lambda: WEIGHT(large[0], small), RuntimeError, "four dimensions of both images"),
             (lambda: WEIGHT(large, small.double()), RuntimeError, "small: expected another dtype"),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..nn import GatedActivation, sequence
 from ..nn._records import convolution_of
+from ..nn.halving import follower
 from ..nn.perceptron import run_faster
 from ..nn.sequence import globally_observed, observed
 from ..ops._dtypes import FLOATING, lowered
@@ -48,7 +49,7 @@ def _pays_transposed(x: Any, step: sequence.Step) -> bool:
 
 
 def _run_other(flat: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | None:
-    """A masked convolution with its activation, or a transposed one alone."""
+    """A masked convolution or a transposed one with its activation."""
     conv: Any = flat[i]
     kind = type(conv)
     if kind is nn.Conv2d or kind is nn.Linear:
@@ -63,7 +64,8 @@ def _run_other(flat: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | N
         convolution, form = found
         if image.dtype != convolution.weight.dtype:
             convolution = converted(convolution, image.dtype)  # as autocast does
-        return conv_transpose2d(image, convolution, form=form), i + 1
+        activation, end = follower(flat, i + 1)
+        return conv_transpose2d(image, convolution, activation, form), end
     epilogue = masked_epilogue(flat, i)
     if epilogue is None or not can_run(flat[i], x):
         return run_faster(flat, i, x)

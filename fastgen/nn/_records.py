@@ -51,11 +51,15 @@ def process_group_of(bn: nn.Module) -> Any:
     return bn.process_group or dist.group.WORLD
 
 
+_ACTIVATIONS: dict[type[nn.Module], Activation] = {
+    nn.ReLU: Activation("relu"), nn.Tanh: Activation("tanh"), nn.Identity: Activation("none"),
+}  # fmt: skip
+
+
 def activation_of(module: nn.Module | str | None, negative_slope: float = 0.01) -> Activation | None:
     """The record of an activation that the ops know: of a name or of a torch module; None for any other."""
     if module is None or isinstance(module, str):
         return Activation(module or "none", negative_slope)
     if type(module) is nn.LeakyReLU and module.negative_slope >= 0:
         return Activation("leaky_relu", module.negative_slope)
-    names: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Identity: "none"}
-    return Activation(names[type(module)]) if type(module) in names else None
+    return _ACTIVATIONS.get(type(module))

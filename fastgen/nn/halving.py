@@ -9,7 +9,9 @@ from torch.nn.utils import parametrize
 
 from ..ops import conv2d_image, winograd
 from ..ops._layouts import is_channels_last, is_vectorized
-from .sequence import LAYOUT_FREE, observed
+from ..ops._records import NONE, Activation
+from ._records import activation_of
+from .sequence import LAYOUT_FREE, may_be_overwritten, observed
 
 
 def is_conv2d(layer: nn.Module) -> bool:
@@ -19,6 +21,16 @@ def is_conv2d(layer: nn.Module) -> bool:
         return False
     found: Any = layer
     return found.groups == 1 and found.padding_mode == "zeros" and not observed(layer)
+
+
+def follower(modules: Sequence[nn.Module], i: int) -> tuple[Activation, int]:
+    """The activation at ``i`` that an op takes along, and where it ends; ``NONE`` and ``i`` if there is none."""
+    if i == len(modules):
+        return NONE, i
+    activation = activation_of(modules[i])
+    if activation is None or observed(modules[i]) or may_be_overwritten(modules, i):
+        return NONE, i
+    return activation, i + 1
 
 
 def halves(layer: nn.Module) -> bool:
@@ -50,7 +62,8 @@ def _parameters(conv: nn.Module) -> list[Tensor]:
 
 
 def run_halving(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | None:
-    """The convolution at ``i`` and where it ends, where something else than calling it is the fastest.
+    """The convolution at ``i``, perhaps with its activation, and where it ends, where something else than calling it is
+    the fastest.
 
     The first, of an image of a few colours, is an op of its own, in the layout of the second; others between two that
     halve are torch's, in the layout of those.
@@ -63,12 +76,14 @@ def run_halving(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int]
     few = x.shape[1] <= conv2d_image.COLORS
     even = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
     if not few and even and _pays(x, 2, conv) and halves(conv):
-        return winograd.to_small(x, conv.weight, conv.bias), i + 1  # once: a parametrization counts
+        activation, end = follower(modules, i + 1)
+        return winograd.to_small(x, conv.weight, conv.bias, activation), end  # once: a parametrization counts
     if few and _reads_colors(conv, x):
         last = is_channels_last(x) or _leads(modules, i, x)
         sizes = winograd.pair_of(conv.stride), winograd.pair_of(conv.padding)
         if conv2d_image.fits(conv.out_channels, last):
-            return conv2d_image.conv2d_image(x, conv.weight, conv.bias, *sizes, last), i + 1
+            activation, end = follower(modules, i + 1)
+            return conv2d_image.conv2d_image(x, conv.weight, conv.bias, *sizes, last, activation), end
     if is_channels_last(x):
         return conv(x), i + 1
     return None

@@ -36,6 +36,9 @@ _ALONE = LAYOUT_FREE | {
     nn.Softplus, nn.Upsample, nn.MaxPool2d, nn.AvgPool2d,
 }  # fmt: skip
 
+#: Answer with a tensor of their own, whatever was done to them but for what ``may_write`` sees.
+_MAKE_ANEW = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+
 
 class Step(NamedTuple):
     """What runs in one op, and where in the sequence it ends; a ``SIGMOID`` is computed of the op's result."""
@@ -161,15 +164,24 @@ def _without_what_may_be_overwritten(modules: Sequence[nn.Module], step: Step, e
 
     ReLU and Tanh keep their result in torch, too, and writing over it fails in both.
     """
-    leaky: Any = modules[step.end - 1]
-    if type(leaky) is not nn.LeakyReLU or leaky.inplace or not torch.is_grad_enabled():
-        return step
-    for i in range(step.end, len(modules)):  # what comes next may hand on what it was given, or a view of it
-        if step_at(modules, i, everything=everything) is not None:
-            break
-        if may_write(modules[i]):
-            return step._replace(activation=NONE, end=step.end - 1)
+    if may_be_overwritten(modules, step.end - 1, everything):
+        return step._replace(activation=NONE, end=step.end - 1)
     return step
+
+
+def may_be_overwritten(modules: Sequence[nn.Module], i: int, everything: bool = False) -> bool:
+    """Whether what comes after the module at ``i``, a LeakyReLU, may write over its result."""
+    leaky: Any = modules[i]
+    if type(leaky) is not nn.LeakyReLU or leaky.inplace or not torch.is_grad_enabled():
+        return False
+    for j in range(i + 1, len(modules)):  # what comes next may hand on what it was given, or a view of it
+        if step_at(modules, j, everything=everything) is not None:
+            return False
+        if may_write(modules[j]):
+            return True
+        if type(modules[j]) in _MAKE_ANEW:
+            return False
+    return False
 
 
 def may_write(module: nn.Module) -> bool:

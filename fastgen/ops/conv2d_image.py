@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ._activations import activate_, activate_backward
 from ._dtypes import layer_dtype
 from ._layouts import is_channels_last, is_vectorized, layout, layout_of
-from ._records import Convolution
+from ._records import NONE, Activation, Convolution
 from ._registry import call, define_op
 
 KERNELS = {"CPU": "csrc/conv2d_image_cpu.cpp"}
@@ -37,9 +38,17 @@ MOST_TAPS, MOST_NUMBERS = 4096, 256
 
 
 def conv2d_image_reference(
-    image: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int], channels_last: bool
+    image: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    channels_last: bool,
+    activation: str,
+    slope: float,
 ) -> Tensor:
-    return F.conv2d(image, weight, bias, stride, padding).contiguous(memory_format=layout(channels_last))
+    y = activate_(F.conv2d(image, weight, bias, stride, padding), Activation(activation, slope))
+    return y.contiguous(memory_format=layout(channels_last))
 
 
 def conv2d_image_weight_reference(
@@ -90,9 +99,11 @@ def conv2d_image(
     stride: Sequence[int],
     padding: Sequence[int],
     channels_last: bool,
+    activation: Activation = NONE,
 ) -> Tensor:
-    """``F.conv2d(image, weight, bias, stride, padding)``, (N, O, h, w), channels_last or contiguous."""
-    y: Tensor = call(torch.ops.fastgen.conv2d_image.default, image, weight, bias, stride, padding, channels_last)
+    """``F.conv2d(image, weight, bias, stride, padding)``, activated, (N, O, h, w), channels_last or contiguous."""
+    op = torch.ops.fastgen.conv2d_image.default
+    y: Tensor = call(op, image, weight, bias, stride, padding, channels_last, *activation)
     return y
 
 
@@ -124,7 +135,7 @@ def _to_image(grad: Tensor, weight: Tensor, image: Tensor, stride: Sequence[int]
     return found.contiguous(memory_format=layout_of(image))
 
 
-def _fake(image: Tensor, weight: Tensor, _bias: Any, stride: list[int], padding: list[int], last: bool) -> Tensor:
+def _fake(image, weight, _bias, stride, padding, last, _activation, _slope):  # type: ignore[no-untyped-def]
     sides = zip(image.shape[2:], weight.shape[2:], stride, padding, strict=True)
     sizes = [(size + 2 * border - kernel) // step + 1 for size, kernel, step, border in sides]
     shape = (image.shape[0], weight.shape[0], *sizes)
@@ -137,19 +148,21 @@ def _fake_weight(
     return grad.new_empty(grad.shape[1], image.shape[1], *kernel), grad.new_empty(grad.shape[1])
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:
-    image, weight, _, *ctx.sizes, _ = inputs
-    ctx.save_for_backward(image, weight)
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    image, weight, _, *ctx.sizes, _, activation, slope = inputs
+    ctx.activation = Activation(activation, slope)
+    ctx.save_for_backward(image, weight, output if activation != "none" else None)  # others may write to it
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    image, weight = ctx.saved_tensors
+    image, weight, y = ctx.saved_tensors
+    grad = grad if y is None else activate_backward(grad, y, ctx.activation)
     needs = ctx.needs_input_grad
     grad_weight = grad_bias = None
     if needs[1] or needs[2]:
         grad_weight, grad_bias = to_weight(image, grad, list(weight.shape[2:]), *ctx.sizes)
     grad_image = _to_image(grad, weight, image, *ctx.sizes) if needs[0] else None
-    return grad_image, grad_weight if needs[1] else None, grad_bias if needs[2] else None, None, None, None
+    return grad_image, grad_weight if needs[1] else None, grad_bias if needs[2] else None, *[None] * 5
 
 
 def _setup_weight(ctx: Any, inputs: tuple[Any, ...], _output: Any) -> None:
@@ -171,8 +184,8 @@ def _weight_backward(ctx: Any, weight: Tensor, bias: Tensor) -> tuple[Tensor | N
 
 
 define_op(
-    "conv2d_image(Tensor image, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, bool channels_last) "
-    "-> Tensor",
+    "conv2d_image(Tensor image, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, bool channels_last, "
+    "str activation, float slope) -> Tensor",
     kernels=KERNELS,
     reference=conv2d_image_reference,
     fake=_fake,

@@ -63,12 +63,14 @@ def _unflat(flat: Tensor, weight: Tensor, channels_last: bool) -> Tensor:
 def conv_transpose2d(
     x: Tensor, convolution: Convolution, activation: Activation = NONE, form: Form | None = None
 ) -> Tensor:
-    """``F.conv_transpose2d``, activated; laid out in any way, but no view: one may write over it. ``form``: as known."""
+    """``F.conv_transpose2d``, activated; laid out in any way, but no view: one may write over it. ``form``: or None."""
     form = form or form_of(x, convolution)
     if form == "image":
         return conv_transpose2d_image(x, convolution, activation)
     if runs_in_float32(x):
         return conv_transpose2d(x.float(), converted(convolution, torch.float32), activation).to(x.dtype)
+    if form == "winograd":
+        return winograd.to_large(x, *convolution[:2], activation)
     return activate_(_convolved(x, convolution, form), activation)
 
 
@@ -156,8 +158,6 @@ def _convolved(x: Tensor, convolution: Convolution, form: Form) -> Tensor:
         return _unflat(F.linear(x.flatten(1), _flat(weight, last).t(), offset), weight, last)
     if form == "scattered":
         return scattered(x, convolution, result_shape(x, convolution)[2:])
-    if form == "winograd":
-        return winograd.to_large(x, weight, bias)
     if form == "products":
         return conv_transpose2d_products(x, convolution)
     cheaper = _cheaper_layout(x, convolution, HEAVY)

@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ._activations import activate_, activate_backward
 from ._dtypes import layer_dtype
 from ._layouts import is_vectorized, layout_of
-from ._records import Convolution
+from ._records import NONE, Activation, Convolution
 from ._registry import call, define_op
 
 KERNELS = {"CPU": "csrc/winograd_cpu.cpp"}
@@ -38,12 +39,18 @@ CHANNELS = 16
 TILES, INSIDE = 16, 0.76
 
 
-def winograd_to_small_reference(large: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.conv2d(large, weight, bias, 2, 1).contiguous(memory_format=torch.channels_last)
+def winograd_to_small_reference(
+    large: Tensor, weight: Tensor, bias: Tensor | None, activation: str, slope: float
+) -> Tensor:
+    small = activate_(F.conv2d(large, weight, bias, 2, 1), Activation(activation, slope))
+    return small.contiguous(memory_format=torch.channels_last)
 
 
-def winograd_to_large_reference(small: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.conv_transpose2d(small, weight, bias, 2, 1).contiguous(memory_format=torch.channels_last)
+def winograd_to_large_reference(
+    small: Tensor, weight: Tensor, bias: Tensor | None, activation: str, slope: float
+) -> Tensor:
+    large = activate_(F.conv_transpose2d(small, weight, bias, 2, 1), Activation(activation, slope))
+    return large.contiguous(memory_format=torch.channels_last)
 
 
 def winograd_to_weight_reference(large: Tensor, small: Tensor) -> Tensor:
@@ -95,15 +102,15 @@ def doubles(small: Tensor, convolution: Convolution) -> bool:
     return known and pays(small, tuple(small.shape[2:]), [weight] if bias is None else [weight, bias])
 
 
-def to_small(large: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.conv2d(large, weight, bias, 2, 1)`` of images with even sides, (N, S, h, w), channels_last."""
-    small: Tensor = call(torch.ops.fastgen.winograd_to_small.default, large, weight, bias)
+def to_small(large: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Activation = NONE) -> Tensor:
+    """``F.conv2d(large, weight, bias, 2, 1)``, activated, of images with even sides, (N, S, h, w), channels_last."""
+    small: Tensor = call(torch.ops.fastgen.winograd_to_small.default, large, weight, bias, *activation)
     return small
 
 
-def to_large(small: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.conv_transpose2d(small, weight, bias, 2, 1)``, (N, L, 2h, 2w), channels_last."""
-    large: Tensor = call(torch.ops.fastgen.winograd_to_large.default, small, weight, bias)
+def to_large(small: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Activation = NONE) -> Tensor:
+    """``F.conv_transpose2d(small, weight, bias, 2, 1)``, activated, (N, L, 2h, 2w), channels_last."""
+    large: Tensor = call(torch.ops.fastgen.winograd_to_large.default, small, weight, bias, *activation)
     return large
 
 
@@ -126,12 +133,12 @@ def _like(grad: Tensor, image: Tensor) -> Tensor:
     return grad.contiguous(memory_format=layout_of(image))
 
 
-def _fake_small(large: Tensor, weight: Tensor, _bias: Any) -> Tensor:
+def _fake_small(large: Tensor, weight: Tensor, _bias: Any, _activation: str, _slope: float) -> Tensor:
     shape = (large.shape[0], weight.shape[0], large.shape[2] // 2, large.shape[3] // 2)
     return torch.empty(shape, dtype=large.dtype, device=large.device, memory_format=torch.channels_last)
 
 
-def _fake_large(small: Tensor, weight: Tensor, _bias: Any) -> Tensor:
+def _fake_large(small: Tensor, weight: Tensor, _bias: Any, _activation: str, _slope: float) -> Tensor:
     shape = (small.shape[0], weight.shape[1], 2 * small.shape[2], 2 * small.shape[3])
     return torch.empty(shape, dtype=small.dtype, device=small.device, memory_format=torch.channels_last)
 
@@ -140,21 +147,31 @@ def _fake_weight(large: Tensor, small: Tensor) -> Tensor:
     return small.new_empty(small.shape[1], large.shape[1], 4, 4)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:2])
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.activation = Activation(*inputs[3:])
+    ctx.save_for_backward(*inputs[:2], output if ctx.activation.name != "none" else None)  # others may write to it
+
+
+def _setup_weight(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _opened(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient before the activation, the image and the weight."""
+    image, weight, result = ctx.saved_tensors
+    return grad if result is None else activate_backward(grad, result, ctx.activation), image, weight
 
 
 def _small_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    large, weight = ctx.saved_tensors
+    grad, large, weight = _opened(ctx, grad)
     needs = ctx.needs_input_grad
     grad_weight = to_weight(large, grad) if needs[1] else None  # before there is an image more in memory
     grad_large = _like(to_large(grad, weight), large) if needs[0] else None
-    return grad_large, grad_weight, grad.sum((0, 2, 3)) if needs[2] else None
+    return grad_large, grad_weight, grad.sum((0, 2, 3)) if needs[2] else None, None, None
 
 
 def _large_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    small, weight = ctx.saved_tensors
-    return gradients_of_large(grad, small, weight, ctx.needs_input_grad)
+    return *gradients_of_large(*_opened(ctx, grad), ctx.needs_input_grad), None, None
 
 
 def _weight_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -167,7 +184,7 @@ def _weight_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 define_op(
-    "winograd_to_small(Tensor large, Tensor weight, Tensor? bias) -> Tensor",
+    "winograd_to_small(Tensor large, Tensor weight, Tensor? bias, str activation, float slope) -> Tensor",
     kernels=KERNELS,
     reference=winograd_to_small_reference,
     fake=_fake_small,
@@ -176,7 +193,7 @@ define_op(
     contiguous=False,
 )
 define_op(
-    "winograd_to_large(Tensor small, Tensor weight, Tensor? bias) -> Tensor",
+    "winograd_to_large(Tensor small, Tensor weight, Tensor? bias, str activation, float slope) -> Tensor",
     kernels=KERNELS,
     reference=winograd_to_large_reference,
     fake=_fake_large,
@@ -189,6 +206,6 @@ define_op(
     kernels=KERNELS,
     reference=winograd_to_weight_reference,
     fake=_fake_weight,
-    setup_context=_setup,
+    setup_context=_setup_weight,
     backward=_weight_backward,
 )
