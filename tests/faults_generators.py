@@ -100,7 +100,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("one layer's geometry for another's", "weight.is_contiguous(), numbers,", "weight.is_contiguous(),"),
             ("one image's form for another's", "        _facts(x), _facts(weight),", "        _facts(weight),"),
             ("a weight of another form", "        _facts(x), _facts(weight),", "        _facts(x),"),
-            ("with gradients and without", "autocast_dtype(x), torch.is_grad_enabled(), x.dtype", "autocast_dtype(x), x.dtype"),
+            ("with gradients and without", "torch.is_grad_enabled(), x.dtype", "x.dtype"),
             ("autocast or not", "        autocast_dtype(x), torch.is_grad", "        torch.is_grad"),
             ("numbers that are no integers", "if {*map(type, numbers)} != {int}:", "if False:"),
             ("all is remembered for ever", "_REMEMBERED.clear()", "pass"),
