@@ -184,9 +184,12 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
     },
     "conv2d_image": {
         "fastgen/ops/conv2d_image.py": [
-            ("of many colours, too", "not 0 < image.shape[1] <= COLORS", "not 0 < image.shape[1]"),
+            ("of many colours, too", "not 0 < colors <= COLORS", "not 0 < colors"),
             ("kernels of no whole strides, too", "step > 1 and tap % step == 0 and", ""),
-            ("of any dtype", "layer_dtype(image, parameters) != torch.float32 or", ""),
+            ("of any dtype", "if not (dtype == torch.float32 or halves) or not 0", "if not 0"),
+            ("halves of three colours, too", "torch.bfloat16 and colors == 1 and", "torch.bfloat16 and"),
+            ("halves with gradients, too", "colors == 1 and evaluates()", "colors == 1"),
+            ("halves that are there", "if halves and any(each.dtype", "if False and any(each.dtype"),
             ("under forward mode, too", " or forward_ad._current_level >= 0:", ":"),
             ("in transforms, too", " or is_vectorized()", ""),
             ("more taps than the op takes", "colors * math.prod(kernel) > MOST_TAPS or ", ""),
@@ -211,6 +214,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("sizes that are words", " or any(isinstance(size, str) for size in sizes)", ""),
             ("what leads to one that halves is in planes", "is_channels_last(x) or _leads(modules, i, x)",
              "is_channels_last(x)"),
+            ("not rounded under autocast", "return lowered(y), end", "return y, end"),
             ("wide results in any layout", "if conv2d_image.fits(conv.out_channels, last):", "if True:"),
         ],
         "fastgen/ops/conv_transpose2d.py": [

@@ -1,5 +1,6 @@
 """conv2d_image: the first convolution of an encoder or a discriminator, and what a transposed one to an image needs."""
 
+import copy
 from functools import partial
 from itertools import cycle
 from typing import Any
@@ -186,6 +187,34 @@ def test_where_it_pays() -> None:
     seen: list[bool] = []
     torch.vmap(lambda x: (seen.append(ask(x)), x)[1])(torch.stack([image] * 2))
     assert seen == [False]
+
+
+def test_under_autocast() -> None:
+    """Of one colour, without gradients, in float32, and what is answered is rounded; else torch's."""
+    for colors, runs in ((1, True), (3, False)):
+        plain = nn.Sequential(nn.Conv2d(colors, 32, 4, 2, 1), nn.LeakyReLU(0.2))
+        model, image = Conv2dChain(*plain), torch.randn(4, colors, 28, 28)
+        exact = plain(image).detach()
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad(), ops_run() as ran:
+                found = model(image)
+                again = model(image.bfloat16())
+            assert ran == ({"conv2d_image"} if runs else set())
+            assert torch.equal(again, found) != runs
+            with ops_run() as ran:
+                trained, expected = model(image), plain(image)
+            assert not ran
+        assert torch.equal(trained, expected)
+        assert (found.dtype, found.stride()) == (expected.dtype, expected.stride())
+        if runs:
+            assert torch.equal(found, exact.bfloat16())
+    halves, image = copy.deepcopy(model).bfloat16(), image[:, :1].bfloat16()
+    halves[0] = nn.Conv2d(1, 32, 4, 2, 1).bfloat16()
+    with torch.no_grad(), ops_run() as ran:
+        halves(image)
+        with torch.autocast("cpu", torch.bfloat16):
+            halves(image.float())
+    assert not ran
 
 
 def test_errors() -> None:

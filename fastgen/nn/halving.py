@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..ops import conv2d_image, winograd
+from ..ops._dtypes import lowered
 from ..ops._layouts import is_channels_last, is_vectorized
 from ..ops._records import NONE, Activation
 from ._records import activation_of
@@ -83,7 +84,8 @@ def run_halving(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int]
         sizes = winograd.pair_of(conv.stride), winograd.pair_of(conv.padding)
         if conv2d_image.fits(conv.out_channels, last):
             activation, end = follower(modules, i + 1)
-            return conv2d_image.conv2d_image(x, conv.weight, conv.bias, *sizes, last, activation), end
+            y = conv2d_image.conv2d_image(x, conv.weight, conv.bias, *sizes, last, activation)
+            return lowered(y), end
     if is_channels_last(x):
         return conv(x), i + 1
     return None

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import mlp
+from ..ops._activations import activate_
 from ..ops._records import Activation
 from ._records import activation_of
 from .halving import run_halving
@@ -44,13 +46,20 @@ def _is_dense(tensor: Any) -> bool:
 
 
 def run_perceptron(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Tensor, int] | None:
-    """The perceptron's result of ``x`` and where it ends, where something else than calling it is the fastest."""
+    """The perceptron's result of ``x`` and where it ends; where the op does not pay, of torch's functions.
+
+    Calling three modules for them takes 5 µs each, more after a product: a twentieth of a step of 128 rows in bfloat16.
+    """
     if type(modules[i]) is not nn.Linear or not _is_dense(x) or x.dim() != 2:
         return None
     found = perceptron_at(modules, i)
-    if found is None or x.shape[1] != found.parameters[0].shape[1] or not mlp.pays(x, found.parameters):
+    if found is None or x.shape[1] != found.parameters[0].shape[1]:
         return None
-    return mlp.mlp(x, *found.parameters, found.activation), found.end
+    if mlp.pays(x, found.parameters):
+        return mlp.mlp(x, *found.parameters, found.activation), found.end
+    weight, bias, weight_out, bias_out = found.parameters
+    hidden = activate_(F.linear(x, weight, bias), found.activation)
+    return F.linear(hidden, weight_out, bias_out), found.end
 
 
 def run_faster(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | None:

@@ -22,7 +22,7 @@ from ._activations import activate_, activate_backward
 from ._dtypes import layer_dtype
 from ._layouts import is_channels_last, is_vectorized, layout, layout_of
 from ._records import NONE, Activation, Convolution
-from ._registry import call, define_op
+from ._registry import call, define_op, evaluates
 
 KERNELS = {"CPU": "csrc/conv2d_image_cpu.cpp"}
 
@@ -65,13 +65,18 @@ def pays(
 ) -> bool:
     """Whether these ops are the fastest that a CPU has: of an image of a few colours, by kernels of whole strides.
 
-    Not in an exported program, and not in transforms. parameters: what the weight and the bias are made of.
+    Not in an exported program, and not in transforms. parameters: what the weight and the bias are made of. Under
+    autocast in bfloat16 of an image of one colour, without gradients: 16 28×28 images to 32 channels, two threads of an
+    AMD EPYC with AVX512-BF16, 0.48 of torch's time, with gradients, which are of float32, 0.75 to 1.1.
     """
     if image.device.type != "cpu" or torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
         return False
-    if layer_dtype(image, parameters) != torch.float32 or not 0 < image.shape[1] <= COLORS:
+    colors, dtype = image.shape[1], layer_dtype(image, parameters)
+    halves = dtype == torch.bfloat16 and colors == 1 and evaluates()
+    if not (dtype == torch.float32 or halves) or not 0 < colors <= COLORS:
         return False
-    colors = image.shape[1]
+    if halves and any(each.dtype != torch.float32 for each in (image, *parameters)):
+        return False
     if colors * math.prod(kernel) > MOST_TAPS or colors * math.prod(stride) > MOST_NUMBERS:
         return False
     sides = zip(image.shape[2:], kernel, stride, padding, strict=True)
