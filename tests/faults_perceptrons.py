@@ -35,8 +35,11 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("other devices, too", "tensor.layout == torch.strided and tensor.is_cpu",
              "tensor.layout == torch.strided"),
             ("images, too", "or x.dim() != 2:", "or False:"),
-            ("inputs that do not fit", "x.shape[1] != found.parameters[0].shape[1] or not", "not"),
-            ("what does not pay", " or not mlp.pays(x, found.parameters):", ":"),
+            ("inputs that do not fit", "if found is None or x.shape[1] != found.parameters[0].shape[1]:",
+             "if found is None:"),
+            ("what does not pay", "if mlp.pays(x, found.parameters):", "if True:"),
+            ("no activation of what does not pay", "activate_(F.linear(x, weight, bias), found.activation)",
+             "F.linear(x, weight, bias)"),
             ("a bias that is no parameter", ' or "bias" not in first or "bias" not in last:', ":"),
         ],
         "fastgen/fusing/forward_rewrite.py": [
