@@ -6,29 +6,10 @@
 #include <tuple>
 #include <utility>
 
-#include "tensor_utils.h"
+#include "batch_norm_tensors.h"
 
 namespace fastgen {
 namespace {
-
-struct Image {
-  int64_t N, C, pixels;  // of one image
-
-  explicit Image(const Tensor& y) {
-    check_floating(y, "y");
-    STD_TORCH_CHECK(y.dim() == 4, "y: expected shape (N, C, H, W)");
-    N = y.size(0), C = y.size(1), pixels = y.size(2) * y.size(3);
-  }
-  int64_t numel() const { return N * C * pixels; }
-};
-
-template <typename S, typename A>
-std::vector<A> read(const Tensor& vector) {
-  const storage_t<S>* from = data<S>(vector);
-  std::vector<A> result;
-  for (int64_t c = 0; c < vector.numel(); ++c) result.push_back(A(Storage<S>::load(from[c])));
-  return result;
-}
 
 // What every channel is normalised by, in what is computed in; no shift is zeros.
 template <typename A>
@@ -42,19 +23,21 @@ struct Channels {
     center = read<A, A>(as_contiguous(center_any));
     scale = read<A, A>(as_contiguous(scale_any));
     shift.resize(center.size());
-    if (shift_any) shift = checked(y, *shift_any, "shift");
+    if (shift_any) shift = checked_vector<A>(y, *shift_any, "shift");
   }
 
   // By the running statistics: any of the vectors may be of any floating dtype.
   Channels(const Tensor& y, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, const Tensor& mean,
            const Tensor& variance, double eps)
-      : center(checked(y, mean, "running_mean")), scale(checked(y, variance, "running_var")), shift(center.size()) {
+      : center(checked_vector<A>(y, mean, "running_mean")),
+        scale(checked_vector<A>(y, variance, "running_var")),
+        shift(center.size()) {
     for (A& value : scale) value = A(1) / std::sqrt(value + A(eps));
     if (weight) {
-      const std::vector<A> factors = checked(y, *weight, "weight");
+      const std::vector<A> factors = checked_vector<A>(y, *weight, "weight");
       for (size_t c = 0; c < scale.size(); ++c) scale[c] *= factors[c];
     }
-    if (bias) shift = checked(y, *bias, "bias");
+    if (bias) shift = checked_vector<A>(y, *bias, "bias");
   }
 
   Vectors<A> all() const { return {center.data(), scale.data(), shift.data()}; }
@@ -65,15 +48,6 @@ struct Channels {
   }
 
  private:
-  static std::vector<A> checked(const Tensor& y, const Tensor& any, const char* name) {
-    check_floating(any, name);
-    check_tensor(any, name, std::vector<int64_t>{y.size(1)}, any.scalar_type(), y);
-    const Tensor vector = as_contiguous(any);
-    std::vector<A> result;
-    FG_DISPATCH_FLOATING(vector, "batch_norm", (result = read<scalar_t, A>(vector)));
-    return result;
-  }
-
   Channels(std::vector<A> center, std::vector<A> scale, std::vector<A> shift)
       : center(std::move(center)), scale(std::move(scale)), shift(std::move(shift)) {}
 };
