@@ -5,6 +5,7 @@ A result names the commit it was measured at. Where there is no git, on a copy o
 """
 
 import hashlib
+import os
 import platform
 import shutil
 import subprocess
@@ -57,7 +58,8 @@ def machine(device: str) -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {len(names) or '?'} cores, {torch.backends.cpu.get_cpu_capability()}"
+    limited = ", limited" if "ATEN_CPU_CAPABILITY" in os.environ else ""
+    return f"{name}, {len(names) or '?'} cores, {torch.backends.cpu.get_cpu_capability()}{limited}"
 
 
 def precision(what: str) -> str:

@@ -52,7 +52,7 @@ def _run_other(flat: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | N
     """A masked convolution or a transposed one with its activation."""
     conv: Any = flat[i]
     kind = type(conv)
-    if kind is nn.Conv2d or kind is nn.Linear:
+    if kind is nn.Conv2d or kind is nn.Linear or kind is nn.BatchNorm2d:
         return run_faster(flat, i, x)
     if kind is nn.ConvTranspose2d:
         if not isinstance(x, Tensor) or x.dtype not in FLOATING or observed(conv):

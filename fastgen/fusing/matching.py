@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..nn.halving import halves
+from ..nn.halving import follower, halves
+from ..nn.normalizing import normalizes
 from ..nn.perceptron import perceptron_at
 from ..nn.sequence import observed, step_at
 from . import forward_rewrite, masked_proof, methods, reparameterize, worth
@@ -202,6 +203,10 @@ def _steps(flat: Sequence[nn.Module], matches: Matches) -> Iterator[tuple[Sequen
             yield flat[i : perceptron.end], now
             i = perceptron.end
             continue
+        if normalizes(flat[i]):
+            activation, end = follower(flat, i + 1)
+            now = "batch_norm" + f" + {activation.name}" * (end > i + 1) + " in one op, where that pays"
+            yield flat[i:end], now
         if epilogue is not None:
             yield flat[i : i + 2], f"{matches.specs.get(flat[i]) or flat[i]._fastgen_spec} + {epilogue}"
         i += 1 if epilogue is None else 2
@@ -223,7 +228,8 @@ def _describe(flat: Sequence[nn.Module], matches: Matches) -> bool:
         if isinstance(conv, nn.Upsample) and isinstance(after, nn.Conv2d) and conv not in matches.named:
             matches.named.add(conv)
             matches.leave(conv, "it upsamples before a convolution, and the op is that of ConvTranspose2d")
-        if type(conv) is nn.Conv2d and isinstance(after, _NORMS) and after not in matches.named:
+        known = after in matches.named or id(after) in matches.covered
+        if type(conv) is nn.Conv2d and isinstance(after, _NORMS) and not known:
             matches.named.add(after)
             matches.leave(after, worth.NORMALIZED)
         if not isinstance(conv, nn.ConvTranspose2d):

@@ -12,6 +12,7 @@ from ..ops._activations import activate_
 from ..ops._records import Activation
 from ._records import activation_of
 from .halving import run_halving
+from .normalizing import run_batch_norm
 from .sequence import observed
 
 
@@ -63,5 +64,8 @@ def run_perceptron(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Tensor
 
 
 def run_faster(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | None:
-    """A convolution that halves an image, or a perceptron."""
-    return run_perceptron(modules, i, x) if type(modules[i]) is nn.Linear else run_halving(modules, i, x)
+    """A convolution that halves an image, a batch norm, or a perceptron."""
+    kind = type(modules[i])
+    if kind is nn.BatchNorm2d:
+        return run_batch_norm(modules, i, x)
+    return run_perceptron(modules, i, x) if kind is nn.Linear else run_halving(modules, i, x)

@@ -31,7 +31,7 @@ LAYOUT_FREE = {
     nn.Sigmoid, nn.Identity,
 }  # fmt: skip
 #: What no step begins with, nor anything else that runs at once.
-_ALONE = LAYOUT_FREE | {
+_ALONE = (LAYOUT_FREE - {nn.BatchNorm2d}) | {
     nn.Flatten, nn.Unflatten, nn.BatchNorm1d, nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm, nn.Dropout, nn.Dropout2d,
     nn.Softplus, nn.Upsample, nn.MaxPool2d, nn.AvgPool2d,
 }  # fmt: skip

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from ._batch_norm_statistics import batch_norm_statistics_reference
-from ._layouts import is_channels_last, is_vectorized, layout_of
+from ._layouts import is_channels_last, layout_of
 from ._records import Activation, BatchNorm
 from ._registry import call, define_op
 from .batch_norm import (
@@ -89,6 +88,10 @@ def normalize_batch(x: Tensor, batch_norm: BatchNorm, activation: Activation) ->
         with torch.no_grad():
             track(mean, m2, running_mean, running_var, _count(x), batch_norm.momentum)
     return z  # type: ignore[no-any-return]
+
+
+def pays(x: Tensor, batch_norm: BatchNorm) -> bool:
+    return x.device.type == "cpu" and x.numel() >= 2**18
 
 
 def _fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:

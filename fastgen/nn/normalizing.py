@@ -1,0 +1,46 @@
+"""A batch norm and its activation in a sequence of modules, as one op on a CPU."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..ops._layouts import is_channels_last
+from ..ops._registry import evaluates
+from ..ops.batch_norm import normalize_running
+from ..ops.batch_norm_train import normalize_batch, pays
+from ._records import batch_norm_of
+from .halving import follower
+from .sequence import observed
+
+#: Fewer channels are looked at where something else runs at once, and are no reason to.
+CHANNELS = 16
+
+
+def normalizes(bn: nn.Module) -> bool:
+    """Whether a sequence is worth looking at for this layer's sake: on a CPU, of enough channels."""
+    if type(bn) is not nn.BatchNorm2d or observed(bn) or bn.num_features < CHANNELS:
+        return False
+    held = [each for each in (bn.weight, bn.running_mean) if each is not None]
+    return all(each.device.type == "cpu" for each in held)
+
+
+def run_batch_norm(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Tensor, int] | None:
+    """The batch norm at ``i``, perhaps with its activation, and where it ends, where something else than calling it is
+    the fastest: by the batch, or without gradients by the running statistics.
+    """
+    bn: Any = modules[i]
+    if type(bn) is not nn.BatchNorm2d or observed(bn) or not isinstance(x, Tensor) or x.dim() != 4:
+        return None
+    batch_norm = batch_norm_of(bn)
+    if x.shape[1] != bn.num_features or not (pays(x, batch_norm) if batch_norm.training else _runs(x)):
+        return None
+    activation, end = follower(modules, i + 1)
+    if batch_norm.training:
+        return normalize_batch(x, batch_norm, activation), end
+    return normalize_running(x, batch_norm, activation, is_channels_last(x)), end
+
+
+def _runs(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.layout == torch.strided and evaluates()
