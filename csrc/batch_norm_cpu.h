@@ -70,6 +70,13 @@ FG_VECTOR_CLONES void square_block(int64_t rows, int64_t width, const typename S
     }
 }
 
+// sums (C,) += those of a row's pixels
+template <typename A>
+FG_VECTOR_CLONES void add_pixels(int64_t C, int64_t width, const A* __restrict row, double* __restrict sums) {
+  for (int64_t at = 0; at < width; at += C)
+    for (int64_t c = 0; c < C; ++c) sums[c] += double(row[at + c]);
+}
+
 // An image as rows: `count` pixels of C channels, which lie together.
 struct PixelRows {
   int64_t C, count, pixels;  // pixels: of a row
@@ -107,8 +114,7 @@ struct PixelRows {
   // sums (C,) += those of a row's pixels
   template <typename A>
   void fold(int64_t width, const A* row, double* sums) const {
-    for (int64_t at = 0; at < width; at += C)
-      for (int64_t c = 0; c < C; ++c) sums[c] += double(row[at + c]);
+    add_pixels(C, width, row, sums);
   }
 };
 

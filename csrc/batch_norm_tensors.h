@@ -21,8 +21,8 @@ struct Image {
 template <typename S, typename A>
 std::vector<A> read(const Tensor& vector) {
   const storage_t<S>* from = data<S>(vector);
-  std::vector<A> result;
-  for (int64_t c = 0; c < vector.numel(); ++c) result.push_back(A(Storage<S>::load(from[c])));
+  std::vector<A> result(size_t(vector.numel()));
+  for (size_t c = 0; c < result.size(); ++c) result[c] = A(Storage<S>::load(from[c]));
   return result;
 }
 

@@ -7,14 +7,9 @@
 // No torch headers.
 #pragma once
 
-#include <cmath>
-
 #include "batch_norm.h"
 
 namespace fastgen {
-
-// What a channel of n numbers is divided by.
-inline double batch_norm_deviation(double m2, double n, double eps) { return std::sqrt(m2 / n + eps); }
 
 template <typename A>
 FG_HD A batch_norm_train_backward(A g, A x, Affine<A> of, A lift, A tilt) {

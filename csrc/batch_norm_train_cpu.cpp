@@ -28,8 +28,9 @@ struct Normalization {
     if (bias) shift = checked_vector<A>(x, *bias, "bias");
   }
 
-  double deviation(int64_t c) const { return batch_norm_deviation(double(m2[size_t(c)]), count, eps); }
-  void rescale(int64_t c) { scale[size_t(c)] = A(double(weight[size_t(c)]) / deviation(c)); }
+  void rescale(int64_t first, int64_t end) {
+    scales_from(end - first, count, eps, &weight[size_t(first)], &m2[size_t(first)], &scale[size_t(first)]);
+  }
 };
 
 // The same for the numbers of a row.
@@ -68,12 +69,10 @@ void train(const Walk& walk, const storage_t<T>* x, Normalization<accumulation_t
         });
       },
       [&](int64_t first, int64_t end) {
-        bool again = false;
-        for (int64_t c = first; c < end; ++c) {
-          const size_t i = size_t(c);
-          again |= moments_from(by.count, sums.first(c), sums.second(c), guess[i], by.center[i], by.m2[i]);
-          by.rescale(c);
-        }
+        const size_t i = size_t(first);
+        const bool again = moments_from(end - first, by.count, sums.first(first), sums.second(first), &guess[i],
+                                        &by.center[i], &by.m2[i]);
+        by.rescale(first, end);
         return again;
       },
       [&](int64_t task) {
@@ -109,11 +108,15 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_train_cpu(const Tensor& x_any, std
 
 template <typename A>
 struct Gradients {
-  std::vector<A> mean, m2, lift, tilt, weight;  // the first two arrive
+  std::vector<A> mean, m2, lift, tilt, weight, bias;  // the first two arrive
   ChannelSums sums;
 
   explicit Gradients(const Walk& walk)
-      : mean(size_t(walk.channels())), m2(mean), lift(mean), tilt(mean), weight(mean), sums(walk) {}
+      : mean(size_t(walk.channels())), m2(mean), lift(mean), tilt(mean), weight(mean), bias(mean), sums(walk) {}
+  ChannelGradients<A> from(int64_t c) {
+    const size_t i = size_t(c);
+    return {&mean[i], &m2[i], &lift[i], &tilt[i], &weight[i], &bias[i]};
+  }
 };
 
 template <typename T, Pointwise kind>
@@ -132,13 +135,8 @@ void train_backward(const Walk& walk, const storage_t<T>* grad_z, const storage_
             });
       },
       [&](int64_t first, int64_t end) {
-        for (int64_t c = first; c < end; ++c) {
-          const size_t i = size_t(c);
-          const double deviation = by.deviation(c), scale = double(by.scale[i]), product = grads.sums.second(c);
-          grads.weight[i] = A(product / deviation);
-          grads.lift[i] = A((double(grads.mean[i]) - scale * grads.sums.first(c)) / by.count);
-          grads.tilt[i] = A(2 * double(grads.m2[i]) - scale * product / (by.count * deviation * deviation));
-        }
+        gradients_from(end - first, by.count, by.eps, grads.sums.first(first), grads.sums.second(first),
+                       &by.m2[size_t(first)], &by.scale[size_t(first)], grads.from(first));
         return false;
       },
       [&](int64_t task) {
@@ -170,7 +168,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_train_backward_cpu(
     Normalization<A> by(image, x, weight, bias, eps);
     by.center = checked_vector<A>(x, mean, "mean");
     by.m2 = checked_vector<A>(x, m2, "m2");
-    for (int64_t c = 0; c < image.C; ++c) by.rescale(c);
+    by.rescale(0, image.C);
     Gradients<A> grads(walk);
     if (grad_mean) grads.mean = checked_vector<A>(x, *grad_mean, "grad_mean");
     if (grad_m2) grads.m2 = checked_vector<A>(x, *grad_m2, "grad_m2");
@@ -179,8 +177,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_train_backward_cpu(
           pointwise, (train_backward<scalar_t, kind>(walk, data<scalar_t>(grad), data<scalar_t>(x), by, A(slope), grads,
                                                      mutable_data<scalar_t>(grad_x))));
     std::copy(grads.weight.begin(), grads.weight.end(), mutable_data<A>(grad_weight));
-    for (int64_t c = 0; c < image.C; ++c)
-      mutable_data<A>(grad_bias)[c] = image.numel() > 0 ? A(grads.sums.first(c)) : A(0);
+    std::copy(grads.bias.begin(), grads.bias.end(), mutable_data<A>(grad_bias));
   });
   return {grad_x, grad_weight, grad_bias};
 }
@@ -190,10 +187,11 @@ void track(const Tensor& like, Tensor& running, const char* name, const std::vec
   check_floating(running, name);
   check_tensor(running, name, like.sizes(), running.scalar_type(), like);
   FG_DISPATCH_FLOATING(running, "batch_norm_track", {
+    using Store = Storage<scalar_t>;
+    const int64_t stride = running.stride(0);
     storage_t<scalar_t>* to = mutable_data<scalar_t>(running);
-    for (size_t c = 0; c < batch.size(); ++c, to += running.stride(0))
-      *to = Storage<scalar_t>::store(
-          accumulation_t<scalar_t>(momentum * batch[c] + (1 - momentum) * double(Storage<scalar_t>::load(*to))));
+    for (size_t c = 0; c < batch.size(); ++c, to += stride)
+      *to = Store::store(accumulation_t<scalar_t>(momentum * batch[c] + (1 - momentum) * double(Store::load(*to))));
   });
 }
 

@@ -20,11 +20,22 @@ namespace fastgen {
 
 // ---- rows · width numbers, rows `pitch` apart
 
+constexpr int64_t kAhead = int64_t(1) << 14;  // bytes
+
+// Asks for four rows that come later: streams that are read in turns are none that a processor follows by itself.
+template <typename T>
+FG_HD void prefetch_rows(int64_t width, int64_t pitch, const T* x) {
+  const int64_t size = int64_t(sizeof(T)), ahead = std::max<int64_t>(4, kAhead / (pitch * size)) * pitch;
+  for (int64_t r = 0; r < 4; ++r)
+    for (int64_t j = 0; j < width; j += 64 / size) __builtin_prefetch(x + ahead + r * pitch + j, 0, 2);
+}
+
 // sums and squares (width,), added to: Σ d, Σ d², d = x − center
 template <typename Store, typename A>
 FG_VECTOR_CLONES void sum_rows(int64_t rows, int64_t width, int64_t pitch, const typename Store::type* __restrict x,
                                const A* __restrict center, A* __restrict sums, A* __restrict squares) {
   for (; rows >= 4; rows -= 4, x += 4 * pitch) {  // four at once, as sums are loaded and stored as well
+    prefetch_rows(width, pitch, x);
     const typename Store::type *x1 = x + pitch, *x2 = x1 + pitch, *x3 = x2 + pitch;
     for (int64_t j = 0; j < width; ++j) {
       const A a = Store::load(x[j]) - center[j], b = Store::load(x1[j]) - center[j];
@@ -55,7 +66,9 @@ FG_VECTOR_CLONES void sum_gradients(int64_t rows, int64_t width, int64_t pitch,
                                     const typename Store::type* __restrict grad_z,
                                     const typename Store::type* __restrict x, Vectors<A> of, A slope,
                                     A* __restrict sums, A* __restrict products) {
-  for (; rows >= 4; rows -= 4, x += 4 * pitch, grad_z += 4 * pitch)
+  for (; rows >= 4; rows -= 4, x += 4 * pitch, grad_z += 4 * pitch) {
+    prefetch_rows(width, pitch, x);
+    prefetch_rows(width, pitch, grad_z);
     for (int64_t j = 0; j < width; ++j) {
       const Affine<A> channel = of.at(j);
       A g[4], product[4];
@@ -67,6 +80,7 @@ FG_VECTOR_CLONES void sum_gradients(int64_t rows, int64_t width, int64_t pitch,
       sums[j] += (g[0] + g[1]) + (g[2] + g[3]);
       products[j] += (product[0] + product[1]) + (product[2] + product[3]);
     }
+  }
   for (; rows > 0; --rows, x += pitch, grad_z += pitch)
     for (int64_t j = 0; j < width; ++j) {
       const Affine<A> channel = of.at(j);
@@ -182,8 +196,9 @@ class ChannelSums {
   explicit ChannelSums(const Walk& walk)
       : walk_(walk), C_(walk.channels()), sums_(size_t(2 * C_ * (walk.apart() ? 1 : walk.tasks()))) {}
 
-  double first(int64_t c) const { return sums_[size_t(c)]; }
-  double second(int64_t c) const { return sums_[size_t(C_ + c)]; }
+  // From channel c on, once they are there.
+  const double* first(int64_t c) const { return &sums_[size_t(c)]; }
+  const double* second(int64_t c) const { return &sums_[size_t(C_ + c)]; }
 
   // Those of a task, whose blocks `add` adds to two rows: add(where the block is, rows, width, pitch, row, row)
   template <typename A, typename F>
@@ -253,16 +268,53 @@ void guess_means(const Walk& walk, const typename Store::type* x, int64_t first,
   for (int64_t c = first; c < end; ++c) guess[c] = std::isfinite(guess[c]) ? guess[c] : A(0);
 }
 
-// Mean and M2 of a channel of `count` numbers from sums around `guess`; whether that lies too far off for the digits of
-// M2, and is the mean from now on.
+// ---- what becomes of the sums of C channels of `count` numbers
+
+// Mean and M2 from sums around `guess`. Whether one lies too far off for the digits of M2: all are the means then.
 template <typename A>
-bool moments_from(double count, double sum, double squares, A& guess, A& mean, A& m2) {
-  const double exact = double(guess) + sum / count, off = sum * sum / count, rest = squares - off;
-  mean = A(exact);
-  m2 = A(rest < 0 ? 0 : rest);
-  if (!(off > 4 * rest) || !std::isfinite(mean)) return false;
-  guess = mean;
-  return true;
+FG_VECTOR_CLONES bool moments_from(int64_t C, double count, const double* __restrict sums,
+                                   const double* __restrict squares, A* __restrict guess, A* __restrict mean,
+                                   A* __restrict m2) {
+  int64_t far = 0;
+  for (int64_t c = 0; c < C; ++c) {
+    const double shift = sums[c] / count, off = sums[c] * shift, rest = squares[c] - off;
+    mean[c] = A(double(guess[c]) + shift);
+    m2[c] = A(rest < 0 ? 0 : rest);
+    far += off > 4 * rest ? 1 : 0;
+  }
+  if (far > 0)
+    for (int64_t c = 0; c < C; ++c) guess[c] = std::isfinite(mean[c]) ? mean[c] : guess[c];
+  return far > 0;
+}
+
+template <typename A>
+FG_VECTOR_CLONES void scales_from(int64_t C, double count, double eps, const A* __restrict weight,
+                                  const A* __restrict m2, A* __restrict scale) {
+  for (int64_t c = 0; c < C; ++c) scale[c] = A(double(weight[c]) / sqrt(double(m2[c]) / count + eps));
+}
+
+template <typename A>
+struct ChannelGradients {
+  const A *mean, *m2;              // as they arrive
+  A *lift, *tilt, *weight, *bias;  // as they are found
+};
+
+template <typename A>
+FG_VECTOR_CLONES void gradients_from(int64_t C, double count, double eps, const double* __restrict sums,
+                                     const double* __restrict products, const A* __restrict m2,
+                                     const A* __restrict scale, ChannelGradients<A> to) {
+  const A *const to_mean = to.mean, *const to_m2 = to.m2;
+  A* __restrict const lift = to.lift;
+  A* __restrict const tilt = to.tilt;
+  A* __restrict const weight = to.weight;
+  A* __restrict const bias = to.bias;
+  for (int64_t c = 0; c < C; ++c) {
+    const double variance = double(m2[c]) / count + eps;
+    weight[c] = A(products[c] / sqrt(variance));
+    bias[c] = A(sums[c]);
+    lift[c] = A((double(to_mean[c]) - double(scale[c]) * sums[c]) / count);
+    tilt[c] = A(2 * double(to_m2[c]) - double(scale[c]) * products[c] / (variance * count));
+  }
 }
 
 }  // namespace fastgen
