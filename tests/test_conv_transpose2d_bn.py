@@ -222,7 +222,7 @@ def test_errors() -> None:
 def test_running_statistics_are_those_of_torch(momentum: float | None, device: str) -> None:
     case = CASES["doubling"]
     bn = torch.nn.BatchNorm2d(10, momentum=momentum).to(device)
-    forms = True, False  # whether it is deferred: on a CPU the second is torch's own
+    forms = True, False  # whether it is deferred: on a CPU the second is no stages
     both = [copy.deepcopy([bn.running_mean, bn.running_var, bn.num_batches_tracked]) for _ in forms]
     for _ in range(3):
         x, weight, bias, *_ = arguments(case, device=device)

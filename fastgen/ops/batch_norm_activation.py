@@ -14,6 +14,7 @@ from ._dtypes import autocast_dtype, check_floating
 from ._layouts import is_channels_last, layout_of
 from ._records import Activation, BatchNorm
 from .batch_norm import Deferred, finalize, normalize_running
+from .batch_norm_train import normalize_batch, outruns, trains_at_once
 
 __all__ = ["batch_norm_activation"]
 
@@ -85,6 +86,8 @@ def batch_norm_activation(
         return normalize_running(x, batch_norm, kind, is_channels_last(x))
     if not is_shared(process_group):
         check_count(tuple(x.shape), N * H * W)
+    if trains_at_once(x, batch_norm):
+        return normalize_alone(x, batch_norm, kind).contiguous(memory_format=layout_of(x))
     if is_torchs_own(x, batch_norm):
         return in_torch(x, batch_norm, kind).contiguous(memory_format=layout_of(x))
     center, m2 = torch.ops.fastgen.batch_norm_statistics.default(x)
@@ -94,7 +97,7 @@ def batch_norm_activation(
 
 
 def is_torchs_own(x: Tensor | Deferred, batch_norm: BatchNorm) -> bool:
-    """Whether torch's batch norm runs in training, on a CPU, where it takes fewer passes over memory.
+    """Whether torch's batch norm can run in training, on a CPU, where it is the faster one beside ops of one stage each.
 
     It takes float32 or float64 throughout, a fixed momentum, no autocast, and the batch of one process. An op that
     takes statistics and another that applies them pay where the next layer normalises on its load.
@@ -108,6 +111,12 @@ def is_torchs_own(x: Tensor | Deferred, batch_norm: BatchNorm) -> bool:
         and autocast_dtype(x) is None
         and not is_shared(batch_norm.process_group)
     )
+
+
+def normalize_alone(x: Tensor, batch_norm: BatchNorm, activation: Activation) -> Tensor:
+    """By the one op or by torch's two functions, of which ``trains_at_once``; the result may be laid out in any way."""
+    run = in_torch if is_torchs_own(x, batch_norm) and not outruns(x) else normalize_batch
+    return run(x, batch_norm, activation)
 
 
 def in_torch(y: Tensor, batch_norm: BatchNorm, activation: Activation) -> Tensor:

@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.autograd.graph import increment_version
 
 from ._batch_norm_statistics import batch_norm_statistics_reference
-from ._layouts import is_channels_last, layout_of
+from ._batch_norm_sync import is_shared
+from ._layouts import is_channels_last, is_vectorized, layout_of
 from ._records import Activation, BatchNorm
 from ._registry import call, define_op
 from .batch_norm import (
@@ -25,6 +28,9 @@ from .batch_norm import (
 )
 
 KERNELS = {"CPU": "csrc/batch_norm_train_cpu.cpp"}
+
+#: Fewest numbers of an image in channels_last.
+NUMBERS = 1 << 18
 
 
 def batch_norm_train_reference(
@@ -70,6 +76,21 @@ def batch_norm_track_reference(
     running_var.copy_(momentum * m2 / (count - 1) + (1 - momentum) * running_var.to(mean.dtype))
 
 
+def trains_at_once(x: Tensor, batch_norm: BatchNorm) -> bool:
+    """Whether the op can run: on a CPU, by a fixed momentum, for the batch of one process.
+
+    Not in an exported program, which runs without fastgen, not in transforms, and not under forward mode.
+    """
+    if x.device.type != "cpu" or batch_norm.momentum is None or is_shared(batch_norm.process_group):
+        return False
+    return not (torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0)
+
+
+def outruns(x: Tensor) -> bool:
+    """Whether the op is faster than torch's two functions, where these can run as well."""
+    return x.numel() >= NUMBERS or not is_channels_last(x)
+
+
 def _count(x: Tensor) -> int:
     return max(x.shape[0] * x.shape[2] * x.shape[3], 1)
 
@@ -82,16 +103,14 @@ def normalize_batch(x: Tensor, batch_norm: BatchNorm, activation: Activation) ->
     if num_batches_tracked is not None:
         num_batches_tracked.add_(1)
     if running_mean is not None:
-        track: Any = torch.ops.fastgen.batch_norm_track.default
-        if torch.compiler.is_compiling():  # where an op that writes would keep others from being fused
-            track = batch_norm_track_reference
+        args = (mean, m2, running_mean, running_var, _count(x), batch_norm.momentum)
         with torch.no_grad():
-            track(mean, m2, running_mean, running_var, _count(x), batch_norm.momentum)
+            if torch.compiler.is_compiling():  # it fuses plain torch, and copies what another op writes into
+                batch_norm_track_reference(*args)  # type: ignore[arg-type]
+            else:
+                torch.ops.fastgen.batch_norm_track.default(*args)
+                increment_version((running_mean, running_var))  # type: ignore[arg-type]
     return z  # type: ignore[no-any-return]
-
-
-def pays(x: Tensor, batch_norm: BatchNorm) -> bool:
-    return x.device.type == "cpu" and x.numel() >= 2**18
 
 
 def _fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:

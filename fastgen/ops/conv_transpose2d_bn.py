@@ -9,8 +9,8 @@ A layer that trains, from top to bottom; what it is goes along in three records:
 
 and backward from the bottom: batch_norm_apply_backward, batch_norm_finalize_backward, Synchronize.backward,
 conv_transpose2d_bn_backward. By running statistics a layer is ``fold`` and ``convolve``, or ``convolve`` and
-``materialize``; on a CPU, without gradients, ``_without_gradients``. A layer that trains alone there is torch's own,
-``_in_torch``.
+``materialize``; on a CPU, without gradients, ``_without_gradients``. A layer that trains alone there is ``_in_torch``,
+a convolution and what ``normalize_alone`` runs; in halves, ``convolve`` and the same.
 """
 
 import math
@@ -31,7 +31,8 @@ from ._layouts import is_channels_last, layout
 from ._records import NONE, Activation, BatchNorm, Convolution
 from ._registry import evaluates
 from .batch_norm import Deferred, finalize, finalize_running, normalize_running
-from .batch_norm_activation import in_torch, is_torchs_own
+from .batch_norm_activation import in_torch, is_torchs_own, normalize_alone
+from .batch_norm_train import trains_at_once
 from .conv_transpose2d import check_convolution, check_dtypes, conv_transpose2d, outruns, result_shape, runs_in_float32
 
 __all__ = ["KERNELS", "conv_transpose2d_bn", "run_layer"]
@@ -159,6 +160,9 @@ def run_layer(
             check_count(size, count)
         if not deferred and is_torchs_own(x, batch_norm):
             return _in_torch(image, convolution, batch_norm, activation).contiguous(memory_format=layout(channels_last))
+        if not deferred and trains_at_once(image, batch_norm):
+            y = convolve(x, convolution, NONE, False, True)[0]
+            return normalize_alone(y, batch_norm, activation).contiguous(memory_format=layout(channels_last))
         y, mean, m2 = convolve(x, convolution, NONE, True, True)
         mean, m2, shared = synchronize(mean, m2, count, batch_norm.process_group)
         scale = finalize(mean, m2, shared, batch_norm)
@@ -225,4 +229,4 @@ def _in_torch(x: Tensor, convolution: Convolution, batch_norm: BatchNorm, activa
         y = conv_transpose2d(x, convolution)
     else:
         y = F.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
-    return in_torch(y, batch_norm, activation)
+    return (normalize_alone if trains_at_once(y, batch_norm) else in_torch)(y, batch_norm, activation)
