@@ -30,7 +30,8 @@ TESTS = {
     "value_frequencies": ("test_value_frequencies.py", "test_codec.py"),
     "batch_norm": ("test_batch_norm.py", "test_batch_norm_sync.py", "test_batch_norm_activation.py"),
     "batch_norm_activation": (
-        "test_batch_norm_activation.py", "test_conv_transpose2d_bn_layers.py", "test_batch_norm_sync.py",
+        "test_batch_norm_activation.py", "test_normalizing.py", "test_conv_transpose2d_bn_layers.py",
+        "test_batch_norm_sync.py",
     ),
     "conv_transpose2d": (
         "test_conv_transpose2d.py", "test_conv_transpose2d_products.py", "test_conv_transpose2d_image.py",

@@ -70,6 +70,21 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         ],
     },
     "batch_norm_activation": {
+        "fastgen/nn/normalizing.py": [
+            ("norms that somebody watches", "type(bn) is not nn.BatchNorm2d or observed(bn) or not is",
+             "type(bn) is not nn.BatchNorm2d or not is"),
+            ("images of other channels", "x.shape[1] != bn.num_features or", ""),
+            ("images without a pixel", " or x.numel() == 0", ""),
+            ("vectors of any dtype", "    if not _fits(x.dtype, batch_norm):\n        return None\n", ""),
+            ("no halves beside vectors in float32", "return kinds <= {dtype} or (kinds == {torch.float32} and dtype in "
+             "(torch.bfloat16, torch.float16))", "return kinds <= {dtype}"),
+            ("running statistics with gradients", "batch_norm.training else evaluates()", "batch_norm.training else True"),
+            ("small images, too", "trains_at_once(x, batch_norm) and outruns(x) if", "trains_at_once(x, batch_norm) if"),
+            ("few channels are looked at", "or bn.num_features < CHANNELS", ""),
+            ("layers elsewhere are looked at", 'all(each.device.type == "cpu" for each in held)', "True"),
+            ("an activation of its own follows", "    return run_batch_norm_activation(bn, activation, x), end",
+             "    return run_batch_norm_activation(bn, activation, x), i + 1"),
+        ],
         "fastgen/ops/batch_norm_activation.py": [
             ("running statistics swapped", "F.batch_norm(y, running_mean, running_var, weight,",
              "F.batch_norm(y, running_var, running_mean, weight,"),

@@ -85,7 +85,8 @@ def test_threads_change_no_bit() -> None:
 @pytest.mark.parametrize("layout", [contiguous, channels_last])
 def test_a_guess_of_the_mean_that_is_far_off_costs_no_digits(layout: Callable[[Tensor], Tensor]) -> None:
     """The numbers that it is made of are far from all others of one channel; with a mean of 1000 and a deviation of
-    0.01 E[x²] − E[x]² has not one correct digit."""
+    0.01 E[x²] − E[x]² has not one correct digit.
+    """
     x = 1000 + 0.01 * torch.randn(8, 3, 16, 16)
     x[:, 1, 0, 0] = 990  # the first of every image
     z, mean, m2 = OP(layout(x), None, None, 0.0, "none", 0.0)

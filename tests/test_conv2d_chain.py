@@ -189,12 +189,17 @@ def test_gradient_penalty() -> None:
 def test_the_report_says_so() -> None:
     report = fastgen.fuse(nn.Sequential(*critic()))
     form = "conv2d in Winograd's form, where that pays"
-    assert [(row.path, row.now) for row in report.swapped] == [("2", form), ("5.0", form)]
-    assert {each.path for each in report.left if each.reason == worth.NORMALIZED} == {"3", "5.1"}
+    norm = "batch_norm + leaky_relu in one op, where that pays"
+    rows = [(row.path, row.now) for row in report.swapped]
+    assert rows == [("2", form), ("3, 4", norm), ("5.0", form), ("5.1, 5.2", norm)]
+    assert not report.left
     report.undo()
     watched = nn.Sequential(*critic())
     watched[2].register_forward_hook(lambda *_: None)
-    assert [row.path for row in fastgen.fuse(watched).swapped] == ["5.0"]
+    watched[3].register_forward_hook(lambda *_: None)
+    report = fastgen.fuse(watched)
+    assert [row.path for row in report.swapped] == ["5.0", "5.1, 5.2"]
+    assert {each.path for each in report.left if each.reason == worth.NORMALIZED} == {"3"}
 
 
 class Own(nn.Conv2d):

@@ -17,7 +17,7 @@ from fusable import Generator, assert_same_results, twins
 class Discriminator(nn.Module):
     """DCGAN's, as PyTorch's examples have it, at 32 pixels."""
 
-    def __init__(self, nc: int = 3, ndf: int = 4) -> None:
+    def __init__(self, nc: int = 3, ndf: int = 3) -> None:
         super().__init__()
         self.main = nn.Sequential(
             nn.Conv2d(nc, ndf, 4, 2, 1, bias=False),

@@ -204,9 +204,8 @@ def _steps(flat: Sequence[nn.Module], matches: Matches) -> Iterator[tuple[Sequen
             i = perceptron.end
             continue
         if normalizes(flat[i]):
-            activation, end = follower(flat, i + 1)
-            now = "batch_norm" + f" + {activation.name}" * (end > i + 1) + " in one op, where that pays"
-            yield flat[i:end], now
+            kind, end = follower(flat, i + 1)
+            yield flat[i:end], f"batch_norm{f' + {kind.name}' * (end > i + 1)} in one op, where that pays"
         if epilogue is not None:
             yield flat[i : i + 2], f"{matches.specs.get(flat[i]) or flat[i]._fastgen_spec} + {epilogue}"
         i += 1 if epilogue is None else 2

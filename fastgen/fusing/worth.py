@@ -37,8 +37,8 @@ CROPPED_ON_CPU = (
     "measured on a CPU"
 )
 _TORCHS_NORM = (
-    "a BatchNorm2d that runs with its activation in one op is one of 16 channels or more in an nn.Sequential on a CPU; on "
-    "a GPU that was not measured"
+    "a BatchNorm2d of 16 channels or more in an nn.Sequential runs with its activation in one op on a CPU; on a GPU "
+    "that was not measured"
 )
 NORMALIZED = f"it follows a Conv2d: {_TORCHS_NORM}"
 NORMALIZED_ALONE = f"no ConvTranspose2d comes before it, whose op would take it along: {_TORCHS_NORM}"

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops._layouts import is_channels_last
+from ..ops._records import BatchNorm
 from ..ops._registry import evaluates
-from ..ops.batch_norm import normalize_running
-from ..ops.batch_norm_train import normalize_batch, pays
+from ..ops.batch_norm_train import outruns, trains_at_once
 from ._records import batch_norm_of
+from .batch_norm_activation import run_batch_norm_activation
 from .halving import follower
 from .sequence import observed
 
@@ -33,14 +33,18 @@ def run_batch_norm(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Tensor
     bn: Any = modules[i]
     if type(bn) is not nn.BatchNorm2d or observed(bn) or not isinstance(x, Tensor) or x.dim() != 4:
         return None
+    if x.shape[1] != bn.num_features or x.layout != torch.strided or x.numel() == 0 or x.device.type != "cpu":
+        return None
     batch_norm = batch_norm_of(bn)
-    if x.shape[1] != bn.num_features or not (pays(x, batch_norm) if batch_norm.training else _runs(x)):
+    if not _fits(x.dtype, batch_norm):
+        return None
+    if not (trains_at_once(x, batch_norm) and outruns(x) if batch_norm.training else evaluates()):
         return None
     activation, end = follower(modules, i + 1)
-    if batch_norm.training:
-        return normalize_batch(x, batch_norm, activation), end
-    return normalize_running(x, batch_norm, activation, is_channels_last(x)), end
+    return run_batch_norm_activation(bn, activation, x), end
 
 
-def _runs(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.layout == torch.strided and evaluates()
+def _fits(dtype: torch.dtype, batch_norm: BatchNorm) -> bool:
+    """Whether torch takes such vectors: of the image's dtype, or all float32 beside halves."""
+    kinds = {each.dtype for each in batch_norm[:4] if each is not None}
+    return kinds <= {dtype} or (kinds == {torch.float32} and dtype in (torch.bfloat16, torch.float16))
