@@ -76,8 +76,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("images of other channels", "x.shape[1] != bn.num_features or", ""),
             ("images without a pixel", " or x.numel() == 0", ""),
             ("vectors of any dtype", "    if not _fits(x.dtype, batch_norm):\n        return None\n", ""),
-            ("no halves beside vectors in float32", "return kinds <= {dtype} or (kinds == {torch.float32} and dtype in "
-             "(torch.bfloat16, torch.float16))", "return kinds <= {dtype}"),
+            ("no halves beside vectors in float32", "kinds == {torch.float32} and dtype in", "False and dtype in"),
             ("running statistics with gradients", "batch_norm.training else evaluates()", "batch_norm.training else True"),
             ("small images, too", "trains_at_once(x, batch_norm) and outruns(x) if", "trains_at_once(x, batch_norm) if"),
             ("few channels are looked at", "or bn.num_features < CHANNELS", ""),
