@@ -92,14 +92,17 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_train_cpu(const Tensor& x_any, std
   const ScalarType dtype = accumulation_dtype(x_any.scalar_type());
   Tensor z = empty(x_any, shape_of(x_any), x_any.scalar_type(), channels_last);
   Tensor mean = empty(x_any, {image.C}, dtype), m2 = empty(x_any, {image.C}, dtype);
+  if (image.numel() == 0) {
+    for (Tensor* vector : {&mean, &m2}) torch::stable::zero_(*vector);
+    return {z, mean, m2};
+  }
   const Tensor x = in_layout(x_any, channels_last);
   const Walk walk(image.N, image.C, image.pixels, channels_last || image.pixels == 1);
   FG_DISPATCH_FLOATING(x, "batch_norm_train", {
     using A = accumulation_t<scalar_t>;
     Normalization<A> by(image, x, weight, bias, eps);
-    if (image.numel() > 0)
-      FG_DISPATCH_POINTWISE(pointwise,
-                            (train<scalar_t, kind>(walk, data<scalar_t>(x), by, A(slope), mutable_data<scalar_t>(z))));
+    FG_DISPATCH_POINTWISE(pointwise,
+                          (train<scalar_t, kind>(walk, data<scalar_t>(x), by, A(slope), mutable_data<scalar_t>(z))));
     std::copy(by.center.begin(), by.center.end(), mutable_data<A>(mean));
     std::copy(by.m2.begin(), by.m2.end(), mutable_data<A>(m2));
   });
@@ -161,6 +164,10 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_train_backward_cpu(
   const ScalarType dtype = accumulation_dtype(x_any.scalar_type());
   Tensor grad_x = empty(x_any, shape_of(x_any), x_any.scalar_type(), channels_last);
   Tensor grad_weight = empty(x_any, {image.C}, dtype), grad_bias = empty(x_any, {image.C}, dtype);
+  if (image.numel() == 0) {
+    for (Tensor* grad : {&grad_weight, &grad_bias}) torch::stable::zero_(*grad);
+    return {grad_x, grad_weight, grad_bias};
+  }
   const Tensor x = in_layout(x_any, channels_last), grad = in_layout(grad_any, channels_last);
   const Walk walk(image.N, image.C, image.pixels, channels_last || image.pixels == 1);
   FG_DISPATCH_FLOATING(x, "batch_norm_train_backward", {
@@ -172,10 +179,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_train_backward_cpu(
     Gradients<A> grads(walk);
     if (grad_mean) grads.mean = checked_vector<A>(x, *grad_mean, "grad_mean");
     if (grad_m2) grads.m2 = checked_vector<A>(x, *grad_m2, "grad_m2");
-    if (image.numel() > 0)
-      FG_DISPATCH_POINTWISE(
-          pointwise, (train_backward<scalar_t, kind>(walk, data<scalar_t>(grad), data<scalar_t>(x), by, A(slope), grads,
-                                                     mutable_data<scalar_t>(grad_x))));
+    FG_DISPATCH_POINTWISE(pointwise, (train_backward<scalar_t, kind>(walk, data<scalar_t>(grad), data<scalar_t>(x), by,
+                                                                     A(slope), grads, mutable_data<scalar_t>(grad_x))));
     std::copy(grads.weight.begin(), grads.weight.end(), mutable_data<A>(grad_weight));
     std::copy(grads.bias.begin(), grads.bias.end(), mutable_data<A>(grad_bias));
   });

@@ -29,6 +29,7 @@ TESTS = {
     "checksum": ("test_checksum.py", "test_sampling_changes.py"),
     "value_frequencies": ("test_value_frequencies.py", "test_codec.py"),
     "batch_norm": ("test_batch_norm.py", "test_batch_norm_sync.py", "test_batch_norm_activation.py"),
+    "batch_norm_train": ("test_batch_norm_train.py",),
     "batch_norm_activation": (
         "test_batch_norm_activation.py", "test_normalizing.py", "test_conv_transpose2d_bn_layers.py",
         "test_batch_norm_sync.py",

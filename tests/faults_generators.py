@@ -50,8 +50,8 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("a pixel less in a row", "return body(begin, int64_t(1), (end - begin) * C);", "return;"),
             ("of two moments the first mean", "means[c] += difference * share;", "means[c] += 0 * share;"),
             ("moments that are apart", "m2[c] + difference * difference * weight", "m2[c]"),
-            ("a row's first pixel alone", "for (int64_t at = 0; at < width; at += C)\n      for",
-             "for (int64_t at = 0; at < C; at += C)\n      for"),
+            ("a row's first pixel alone", "for (int64_t at = 0; at < width; at += C)\n    for",
+             "for (int64_t at = 0; at < C; at += C)\n    for"),
         ],
         "csrc/batch_norm_cpu.cpp": [
             ("the first group's sums alone", "for (int64_t group = 0; group < rows.groups(); ++group) {\n      shift",
@@ -67,6 +67,56 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         "fastgen/ops/_batch_norm_sync.py": [
             ("sign of the mean's gradient", "(mean - whole_mean)), grad_m2", "(whole_mean - mean)), grad_m2"),
             ("the part's count forgotten", "return ctx.count * (grad_mean", "return total * (grad_mean"),
+        ],
+    },
+    "batch_norm_train": {
+        "fastgen/ops/batch_norm_train.py": [
+            ("the mean's gradient is not shared out", "per_channel(to_mean / n)", "per_channel(to_mean)"),
+            ("M2's gradient is forgotten", "to_m2 + grad_m2", "to_m2"),
+            ("a gradient where only that of the mean arrives", "zeros_like(x) if grad_z is None",
+             "ones_like(x) if grad_z is None"),
+            ("batches are not counted", "num_batches_tracked.add_(1)", "num_batches_tracked.add_(0)"),
+            ("no versions", "increment_version((running_mean, running_var))", "pass"),
+            ("statistics of the weight alone", "(weight, bias), grads, strict", "(weight, None), grads, strict"),
+            ("in an exported program, too", "torch.compiler.is_exporting() or is_v", "is_v"),
+            ("in transforms, too", " or is_vectorized() or", " or"),
+            ("under forward mode, too", "is_vectorized() or forward_ad._current_level >= 0)", "is_vectorized())"),
+            ("without a momentum, too", " or batch_norm.momentum is None or", " or"),
+            ("few numbers in channels_last, too", "x.numel() >= NUMBERS or not is_channels_last(x)", "True"),
+        ],
+        "fastgen/ops/batch_norm_activation.py": [
+            ("torch's own for all numbers", " and not outruns(x) else", " else"),
+        ],
+        "fastgen/nn/batch_norm_activation.py": [
+            ("the slope forgotten", "negative_slope=activation.slope", "negative_slope=0.01"),
+            ("eps forgotten", "eps=eps", "eps=1e-5"),
+        ],
+        "csrc/batch_norm_train.h": [
+            ("no lift", "(lift + tilt", "(A(0) * lift + tilt"),
+            ("tilted by what is not centred", "(x - of.center)", "x"),
+        ],
+        "csrc/batch_norm_train_cpu.h": [
+            ("rows that four do not hold are forgotten", "rows > 0; --rows, x += pitch)\n    for (int64_t j = 0; j < "
+             "width; ++j) {\n      const A d", "rows > 4; --rows, x += pitch)\n    for (int64_t j = 0; j < width; ++j) "
+             "{\n      const A d"),
+            ("a rest of a run is forgotten", "for (; i < count; ++i) sum", "for (; i < 0; ++i) sum"),
+            ("the first part of a plane alone", "p < P_; p += part())", "p < 1; p += part())"),
+            ("a row of other channels", "(n * C_ + first(task)) * P_ + p", "(n * C_ + 0 * first(task)) * P_ + p"),
+            ("the first task's sums alone", "task < walk_.tasks(); ++task)\n      for", "task < 1; ++task)\n      for"),
+            ("a guess that is far off is kept", "return far > 0;", "return false;"),
+            ("a mean is the guess", "A(double(guess[c]) + shift)", "A(double(guess[c]))"),
+            ("what is no number is guessed", "std::isfinite(guess[c]) ? guess[c] : A(0)", "guess[c]"),
+            ("eps forgotten", "/ count + eps));", "/ count));"),
+            ("eps forgotten in the gradients", "double(m2[c]) / count + eps;", "double(m2[c]) / count;"),
+            ("a tilt without what arrives", "A(2 * double(to_m2[c]) - ", "A(0 * double(to_m2[c]) - "),
+        ],
+        "csrc/batch_norm_train_cpu.cpp": [
+            ("an image in any layout", "const Tensor x = in_layout(x_any, channels_last);", "const Tensor x = x_any;"),
+            ("gradients as they come", "grad = in_layout(grad_any, channels_last)", "grad = grad_any"),
+            ("one task in all", "body(backward ? last - task : task)", "body(backward ? last : task)"),
+            ("a variance of all numbers", "variance /= double(count - 1)", "variance /= double(count)"),
+            ("running statistics that lie together", "to += stride)", "to += 1)"),
+            ("the batch alone", "(1 - momentum) * double(Store", "0 * double(Store"),
         ],
     },
     "batch_norm_activation": {

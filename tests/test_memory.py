@@ -75,6 +75,7 @@ def test_ops_of_a_cpu_alone_keep_nothing() -> None:
     assert kept(lambda: image(x, weight, bias, [2, 2], [1, 1], [0, 0], "tanh", 0.0)) < 8
     vectors = (None, None, torch.zeros(3), torch.ones(3))
     assert kept(lambda: ops.batch_norm_running.default(x, *vectors, 0.1, "relu", 0.0, True)) < 8
+    assert kept(lambda: ops.batch_norm_train.default(x, None, None, 0.1, "relu", 0.0)) < 8
 
 
 @needs_glibc

@@ -99,18 +99,19 @@ def normalize_batch(x: Tensor, batch_norm: BatchNorm, activation: Activation) ->
     """Normalised by the batch and activated, laid out as ``x``; the running statistics go along."""
     weight, bias, running_mean, running_var, num_batches_tracked = batch_norm[:5]
     run = torch.ops.fastgen.batch_norm_train.default
+    z: Tensor
     z, mean, m2 = call(run, x, weight, bias, batch_norm.eps, *activation)
     if num_batches_tracked is not None:
         num_batches_tracked.add_(1)
     if running_mean is not None:
-        args = (mean, m2, running_mean, running_var, _count(x), batch_norm.momentum)
+        args: Any = (mean, m2, running_mean, running_var, _count(x), batch_norm.momentum)
         with torch.no_grad():
             if torch.compiler.is_compiling():  # it fuses plain torch, and copies what another op writes into
-                batch_norm_track_reference(*args)  # type: ignore[arg-type]
+                batch_norm_track_reference(*args)
             else:
                 torch.ops.fastgen.batch_norm_track.default(*args)
                 increment_version((running_mean, running_var))  # type: ignore[arg-type]
-    return z  # type: ignore[no-any-return]
+    return z
 
 
 def _fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
