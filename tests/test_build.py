@@ -24,6 +24,7 @@ def test_kernel_headers_are_torch_free() -> None:
     torch_side = {
         "tensor_utils.h",
         "gated_activation_host.h",
+        "batch_norm_tensors.h",
         "cuda_utils.cuh",
         "gated_activation_cpu.h",
         "masked_tensors.h",

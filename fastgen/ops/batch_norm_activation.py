@@ -97,7 +97,7 @@ def batch_norm_activation(
 
 
 def is_torchs_own(x: Tensor | Deferred, batch_norm: BatchNorm) -> bool:
-    """Whether torch's batch norm can run in training, on a CPU, where it is the faster one beside ops of one stage each.
+    """Whether torch's batch norm can run in training, on a CPU, where it is faster than ops of one stage each.
 
     It takes float32 or float64 throughout, a fixed momentum, no autocast, and the batch of one process. An op that
     takes statistics and another that applies them pay where the next layer normalises on its load.
