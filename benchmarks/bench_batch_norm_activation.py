@@ -2,8 +2,9 @@
 
     python benchmarks/bench_batch_norm_activation.py [--device cuda] [--threads 2] [--quick] [--output FILE.json]
 
-"stages" is what a GPU runs, on a CPU too: statistics, finalize and apply; there the function itself is torch's own.
-Least traffic beside the convolution's is 2 reads and 2 writes forward; it is counted as that of one.
+And the same without the convolution, which a CPU runs as one op, ``batch_norm_train``. "stages" is what a GPU runs, on a
+CPU too: statistics, finalize and apply. Least traffic is 2 reads and 1 write forward, 4 reads and 1 write backward;
+beside a convolution it is counted as that of one.
 """
 
 import torch
@@ -20,6 +21,11 @@ LAYERS = {
     "cuda": ((64, 64, 128, 32), (64, 256, 512, 8), (256, 64, 128, 32)),
 }
 QUICK = (2, 4, 8, 8)
+# N, C, size of the input: what follows the convolutions of DCGANs
+IMAGES = (
+    (128, 32, 14), (16, 32, 14), (128, 128, 16), (128, 64, 32), (16, 128, 16), (128, 256, 8), (16, 512, 4),
+)  # fmt: skip
+QUICK_IMAGE = (2, 8, 4)
 
 
 def ours(x: Tensor, weight: Tensor, bn_weight: Tensor, bn_bias: Tensor) -> Tensor:
@@ -38,6 +44,33 @@ def stages(x: Tensor, weight: Tensor, bn_weight: Tensor, bn_bias: Tensor) -> Ten
 def eager(x: Tensor, weight: Tensor, bn_weight: Tensor, bn_bias: Tensor) -> Tensor:
     y = F.conv2d(x, weight, None, 2, 1)
     return F.leaky_relu(F.batch_norm(y, None, None, bn_weight, bn_bias, training=True), 0.2)
+
+
+def norm(x: Tensor, bn_weight: Tensor, bn_bias: Tensor) -> Tensor:
+    options = {"training": True, "activation": "leaky_relu", "negative_slope": 0.2}
+    return batch_norm_activation(x, bn_weight, bn_bias, None, None, **options)
+
+
+def eager_norm(x: Tensor, bn_weight: Tensor, bn_bias: Tensor) -> Tensor:
+    return F.leaky_relu(F.batch_norm(x, None, None, bn_weight, bn_bias, training=True), 0.2)
+
+
+def image(sizes: tuple[int, int, int], quick: bool) -> Case:
+    N, C, H = sizes
+    forms = {
+        "fastgen": Form(norm),
+        "eager": Form(eager_norm),
+        "fastgen, channels_last": Form(norm, channels_last=True),
+        "eager, channels_last": Form(eager_norm, channels_last=True),
+    }
+    if not quick:
+        forms["torch.compile"] = compiled(eager_norm)
+    x = N * C * H * H
+    name = f"batch_norm_activation of {C} channels, leaky_relu, training"
+    return Case(
+        name, (N, C, H, H), lambda: [torch.randn(N, C, H, H), torch.rand(C) + 0.5, torch.randn(C)], forms,
+        (3 * x, 8 * x), (8 * x, 24 * x),
+    )  # fmt: skip
 
 
 def layer(sizes: tuple[int, int, int, int], quick: bool) -> Case:
@@ -65,7 +98,8 @@ def layer(sizes: tuple[int, int, int, int], quick: bool) -> Case:
 
 
 def cases(device: str, quick: bool = False) -> list[Case]:
-    return [layer(sizes, quick) for sizes in ((QUICK,) if quick else LAYERS[device])]
+    layers = [layer(sizes, quick) for sizes in ((QUICK,) if quick else LAYERS[device])]
+    return [*layers, *(image(sizes, quick) for sizes in ((QUICK_IMAGE,) if quick else IMAGES))]
 
 
 if __name__ == "__main__":
