@@ -2,9 +2,9 @@
 
     python benchmarks/bench_batch_norm_activation.py [--device cuda] [--threads 2] [--quick] [--output FILE.json]
 
-And the same without the convolution, which a CPU runs as one op, ``batch_norm_train``. "stages" is what a GPU runs, on a
-CPU too: statistics, finalize and apply. Least traffic is 2 reads and 1 write forward, 4 reads and 1 write backward;
-beside a convolution it is counted as that of one.
+And the same without the convolution, which a CPU runs as one op, ``batch_norm_train``. "stages" is what a GPU runs:
+statistics, finalize and apply. Least traffic is 2 reads and 1 write forward, 4 reads and 1 write backward; beside a
+convolution it is counted as that of one.
 """
 
 import torch
