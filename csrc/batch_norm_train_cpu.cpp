@@ -9,7 +9,7 @@
 namespace fastgen {
 namespace {
 
-// What every channel is normalised by; scale and lift and tilt once the statistics are there.
+// What every channel is normalised by; its scale once the statistics are there.
 template <typename A>
 struct Normalization {
   double count, eps;
@@ -45,9 +45,8 @@ struct Spread {
 
 auto over_tasks(const Walk& walk) {
   return [&walk](const auto& body, bool backward) {
-    const int64_t last = walk.tasks() - 1;
     torch::stable::parallel_for(0, walk.tasks(), walk.grain(), [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task) body(backward ? last - task : task);
+      for (int64_t task = begin; task < end; ++task) body(backward ? begin + end - 1 - task : task);
     });
   };
 }

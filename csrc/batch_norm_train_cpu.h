@@ -228,7 +228,7 @@ class ChannelSums {
 };
 
 // begin(channels) of a task, sum(task), finish(channels), which may ask for sums once more, and write(task);
-// parallel(body, backward): over all tasks, from the last to the first
+// parallel(body, backward): over all tasks, each thread from its last to its first
 template <typename Parallel, typename Begin, typename Sum, typename Finish, typename Write>
 void in_two_passes(const Walk& walk, ChannelSums& sums, const Parallel& parallel, const Begin& begin, const Sum& sum,
                    const Finish& finish, const Write& write) {

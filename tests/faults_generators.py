@@ -113,7 +113,8 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         "csrc/batch_norm_train_cpu.cpp": [
             ("an image in any layout", "const Tensor x = in_layout(x_any, channels_last);", "const Tensor x = x_any;"),
             ("gradients as they come", "grad = in_layout(grad_any, channels_last)", "grad = grad_any"),
-            ("one task in all", "body(backward ? last - task : task)", "body(backward ? last : task)"),
+            ("one task in all", "body(backward ? begin + end - 1 - task : task)",
+             "body(backward ? begin : task)"),
             ("a variance of all numbers", "variance /= double(count - 1)", "variance /= double(count)"),
             ("running statistics that lie together", "to += stride)", "to += 1)"),
             ("the batch alone", "(1 - momentum) * double(Store", "0 * double(Store"),

@@ -77,11 +77,13 @@ def batch_norm_track_reference(
 
 
 def trains_at_once(x: Tensor, batch_norm: BatchNorm) -> bool:
-    """Whether the op can run: on a CPU, by a fixed momentum, for the batch of one process.
+    """Whether the op can run: on a CPU, by a fixed momentum, for the batch of one process, which holds something.
 
     Not in an exported program, which runs without fastgen, not in transforms, and not under forward mode.
     """
     if x.device.type != "cpu" or batch_norm.momentum is None or is_shared(batch_norm.process_group):
+        return False
+    if x.numel() == 0:
         return False
     return not (torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0)
 
