@@ -82,10 +82,14 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("in transforms, too", " or is_vectorized() or", " or"),
             ("under forward mode, too", "is_vectorized() or forward_ad._current_level >= 0)", "is_vectorized())"),
             ("without a momentum, too", " or batch_norm.momentum is None or", " or"),
-            ("few numbers in channels_last, too", "x.numel() >= NUMBERS or not is_channels_last(x)", "True"),
+            ("few numbers in channels_last, too", "(PIXELS if is_channels_last(x) else PLANES)", "PLANES"),
+            ("few numbers in planes, too", "(PIXELS if is_channels_last(x) else PLANES)",
+             "(PIXELS if is_channels_last(x) else 0)"),
+            ("as many numbers with a tanh", "return x.numel() >= TANH", "return x.numel() >= PIXELS"),
+            ("of an empty image, too", "x.numel() == 0:", "False:"),
         ],
         "fastgen/ops/batch_norm_activation.py": [
-            ("torch's own for all numbers", " and not outruns(x) else", " else"),
+            ("torch's own for all numbers", " and not outruns(x, activation) else", " else"),
         ],
         "fastgen/nn/batch_norm_activation.py": [
             ("the slope forgotten", "negative_slope=activation.slope", "negative_slope=0.01"),

@@ -7,13 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from fastgen.nn.batch_norm_activation import run_batch_norm_activation
 from fastgen.ops import batch_norm_activation, conv_transpose2d_bn
 from fastgen.ops._activations import ACTIVATIONS
 from fastgen.ops._records import NONE, Activation, BatchNorm
 from fastgen.ops.batch_norm_train import (
-    NUMBERS,
+    PIXELS,
+    PLANES,
+    TANH,
     batch_norm_track_reference,
     batch_norm_train_backward_reference,
     batch_norm_train_reference,
@@ -222,32 +225,54 @@ def test_a_module_and_its_activation(options: dict[str, Any], momentum: float | 
     torch.testing.assert_close(list(bn.buffers()), list(other.buffers()))
 
 
+def runs(function: Callable[[], Any]) -> bool:
+    with ops_run() as ran:
+        function()
+    return "batch_norm_train" in ran
+
+
 def test_where_it_runs() -> None:
-    """Not for few numbers in channels_last, where torch's own can, and not where torch's transforms look on."""
-    bn, relu = nn.BatchNorm2d(8), Activation("relu")
-    few, many = torch.randn(2, 8, 4, 4), torch.randn(8, 8, 64, NUMBERS // 4096)
-
-    def runs(function: Callable[[], Any]) -> bool:
-        with ops_run() as ran:
-            function()
-        return "batch_norm_train" in ran
-
-    for x, expected in (
-        (few, True), (channels_last(few), False), (channels_last(many), True), (channels_last(many[:7]), False),
-        (channels_last(few).bfloat16(), True), (few.double(), True),
+    """Not for few numbers of what torch's own can compute, by layout and activation."""
+    bn, relu, tanh = nn.BatchNorm2d(8), Activation("relu"), Activation("tanh")
+    many = torch.randn(8, 8, 64, PIXELS // 4096)
+    few, planes, some = torch.randn(1, 8, 4, 4), many[: 8 * PLANES // PIXELS], many[: 8 * TANH // PIXELS]
+    for x, activation, expected in (
+        (planes, relu, True), (planes[1:], relu, False), (channels_last(many), relu, True),
+        (channels_last(many[1:]), relu, False), (some, tanh, True), (channels_last(some), tanh, True),
+        (few, tanh, False), (channels_last(few).bfloat16(), relu, True), (few.double(), relu, True),
     ):  # fmt: skip
-        module = bn if x.dtype != torch.float64 else nn.BatchNorm2d(8).double()
-        assert runs(lambda module=module, x=x: run_batch_norm_activation(module, relu, x)) == expected
-        assert_same_layout(run_batch_norm_activation(module, relu, x), x)
-    weight, x = torch.randn(3, 8, 4, 4), torch.randn(2, 3, 2, 2)
+        assert runs(lambda x=x, a=activation: run_batch_norm_activation(bn, a, x)) == expected
+        assert_same_layout(run_batch_norm_activation(bn, activation, x), x)
+    weight, z = torch.randn(3, 8, 4, 4), torch.randn(2, 3, 2, 2)
     options = {"training": True, "stride": 2, "padding": 1}
-    layer = lambda: conv_transpose2d_bn(x, weight, None, bn.weight, bn.bias, None, None, **options)  # noqa: E731
-    assert runs(layer)
+    layer = lambda z: conv_transpose2d_bn(z, weight, None, bn.weight, bn.bias, None, None, **options)  # noqa: E731
+    assert runs(lambda: layer(torch.randn(32, 3, 8, 16)))
+    assert not runs(lambda: layer(z))
     with torch.autocast("cpu", torch.bfloat16):
-        assert runs(layer)
-        assert layer().dtype == torch.bfloat16
-    one = lambda x: batch_norm_activation(x, None, None, None, None, training=True)  # noqa: E731
-    assert not runs(lambda: torch.func.grad(lambda x: one(x).square().sum())(few))
-    assert not runs(lambda: torch.func.jvp(one, (few,), (few,)))
-    program = torch.export.export(nn.Sequential(bn, nn.ReLU()), (few,))
+        assert runs(lambda: layer(z))
+        assert layer(z).dtype == torch.bfloat16
+
+
+class Layer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return run_batch_norm_activation(self.bn, Activation("relu"), x)
+
+
+def test_where_torchs_own_runs_for_others() -> None:
+    """Programs, transforms, tangents; and where there is nothing."""
+    layer, x = Layer(), torch.randn(PLANES // 512, 8, 8, 8)
+    assert runs(lambda: layer(x))
+    program = torch.export.export(layer, (x,))
     assert not any("fastgen" in str(node.target) for node in program.graph.nodes)
+    torch.testing.assert_close(program.module()(x), layer(x))
+    untracked = lambda x: batch_norm_activation(x, None, None, None, None, training=True)  # noqa: E731
+    assert not runs(lambda: torch.func.grad(lambda x: untracked(x).square().sum())(x))
+    assert not runs(lambda: torch.func.jvp(untracked, (x,), (x,)))
+    with forward_ad.dual_level():
+        assert not runs(lambda: untracked(forward_ad.make_dual(x, x)))
+    assert not runs(lambda: layer(x[:0]))
+    assert not layer.bn.running_var.isnan().any()

@@ -115,7 +115,7 @@ def is_torchs_own(x: Tensor | Deferred, batch_norm: BatchNorm) -> bool:
 
 def normalize_alone(x: Tensor, batch_norm: BatchNorm, activation: Activation) -> Tensor:
     """By the one op or by torch's two functions, of which ``trains_at_once``; the result may be laid out in any way."""
-    run = in_torch if is_torchs_own(x, batch_norm) and not outruns(x) else normalize_batch
+    run = in_torch if is_torchs_own(x, batch_norm) and not outruns(x, activation) else normalize_batch
     return run(x, batch_norm, activation)
 
 
