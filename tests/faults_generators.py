@@ -91,6 +91,11 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         "fastgen/ops/batch_norm_activation.py": [
             ("torch's own for all numbers", " and not outruns(x, activation) else", " else"),
         ],
+        "fastgen/ops/conv_transpose2d_bn.py": [
+            ("halves of a layer by stages", "if not deferred and trains_at_once(image, batch_norm):", "if False:"),
+            ("a layer's batch norm is torch's", "(normalize_alone if trains_at_once(y, batch_norm) else in_torch)",
+             "in_torch"),
+        ],
         "fastgen/nn/batch_norm_activation.py": [
             ("the slope forgotten", "negative_slope=activation.slope", "negative_slope=0.01"),
             ("eps forgotten", "eps=eps", "eps=1e-5"),

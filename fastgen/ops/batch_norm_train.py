@@ -31,7 +31,7 @@ KERNELS = {"CPU": "csrc/batch_norm_train_cpu.cpp"}
 
 #: Fewest numbers of an image in channels_last, of one in planes, and of one with a tanh behind it: a call costs more
 #: than torch's two. One thread of an AMD EPYC with AVX-512, float32, forward and backward, in shares of torch's time,
-#: with a leaky relu and with a tanh: of 16 images of 32 channels of 8×8 pixels, 1.33 and 1.00 in channels_last, 1.08 and
+#: with a leaky relu and with a tanh: 16 images of 32 channels of 8×8 pixels, 1.33 and 1.00 in channels_last, 1.08 and
 #: 0.84 in planes; of 128 channels 1.05 and 0.69, 0.63 and 0.53; 32 images of these 0.85 and 0.56, 0.45 and 0.43.
 PIXELS, PLANES, TANH = 1 << 18, 1 << 16, 1 << 15
 
