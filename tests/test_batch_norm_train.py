@@ -112,6 +112,7 @@ def test_what_is_no_number_spoils_its_channel_alone(layout: Callable[[Tensor], T
         expected = F.relu(F.batch_norm(x, None, None, None, None, True, 0.0, EPS))
         torch.testing.assert_close(z.contiguous(), expected, equal_nan=True)
         assert mean[[0, 2]].isfinite().all()
+        torch.testing.assert_close(mean[1], torch.tensor(number), equal_nan=True)
         assert m2[1].isnan()
 
 
