@@ -38,7 +38,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("inputs that do not fit", "if found is None or x.shape[1] != found.parameters[0].shape[1]:",
              "if found is None:"),
             ("what does not pay", "if mlp.pays(x, found.parameters):", "if True:"),
-            ("no activation of what does not pay", "activate_(F.linear(x, weight, bias), found.activation)",
+            ("no activation of what does not pay", "activate(F.linear(x, weight, bias), found.activation)",
              "F.linear(x, weight, bias)"),
             ("a bias that is no parameter", ' or "bias" not in first or "bias" not in last:', ":"),
         ],

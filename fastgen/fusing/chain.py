@@ -20,7 +20,9 @@ from ..nn.halving import follower
 from ..nn.perceptron import run_faster
 from ..nn.sequence import globally_observed, observed
 from ..ops._dtypes import FLOATING, lowered
-from ..ops.conv_transpose2d import conv_transpose2d, converted, swift
+from ..ops._records import NONE
+from ..ops._registry import evaluates
+from ..ops.conv_transpose2d import ACTIVATED, conv_transpose2d, converted, swift
 from ..ops.conv_transpose2d_products import has_forms
 from . import worth
 from .masked_conv import MaskedConv, MaskSpec, can_run, run
@@ -62,9 +64,11 @@ def _run_other(flat: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | N
         if found is None:
             return None
         convolution, form = found
-        if image.dtype != convolution.weight.dtype:
+        if any(each is not None and each.dtype != image.dtype for each in convolution[:2]):
             convolution = converted(convolution, image.dtype)  # as autocast does
-        activation, end = follower(flat, i + 1)
+        activation, end = NONE, i + 1
+        if form in ACTIVATED or evaluates():  # else it would be in place, which those see who look on at torch's ops
+            activation, end = follower(flat, i + 1)
         return conv_transpose2d(image, convolution, activation, form), end
     epilogue = masked_epilogue(flat, i)
     if epilogue is None or not can_run(flat[i], x):

@@ -204,7 +204,7 @@ def _steps(flat: Sequence[nn.Module], matches: Matches) -> Iterator[tuple[Sequen
             i = perceptron.end
             continue
         if normalizes(flat[i]):
-            kind, end = follower(flat, i + 1)
+            kind, end = follower(flat, i + 1, kept=False)
             yield flat[i:end], f"batch_norm{f' + {kind.name}' * (end > i + 1)} in one op, where that pays"
         if epilogue is not None:
             yield flat[i : i + 2], f"{matches.specs.get(flat[i]) or flat[i]._fastgen_spec} + {epilogue}"

@@ -60,6 +60,7 @@ def activation_of(module: nn.Module | str | None, negative_slope: float = 0.01) 
     """The record of an activation that the ops know: of a name or of a torch module; None for any other."""
     if module is None or isinstance(module, str):
         return Activation(module or "none", negative_slope)
-    if type(module) is nn.LeakyReLU and module.negative_slope >= 0:
-        return Activation("leaky_relu", module.negative_slope)
+    if type(module) is nn.LeakyReLU:
+        slope = module.negative_slope
+        return Activation("leaky_relu", slope) if isinstance(slope, (int, float)) and slope >= 0 else None
     return _ACTIVATIONS.get(type(module))

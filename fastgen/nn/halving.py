@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..ops import conv2d_image, winograd
-from ..ops._dtypes import lowered
+from ..ops._dtypes import autocast_dtype, lowered, widened
 from ..ops._layouts import is_channels_last, is_vectorized
 from ..ops._records import NONE, Activation
 from ._records import activation_of
@@ -24,12 +24,15 @@ def is_conv2d(layer: nn.Module) -> bool:
     return found.groups == 1 and found.padding_mode == "zeros" and not observed(layer)
 
 
-def follower(modules: Sequence[nn.Module], i: int) -> tuple[Activation, int]:
-    """The activation at ``i`` that an op takes along, and where it ends; ``NONE`` and ``i`` if there is none."""
+def follower(modules: Sequence[nn.Module], i: int, kept: bool = True) -> tuple[Activation, int]:
+    """The activation at ``i`` that an op takes along, and where it ends; ``NONE`` and ``i`` if there is none.
+
+    kept: whether the op keeps its result for its gradients, which nobody may then write over.
+    """
     if i == len(modules):
         return NONE, i
     activation = activation_of(modules[i])
-    if activation is None or observed(modules[i]) or may_be_overwritten(modules, i):
+    if activation is None or observed(modules[i]) or (kept and may_be_overwritten(modules, i)):
         return NONE, i
     return activation, i + 1
 
@@ -84,8 +87,10 @@ def run_halving(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int]
         sizes = winograd.pair_of(conv.stride), winograd.pair_of(conv.padding)
         if conv2d_image.fits(conv.out_channels, last):
             activation, end = follower(modules, i + 1)
-            y = conv2d_image.conv2d_image(x, conv.weight, conv.bias, *sizes, last, activation)
-            return lowered(y), end
+            weight, bias = conv.weight, conv.bias
+            if autocast_dtype(x) is not None:  # under which a parametrization may make them
+                weight, bias = widened((weight, bias))
+            return lowered(conv2d_image.conv2d_image(x, weight, bias, *sizes, last, activation)), end
     if is_channels_last(x):
         return conv(x), i + 1
     return None

@@ -38,7 +38,7 @@ def run_batch_norm(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Tensor
     batch_norm = batch_norm_of(bn)
     if not _fits(x.dtype, batch_norm):
         return None
-    activation, end = follower(modules, i + 1)
+    activation, end = follower(modules, i + 1, kept=False)
     at_once = batch_norm.training and trains_at_once(x, batch_norm) and outruns(x, activation)
     if not (at_once if batch_norm.training else evaluates()):
         return None

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import mlp
-from ..ops._activations import activate_
+from ..ops._activations import activate
 from ..ops._records import Activation
 from ._records import activation_of
 from .halving import run_halving
@@ -59,7 +59,7 @@ def run_perceptron(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Tensor
     if mlp.pays(x, found.parameters):
         return mlp.mlp(x, *found.parameters, found.activation), found.end
     weight, bias, weight_out, bias_out = found.parameters
-    hidden = activate_(F.linear(x, weight, bias), found.activation)
+    hidden = activate(F.linear(x, weight, bias), found.activation)
     return F.linear(hidden, weight_out, bias_out), found.end
 
 

@@ -170,7 +170,7 @@ def _without_what_may_be_overwritten(modules: Sequence[nn.Module], step: Step, e
 
 
 def may_be_overwritten(modules: Sequence[nn.Module], i: int, everything: bool = False) -> bool:
-    """Whether what comes after the module at ``i``, a LeakyReLU, may write over its result."""
+    """Whether others may write over the result of the module at ``i``, a LeakyReLU: those behind it, or beyond all."""
     leaky: Any = modules[i]
     if type(leaky) is not nn.LeakyReLU or leaky.inplace or not torch.is_grad_enabled():
         return False
@@ -181,7 +181,7 @@ def may_be_overwritten(modules: Sequence[nn.Module], i: int, everything: bool = 
             return True
         if type(modules[j]) in _MAKE_ANEW:
             return False
-    return False
+    return True
 
 
 def may_write(module: nn.Module) -> bool:

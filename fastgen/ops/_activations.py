@@ -28,6 +28,15 @@ def activate_(pre: Tensor, activation: Activation) -> Tensor:
     return pre
 
 
+def activate(pre: Tensor, activation: Activation) -> Tensor:
+    """As torch's modules do it; of "none" what it is given."""
+    if activation.name == "relu":
+        return torch.relu(pre)
+    if activation.name == "leaky_relu":
+        return torch.nn.functional.leaky_relu(pre, activation.slope)
+    return torch.tanh(pre) if activation.name == "tanh" else pre
+
+
 def activate_backward(grad: Tensor, result: Tensor, activation: Activation) -> Tensor:
     """Gradient of the activation, from its result: the mask is recomputed, never stored."""
     if activation.name == "relu":

@@ -25,11 +25,13 @@ from .conv_transpose2d_products import (
 )
 
 __all__ = [
-    "check_convolution", "check_dtypes", "check_weight", "conv_transpose2d", "conv_transpose2d_backward", "converted",
-    "is_product", "outruns", "result_shape", "runs_in_float32", "swift",
+    "ACTIVATED", "check_convolution", "check_dtypes", "check_weight", "conv_transpose2d", "conv_transpose2d_backward",
+    "converted", "is_product", "outruns", "result_shape", "runs_in_float32", "swift",
 ]  # fmt: skip
 
 Form = Literal["image", "product", "scattered", "winograd", "products", "torch"]
+#: Of which an op takes the activation along.
+ACTIVATED = ("image", "winograd")
 
 #: Weights with more numbers are not converted for a forward of fewer: they come from memory, and a copy as well.
 HEAVY = 2**22
@@ -118,7 +120,9 @@ def swift(x: Tensor, convolution: Convolution) -> tuple[Convolution, Form] | Non
     weight, bias, *sizes = convolution
     if torch.compiler.is_compiling() or torch.compiler.is_exporting() or is_vectorized():
         return _swift(x, convolution)
-    if forward_ad._current_level >= 0 or any(type(size) is not tuple for size in sizes[:4]):
+    if forward_ad._current_level >= 0 or any(type(size) is not tuple or len(size) != 2 for size in sizes[:4]):
+        return _swift(x, convolution)
+    if type(x) not in _PLAIN or type(weight) not in _PLAIN:  # sizes may be symbols
         return _swift(x, convolution)
     numbers = (*sizes[0], *sizes[1], *sizes[2], *sizes[3], sizes[4])
     if {*map(type, numbers)} != {int}:
@@ -127,16 +131,19 @@ def swift(x: Tensor, convolution: Convolution) -> tuple[Convolution, Form] | Non
         _facts(x), _facts(weight), bias if bias is None else _facts(bias), weight.is_contiguous(), numbers,
         autocast_dtype(x), torch.is_grad_enabled(), x.dtype == torch.bfloat16 and has_dot_product(),
     )  # fmt: skip
-    if key not in _REMEMBERED:
-        if len(_REMEMBERED) == REMEMBERED:
-            _REMEMBERED.clear()
+    known = _REMEMBERED.get(key, _UNKNOWN)  # threads may ask at once
+    if known is _UNKNOWN:
         found = _swift(x, convolution)
-        _REMEMBERED[key] = found if found is None else (found[0].geometry, found[1])
-    known = _REMEMBERED[key]
+        known = found if found is None else (found[0].geometry, found[1])
+        if len(_REMEMBERED) >= REMEMBERED:
+            _REMEMBERED.clear()
+        _REMEMBERED[key] = known
     return known if known is None else (Convolution(weight, bias, *known[0]), known[1])
 
 
-_REMEMBERED: dict[Any, tuple[tuple[Any, ...], Form] | None] = {}
+_REMEMBERED: dict[Any, Any] = {}
+_UNKNOWN = object()
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _facts(x: Tensor) -> tuple[Any, ...]:
