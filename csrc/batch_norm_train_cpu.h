@@ -1,7 +1,6 @@
 // batch_norm_train on the CPU: a pass for the sums of every channel, a pass that writes
-// Blocks   up to 32 rows, `pitch` apart, of numbers that lie together: of pixels in channels_last; of an image's
-// planes,
-//          whole ones of some channels, or parts of one
+// Blocks   up to 32 rows, `pitch` apart, of numbers that lie together: of pixels in channels_last; else of an image's
+//          planes, whole ones of some channels, or parts of one
 // Traffic  forward 2 reads, 1 write; backward 4 reads, 1 write. A contiguous channel's second pass is a thread's own,
 //          behind the first; in channels_last it goes backward, so that it meets what the caches still hold
 // Numerics sums of 32 rows in float, of these in double, in an order that no number of threads changes. Squares are
