@@ -170,6 +170,6 @@ def test_what_is_alike_is_told_in_one_line() -> None:
     assert [each.what for each in report.left].count("BatchNorm2d") == 6
     assert [each.what for each in report.left].count("Conv2d") == 6
     assert len(report.left) == 18
-    for word, paths in (("upsamples", "0, 3, 6 and 3 more"), ("batch norm is", "2, 5, 8 and 3 more")):
+    for word, paths in (("upsamples", "0, 3, 6 and 3 more"), ("follows a Conv2d", "2, 5, 8 and 3 more")):
         (line,) = [line for line in str(report).splitlines() if word in line]
         assert line.startswith(paths)
