@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from fastgen.nn.batch_norm_activation import run_batch_norm_activation
+from fastgen.nn._records import batch_norm_of
 from fastgen.ops import batch_norm_activation, conv_transpose2d_bn
 from fastgen.ops._activations import ACTIVATIONS
 from fastgen.ops._records import NONE, Activation, BatchNorm
@@ -47,6 +47,15 @@ SIZES = [
     (0, 3, 2, 2), (2, 0, 3, 3), (2, 0, 1, 1), (2, 1, 1, 1), (40, 3, 1, 1), (5, 7, 3, 11), (16, 16, 16, 16),
     (3, 300, 5, 5), (37, 5, 7, 6), (2, 3, 33, 40), (2, 2, 67, 70), (9, 48, 20, 19),
 ]  # fmt: skip
+
+
+def run_batch_norm_activation(bn: nn.BatchNorm2d, activation: Activation, x: Tensor) -> Tensor:
+    """By the function, as the module would run."""
+    weight, bias, running_mean, running_var, tracked, training, momentum, eps, _ = batch_norm_of(bn)
+    return batch_norm_activation(
+        x, weight, bias, running_mean, running_var, training=training, momentum=momentum, eps=eps,
+        activation=activation.name, negative_slope=activation.slope, num_batches_tracked=tracked,
+    )  # type: ignore[arg-type]  # fmt: skip
 
 
 def vectors(C: int, dtype: torch.dtype) -> list[Tensor]:

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..ops._layouts import is_channels_last
 from ..ops._records import BatchNorm
 from ..ops._registry import evaluates
-from ..ops.batch_norm_train import outruns, trains_at_once
+from ..ops.batch_norm import normalize_running
+from ..ops.batch_norm_train import normalize_batch, outruns, trains_at_once
 from ._records import batch_norm_of
-from .batch_norm_activation import run_batch_norm_activation
 from .halving import follower
 from .sequence import observed
 
@@ -39,10 +40,13 @@ def run_batch_norm(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Tensor
     if not _fits(x.dtype, batch_norm):
         return None
     activation, end = follower(modules, i + 1, kept=False)
-    at_once = batch_norm.training and trains_at_once(x, batch_norm) and outruns(x, activation)
-    if not (at_once if batch_norm.training else evaluates()):
+    if not batch_norm.training:  # past the checks of batch_norm_activation, as often as a model is evaluated
+        known = evaluates()
+        return (normalize_running(x, batch_norm, activation, is_channels_last(x)), end) if known else None
+    alone = x.shape[0] * x.shape[2] * x.shape[3] == 1  # which torch refuses
+    if alone or not trains_at_once(x, batch_norm) or not outruns(x, activation):
         return None
-    return run_batch_norm_activation(bn, activation, x), end
+    return normalize_batch(x, batch_norm, activation), end
 
 
 def _fits(dtype: torch.dtype, batch_norm: BatchNorm) -> bool:
