@@ -140,6 +140,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("an activation of its own follows", "normalize_batch(x, batch_norm, activation), end",
              "normalize_batch(x, batch_norm, activation), i + 1"),
             ("one layout", "activation, is_channels_last(x)), end)", "activation, False), end)"),
+            ("halves in planes", "if x.dtype.itemsize == 2 and not is_channels_last(x):", "if False:"),
             ("what torch refuses", "if alone or not trains", "if not trains"),
         ],
         "fastgen/ops/batch_norm_activation.py": [

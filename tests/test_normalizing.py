@@ -65,7 +65,7 @@ def test_it_runs_in_one_op(activation: nn.Module, layout: Any) -> None:
 
 
 def test_dtypes() -> None:
-    """As torch takes them: halves beside vectors in float32, under autocast and not; others raise what torch raises."""
+    """As torch takes them: halves beside vectors in float32, in channels_last; others raise what torch raises."""
     plain = nn.Sequential(nn.BatchNorm2d(64), nn.ReLU())
     x = channels_last(torch.randn(*SIZE))
     for model in made(plain):
@@ -76,6 +76,9 @@ def test_dtypes() -> None:
             assert ran == TRAINED
             assert found.dtype == dtype
             torch.testing.assert_close(found.float(), plain(x).detach(), atol=3e-2, rtol=3e-2)
+        with ops_run() as ran:
+            model(contiguous(x).bfloat16())
+        assert not ran
         for dtype, vectors in ((torch.float32, torch.float64), (torch.float64, torch.float32)):
             for each in (model, plain):
                 with pytest.raises(RuntimeError), ops_run() as ran:
