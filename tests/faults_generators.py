@@ -176,7 +176,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("with gradients and without", "torch.is_grad_enabled(), x.dtype", "x.dtype"),
             ("autocast or not", "        autocast_dtype(x), torch.is_grad", "        torch.is_grad"),
             ("pairs of three", "is not tuple or len(size) != 2 for", "is not tuple for"),
-            ("symbols are remembered", "if type(x) not in _PLAIN or type(weight) not in _PLAIN:", "if False:"),
+            ("symbols are remembered", "if type(x) not in PLAIN or type(weight) not in PLAIN:", "if False:"),
             ("numbers that are no integers", "if {*map(type, numbers)} != {int}:", "if False:"),
             ("all is remembered for ever", "_REMEMBERED.clear()", "pass"),
             ("Winograd's form of parts of tiles",

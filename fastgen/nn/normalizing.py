@@ -44,7 +44,9 @@ def run_batch_norm(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Tensor
         known = evaluates()
         return (normalize_running(x, batch_norm, activation, is_channels_last(x)), end) if known else None
     if x.dtype.itemsize == 2 and not is_channels_last(x):
-        return None  # gradients of convolutions arrive in another layout: a discriminator's step takes 1.04 of torch's
+        # gradients of convolutions arrive in another layout: a step of DCGAN's discriminator of 16 images took 1.04 of
+        # the time, two threads of an AMD EPYC with AVX512-BF16
+        return None
     alone = x.shape[0] * x.shape[2] * x.shape[3] == 1  # which torch refuses
     if alone or not trains_at_once(x, batch_norm) or not outruns(x, activation):
         return None

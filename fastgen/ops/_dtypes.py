@@ -9,10 +9,12 @@ from torch import Tensor
 
 from .._checks import FLOATING, check_tensor
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+#: What is a tensor and no more.
+PLAIN = (Tensor, torch.nn.Parameter)
 
 __all__ = [
     "FLOATING",
+    "PLAIN",
     "autocast_dtype",
     "check_dense",
     "check_floating",
@@ -40,7 +42,7 @@ def check_dense(name: str, tensor: Any) -> Tensor:
 
 
 def check_floating(name: str, tensor: Tensor) -> None:
-    if type(tensor) in _PLAIN and tensor.dtype in FLOATING and tensor.layout is torch.strided:
+    if type(tensor) in PLAIN and tensor.dtype in FLOATING and tensor.layout is torch.strided:
         return  # at each call of an op, and after a product nothing of Python is in the caches
     check_dense(name, tensor)
     if tensor.dtype not in FLOATING:

@@ -12,7 +12,7 @@ from . import conv2d_image, winograd
 from ._activations import activate_
 from ._conv_transpose2d_checks import check_convolution, check_dtypes, check_weight, result_shape
 from ._conv_transpose2d_scattered import is_scattered, scattered
-from ._dtypes import autocast_dtype, has_dot_product, in_dtype, layer_dtype, multiplies
+from ._dtypes import PLAIN, autocast_dtype, has_dot_product, in_dtype, layer_dtype, multiplies
 from ._layouts import is_channels_last, is_vectorized
 from ._records import NONE, Activation, Convolution
 from ._registry import evaluates
@@ -122,7 +122,7 @@ def swift(x: Tensor, convolution: Convolution) -> tuple[Convolution, Form] | Non
         return _swift(x, convolution)
     if forward_ad._current_level >= 0 or any(type(size) is not tuple or len(size) != 2 for size in sizes[:4]):
         return _swift(x, convolution)
-    if type(x) not in _PLAIN or type(weight) not in _PLAIN:  # sizes may be symbols
+    if type(x) not in PLAIN or type(weight) not in PLAIN:  # sizes may be symbols
         return _swift(x, convolution)
     numbers = (*sizes[0], *sizes[1], *sizes[2], *sizes[3], sizes[4])
     if {*map(type, numbers)} != {int}:
@@ -143,7 +143,6 @@ def swift(x: Tensor, convolution: Convolution) -> tuple[Convolution, Form] | Non
 
 _REMEMBERED: dict[Any, Any] = {}
 _UNKNOWN = object()
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _facts(x: Tensor) -> tuple[Any, ...]:
