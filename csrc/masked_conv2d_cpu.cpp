@@ -1,10 +1,10 @@
 // masked_conv2d on the CPU: the cropped kernel by oneDNN or as products of pixels; what follows is one vector loop.
-#include <array>
 #include <optional>
 #include <utility>
 
 #include "gated_activation_cpu.h"
 #include "pixel_convolution.h"
+#include "torch_convolution.h"
 
 namespace fastgen {
 namespace {
@@ -51,44 +51,6 @@ void check_inputs(const Tensor& x, const Tensor& weight) {
   STD_TORCH_CHECK(x.dim() == 4 && x.size(1) == weight.size(1), "x: expected shape (N, ", weight.size(1), ", H, W)");
   check_floating(x, "x");
   check_tensor(weight, "weight", weight.sizes(), x.scalar_type(), x);
-}
-
-// ---- torch's convolution, through the dispatcher
-
-std::vector<Tensor> call_aten(const char* name, StableIValue* stack, size_t results) {
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack, TORCH_ABI_VERSION));
-  std::vector<Tensor> tensors;
-  for (size_t i = 0; i < results; ++i) tensors.push_back(torch::stable::detail::to<Tensor>(stack[i]));
-  return tensors;
-}
-
-Tensor convolve(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
-  using torch::stable::detail::from;
-  const std::vector<int64_t> one = {1, 1}, zero = {0, 0};
-  StableIValue stack[] = {from(x),   from(weight), from(bias), from(one),       from(zero),
-                          from(one), from(false),  from(zero), from(int64_t(1))};
-  return call_aten("aten::convolution", stack, 1)[0];
-}
-
-// Gradients of x, weight and bias; those that `wanted` leaves out are undefined.
-std::vector<Tensor> convolve_backward(const Tensor& grad_pre, const Tensor& x, const Tensor& weight,
-                                      const std::vector<bool>& wanted) {
-  using torch::stable::detail::from;
-  const std::vector<int64_t> one = {1, 1}, zero = {0, 0};
-  const std::optional<std::vector<int64_t>> bias_sizes = std::vector<int64_t>{weight.size(0)};
-  const std::array<bool, 3> mask = {wanted[0], wanted[1], wanted[2]};
-  StableIValue stack[] = {from(grad_pre),
-                          from(x),
-                          from(weight),
-                          from(bias_sizes),
-                          from(one),
-                          from(zero),
-                          from(one),
-                          from(false),
-                          from(zero),
-                          from(int64_t(1)),
-                          from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask.data(), mask.size()))};
-  return call_aten("aten::convolution_backward", stack, 3);
 }
 
 // ---- memory
@@ -273,8 +235,9 @@ std::tuple<Tensor, Tensor> masked_conv2d_cpu(const Tensor& x, const Tensor& weig
   std::optional<Tensor> rest;
   if (residual) rest = in_layout(*residual, channels_last);
   const std::optional<PixelConvolution> products = as_products(x, options.taps, crop);
-  Tensor conv = products ? fastgen::convolve<float>(*products, x, cropped, bias, plain ? rest : std::nullopt)
-                         : in_layout(convolve(pad_image(x, crop), cropped, bias), channels_last);  // oneDNN adds bias
+  Tensor conv = products
+                    ? convolve<float>(*products, x, cropped, bias, plain ? rest : std::nullopt)
+                    : in_layout(torch_convolution(pad_image(x, crop), cropped, bias), channels_last);  // with the bias
   if (plain && (!residual || products)) return {conv, nothing(x)};
 
   const bool keep_pre = save_preactivation && !plain;
@@ -320,8 +283,8 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward_cpu(const Tensor& grad
   }
   const Tensor cropped = crop_weight(as_contiguous(weight), options.taps, crop);
   const std::vector<Tensor> grads = products
-                                        ? fastgen::convolve_backward<float>(*products, grad_pre, x, cropped, wanted)
-                                        : convolve_backward(grad_pre, pad_image(x, crop), cropped, wanted);
+                                        ? convolve_backward<float>(*products, grad_pre, x, cropped, wanted)
+                                        : torch_convolution_backward(grad_pre, pad_image(x, crop), cropped, wanted);
   if (products) grad_x = grads[0];
   if (wanted[0] && !products) {
     Tensor inner = torch::stable::narrow(const_cast<Tensor&>(grads[0]), 2, crop.top, H);

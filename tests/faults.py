@@ -39,6 +39,7 @@ TESTS = {
         "test_transposed_alone.py", "test_followers.py",
     ),
     "conv2d_image": ("test_conv2d_image.py", "test_followers.py"),
+    "conv2d_weight": ("test_conv2d_weight.py", "test_conv2d_bfloat16_layers.py"),
     "winograd": ("test_winograd.py", "test_conv2d_chain.py", "test_followers.py"),
     "mlp": ("test_mlp.py", "test_linear_chain.py", "test_math.py"),
     "conv_transpose2d_products": ("test_conv_transpose2d_products.py", "test_conv_transpose2d_image.py"),

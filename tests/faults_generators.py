@@ -267,9 +267,9 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         "fastgen/nn/_records.py": [
             ("momentum forgotten", "bn.momentum, bn.eps,", "0.1, bn.eps,"),
             ("eps forgotten", "bn.momentum, bn.eps,", "bn.momentum, 1e-5,"),
-            ("running statistics swapped", "bn.running_mean if used else None, bn.running_var if used else None,",
-             "bn.running_var if used else None, bn.running_mean if used else None,"),
-            ("statistics that are not tracked are updated", "(bn.track_running_stats or not bn.training)", "True"),
+            ("running statistics swapped", "mean if used else None, _held(bn, \"running_var\") if used else None,",
+             "_held(bn, \"running_var\") if used else None, mean if used else None,"),
+            ("statistics that are not tracked are updated", "(bn.track_running_stats or not training)", "True"),
             ("dilation forgotten", "conv.dilation,", "1,"),
             ("groups forgotten", ", conv.groups", ", 1"),
             ("output_padding forgotten", "conv.output_padding,", "0,"),

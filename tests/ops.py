@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from fastgen.ops._layouts import is_channels_last
 from fastgen.ops._registry import OPS
 from parity import assert_parity, assert_same_layout
 from rounding import Mode, Moved, random_upstream
@@ -29,6 +30,19 @@ class _Watch(Mode):
     def __torch_dispatch__(self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         if op.namespace == "fastgen":
             self.ran.add(op._opname)
+        return op(*args, **(kwargs or {}))
+
+
+class Layouts(Mode):
+    """Whether the images of torch's convolutions are channels_last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[bool] = []
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if op is torch.ops.aten.convolution.default:
+            self.seen.append(is_channels_last(args[0]))
         return op(*args, **(kwargs or {}))
 
 

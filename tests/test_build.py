@@ -23,10 +23,12 @@ def test_kernel_headers_are_torch_free() -> None:
     """What CPU, CUDA and tests share includes no torch header, however deep."""
     torch_side = {
         "tensor_utils.h",
+        "torch_convolution.h",
         "gated_activation_host.h",
         "batch_norm_tensors.h",
         "cuda_utils.cuh",
         "gated_activation_cpu.h",
+        "conv2d_tensors.h",
         "masked_tensors.h",
         "pixel_convolution.h",
         "rsample_kl_host.h",

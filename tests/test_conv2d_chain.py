@@ -16,10 +16,9 @@ from fastgen.fusing import worth
 from fastgen.models import DCGAN, VAE, VQVAE, InfoGAN
 from fastgen.nn import Conv2dChain
 from fastgen.nn.halving import halves
-from fastgen.ops._layouts import is_channels_last
-from ops import assert_compiles, assert_runs, ops_run
+from ops import Layouts, assert_compiles, assert_runs, ops_run
 from parity import assert_parity
-from rounding import Mode, Moved
+from rounding import Moved
 
 SMALL, LARGE, WEIGHT = (getattr(torch.ops.fastgen, f"winograd_to_{name}") for name in ("small", "large", "weight"))
 ALL = {"winograd_to_small", "winograd_to_large", "winograd_to_weight"}
@@ -136,19 +135,6 @@ def test_a_bias_that_is_made_by_a_parametrization_is_made_once() -> None:
         with assert_runs(SMALL.default, backward=False):
             model(torch.randn(8, 3, 32, 32))
         assert count.asked == 1
-
-
-class Layouts(Mode):
-    """Whether the images of torch's convolutions are channels_last."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[bool] = []
-
-    def __torch_dispatch__(self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if op is torch.ops.aten.convolution.default:
-            self.seen.append(is_channels_last(args[0]))
-        return op(*args, **(kwargs or {}))
 
 
 def test_layouts_of_torchs_convolutions() -> None:

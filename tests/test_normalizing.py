@@ -119,6 +119,16 @@ def test_where_torchs_runs() -> None:
         torch.testing.assert_close(found, untracked(x), atol=1e-5, rtol=1e-5)
 
 
+def test_what_is_put_beside_the_parameters() -> None:
+    """As ``bn.weight`` finds it, before what is registered."""
+    plain, x = nn.Sequential(nn.BatchNorm2d(64), nn.ReLU()).eval(), torch.randn(*SIZE)
+    for model in (plain, *made(plain)):
+        bn = next(each for each in model.modules() if isinstance(each, nn.BatchNorm2d))
+        bn.__dict__["weight"] = torch.full((64,), 3.0)
+        with torch.no_grad():
+            torch.testing.assert_close(model(x), plain(x), atol=1e-5, rtol=1e-5)
+
+
 def test_what_fuse_looks_at() -> None:
     for width, swapped in ((15, 0), (16, 1)):
         assert len(fastgen.fuse(nn.Sequential(nn.BatchNorm2d(width), nn.ReLU())).swapped) == swapped

@@ -20,13 +20,23 @@ def convolution_of(conv: nn.ConvTranspose2d) -> Convolution:
 
 def batch_norm_of(bn: nn.BatchNorm2d | nn.SyncBatchNorm) -> BatchNorm:
     """Parameters, buffers and mode: by the batch in training, or where nothing else was ever tracked."""
-    tracked = bn.running_mean is not None
-    used = tracked and (bn.track_running_stats or not bn.training)  # to be updated, or to normalise by
+    mean, training = _held(bn, "running_mean"), bn.training
+    tracked = mean is not None
+    used = tracked and (bn.track_running_stats or not training)  # to be updated, or to normalise by
     return BatchNorm(
-        bn.weight, bn.bias, bn.running_mean if used else None, bn.running_var if used else None,
-        bn.num_batches_tracked if used and bn.training else None, bn.training or not tracked, bn.momentum, bn.eps,
+        _held(bn, "weight"), _held(bn, "bias"), mean if used else None, _held(bn, "running_var") if used else None,
+        bn.num_batches_tracked if used and training else None, training or not tracked, bn.momentum, bn.eps,
         process_group_of(bn),
     )  # fmt: skip
+
+
+def _held(bn: nn.Module, name: str) -> Any:
+    """Its parameter or buffer, past ``__getattr__``, which takes several microseconds behind a convolution."""
+    if name in bn.__dict__:
+        return bn.__dict__[name]
+    if name in bn._parameters:
+        return bn._parameters[name]
+    return bn._buffers[name] if name in bn._buffers else getattr(bn, name)
 
 
 _ALONE: ContextVar[bool] = ContextVar("alone", default=False)
@@ -44,7 +54,7 @@ def alone() -> Iterator[None]:
 
 def process_group_of(bn: nn.Module) -> Any:
     """The processes that share the batch of a ``SyncBatchNorm`` in training; None otherwise."""
-    if not hasattr(bn, "process_group") or not bn.training or _ALONE.get():
+    if not bn.training or type(bn) is nn.BatchNorm2d or not hasattr(bn, "process_group") or _ALONE.get():
         return None
     if not (dist.is_available() and dist.is_initialized()):
         return None

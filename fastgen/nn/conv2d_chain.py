@@ -17,6 +17,10 @@ class Conv2dChain(Chain):
     arXiv:1509.09308). Rounding errors are one to four times those of torch's, in units of the largest pixels around;
     what sees an infinite pixel is NaN. The weight may be made by a parametrization, as spectral norm does. Inside,
     images are channels_last; the result has the layout of the input. Linear layers behind run as in ``LinearChain``.
+
+    With gradients in bfloat16, under autocast or not, on a CPU that multiplies it, a convolution of any stride from 2
+    on, of 16 channels and more on either side, is torch's in channels_last; the gradient to its weight adds exact
+    products of pairs in float32. A convolution whose kernel is its whole image is a matrix product.
     """
 
     def _run(self, x: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..ops import conv2d_image, winograd
-from ..ops._dtypes import autocast_dtype, lowered, widened
+from ..ops import _conv2d_product, conv2d_image, conv2d_weight, winograd
+from ..ops._dtypes import autocast_dtype, layer_dtype, lowered, widened
 from ..ops._layouts import is_channels_last, is_vectorized
 from ..ops._records import NONE, Activation
 from ._records import activation_of
-from .sequence import LAYOUT_FREE, may_be_overwritten, observed
+from .sequence import LAYOUT_FREE, laid_out, may_be_overwritten, observed
 
 
 def is_conv2d(layer: nn.Module) -> bool:
@@ -70,14 +70,34 @@ def run_halving(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int]
     the fastest.
 
     The first, of an image of a few colours, is an op of its own, in the layout of the second; others between two that
-    halve are torch's, in the layout of those.
+    halve are torch's, in the layout of those. In bfloat16 it is torch's in channels_last, with another gradient. What
+    sees the whole image at once is a product.
     """
     conv: Any = modules[i]
     if not is_conv2d(conv) or not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] != conv.in_channels:
         return None
-    if x.device.type != "cpu" or x.layout != torch.strided or x.dtype != torch.float32 or is_vectorized():
+    if x.device.type != "cpu" or x.layout != torch.strided or is_vectorized():
         return None
     few = x.shape[1] <= conv2d_image.COLORS
+    whole = _conv2d_product.is_product(x, conv.kernel_size, conv.padding, conv.dilation)
+    if whole and layer_dtype(x, _parameters(conv)) is not None:
+        weight, bias = conv.weight, conv.bias
+        if weight.shape[1:] != x.shape[1:] or (bias is not None and bias.shape != weight.shape[:1]):  # put there since
+            return conv._conv_forward(x, weight, bias), i + 1
+        return _conv2d_product.conv2d_product(x, weight, bias), i + 1
+    lower = torch.is_grad_enabled() and (x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu"))
+    if lower and conv2d_weight.runs(x, layer_dtype(x, _parameters(conv))):
+        if not few and is_channels_last(x) and _adds_pairs(conv, x.shape):
+            weight, bias = conv.weight, conv.bias
+            if layer_dtype(x, [weight] if bias is None else [weight, bias]) is None:  # of a parametrization
+                return conv._conv_forward(x, weight, bias), i + 1
+            stride, padding = map(winograd.pair_of, (conv.stride, conv.padding))
+            activation, end = follower(modules, i + 1)
+            return conv2d_weight.conv2d_bfloat16(lowered(x), weight, bias, stride, padding, activation), end
+        if few and not x.requires_grad and _leads_to_pairs(modules, i, x):  # a gradient would have that layout
+            return conv(laid_out(x, torch.channels_last)), i + 1
+    if x.dtype != torch.float32:
+        return None
     even = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
     if not few and even and _pays(x, 2, conv) and halves(conv):
         activation, end = follower(modules, i + 1)
@@ -109,6 +129,33 @@ def _reads_colors(conv: nn.Module, image: Tensor) -> bool:
 
 def _pays(image: Tensor, smaller: int, conv: nn.Module) -> bool:
     return winograd.pays(image, (image.shape[2] // smaller, image.shape[3] // smaller), _parameters(conv))
+
+
+def _adds_pairs(layer: nn.Module, image: Sequence[int]) -> bool:
+    """Whether the gradient to its weight is the one of ``conv2d_weight``, of an image of these sizes in bfloat16."""
+    conv: Any = layer
+    weight = _numbers(conv)
+    if weight is None or not weight.requires_grad:
+        return False
+    if isinstance(conv.padding, str) or winograd.pair_of(conv.dilation) != (1, 1):
+        return False
+    return conv2d_weight.pays(
+        image, conv.out_channels, conv.kernel_size, *map(winograd.pair_of, (conv.stride, conv.padding))
+    )
+
+
+def _leads_to_pairs(modules: Sequence[nn.Module], i: int, x: Tensor) -> bool:
+    """Whether what convolves the result of the convolution at ``i`` next is such a layer."""
+    first: Any = modules[i]
+    if isinstance(first.padding, str) or winograd.pair_of(first.dilation) != (1, 1):
+        return False
+    sizes = map(winograd.pair_of, (first.kernel_size, first.stride, first.padding))
+    sides = conv2d_weight.result_sides(x.shape[2:], *sizes)
+    for layer in modules[i + 1 :]:
+        if type(layer) in LAYOUT_FREE and not observed(layer):
+            continue
+        return is_conv2d(layer) and min(sides) > 0 and _adds_pairs(layer, (x.shape[0], first.out_channels, *sides))
+    return False
 
 
 def _leads(modules: Sequence[nn.Module], i: int, x: Tensor) -> bool:

@@ -133,14 +133,21 @@ def run_sequence(
             following = None
             done = other(modules, i, x) if other is not None else None
             if done is not None:
-                if owed is None and not is_vectorized() and x.dim() == 4 and layout_of(x) != layout_of(done[0]):
-                    owed = layout_of(x)
+                if owed is None and not is_vectorized() and x.dim() == 4:
+                    owed = _owed(modules[i], x, done[0])
                 x, i = done
                 continue
         if owed is not None and not _takes_any_layout(modules[i], x):
             x, owed = laid_out(x, owed), None
         x, i = modules[i](x), i + 1
     return x if owed is None else laid_out(x, owed)
+
+
+def _owed(module: nn.Module, x: Tensor, found: Tensor) -> torch.memory_format | None:
+    """The layout in which ``module`` would have answered ``x``, if that is not the one of what was found."""
+    weight = module._parameters.get("weight")
+    expected = weight if weight is not None and weight.dim() == 4 and is_channels_last(weight) else x
+    return layout_of(expected) if layout_of(expected) != layout_of(found) else None
 
 
 def _takes_any_layout(module: nn.Module, x: Any) -> bool:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_number, check_option
+from ._layouts import laid_as
 from ._records import Activation
 
 ACTIVATIONS = ("none", "relu", "leaky_relu", "tanh")
@@ -38,7 +39,8 @@ def activate(pre: Tensor, activation: Activation) -> Tensor:
 
 
 def activate_backward(grad: Tensor, result: Tensor, activation: Activation) -> Tensor:
-    """Gradient of the activation, from its result: the mask is recomputed, never stored."""
+    """Gradient of the activation, from its result, and laid out as it: the mask is recomputed, never stored."""
+    grad = laid_as(grad, result)
     if activation.name == "relu":
         return torch.ops.aten.threshold_backward.default(grad, result, 0)
     if activation.name == "leaky_relu":

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import conv2d_image, winograd
+from . import winograd
 from ._activations import activate_
 from ._conv_transpose2d_checks import check_convolution, check_dtypes, check_weight, result_shape
+from ._conv_transpose2d_gradients import gradients
 from ._conv_transpose2d_scattered import is_scattered, scattered
 from ._dtypes import PLAIN, autocast_dtype, has_dot_product, in_dtype, layer_dtype, multiplies
 from ._layouts import is_channels_last, is_vectorized
@@ -216,10 +217,9 @@ def conv_transpose2d_backward(
             _unflat(x.flatten(1).t() @ flat, weight, last) if output_mask[1] else None,
             grad_bias,
         )
-    if conv2d_image.reads(grad, x, convolution):
-        return *conv2d_image.gradients_of_transposed(grad, x, convolution, output_mask), grad_bias
-    if winograd.doubles(x, convolution):
-        return *winograd.gradients_of_large(grad, x, weight, [*output_mask[:2], False])[:2], grad_bias
+    own = gradients(grad, x, convolution, output_mask)
+    if own is not None:
+        return *own, grad_bias
     cheaper = _cheaper_layout(x, convolution)
     grad, x = grad.contiguous(memory_format=cheaper), x.contiguous(memory_format=cheaper)
     taps = weight.contiguous() if groups > 1 else weight  # torch converts the others to the weight's layout

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import conv2d_image, winograd
 from ._activations import activate_, activate_backward
+from ._conv_transpose2d_gradients import gradients
 from ._dtypes import has_dot_product
 from ._records import Activation, Convolution
 from ._registry import call, define_op, evaluates
@@ -164,15 +164,12 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     stride, padding, output_padding = ctx.sizes
     wanted = list(ctx.needs_input_grad[:3])
     convolution = Convolution(weight, None, stride, padding, output_padding, [1, 1], 1)
-    if conv2d_image.reads(grad, x, convolution):
-        grad_bias = grad.sum((0, 2, 3)) if wanted[2] else None
-        grads = *conv2d_image.gradients_of_transposed(grad, x, convolution, wanted), grad_bias
-        return *grads, *[None] * (len(ctx.needs_input_grad) - 3)
-    if winograd.doubles(x, convolution):
-        grads = winograd.gradients_of_large(grad, x, weight, wanted)
-        return *grads, *[None] * (len(ctx.needs_input_grad) - 3)
-    backward = torch.ops.aten.convolution_backward.default
-    grads = backward(grad, x, weight, ctx.bias_sizes, stride, padding, [1, 1], True, output_padding, 1, wanted)
+    own = gradients(grad, x, convolution, wanted)
+    if own is not None:
+        grads: Any = (*own, grad.sum((0, 2, 3)) if wanted[2] else None)
+    else:
+        backward = torch.ops.aten.convolution_backward.default
+        grads = backward(grad, x, weight, ctx.bias_sizes, stride, padding, [1, 1], True, output_padding, 1, wanted)
     return *grads, *[None] * (len(ctx.needs_input_grad) - 3)
 
 

@@ -23,7 +23,7 @@ from torch.autograd import forward_ad
 
 from ._activations import activate_, activate_backward
 from ._dtypes import layer_dtype
-from ._layouts import is_vectorized, layout_of
+from ._layouts import is_vectorized, laid_as
 from ._records import NONE, Activation, Convolution
 from ._registry import call, define_op
 
@@ -125,12 +125,8 @@ def gradients_of_large(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Of ``to_large``, to its three arguments, those that are wanted; an image's has its layout."""
     grad_weight = to_weight(grad, small) if wanted[1] else None  # before there is an image more in memory
-    grad_small = _like(to_small(grad, weight), small) if wanted[0] else None
+    grad_small = laid_as(to_small(grad, weight), small) if wanted[0] else None
     return grad_small, grad_weight, grad.sum((0, 2, 3)) if wanted[2] else None
-
-
-def _like(grad: Tensor, image: Tensor) -> Tensor:
-    return grad.contiguous(memory_format=layout_of(image))
 
 
 def _fake_small(large: Tensor, weight: Tensor, _bias: Any, _activation: str, _slope: float) -> Tensor:
@@ -166,7 +162,7 @@ def _small_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     grad, large, weight = _opened(ctx, grad)
     needs = ctx.needs_input_grad
     grad_weight = to_weight(large, grad) if needs[1] else None  # before there is an image more in memory
-    grad_large = _like(to_large(grad, weight), large) if needs[0] else None
+    grad_large = laid_as(to_large(grad, weight), large) if needs[0] else None
     return grad_large, grad_weight, grad.sum((0, 2, 3)) if needs[2] else None, None, None
 
 
@@ -178,8 +174,8 @@ def _weight_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     large, small = ctx.saved_tensors
     needs = ctx.needs_input_grad
     return (
-        _like(to_large(small, grad), large) if needs[0] else None,
-        _like(to_small(large, grad), small) if needs[1] else None,
+        laid_as(to_large(small, grad), large) if needs[0] else None,
+        laid_as(to_small(large, grad), small) if needs[1] else None,
     )
 
 

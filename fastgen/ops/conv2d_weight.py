@@ -1,0 +1,214 @@
+"""The gradient of a convolution to its weight on a CPU, and the convolutions in bfloat16 that have it.
+
+image (N, I, H, W), weight (O, I, KH, KW), result and its gradient (N, O, h, w)
+
+conv2d_weight    the gradient of a convolution, or of its transpose, to the weight, in float32
+conv2d_bfloat16  torch's convolution in channels_last, with that gradient
+
+What oneDNN takes longest for in a training step in bfloat16 is the weights' gradients: of 256 channels of 16 8×8 images
+to 512, kernel 4, stride 2, twice what its convolution takes. As outer products of pixels, in pairs of images, they take
+1.1 to 1.5 times what their multiplications do. An infinite gradient makes NaN of what would be read beside the image.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ._activations import activate_, activate_backward
+from ._dtypes import has_dot_product, layer_dtype
+from ._layouts import in_channels_last, is_vectorized
+from ._records import NONE, Activation, Convolution
+from ._registry import call, define_op
+
+KERNELS = {"CPU": "csrc/conv2d_weight_cpu.cpp"}
+
+#: Fewest channels on either side, pixels of all results, and taps: of fewer, to lay out weighs more than products.
+CHANNELS, PIXELS, TAPS, MOST_TAPS = 16, 64, 16, 4096
+
+
+def conv2d_weight_reference(
+    image: Tensor, grad: Tensor, kernel: list[int], stride: list[int], padding: list[int]
+) -> Tensor:
+    image, grad = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in (image, grad))
+    weight = grad.new_empty(grad.shape[1], image.shape[1], *kernel)
+    sizes = (stride, padding, [1, 1], False, [0, 0], 1, [False, True, False])
+    found: Tensor = torch.ops.aten.convolution_backward.default(grad, image, weight, None, *sizes)[1]
+    return found
+
+
+def conv2d_bfloat16_reference(
+    image: Tensor,
+    _weight: Tensor,
+    rounded: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    activation: str,
+    slope: float,
+) -> Tensor:
+    bias = bias if bias is None else bias.to(image.dtype)
+    y = activate_(F.conv2d(image, rounded, bias, stride, padding), Activation(activation, slope))
+    return y.contiguous(memory_format=torch.channels_last)
+
+
+def runs(image: Tensor, dtype: torch.dtype | None) -> bool:
+    """Whether the ops outrun torch's at all, of an image computed in this dtype: in bfloat16 on a CPU.
+
+    Not in an exported program, and not in transforms.
+    """
+    if dtype != torch.bfloat16 or not image.is_cpu or not has_dot_product():
+        return False
+    return not (torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0)
+
+
+def pays(
+    image: Sequence[int], channels: int, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> bool:
+    """Whether they do of an image of sizes (N, I, H, W) and a result of so many channels."""
+    if len(image) != 4 or min(stride) < 2 or min(image[1], channels) < CHANNELS:
+        return False
+    if not TAPS <= math.prod(kernel) <= MOST_TAPS:
+        return False
+    sides = result_sides(image[2:], kernel, stride, padding)
+    read = [(side - 1) * step + tap for side, step, tap in zip(sides, stride, kernel, strict=True)]
+    most = all(number <= 2 * size for number, size in zip(read, image[2:], strict=True))  # with the border
+    return min(sides) > 0 and most and image[0] * math.prod(sides) >= PIXELS
+
+
+def result_sides(
+    sides: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> list[int]:
+    """(h, w) of a convolution's result."""
+    every = zip(sides, kernel, stride, padding, strict=True)
+    return [(size + 2 * rim - tap) // step + 1 if size else 0 for size, tap, step, rim in every]
+
+
+def to_weight(
+    image: Tensor, grad: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    """(O, I, KH, KW) in float32, contiguous."""
+    weight: Tensor = call(torch.ops.fastgen.conv2d_weight.default, image, grad, kernel, stride, padding)
+    return weight
+
+
+def conv2d_bfloat16(
+    image: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    activation: Activation = NONE,
+) -> Tensor:
+    """``F.conv2d``, activated, of an image in bfloat16; weight and bias in bfloat16 or float32, as their gradients are.
+
+    (N, O, h, w), channels_last.
+    """
+    op = torch.ops.fastgen.conv2d_bfloat16.default
+    rounded = weight.detach().to(image.dtype)
+    pixels = image.shape[0] * math.prod(result_sides(image.shape[2:], weight.shape[2:], stride, padding))
+    if weight.numel() <= image.numel() + pixels * weight.shape[0]:  # else oneDNN is faster in planes
+        rounded = torch.ops.fastgen.conv_transpose2d_weight.default(rounded)
+    y: Tensor = call(op, in_channels_last(image), weight, rounded, bias, stride, padding, *activation)
+    return y
+
+
+def gradients_of_transposed(
+    grad: Tensor, x: Tensor, convolution: Convolution, wanted: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None] | None:
+    """To the input and the weight of a transposed convolution, where they are wanted; None: torch's are as fast."""
+    weight, _, stride, padding, output_padding, dilation, groups = convolution
+    kernel = list(weight.shape[2:])
+    if not wanted[1] or groups != 1 or list(dilation) != [1, 1] or list(output_padding) != [0, 0]:
+        return None
+    dtype = layer_dtype(x, [weight])
+    if x.dtype != grad.dtype or dtype != x.dtype or not runs(x, dtype):
+        return None
+    if not pays(grad.shape, x.shape[1], kernel, stride, padding):
+        return None
+    grad, x = in_channels_last(grad), in_channels_last(x)
+    grad_weight = to_weight(grad, x, kernel, stride, padding).to(weight.dtype)
+    return conv2d_bfloat16(grad, weight, None, stride, padding) if wanted[0] else None, grad_weight
+
+
+def _to_image(grad: Tensor, image: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    sizes = (stride, padding, [1, 1], False, [0, 0], 1, [True, False, False])
+    found: Tensor = torch.ops.aten.convolution_backward.default(grad, image, weight, None, *sizes)[0]
+    return found
+
+
+def _fake_weight(image: Tensor, grad: Tensor, kernel: list[int], _stride: Any, _padding: Any) -> Tensor:
+    return grad.new_empty(grad.shape[1], image.shape[1], *kernel, dtype=torch.promote_types(grad.dtype, torch.float32))
+
+
+def _fake(image, weight, _rounded, _bias, stride, padding, *_activation):  # type: ignore[no-untyped-def]
+    sides = result_sides(image.shape[2:], weight.shape[2:], stride, padding)
+    shape = (image.shape[0], weight.shape[0], *sides)
+    return torch.empty(shape, dtype=image.dtype, device=image.device, memory_format=torch.channels_last)
+
+
+def _setup_weight(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:
+    image, grad, _, *ctx.sizes = inputs
+    ctx.save_for_backward(image, grad)
+
+
+def _weight_backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
+    """Of a gradient that arrives at a weight's gradient."""
+    image, grad = ctx.saved_tensors
+    needs, taps = ctx.needs_input_grad, weight.to(image.dtype)
+    return (
+        _to_image(grad, image, taps, *ctx.sizes) if needs[0] else None,
+        F.conv2d(image, taps, None, *ctx.sizes) if needs[1] else None,
+        None,
+        None,
+        None,
+    )
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    image, weight, rounded, bias, *ctx.sizes, activation, slope = inputs
+    ctx.activation, ctx.bias_dtype = Activation(activation, slope), bias if bias is None else bias.dtype
+    ctx.weight, ctx.version = weight, weight._version  # read for gradients of gradients alone: an optimiser may step
+    ctx.save_for_backward(image, rounded, output if activation != "none" else None)  # others may write to it
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    image, taps, y = ctx.saved_tensors
+    weight, needs, grad = ctx.weight, ctx.needs_input_grad, in_channels_last(grad)
+    grad = grad if y is None else activate_backward(grad, y, ctx.activation)
+    grad_image = grad_weight = grad_bias = None
+    if needs[1]:
+        grad_weight = to_weight(image, grad, list(weight.shape[2:]), *ctx.sizes).to(weight.dtype)
+    if needs[0]:
+        if torch.is_grad_enabled():  # what was rounded is no function of the weight
+            if weight._version != ctx.version:
+                raise RuntimeError("weight: has been modified by an inplace operation since it was convolved with")
+            taps = weight.to(image.dtype)
+        grad_image = _to_image(grad, image, taps, *ctx.sizes)
+    if needs[3]:
+        grad_bias = grad.sum((0, 2, 3), dtype=torch.float32).to(ctx.bias_dtype)
+    return grad_image, grad_weight, None, grad_bias, *[None] * 4
+
+
+define_op(
+    "conv2d_weight(Tensor image, Tensor grad, int[2] kernel, int[2] stride, int[2] padding) -> Tensor",
+    kernels=KERNELS,
+    reference=conv2d_weight_reference,
+    fake=_fake_weight,
+    setup_context=_setup_weight,
+    backward=_weight_backward,
+)
+define_op(
+    "conv2d_bfloat16(Tensor image, Tensor weight, Tensor rounded, Tensor? bias, int[2] stride, int[2] padding, "
+    "str activation, float slope) -> Tensor",
+    kernels=KERNELS,
+    reference=conv2d_bfloat16_reference,
+    fake=_fake,
+    setup_context=_setup,
+    backward=_backward,
+    contiguous=False,
+)
