@@ -1,6 +1,6 @@
-"""A convolution of stride 2 with its gradients in bfloat16, that to the weight by conv2d_weight.
+"""conv2d_weight: a convolution of stride 2 with its gradients in bfloat16, that to the weight by this op.
 
-    fastgen bench --suite kernels --only "conv2d of stride 2" --dtypes bfloat16 [--threads 2] [--json FILE.json]
+    fastgen bench --suite kernels --only conv2d_weight --dtypes bfloat16 [--threads 2] [--json FILE.json]
 
 In other dtypes, and on a GPU, all forms are torch's convolution. Least traffic: forward the image, the weight and the
 result once.
@@ -39,7 +39,7 @@ def layer(sizes: tuple[int, int, int, int], quick: bool) -> Case:
         return [torch.randn(N, I, H, H), torch.randn(O, I, 4, 4) / (4 * I**0.5)]
 
     forms = {
-        "fastgen, channels_last": Form(ours, channels_last=True),
+        "fastgen": Form(ours, channels_last=True),
         "eager": Form(eager),
         "eager, channels_last": Form(eager, channels_last=True),
     }
@@ -47,7 +47,7 @@ def layer(sizes: tuple[int, int, int, int], quick: bool) -> Case:
         forms["torch.compile"] = compiled(eager)
     x, y, w = N * I * H * H, N * O * H * H // 4, 16 * I * O
     flops = 2 * y * 16 * I
-    name = f"conv2d of stride 2, {I} to {O} channels"
+    name = f"conv2d_weight, {I} to {O} channels"
     return Case(name, (N, I, H, H), inputs, forms, (x + y + w, 3 * x + 2 * y + 3 * w), (flops, 3 * flops), kind="conv")
 
 
