@@ -122,6 +122,13 @@ def test_one_layout_from_the_first_on() -> None:
 
 
 @needs_pairs
+def test_the_gradient_of_an_image_in_planes_is_in_planes() -> None:
+    plain, x = critic(), torch.randn(8, 3, 32, 32)
+    found, expected = (gradients(model, x)[1] for model in (by_chain(plain), plain))
+    assert_same_layout(found, expected)
+
+
+@needs_pairs
 def test_a_parametrization_is_made_once() -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(*(spectral_norm(each) if isinstance(each, nn.Conv2d) else each for each in critic()))
