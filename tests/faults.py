@@ -2,6 +2,7 @@
 
 from faults_convolutions import FAULTS as CONVOLUTIONS
 from faults_generators import FAULTS as GENERATORS
+from faults_halving import FAULTS as HALVING
 from faults_likelihoods import FAULTS as LIKELIHOODS
 from faults_perceptrons import FAULTS as PERCEPTRONS
 from faults_pixels import FAULTS as PIXELS
@@ -50,4 +51,4 @@ TESTS = {
 }  # fmt: skip
 
 #: Stem → source file → what is wrong, the text that is there exactly once, and what stands there instead.
-FAULTS = {**CONVOLUTIONS, **PERCEPTRONS, **PIXELS, **RECURRENCES, **LIKELIHOODS, **GENERATORS}
+FAULTS = {**CONVOLUTIONS, **HALVING, **PERCEPTRONS, **PIXELS, **RECURRENCES, **LIKELIHOODS, **GENERATORS}

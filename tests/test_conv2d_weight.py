@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 from fastgen.ops import conv2d_weight as module
 from fastgen.ops._dtypes import has_dot_product
 from fastgen.ops._records import NONE, Activation, Convolution
+from fastgen.ops.conv2d_image import result_sides
 from fastgen.ops.conv_transpose2d import conv_transpose2d, conv_transpose2d_backward
 from ops import (
     assert_compiles,
@@ -51,7 +52,7 @@ def arguments(shape: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor, l
     """image, weight, bias, a gradient of the result, all of numbers that bfloat16 has; kernel, stride and padding."""
     N, I, O, H, W, *sizes = shape
     kernel, stride, padding = map(list, sizes)
-    h, w = module.result_sides((H, W), *sizes)
+    h, w = result_sides((H, W), *sizes)
     weight = torch.randn(O, I, *kernel) / (I * kernel[0] * kernel[1]) ** 0.5
     tensors = [each.bfloat16() for each in (torch.randn(N, I, H, W), weight, torch.randn(O), torch.randn(N, O, h, w))]
     return *tensors, kernel, stride, padding  # type: ignore[return-value]

@@ -150,7 +150,7 @@ def _leads_to_pairs(modules: Sequence[nn.Module], i: int, x: Tensor) -> bool:
     if isinstance(first.padding, str) or winograd.pair_of(first.dilation) != (1, 1):
         return False
     sizes = map(winograd.pair_of, (first.kernel_size, first.stride, first.padding))
-    sides = conv2d_weight.result_sides(x.shape[2:], *sizes)
+    sides = conv2d_image.result_sides(x.shape[2:], *sizes)
     for layer in modules[i + 1 :]:
         if type(layer) in LAYOUT_FREE and not observed(layer):
             continue

@@ -88,6 +88,14 @@ def _takes(image: Tensor, kernel: Sequence[int], stride: Sequence[int], padding:
     return all(step > 1 and tap % step == 0 and 0 < tap <= size + 2 * rim and size for size, tap, step, rim in sides)
 
 
+def result_sides(
+    sides: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> list[int]:
+    """(h, w) of a convolution's result."""
+    every = zip(sides, kernel, stride, padding, strict=True)
+    return [(size + 2 * rim - tap) // step + 1 for size, tap, step, rim in every]
+
+
 def fits(channels: int, channels_last: bool) -> bool:
     """Whether these ops outrun torch's, of so many channels beside the colours, in this layout."""
     return channels_last or channels <= PLANES
@@ -155,9 +163,8 @@ def _to_image(grad: Tensor, weight: Tensor, image: Tensor, stride: Sequence[int]
 
 
 def _fake(image, weight, _bias, stride, padding, last, _activation, _slope):  # type: ignore[no-untyped-def]
-    sides = zip(image.shape[2:], weight.shape[2:], stride, padding, strict=True)
-    sizes = [(size + 2 * border - kernel) // step + 1 for size, kernel, step, border in sides]
-    shape = (image.shape[0], weight.shape[0], *sizes)
+    sides = result_sides(image.shape[2:], weight.shape[2:], stride, padding)
+    shape = (image.shape[0], weight.shape[0], *sides)
     return torch.empty(shape, dtype=image.dtype, device=image.device, memory_format=layout(last))
 
 

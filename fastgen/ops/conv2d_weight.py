@@ -24,6 +24,7 @@ from ._dtypes import has_dot_product, layer_dtype
 from ._layouts import in_channels_last, is_vectorized
 from ._records import NONE, Activation, Convolution
 from ._registry import call, define_op
+from .conv2d_image import result_sides
 
 KERNELS = {"CPU": "csrc/conv2d_weight_cpu.cpp"}
 
@@ -78,14 +79,6 @@ def pays(
     read = [(side - 1) * step + tap for side, step, tap in zip(sides, stride, kernel, strict=True)]
     most = all(number <= 2 * size for number, size in zip(read, image[2:], strict=True))  # with the border
     return min(sides) > 0 and most and image[0] * math.prod(sides) >= PIXELS
-
-
-def result_sides(
-    sides: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
-) -> list[int]:
-    """(h, w) of a convolution's result."""
-    every = zip(sides, kernel, stride, padding, strict=True)
-    return [(size + 2 * rim - tap) // step + 1 if size else 0 for size, tap, step, rim in every]
 
 
 def to_weight(
