@@ -1,8 +1,8 @@
-// conv2d_weight and conv2d_bfloat16 on the CPU: from tensors to what the header computes, and to torch's convolution.
+// conv2d_weight and conv2d_bfloat16 on the CPU: from tensors to what their headers compute.
 #include "conv2d_weight_cpu.h"
 
+#include "conv2d_products_cpu.h"
 #include "conv2d_tensors.h"
-#include "torch_convolution.h"
 
 namespace fastgen {
 namespace {
@@ -49,35 +49,39 @@ Tensor conv2d_weight_cpu(const Tensor& image_any, const Tensor& grad_any, std::v
   return weight;
 }
 
-template <Pointwise kind>
-FG_VECTOR_CLONES void activate_halves(int64_t count, float slope, bfloat16* y) {
-  for (int64_t i = 0; i < count; ++i) y[i] = float_to_bfloat16(activate<kind>(bfloat16_to_float(y[i]), slope));
-}
-
-void activate(LayerActivation activation, Tensor& y) {
-  if (activation.kind == Pointwise::kNone) return;
-  bfloat16* const numbers = mutable_data<bfloat16>(y);
-  torch::stable::parallel_for(0, y.numel(), kGrain, [&](int64_t first, int64_t last) {
-    FG_DISPATCH_POINTWISE(activation.kind, activate_halves<kind>(last - first, activation.slope, numbers + first));
+template <typename W>
+void convolve(const ImageConvolution& shape, const Tensor& image, const Tensor& weight, const float* bias,
+              LayerActivation activation, Tensor& y) {
+  const KernelLayout kernel{shape.KH, shape.KW, weight.stride(1), weight.stride(0), weight.stride(2), weight.stride(3)};
+  const ConvolvedPixels<W> product(shape, kernel, bias, activation);
+  const int64_t threads = std::max<int64_t>(1, torch::stable::get_num_threads());
+  torch::stable::parallel_for(0, product.items(), ceil_div(product.items(), threads), [&](int64_t first, int64_t last) {
+    product.run(first, last, data<bfloat16>(image), data<W>(weight), mutable_data<bfloat16>(y));
   });
 }
 
-Tensor conv2d_bfloat16_cpu(const Tensor& image, const Tensor& weight, const Tensor& rounded, std::optional<Tensor> bias,
-                           std::vector<int64_t> stride, std::vector<int64_t> padding, Text activation, double slope) {
-  check_pixels(image);
-  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(1) == image.size(1), "weight: expected (O, ", image.size(1),
+Tensor conv2d_bfloat16_cpu(const Tensor& image_any, const Tensor& weight, const Tensor& read,
+                           std::optional<Tensor> bias, std::vector<int64_t> stride, std::vector<int64_t> padding,
+                           Text activation, double slope) {
+  check_pixels(image_any);
+  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(1) == image_any.size(1), "weight: expected (O, ", image_any.size(1),
                   ", KH, KW)");
   const int64_t O = weight.size(0);
-  const ImageConvolution shape = checked_convolution(image, O, {weight.size(2), weight.size(3)}, stride, padding);
-  check_tensor(rounded, "rounded", weight.sizes(), ScalarType::BFloat16, image);
-  if (bias) check_tensor(*bias, "bias", std::vector<int64_t>{O}, bias->scalar_type(), image);
+  const ImageConvolution shape = checked_convolution(image_any, O, {weight.size(2), weight.size(3)}, stride, padding);
+  STD_TORCH_CHECK(checked_multiply(shape.KH, shape.KW) <= kMostTaps, "weight: expected at most ", kMostTaps, " taps");
+  STD_TORCH_CHECK(shape.I % 2 == 0, "image: expected an even number of channels, got ", shape.I);
+  const bool rounds = read.scalar_type() == ScalarType::Float;
+  check_tensor(read, "read", weight.sizes(), rounds ? ScalarType::Float : ScalarType::BFloat16, image_any);
+  if (bias) check_tensor(*bias, "bias", std::vector<int64_t>{O}, bias->scalar_type(), image_any);
   if (bias) check_floating(*bias, "bias");
   const LayerActivation follows = checked_layer(activation, slope);
-  if (shape.N == 0) return empty(image, {0, O, shape.h, shape.w}, ScalarType::BFloat16, true);
-  const std::optional<Tensor> row = bias ? std::optional(torch::stable::to(*bias, ScalarType::BFloat16)) : std::nullopt;
-  const bool pixels = !rounded.is_contiguous();  // planes, where the weight is most of what is read
-  Tensor y = in_layout(torch_convolution(in_layout(image, pixels), rounded, row, stride, padding), true);
-  activate(follows, y);
+  Tensor y = empty(image_any, {shape.N, O, shape.h, shape.w}, ScalarType::BFloat16, true);
+  if (y.numel() == 0) return y;
+  const std::optional<Tensor> row =
+      bias ? std::optional(as_contiguous(torch::stable::to(*bias, ScalarType::Float))) : std::nullopt;
+  const Tensor image = in_layout(image_any, true);
+  rounds ? convolve<float>(shape, image, read, numbers(row), follows, y)
+         : convolve<bfloat16>(shape, image, read, numbers(row), follows, y);
   return y;
 }
 

@@ -12,19 +12,19 @@ constexpr int64_t kMostTaps = 4096;    // lists of them are made at each call
 constexpr int64_t kMostColumns = 256;  // their weights are gathered at each call
 constexpr int64_t kRowsOfBlocks = 4;   // worth a thread's while
 
-// The sizes of a convolution, none of which overflows.
+// The sizes of a convolution, none of which overflows; of a weight and a bias in this dtype.
 TransposedConvolution checked_shape(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                                     const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
-                                    const std::vector<int64_t>& output_padding) {
+                                    const std::vector<int64_t>& output_padding, ScalarType dtype) {
   STD_TORCH_CHECK(weight.dim() == 4 && weight.numel() > 0, "weight: expected shape (I, O, KH, KW), none of them 0");
-  check_tensor(weight, "weight", weight.sizes(), x.scalar_type(), x);
+  check_tensor(weight, "weight", weight.sizes(), dtype, x);
   STD_TORCH_CHECK(x.dim() == 4 && x.size(1) == weight.size(0), "x: expected shape (N, ", weight.size(0), ", H, W)");
   check_pair(stride, "stride", 1);
   check_pair(padding, "padding", 0);
   check_pair(output_padding, "output_padding", 0);
   TransposedConvolution shape{
       x.size(0), x.size(1), x.size(2), x.size(3), weight.size(1), weight.size(2), weight.size(3), {}, {}, {}, {}};
-  if (bias) check_tensor(*bias, "bias", std::vector<int64_t>{shape.O}, x.scalar_type(), x);
+  if (bias) check_tensor(*bias, "bias", std::vector<int64_t>{shape.O}, dtype, x);
   STD_TORCH_CHECK(checked_multiply(stride[0], stride[1]) <= kMostTaps, "stride: expected a product of at most ",
                   kMostTaps);
   STD_TORCH_CHECK(checked_multiply(weight.size(2), weight.size(3)) <= kMostTaps, "weight: expected at most ", kMostTaps,
@@ -59,30 +59,35 @@ Tensor conv_transpose2d_weight_cpu(const Tensor& weight_any) {
   return to;
 }
 
-Tensor conv_transpose2d_products_cpu(const Tensor& x_any, const Tensor& weight_any, std::optional<Tensor> bias,
+template <typename T, typename W>
+void to_products(const TransposedConvolution& shape, const Tensor& x, const Tensor& weight, const Tensor* bias,
+                 Tensor& y) {
+  std::vector<T> row;  // the bias as the sums' results
+  for (int64_t o = 0; bias && o < shape.O; ++o) row.push_back(from_float<T>(to_float(data<W>(*bias)[o])));
+  const TransposedProducts<T, W> products(shape);
+  torch::stable::parallel_for(0, products.items(), 1, [&](int64_t first, int64_t last) {
+    products.run(first, last, data<T>(x), data<W>(weight), bias ? row.data() : nullptr, mutable_data<T>(y));
+  });
+}
+
+Tensor conv_transpose2d_products_cpu(const Tensor& x_any, const Tensor& weight, std::optional<Tensor> bias,
                                      std::vector<int64_t> stride, std::vector<int64_t> padding,
                                      std::vector<int64_t> output_padding) {
   check_numbers(x_any, "x");
-  // A product of bfloat16 is done before its weight has been gathered tap by tap, in turns of two channels.
-  const bool squares = x_any.scalar_type() == ScalarType::BFloat16 && weight_any.dim() == 4 && weight_any.numel() > 0 &&
-                       weight_any.is_contiguous();
-  const Tensor weight = squares ? conv_transpose2d_weight_cpu(weight_any) : weight_any;
-  const TransposedConvolution shape = checked_shape(x_any, weight, bias, stride, padding, output_padding);
-  STD_TORCH_CHECK(x_any.scalar_type() == ScalarType::Float || shape.I % 2 == 0,
-                  "x: expected an even number of channels in bfloat16, got ", shape.I);
+  const bool pairs = x_any.scalar_type() == ScalarType::BFloat16;
+  const bool rounds = pairs && weight.scalar_type() == ScalarType::Float;
+  const TransposedConvolution shape =
+      checked_shape(x_any, weight, bias, stride, padding, output_padding, weight.scalar_type());
+  STD_TORCH_CHECK(rounds || weight.scalar_type() == x_any.scalar_type(), "weight: expected the dtype of x, or float32");
+  STD_TORCH_CHECK(!pairs || shape.I % 2 == 0, "x: expected an even number of channels in bfloat16, got ", shape.I);
   Tensor y = empty(x_any, {shape.N, shape.O, shape.result[0], shape.result[1]}, x_any.scalar_type(), true);
   if (shape.N == 0) return y;
-  const Tensor x = in_layout(x_any, true);
-  const Tensor row = bias ? as_contiguous(*bias) : x;
-  with_numbers(x, [&](auto number) {
-    using T = decltype(number);
-    const TransposedProducts<T> products(shape);
-    Tensor packed = empty(x, {products.packed_size()});
-    word_t<T>* const words = static_cast<word_t<T>*>(packed.mutable_data_ptr());
-    torch::stable::parallel_for(0, products.items(), 1, [&](int64_t first, int64_t last) {
-      products.run(first, last, data<T>(x), data<T>(weight), bias ? data<T>(row) : nullptr, words, mutable_data<T>(y));
-    });
-  });
+  const Tensor x = in_layout(x_any, true), row = bias ? as_contiguous(*bias) : x;
+  const Tensor* const added = bias ? &row : nullptr;
+  if (rounds)
+    to_products<bfloat16, float>(shape, x, weight, added, y);
+  else
+    with_numbers(x, [&](auto number) { to_products<decltype(number), decltype(number)>(shape, x, weight, added, y); });
   return y;
 }
 
@@ -100,7 +105,8 @@ Tensor conv_transpose2d_image_cpu(const Tensor& x_any, const Tensor& weight, std
                                   std::vector<int64_t> output_padding, Text activation_name, double slope) {
   check_floating(x_any, "x");
   STD_TORCH_CHECK(x_any.scalar_type() != ScalarType::Double, "x: expected float32, float16 or bfloat16");
-  const TransposedConvolution shape = checked_shape(x_any, weight, bias, stride, padding, output_padding);
+  const TransposedConvolution shape =
+      checked_shape(x_any, weight, bias, stride, padding, output_padding, x_any.scalar_type());
   STD_TORCH_CHECK(checked_multiply(shape.phases(), shape.O) <= kMostColumns, "stride: expected at most ", kMostColumns,
                   " numbers of a block");
   const Pointwise activation = checked_pointwise(activation_name);

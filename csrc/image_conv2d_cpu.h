@@ -68,7 +68,7 @@ class ImageConv2dProduct {
 
   ImageConv2dRuns runs_;
   int64_t H_, W_;
-  PlacesProduct product_;
+  PlacesProduct<float> product_;
 };
 
 }  // namespace fastgen

@@ -104,7 +104,7 @@ class TapsProduct {
           ahead(block + kGemmBlock + m, std::min(block + kGemmBlock + m + rows, all), p, x, residual, y);
           isa_.tile[rows][layout_.vectors_of(p)](runs, lengths_.data(), &read[size_t(runs * m)],
                                                  packed_.data() + layout_.offset(p),
-                                                 found + m * columns + layout_.first(p), columns);
+                                                 found + m * columns + layout_.first(p), columns, 0);
         }
       if (direct && relu) relu_run(pixels * N_, y + block * N_, y + block * N_);
       if (!direct) finish(pixels, columns, found, residual ? residual + block * N_ : nullptr, relu, y + block * N_);

@@ -73,7 +73,7 @@ class RunsProduct<float> {
   void multiply(int rows, const float* const* x, float* y) const {
     for (int64_t p = 0; p < layout_.panels(); ++p)
       isa_.tile[rows][layout_.vectors_of(p)](int64_t(lengths_.size()), lengths_.data(), x,
-                                             packed_.data() + layout_.offset(p), y + layout_.first(p), columns());
+                                             packed_.data() + layout_.offset(p), y + layout_.first(p), columns(), 0);
   }
 
  private:

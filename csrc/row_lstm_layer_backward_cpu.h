@@ -82,7 +82,7 @@ class RowLstmLayerGradients {
   static constexpr int64_t kMostParts = 16;
 
   // From y, and from the gates of who has read a state: (2h + 3·4h, h).
-  static PlacesProduct make_to_states(const RowLstmLayerShape& shape, const RowLstmLayerWeights& w) {
+  static PlacesProduct<float> make_to_states(const RowLstmLayerShape& shape, const RowLstmLayerWeights& w) {
     const int64_t h = shape.h, O = 4 * h;
     std::vector<float> matrix(size_t((2 * h + kRowTaps * O) * h));
     float* at = std::copy_n(w.up, 2 * h * h, matrix.data());
@@ -92,7 +92,7 @@ class RowLstmLayerGradients {
   }
 
   // From the gates of who has read x: (taps·4h, 2h).
-  static PlacesProduct make_to_x(const RowLstmLayerShape& shape, const RowLstmLayerWeights& w) {
+  static PlacesProduct<float> make_to_x(const RowLstmLayerShape& shape, const RowLstmLayerWeights& w) {
     const int64_t I = 2 * shape.h, O = 4 * shape.h, T = shape.taps();
     std::vector<float> matrix(size_t(T * O * I));
     float* at = matrix.data();
@@ -215,7 +215,7 @@ class RowLstmLayerGradients {
 
   RowLstmLayerShape shape_;
   RowLstmLayerWeights w_;
-  PlacesProduct to_states_, to_x_;
+  PlacesProduct<float> to_states_, to_x_;
   int64_t images_, columns_, up_columns_;
   std::vector<float> parts_;
   std::vector<int64_t> in_line_;

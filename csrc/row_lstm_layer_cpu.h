@@ -125,7 +125,7 @@ class RowLstmLayerProducts {
     return found;
   }
 
-  static PlacesProduct make_up(const RowLstmLayerShape& shape, const RowLstmLayerWeights& w) {
+  static PlacesProduct<float> make_up(const RowLstmLayerShape& shape, const RowLstmLayerWeights& w) {
     const int64_t h = shape.h, O = 2 * h;
     std::vector<int64_t> lengths = {h};
     std::vector<float> matrix(size_t(h * O));
@@ -151,7 +151,7 @@ class RowLstmLayerProducts {
 
   RowLstmLayerShape shape_;
   RowLstmLayerWeights w_;
-  PlacesProduct gates_, up_;
+  PlacesProduct<float> gates_, up_;
 };
 
 }  // namespace fastgen

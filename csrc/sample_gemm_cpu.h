@@ -106,7 +106,7 @@ void sample_gemm(const TileSet<T>& isa, const GemmLayout& layout, const word_t<T
     for (int64_t m = 0; m < block.rows; m += isa.rows) {
       tile.rows = int(std::min<int64_t>(isa.rows, block.rows - m));
       isa.tile[tile.rows][vectors](runs, inputs.lengths.data(), inputs.x.data() + runs * m, packed + layout.offset(p),
-                                   sums, tile.width);
+                                   sums, tile.width, 0);
       for (size_t a = 1; a < block.addends.size(); ++a) add_to_tile(tile, &block.addends[a][size_t(m)], layout.gate);
       tile.addend = block.addends.empty() ? nullptr : &block.addends[0][size_t(m)];
       tile.residual = block.has_residual ? &block.residual[size_t(m)] : nullptr;

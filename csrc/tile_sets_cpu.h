@@ -31,8 +31,8 @@ using GemmIsa = TileSet<float>;
     using T = typename Products::Number;                                                                               \
     template <int R, int V>                                                                                            \
     target static void tile(int64_t runs, const int64_t* lengths, const input_t<T>* const* x, const word_t<T>* w,      \
-                            float* s, int64_t columns) {                                                               \
-      product_tile<Products, Lanes, R, V>(runs, lengths, x, w, s, columns);                                            \
+                            float* s, int64_t columns, int64_t skipped) {                                              \
+      product_tile<Products, Lanes, R, V>(runs, lengths, x, w, s, columns, skipped);                                   \
     }                                                                                                                  \
     template <int R, int V>                                                                                            \
     target static void outer(int64_t runs, int64_t length, const T* const* x, int64_t run, int64_t step,               \

@@ -138,7 +138,7 @@ struct DotProducts : AsTheyLie {  // AVX512-BF16: rounded once, subnormal number
 
 template <typename T>
 using Tile = void (*)(int64_t runs, const int64_t* lengths, const input_t<T>* const* x, const word_t<T>* w, float* sums,
-                      int64_t columns);
+                      int64_t columns, int64_t skipped);
 
 template <typename T, int Lanes>
 struct TileVectors {
@@ -149,11 +149,11 @@ struct TileVectors {
   typedef word_t<T> UnalignedB __attribute__((vector_size(sizeof(word_t<T>) * Lanes), aligned(4), may_alias));
 };
 
-// x[run·Rows + r] → lengths[run] words that lie together; w (K, Vectors·Lanes); sums (Rows, Vectors·Lanes), rows
-// `columns` apart
+// x[run·Rows + r] → lengths[run] words that lie together; w (K, Vectors·Lanes), of which `skipped` words are between
+// those of a run and of the next; sums (Rows, Vectors·Lanes), rows `columns` apart
 template <class Products, int Lanes, int Rows, int Vectors>
 FG_HD void product_tile(int64_t runs, const int64_t* lengths, const input_t<typename Products::Number>* const* x,
-                        const word_t<typename Products::Number>* w, float* sums, int64_t columns) {
+                        const word_t<typename Products::Number>* w, float* sums, int64_t columns, int64_t skipped) {
   using T = typename Products::Number;
   using V = typename TileVectors<T, Lanes>::V;
   using B = typename TileVectors<T, Lanes>::B;
@@ -164,7 +164,7 @@ FG_HD void product_tile(int64_t runs, const int64_t* lengths, const input_t<type
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) sum[r][v] = V{};
-  for (int64_t run = 0; run < runs; ++run, x += Rows) {
+  for (int64_t run = 0; run < runs; ++run, x += Rows, w += skipped) {
     const input_t<T>* row[Rows];
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) row[r] = x[r];

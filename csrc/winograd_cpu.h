@@ -176,7 +176,7 @@ class WinogradWeight {
         const int64_t tile = std::min<int64_t>(isa_.rows, rows - m);
         for (int64_t r = 0; r < tile; ++r) from[size_t(r)] = x + (m + r) * layout_.K;
         isa_.tile[tile][layout_.vectors_of(p)](1, &layout_.K, from.data(), packed + layout_.offset(p),
-                                               y + m * layout_.N + layout_.first(p), layout_.N);
+                                               y + m * layout_.N + layout_.first(p), layout_.N, 0);
       }
   }
 

@@ -38,6 +38,7 @@ Errors check(const TileSet<T>& set) {
   constexpr int64_t kNumbers = Word<T>::kNumbers, kRuns = 3;
   const int64_t lengths[kRuns] = {5, 0, 8}, K = 13 * kNumbers;
   const float kUntouched = 777.0f;
+  constexpr int64_t kSkipped = 5;
   Errors errors;
   for (int rows = 1; rows <= set.rows; ++rows)
     for (int vectors = 1; vectors <= set.vectors; ++vectors) {
@@ -50,10 +51,15 @@ Errors check(const TileSet<T>& set) {
           reinterpret_cast<T*>(packed.data())[(k / kNumbers * columns + j) * kNumbers + k % kNumbers] =
               w[size_t(k * columns + j)];
       std::vector<const input_t<T>*> at;
-      for (int64_t run = 0, first = 0; run < kRuns; first += lengths[run++] * kNumbers)
+      std::vector<word_t<T>> apart;  // with words between the runs
+      for (int64_t run = 0, first = 0; run < kRuns; first += lengths[run++] * kNumbers) {
         for (int r = 0; r < rows; ++r) at.push_back(&x[size_t(r * K + first + 1)]);  // at an odd address
+        const auto begin = packed.begin() + first / kNumbers * columns;
+        apart.insert(apart.end(), begin, begin + lengths[run] * columns);
+        apart.resize(apart.size() + kSkipped, word_t<T>(0x3f81));
+      }
       std::vector<float> sums(size_t(rows * pitch), kUntouched), outer(sums.size(), 1.0f);
-      set.tile[rows][vectors](kRuns, lengths, at.data(), packed.data(), sums.data(), pitch);
+      set.tile[rows][vectors](kRuns, lengths, at.data(), apart.data(), sums.data(), pitch, kSkipped);
       if constexpr (std::is_same_v<T, input_t<T>>)
         set.outer[rows][vectors](1, K / kNumbers, at.data(), 0, 1, packed.data(), columns, outer.data(), pitch);
       for (int r = 0; r < rows; ++r)
@@ -132,7 +138,7 @@ void check_numbers(const TileSet<float16>& set, Errors* errors) {
   std::vector<float> found(w.size());
   for (uint32_t bits = 0; bits < 65536; bits += uint32_t(set.lanes)) {
     for (size_t j = 0; j < w.size(); ++j) w[j] = uint16_t(bits + j);
-    set.tile[1][1](1, &length, &x, w.data(), found.data(), set.lanes);
+    set.tile[1][1](1, &length, &x, w.data(), found.data(), set.lanes, 0);
     for (size_t j = 0; j < w.size(); ++j) {
       const float right = float16_to_float(w[j]) + 0.0f;  // a sum with nothing has no negative zero
       if (!same(found[j], right)) errors->worst = INFINITY;

@@ -64,8 +64,8 @@ def _run_other(flat: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | N
         if found is None:
             return None
         convolution, form = found
-        if any(each is not None and each.dtype != image.dtype for each in convolution[:2]):
-            convolution = converted(convolution, image.dtype)  # as autocast does
+        if torch.is_grad_enabled() and any(each is not None and each.dtype != image.dtype for each in convolution[:2]):
+            convolution = converted(convolution, image.dtype)  # as autocast does, of a form that reads no others
         activation, end = NONE, i + 1
         if form in ACTIVATED or evaluates():  # else it would be in place, which those see who look on at torch's ops
             activation, end = follower(flat, i + 1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..ops import _conv2d_product, conv2d_image, conv2d_weight, winograd
-from ..ops._dtypes import autocast_dtype, layer_dtype, lowered, widened
+from ..ops._dtypes import layer_dtype, lowered, widened
 from ..ops._layouts import is_channels_last, is_vectorized
 from ..ops._records import NONE, Activation
 from ._records import activation_of
@@ -70,8 +70,8 @@ def run_halving(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int]
     the fastest.
 
     The first, of an image of a few colours, is an op of its own, in the layout of the second; others between two that
-    halve are torch's, in the layout of those. In bfloat16 it is torch's in channels_last, with another gradient. What
-    sees the whole image at once is a product.
+    halve are torch's, in the layout of those. In bfloat16 it is one of products of pixels, with a gradient to the
+    weight that adds them. What sees the whole image at once is a product.
     """
     conv: Any = modules[i]
     if not is_conv2d(conv) or not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] != conv.in_channels:
@@ -85,35 +85,42 @@ def run_halving(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int]
         if weight.shape[1:] != x.shape[1:] or (bias is not None and bias.shape != weight.shape[:1]):  # put there since
             return conv._conv_forward(x, weight, bias), i + 1
         return _conv2d_product.conv2d_product(x, weight, bias), i + 1
-    lower = torch.is_grad_enabled() and (x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu"))
+    lower = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    trains = torch.is_grad_enabled()
     if lower and conv2d_weight.runs(x, layer_dtype(x, _parameters(conv))):
-        if not few and is_channels_last(x) and _adds_pairs(conv, x.shape):
+        if not few and (is_channels_last(x) or not trains) and _multiplies_pairs(conv, x.shape):
             weight, bias = conv.weight, conv.bias
             if layer_dtype(x, [weight] if bias is None else [weight, bias]) is None:  # of a parametrization
                 return conv._conv_forward(x, weight, bias), i + 1
             stride, padding = map(winograd.pair_of, (conv.stride, conv.padding))
             activation, end = follower(modules, i + 1)
             return conv2d_weight.conv2d_bfloat16(lowered(x), weight, bias, stride, padding, activation), end
-        if few and not x.requires_grad and _leads_to_pairs(modules, i, x):  # a gradient would have that layout
+        if few and trains and not x.requires_grad and _leads_to_pairs(modules, i, x):  # a gradient would lie so
             return conv(laid_out(x, torch.channels_last)), i + 1
-    if x.dtype != torch.float32:
-        return None
-    even = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
+    if few and _reads_colors(conv, x):
+        lowers = layer_dtype(x, _parameters(conv)) == torch.bfloat16
+        last = is_channels_last(x) or lowers or _leads(modules, i, x)
+        if conv2d_image.fits(conv.out_channels, last):
+            activation, end = follower(modules, i + 1)
+            return _convolved(conv, x, last, activation, lowers), end
+    even = x.dtype == torch.float32 and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
     if not few and even and _pays(x, 2, conv) and halves(conv):
         activation, end = follower(modules, i + 1)
         return winograd.to_small(x, conv.weight, conv.bias, activation), end  # once: a parametrization counts
-    if few and _reads_colors(conv, x):
-        last = is_channels_last(x) or _leads(modules, i, x)
-        sizes = winograd.pair_of(conv.stride), winograd.pair_of(conv.padding)
-        if conv2d_image.fits(conv.out_channels, last):
-            activation, end = follower(modules, i + 1)
-            weight, bias = conv.weight, conv.bias
-            if autocast_dtype(x) is not None:  # under which a parametrization may make them
-                weight, bias = widened((weight, bias))
-            return lowered(conv2d_image.conv2d_image(x, weight, bias, *sizes, last, activation)), end
-    if is_channels_last(x):
+    if is_channels_last(x) and (x.dtype == torch.float32 or (lower and not trains)):
         return conv(x), i + 1
     return None
+
+
+def _convolved(conv: Any, x: Tensor, last: bool, activation: Activation, lowers: bool) -> Tensor:
+    """An image of a few colours by ``conv2d_image``; ``lowers``: to bfloat16, in which it multiplies if that pays."""
+    sizes = winograd.pair_of(conv.stride), winograd.pair_of(conv.padding)
+    weight, bias = conv.weight, conv.bias
+    if not lowers:
+        return conv2d_image.conv2d_image(x, weight, bias, *sizes, last, activation)
+    weight, bias = widened((weight, bias))
+    image = x.to(torch.bfloat16 if conv2d_image.multiplies_pairs(weight.shape[2:]) else torch.float32)
+    return conv2d_image.conv2d_image(image, weight, bias, *sizes, last, activation).to(torch.bfloat16)
 
 
 def _reads_colors(conv: nn.Module, image: Tensor) -> bool:
@@ -131,11 +138,13 @@ def _pays(image: Tensor, smaller: int, conv: nn.Module) -> bool:
     return winograd.pays(image, (image.shape[2] // smaller, image.shape[3] // smaller), _parameters(conv))
 
 
-def _adds_pairs(layer: nn.Module, image: Sequence[int]) -> bool:
-    """Whether the gradient to its weight is the one of ``conv2d_weight``, of an image of these sizes in bfloat16."""
+def _multiplies_pairs(layer: nn.Module, image: Sequence[int]) -> bool:
+    """Whether it is the fastest as ``conv2d_bfloat16``, of an image of these sizes in bfloat16: for its gradient to the
+    weight, or where no gradient is asked for.
+    """
     conv: Any = layer
     weight = _numbers(conv)
-    if weight is None or not weight.requires_grad:
+    if weight is None or (torch.is_grad_enabled() and not weight.requires_grad):
         return False
     if isinstance(conv.padding, str) or winograd.pair_of(conv.dilation) != (1, 1):
         return False
@@ -154,7 +163,9 @@ def _leads_to_pairs(modules: Sequence[nn.Module], i: int, x: Tensor) -> bool:
     for layer in modules[i + 1 :]:
         if type(layer) in LAYOUT_FREE and not observed(layer):
             continue
-        return is_conv2d(layer) and min(sides) > 0 and _adds_pairs(layer, (x.shape[0], first.out_channels, *sides))
+        return (
+            is_conv2d(layer) and min(sides) > 0 and _multiplies_pairs(layer, (x.shape[0], first.out_channels, *sides))
+        )
     return False
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from .._checks import check_integer, check_pair, check_same, describe
+from ._conv_transpose2d_left import result_size
 from ._dtypes import check_dense, check_floating
 from ._records import Convolution
-from .conv_transpose2d_products import result_size
 
 
 def check_convolution(x: Tensor, convolution: Convolution) -> Convolution:

@@ -1,13 +1,16 @@
-"""The gradient of a convolution to its weight on a CPU, and the convolutions in bfloat16 that have it.
+"""Convolutions in bfloat16 on a CPU, and the gradient of any of them to its weight.
 
 image (N, I, H, W), weight (O, I, KH, KW), result and its gradient (N, O, h, w)
 
 conv2d_weight    the gradient of a convolution, or of its transpose, to the weight, in float32
-conv2d_bfloat16  torch's convolution in channels_last, with that gradient
+conv2d_bfloat16  the convolution, with that gradient
 
 What oneDNN takes longest for in a training step in bfloat16 is the weights' gradients: of 256 channels of 16 8×8 images
 to 512, kernel 4, stride 2, twice what its convolution takes. As outer products of pixels, in pairs of images, they take
 1.1 to 1.5 times what their multiplications do. An infinite gradient makes NaN of what would be read beside the image.
+
+The convolution multiplies no zeros of the border, and packs its weight from where it lies, in bfloat16 or float32. The
+gradient to the image is a transposed one, by products as well where those pay.
 """
 
 import math
@@ -20,7 +23,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ._activations import activate_, activate_backward
-from ._dtypes import has_dot_product, layer_dtype
+from ._conv_transpose2d_left import pays as leaves_out
+from ._dtypes import has_dot_product, in_dtype, layer_dtype
 from ._layouts import in_channels_last, is_vectorized
 from ._records import NONE, Activation, Convolution
 from ._registry import call, define_op
@@ -45,15 +49,15 @@ def conv2d_weight_reference(
 def conv2d_bfloat16_reference(
     image: Tensor,
     _weight: Tensor,
-    rounded: Tensor,
+    read: Tensor,
     bias: Tensor | None,
     stride: list[int],
     padding: list[int],
     activation: str,
     slope: float,
 ) -> Tensor:
-    bias = bias if bias is None else bias.to(image.dtype)
-    y = activate_(F.conv2d(image, rounded, bias, stride, padding), Activation(activation, slope))
+    y = F.conv2d(image, *in_dtype(image.dtype, read, bias), stride, padding)
+    y = activate_(y, Activation(activation, slope))
     return y.contiguous(memory_format=torch.channels_last)
 
 
@@ -71,7 +75,7 @@ def pays(
     image: Sequence[int], channels: int, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
 ) -> bool:
     """Whether they do of an image of sizes (N, I, H, W) and a result of so many channels."""
-    if len(image) != 4 or min(stride) < 2 or min(image[1], channels) < CHANNELS:
+    if len(image) != 4 or min(stride) < 2 or min(image[1], channels) < CHANNELS or image[1] % 2:
         return False
     if not TAPS <= math.prod(kernel) <= MOST_TAPS:
         return False
@@ -102,11 +106,10 @@ def conv2d_bfloat16(
     (N, O, h, w), channels_last.
     """
     op = torch.ops.fastgen.conv2d_bfloat16.default
-    rounded = weight.detach().to(image.dtype)
-    pixels = image.shape[0] * math.prod(result_sides(image.shape[2:], weight.shape[2:], stride, padding))
-    if weight.numel() <= image.numel() + pixels * weight.shape[0]:  # else oneDNN is faster in planes
-        rounded = torch.ops.fastgen.conv_transpose2d_weight.default(rounded)
-    y: Tensor = call(op, in_channels_last(image), weight, rounded, bias, stride, padding, *activation)
+    read = weight.detach()
+    if torch.is_grad_enabled():  # as autocast keeps it: an optimiser may step before the backward
+        read = read.to(image.dtype)
+    y: Tensor = call(op, in_channels_last(image), weight, read, bias, stride, padding, *activation)
     return y
 
 
@@ -129,6 +132,12 @@ def gradients_of_transposed(
 
 
 def _to_image(grad: Tensor, image: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    sides = zip(image.shape[2:], weight.shape[2:], stride, padding, strict=True)
+    rest = [(size + 2 * border - kernel) % step for size, kernel, step, border in sides]  # read by no tap
+    if leaves_out(grad, Convolution(weight, None, list(stride), list(padding), rest, [1, 1], 1)):
+        op = torch.ops.fastgen.conv_transpose2d_products.default
+        y: Tensor = call(op, grad, weight, None, stride, padding, rest)
+        return y
     sizes = (stride, padding, [1, 1], False, [0, 0], 1, [True, False, False])
     found: Tensor = torch.ops.aten.convolution_backward.default(grad, image, weight, None, *sizes)[0]
     return found
@@ -138,7 +147,7 @@ def _fake_weight(image: Tensor, grad: Tensor, kernel: list[int], _stride: Any, _
     return grad.new_empty(grad.shape[1], image.shape[1], *kernel, dtype=torch.promote_types(grad.dtype, torch.float32))
 
 
-def _fake(image, weight, _rounded, _bias, stride, padding, *_activation):  # type: ignore[no-untyped-def]
+def _fake(image, weight, _read, _bias, stride, padding, *_activation):  # type: ignore[no-untyped-def]
     sides = result_sides(image.shape[2:], weight.shape[2:], stride, padding)
     shape = (image.shape[0], weight.shape[0], *sides)
     return torch.empty(shape, dtype=image.dtype, device=image.device, memory_format=torch.channels_last)
@@ -163,10 +172,10 @@ def _weight_backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    image, weight, rounded, bias, *ctx.sizes, activation, slope = inputs
+    image, weight, read, bias, *ctx.sizes, activation, slope = inputs
     ctx.activation, ctx.bias_dtype = Activation(activation, slope), bias if bias is None else bias.dtype
     ctx.weight, ctx.version = weight, weight._version  # read for gradients of gradients alone: an optimiser may step
-    ctx.save_for_backward(image, rounded, output if activation != "none" else None)  # others may write to it
+    ctx.save_for_backward(image, read, output if activation != "none" else None)  # others may write to it
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -181,7 +190,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
             if weight._version != ctx.version:
                 raise RuntimeError("weight: has been modified by an inplace operation since it was convolved with")
             taps = weight.to(image.dtype)
-        grad_image = _to_image(grad, image, taps, *ctx.sizes)
+        grad_image = _to_image(grad, image, taps.to(image.dtype), *ctx.sizes)
     if needs[3]:
         grad_bias = grad.sum((0, 2, 3), dtype=torch.float32).to(ctx.bias_dtype)
     return grad_image, grad_weight, None, grad_bias, *[None] * 4
@@ -196,7 +205,7 @@ define_op(
     backward=_weight_backward,
 )
 define_op(
-    "conv2d_bfloat16(Tensor image, Tensor weight, Tensor rounded, Tensor? bias, int[2] stride, int[2] padding, "
+    "conv2d_bfloat16(Tensor image, Tensor weight, Tensor read, Tensor? bias, int[2] stride, int[2] padding, "
     "str activation, float slope) -> Tensor",
     kernels=KERNELS,
     reference=conv2d_bfloat16_reference,

@@ -66,8 +66,16 @@ def _unflat(flat: Tensor, weight: Tensor, channels_last: bool) -> Tensor:
 def conv_transpose2d(
     x: Tensor, convolution: Convolution, activation: Activation = NONE, form: Form | None = None
 ) -> Tensor:
-    """``F.conv_transpose2d``, activated; laid out in any way, but no view: one may write over it. ``form``: or None."""
+    """``F.conv_transpose2d``, activated; laid out in any way, but no view: one may write over it. ``form``: or None.
+
+    Weight and bias may be float32 where x is bfloat16, as autocast finds them.
+    """
     form = form or form_of(x, convolution)
+    weight, bias = convolution[:2]
+    if weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype):
+        reads = form == "products" and (bias is None or bias.dtype == weight.dtype)
+        if not reads and not runs_in_float32(x):
+            convolution = converted(convolution, x.dtype)
     if form == "image":
         return conv_transpose2d_image(x, convolution, activation)
     if runs_in_float32(x):

@@ -26,7 +26,7 @@ from ._batch_norm_checks import check_batch_norm, check_count
 from ._batch_norm_sync import is_shared, synchronize
 from ._conv_transpose2d_bn_convolve import KERNELS
 from ._conv_transpose2d_bn_fold import conv_transpose2d_bn_fold_reference, fold
-from ._dtypes import autocast_dtype, check_dense
+from ._dtypes import autocast_dtype, check_dense, layer_dtype, lowered
 from ._layouts import is_channels_last, layout
 from ._records import NONE, Activation, BatchNorm, Convolution
 from ._registry import evaluates
@@ -150,7 +150,11 @@ def run_layer(
     if batch_norm is not None:
         check_batch_norm(image, convolution.channels, batch_norm)
     if isinstance(x, Tensor) and _takes_no_gradients(x) and (batch_norm is None or not batch_norm.training):
-        return _without_gradients(x, convolution, batch_norm, activation, channels_last)
+        if autocast_dtype(x) is None:
+            check_dtypes(x, *convolution[:2])
+            return _without_gradients(x, convolution, batch_norm, activation, channels_last)
+        if layer_dtype(x, [each for each in convolution[:2] if each is not None]) == torch.bfloat16:
+            return _without_gradients(lowered(x), convolution, batch_norm, activation, channels_last)
     if batch_norm is None:
         return convolve(x, convolution, activation, False, channels_last)[0]
     size = result_shape(image, convolution)
@@ -176,15 +180,14 @@ def run_layer(
 
 
 def _takes_no_gradients(x: Tensor) -> bool:
-    """Whether a CPU evaluates, and autocast is off."""
-    return evaluates() and x.device.type == "cpu" and autocast_dtype(x) is None
+    """Whether a CPU evaluates."""
+    return evaluates() and x.device.type == "cpu"
 
 
 def _without_gradients(
     x: Tensor, convolution: Convolution, batch_norm: BatchNorm | None, activation: Activation, channels_last: bool
 ) -> Tensor:
     """A layer by running statistics in as few calls as there can be, see ``call``."""
-    check_dtypes(x, *convolution[:2])
     if batch_norm is None:
         return conv_transpose2d(x, convolution, activation).contiguous(memory_format=layout(channels_last))
     if _folds(x, convolution, math.prod(result_shape(x, convolution))):
