@@ -15,12 +15,11 @@ inline std::vector<Tensor> call_aten(const char* name, StableIValue* stack, size
   return tensors;
 }
 
-inline Tensor torch_convolution(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-                                const std::vector<int64_t>& stride = {1, 1},
-                                const std::vector<int64_t>& padding = {0, 0}) {
+// Of stride 1, without padding.
+inline Tensor torch_convolution(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   using torch::stable::detail::from;
   const std::vector<int64_t> one = {1, 1}, zero = {0, 0};
-  StableIValue stack[] = {from(x),   from(weight), from(bias), from(stride),    from(padding),
+  StableIValue stack[] = {from(x),   from(weight), from(bias), from(one),       from(zero),
                           from(one), from(false),  from(zero), from(int64_t(1))};
   return call_aten("aten::convolution", stack, 1)[0];
 }

@@ -187,6 +187,15 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
     },
     "conv_transpose2d_products": {
         "fastgen/ops/conv_transpose2d_products.py": [
+            ("a gradient of another stride", "ctx.bias_sizes, stride, padding,", "ctx.bias_sizes, padding, padding,"),
+            ("an image of many channels", "0 < weight.shape[1] <= FEW", "True"),
+            ("an image of larger blocks than the op takes", "weight.shape[1] * math.prod(stride) <= MOST_NUMBERS",
+             "True"),
+            ("an image of parts of strides", "size % step == 0 and", ""),
+            ("no gradient of an image's activation", "grad if y is None else", "grad if y is not None else"),
+            ("gradients of another dtype than the weight", "in_dtype(stored, *parameters)", "parameters"),
+        ],
+        "fastgen/ops/_conv_transpose2d_left.py": [
             ("output_padding forgotten in the shape", "+ output_padding + 1", "+ 1"),
             ("products of a large image", "return rows * columns <= (LEFT if",
              "return rows * columns <= (2 if"),
@@ -194,13 +203,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
              ""),
             ("products of a dilated kernel", "x.dtype, I) or groups != 1 or list(dilation) != [1, 1]:",
              "x.dtype, I) or groups != 1:"),
-            ("a gradient of another stride", "ctx.bias_sizes, stride, padding,", "ctx.bias_sizes, padding, padding,"),
-            ("an image of many channels", "0 < weight.shape[1] <= FEW", "True"),
-            ("an image of larger blocks than the op takes", "weight.shape[1] * math.prod(stride) <= MOST_NUMBERS",
-             "True"),
             ("kernels of more taps than the ops take", "math.prod(convolution.weight.shape[2:]) <= MOST_TAPS", "True"),
-            ("an image of parts of strides", "size % step == 0 and", ""),
-            ("no gradient of an image's activation", "grad if y is None else", "grad if y is not None else"),
         ],
         "csrc/conv_transpose2d_products.h": [
             ("a border sees one tap too many", "base + j - size + 1)", "base + j - size)"),
@@ -213,10 +216,12 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         "csrc/conv_transpose2d_products_cpu.h": [
             ("no bias", "bias ? bias + column : nullptr, false",
              "nullptr, false"),
-            ("taps of other columns", "stride[1]) * strides[3]);", "stride[1]) * strides[2]);"),
-            ("the first group of images alone", "multiply(item / P, phases_[size_t(item % P)], n,",
-             "multiply(item / P, phases_[size_t(item % P)], 0,"),
-            ("packed as if all phases were", "phases_[size_t(first)].before, packed);", "0, packed);"),
+            ("taps of other columns", "phases_[size_t(p)].columns.phase + tap.column * shape_.stride[1]);",
+             "tap.column * shape_.stride[1]);"),
+            ("the first group of images alone", "multiply(panel, phases_[size_t(p)], n,",
+             "multiply(panel, phases_[size_t(p)], 0,"),
+            ("weights of the first phase", "weights += int64_t(", "weights += 0 * int64_t("),
+            ("a panel of the first results", "w + column * strides[1], packed);", "w, packed);"),
             ("what stands before a border's taps is read", "inside[size_t(low + t)]", "true"),
         ],
         "csrc/conv_transpose2d_weight_cpu.h": [

@@ -21,6 +21,7 @@ from ops import Layouts, assert_runs, ops_run
 from parity import assert_same_layout, channels_last, contiguous
 
 OP, WEIGHT = torch.ops.fastgen.conv2d_bfloat16.default, torch.ops.fastgen.conv2d_weight.default
+IMAGE = torch.ops.fastgen.conv2d_image.default
 needs_pairs = pytest.mark.skipif(not has_dot_product(), reason="chosen on CPUs that multiply pairs of bfloat16")
 
 
@@ -95,10 +96,10 @@ def test_they_compute_what_the_layers_do(made: Any, lower: bool) -> None:
             ends, other = model[:4], eager[:4]
             with torch.autocast("cpu", torch.bfloat16, enabled=lower):
                 assert ends(x).stride() == other(x).stride()
-                with torch.no_grad(), ops_run() as ran:
-                    model(x)
-                eager(x)
-            assert "conv2d_bfloat16" not in ran
+                with torch.no_grad(), assert_runs(IMAGE, OP, backward=False):
+                    found, expected = [model(x)], [eager(x)]
+                    assert_same_layout(*found, *expected)
+                    assert_as_close(found, expected, [exact(x.double())])
     torch.testing.assert_close(dict(model.named_buffers()), dict(eager.named_buffers()), atol=2e-2, rtol=2e-2)
 
 

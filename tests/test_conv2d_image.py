@@ -1,6 +1,5 @@
 """conv2d_image: the first convolution of an encoder or a discriminator, and what a transposed one to an image needs."""
 
-import copy
 from functools import partial
 from itertools import cycle
 from typing import Any
@@ -189,34 +188,6 @@ def test_where_it_pays() -> None:
     assert seen == [False]
 
 
-def test_under_autocast() -> None:
-    """Of one colour, without gradients, in float32, and what is answered is rounded; else torch's."""
-    for colors, runs in ((1, True), (3, False)):
-        plain = nn.Sequential(nn.Conv2d(colors, 32, 4, 2, 1), nn.LeakyReLU(0.2))
-        model, image = Conv2dChain(*plain), torch.randn(4, colors, 28, 28)
-        exact = plain(image).detach()
-        with torch.autocast("cpu", torch.bfloat16):
-            with torch.no_grad(), ops_run() as ran:
-                found = model(image)
-                again = model(image.bfloat16())
-            assert ran == ({"conv2d_image"} if runs else set())
-            assert torch.equal(again, found) != runs
-            with ops_run() as ran:
-                trained, expected = model(image), plain(image)
-            assert not ran
-        assert torch.equal(trained, expected)
-        assert (found.dtype, found.stride()) == (expected.dtype, expected.stride())
-        if runs:
-            assert torch.equal(found, exact.bfloat16())
-    halves, image = copy.deepcopy(model).bfloat16(), image[:, :1].bfloat16()
-    halves[0] = nn.Conv2d(1, 32, 4, 2, 1).bfloat16()
-    with torch.no_grad(), ops_run() as ran:
-        halves(image)
-        with torch.autocast("cpu", torch.bfloat16):
-            halves(image.float())
-    assert not ran
-
-
 def test_errors() -> None:
     """Of whoever calls an op past the layers that check."""
     image, weight, bias, grad, kernel, *sizes = arguments((2, 3, 6, 7, 8, (4, 4), (2, 2), (1, 1)))
@@ -224,7 +195,10 @@ def test_errors() -> None:
     one, two, none, wide = [1, 1], [2, 2], [0, 0], torch.randn(1, 3, 37, 37)
     assert_raises(
         [
-            (lambda: run(image.double(), weight, None, *sizes, True), RuntimeError, r"image: expected \(N, I, H, W\)"),
+            (lambda: run(image[0], weight, None, *sizes, True), RuntimeError, r"\(O, I, KH, KW\) of an image \(N, I"),
+            (lambda: run(image.double(), weight, None, *sizes, True), RuntimeError, "image: expected float32 or bfl"),
+            (lambda: run(image.bfloat16(), weight[..., :3], None, *sizes, True), RuntimeError, "of even width"),
+            (lambda: WEIGHT(image.bfloat16(), grad, kernel, *sizes), RuntimeError, "image: expected another dtype"),
             (lambda: run(image, weight[:, :2], None, *sizes, True), RuntimeError, r"weight: expected \(O, I, KH, KW\)"),
             (lambda: run(image, weight.double(), None, *sizes, True), RuntimeError, "weight: expected another dtype"),
             (lambda: run(image, weight[:0], None, *sizes, True), RuntimeError, "weight: expected a channel"),

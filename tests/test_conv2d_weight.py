@@ -1,4 +1,4 @@
-"""conv2d_weight and conv2d_bfloat16: convolutions in bfloat16 with a gradient to the weight that adds pairs."""
+"""conv2d_weight and conv2d_bfloat16: convolutions in bfloat16, and their gradients to the weight, of pairs."""
 
 from itertools import cycle
 from typing import Any
@@ -36,14 +36,14 @@ SHAPES: dict[str, tuple[Any, ...]] = {
     "a discriminator's last": (17, 48, 80, 8, 8, (4, 4), (2, 2), (1, 1)),
     "results in rows of blocks": (3, 16, 17, 80, 66, (3, 3), (1, 2), (1, 1)),
     "blocks of images": (67, 16, 16, 10, 9, (2, 2), (2, 2), (0, 0)),
-    "a row of many": (2, 3, 5, 3, 1100, (2, 3), (1, 1), (0, 1)),
+    "a row of many": (2, 4, 5, 3, 1100, (2, 3), (1, 1), (0, 1)),
     "channels and a rest": (4, 5, 70, 9, 11, (3, 2), (2, 1), (1, 0)),
     "no side like the other": (2, 2, 7, 9, 10, (3, 6), (1, 3), (2, 0)),
     "strides over what is not read": (3, 1, 9, 11, 13, (2, 3), (5, 4), (0, 1)),
     "a border wider than what is read": (2, 2, 6, 2, 3, (2, 4), (1, 2), (3, 7)),
     "taps for more than an item": (3, 2, 3, 9, 9, (7, 9), (1, 1), (3, 4)),
-    "one pixel": (7, 1, 1, 1, 1, (1, 1), (1, 1), (0, 0)),
-    "no image": (0, 3, 5, 4, 4, (4, 4), (2, 2), (1, 1)),
+    "one pixel": (7, 2, 1, 1, 1, (1, 1), (1, 1), (0, 0)),
+    "no image": (0, 4, 5, 4, 4, (4, 4), (2, 2), (1, 1)),
 }
 needs_pairs = pytest.mark.skipif(not has_dot_product(), reason="chosen on CPUs that multiply pairs of bfloat16")
 
@@ -66,12 +66,21 @@ def test_parity(shape: tuple[Any, ...]) -> None:
              for other in (channels_last, sliced)]  # fmt: skip
     assert_op_parity_over(pairs, WEIGHT, module.conv2d_weight_reference)
     kinds = cycle((NONE, LEAKY, Activation("relu"), Activation("tanh")))
-    batches = [(layout(image), weight.float(), rounded, one, *sizes, *next(kinds))
-               for layout in (contiguous, channels_last, sliced) for rounded in (weight, channels_last(weight))
-               for one in (bias, bias.float(), None)]  # fmt: skip
-    assert_op_parity_over(batches, OP, module.conv2d_bfloat16_reference)
     found = [with_threads(threads, lambda: WEIGHT(image, grad, kernel, *sizes)) for threads in (1, 2, 7)]
     assert all(torch.equal(found[0], other) for other in [*found[1:], *(WEIGHT(*pair) for pair in pairs)])
+    if shape[1] % 2:
+        return
+    wide = weight + 1e-3 * torch.randn(weight.shape)  # in float32, with more digits
+    weights = (weight, channels_last(weight), sliced(weight), wide, channels_last(wide))
+    batches = [(layout(image), wide, read, one, *sizes, *next(kinds))
+               for layout in (contiguous, channels_last, sliced) for read in weights
+               for one in (bias, bias.float(), None)]  # fmt: skip
+    assert_op_parity_over(batches, OP, module.conv2d_bfloat16_reference)
+    rounded, halves = ((channels_last(image), wide, read, bias, *sizes, *LEAKY) for read in (wide, wide.bfloat16()))
+    found = [with_threads(threads, lambda: OP(*rounded)) for threads in (1, 2, 7)]
+    assert all(torch.equal(found[0], other) for other in [*found[1:], OP(*halves)])
+    for n in range(0, shape[0], 3):
+        assert torch.equal(OP(rounded[0][n : n + 1], *rounded[1:])[0], found[0][n])
 
 
 def test_sums_are_of_exact_products() -> None:
@@ -93,7 +102,7 @@ def test_what_is_not_a_number() -> None:
     assert not WEIGHT(image, grad, *sizes)[3].isfinite().any()
 
 
-@pytest.mark.parametrize("name", ["an encoder's", "a discriminator's last", "channels and a rest", "one pixel"])
+@pytest.mark.parametrize("name", ["an encoder's", "a discriminator's last", "no side like the other", "one pixel"])
 @pytest.mark.parametrize("kind", [NONE, LEAKY])
 def test_gradients(name: str, kind: Activation) -> None:
     """Of all, and of each that is the only one to ask; parameters in float32 get theirs in float32."""
@@ -106,7 +115,7 @@ def test_gradients(name: str, kind: Activation) -> None:
         leaves = [t.clone().requires_grad_(i == j) for j, t in enumerate((channels_last(image), weight.float(), bias))]
         with ops_run() as ran:
             (found,) = torch.autograd.grad(ours(*leaves).sum(), leaves[i])
-        assert ran - {"conv_transpose2d_weight"} == {"conv2d_bfloat16", *["conv2d_weight"] * (i == 1)}
+        assert ran - {"conv_transpose2d_products"} == {"conv2d_bfloat16", *["conv2d_weight"] * (i == 1)}
         exact = [t.detach().double().requires_grad_() for t in leaves]
         (expected,) = torch.autograd.grad(eager(*exact).sum(), exact[i])
         assert (found.dtype, found.stride()) == (leaves[i].dtype, leaves[i].stride())
@@ -160,7 +169,7 @@ def test_a_transposed_convolution_is_differentiated_by_it() -> None:
 
 
 def test_torch_knows_them() -> None:
-    image, weight, bias, grad, kernel, *sizes = arguments((2, 3, 6, 7, 8, (4, 4), (2, 2), (1, 1)))
+    image, weight, bias, grad, kernel, *sizes = arguments((2, 4, 6, 7, 8, (4, 4), (2, 2), (1, 1)))
     wide, taps, one = image.requires_grad_(), weight.float().requires_grad_(), bias.float().requires_grad_()
     assert_opcheck(
         OP, (wide, taps, weight, one, *sizes, *LEAKY), (channels_last(wide), weight, weight, None, *sizes, *NONE)
@@ -172,7 +181,7 @@ def test_torch_knows_them() -> None:
 
 def test_errors() -> None:
     """Of whoever calls an op past the layers that check."""
-    image, weight, bias, grad, kernel, *sizes = arguments((2, 3, 6, 7, 8, (4, 4), (2, 2), (1, 1)))
+    image, weight, bias, grad, kernel, *sizes = arguments((2, 4, 6, 7, 8, (4, 4), (2, 2), (1, 1)))
     run = lambda *args: OP(*args, *NONE)  # noqa: E731
     add = lambda *args: WEIGHT(*args, *sizes)  # noqa: E731
     two = [2, 2]
@@ -180,9 +189,11 @@ def test_errors() -> None:
         [
             (lambda: run(image.float(), weight, weight, None, *sizes), RuntimeError, r"image: expected \(N, I, H, W\)"),
             (lambda: run(image[0], weight, weight, None, *sizes), RuntimeError, r"image: expected \(N, I, H, W\)"),
-            (lambda: run(image, weight[:, :2], weight, None, *sizes), RuntimeError, r"weight: expected \(O, 3, KH, KW"),
-            (lambda: run(image, weight, weight[:2], None, *sizes), RuntimeError, "rounded: expected another shape"),
-            (lambda: run(image, weight, weight.float(), None, *sizes), RuntimeError, "rounded: expected another dtype"),
+            (lambda: run(image, weight[:, :2], weight, None, *sizes), RuntimeError, r"weight: expected \(O, 4, KH, KW"),
+            (lambda: run(image, weight, weight[:2], None, *sizes), RuntimeError, "read: expected another shape"),
+            (lambda: run(image, weight, weight.double(), None, *sizes), RuntimeError, "read: expected another dtype"),
+            (lambda: run(image[:, :3], weight[:, :3], weight[:, :3], None, *sizes), RuntimeError, "an even number"),
+            (lambda: run(*[torch.empty(1, 2, 65, 64).bfloat16()] * 3, None, *sizes), RuntimeError, "at most 4096 taps"),
             (lambda: run(image, weight, weight, bias[:2], *sizes), RuntimeError, "bias: expected another shape"),
             (lambda: run(image, weight, weight, bias.int(), *sizes), RuntimeError, "bias: expected float32"),
             (lambda: run(image, weight, weight, None, [0, 0], two), RuntimeError, "stride: expected at least 1"),

@@ -1,15 +1,18 @@
 """conv_transpose2d_products: transposed convolutions of few pixels as products, without what is beside the image."""
 
+import copy
 import itertools
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from fastgen import fuse
 from fastgen.ops import conv_transpose2d as forms
 from fastgen.ops import conv_transpose2d_products as module
+from fastgen.ops._dtypes import has_dot_product
 from fastgen.ops._records import Convolution
 from fastgen.ops.conv_transpose2d_bn import conv_transpose2d_bn
 from ops import assert_gradients, assert_op_parity, assert_opcheck, assert_raises, assert_runs
@@ -54,6 +57,55 @@ def test_parity(case: Any) -> None:
         assert torch.equal(OP(x, weight, bias, *sizes(case)), one)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_weights_in_float32_of_images_in_bfloat16() -> None:
+    """Are rounded where they are read, in every layout; a gradient has the weight's dtype."""
+    for case in CASES.values():
+        x, weight, bias, *_ = arguments(case)
+        if x.shape[1] % 2:
+            continue
+        halves = x.bfloat16()
+        rounded = OP(halves, weight.bfloat16(), bias.bfloat16(), *sizes(case))
+        for read in (weight, channels_last(weight), weight.transpose(0, 1).contiguous().transpose(0, 1)):
+            assert torch.equal(OP(halves, read, bias, *sizes(case)), rounded)
+        assert_op_parity(OP, module.conv_transpose2d_products_reference, halves, weight, None, *sizes(case))
+    leaves = [t.clone().requires_grad_() for t in (halves, weight, bias)]
+    found = torch.autograd.grad(OP(*leaves, *sizes(case)).sum(), leaves)
+    exact = [t.detach().double().requires_grad_() for t in leaves]
+    truth = torch.autograd.grad(F.conv_transpose2d(*exact, **options(case)).sum(), exact)
+    for one, leaf, right in zip(found, leaves, truth, strict=True):
+        assert one.dtype == leaf.dtype
+        torch.testing.assert_close(one.double(), right, rtol=0.02, atol=0.01 * right.abs().max().item())
+    with pytest.raises(RuntimeError, match="bias: expected another dtype"):
+        OP(halves, weight, bias.bfloat16(), *sizes(case))
+
+
+@pytest.mark.skipif(not has_dot_product(), reason="chosen on CPUs that multiply pairs of bfloat16")
+def test_autocast_without_gradients_reads_them() -> None:
+    """Layers with a batch norm and alone; weights are not converted before."""
+    plain = nn.Sequential(
+        nn.ConvTranspose2d(128, 64, 4, 2, 1), nn.BatchNorm2d(64), nn.ReLU(), nn.ConvTranspose2d(64, 32, 4, 2, 1)
+    ).eval()
+    model, x = copy.deepcopy(plain), torch.randn(16, 128, 4, 4)
+    assert fuse(model).swapped
+    exact = copy.deepcopy(plain).double()(x.double())
+    seen: list[Any] = []
+    real = module.conv_transpose2d_products
+
+    def watched(image: Tensor, convolution: Convolution) -> Tensor:
+        seen.append((image.dtype, convolution.weight.dtype))
+        return real(image, convolution)
+
+    with (
+        pytest.MonkeyPatch.context() as patch, torch.no_grad(), torch.autocast("cpu", torch.bfloat16),
+        assert_runs(OP, backward=False),
+    ):  # fmt: skip
+        patch.setattr(forms, "conv_transpose2d_products", watched)
+        found, expected = model(x), plain(x)
+    assert seen == [(torch.bfloat16, torch.float32)] * 2
+    assert (found.dtype, found.stride()) == (expected.dtype, expected.stride())
+    assert (found - exact).norm() <= 1.1 * (expected - exact).norm()
 
 
 def test_an_image_does_not_depend_on_those_beside_it() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..ops import _conv2d_product, conv2d_image, conv2d_weight, winograd
-from ..ops._dtypes import layer_dtype, lowered, widened
+from ..ops._dtypes import in_dtype, layer_dtype, lowered
 from ..ops._layouts import is_channels_last, is_vectorized
 from ..ops._records import NONE, Activation
 from ._records import activation_of
@@ -118,7 +118,7 @@ def _convolved(conv: Any, x: Tensor, last: bool, activation: Activation, lowers:
     weight, bias = conv.weight, conv.bias
     if not lowers:
         return conv2d_image.conv2d_image(x, weight, bias, *sizes, last, activation)
-    weight, bias = widened((weight, bias))
+    weight, bias = in_dtype(torch.float32, weight, bias)
     image = x.to(torch.bfloat16 if conv2d_image.multiplies_pairs(weight.shape[2:]) else torch.float32)
     return conv2d_image.conv2d_image(image, weight, bias, *sizes, last, activation).to(torch.bfloat16)
 

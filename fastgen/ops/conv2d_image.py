@@ -48,8 +48,8 @@ def conv2d_image_reference(
     activation: str,
     slope: float,
 ) -> Tensor:
-    y = F.conv2d(image, *in_dtype(image.dtype, weight, bias), stride, padding)
-    y = activate_(y, Activation(activation, slope))
+    weight, bias = in_dtype(image.dtype, weight, bias)
+    y = activate_(F.conv2d(image, weight, bias, stride, padding), Activation(activation, slope))
     return y.contiguous(memory_format=layout(channels_last))
 
 

@@ -56,8 +56,8 @@ def conv2d_bfloat16_reference(
     activation: str,
     slope: float,
 ) -> Tensor:
-    y = F.conv2d(image, *in_dtype(image.dtype, read, bias), stride, padding)
-    y = activate_(y, Activation(activation, slope))
+    read, bias = in_dtype(image.dtype, read, bias)
+    y = activate_(F.conv2d(image, read, bias, stride, padding), Activation(activation, slope))
     return y.contiguous(memory_format=torch.channels_last)
 
 

@@ -32,7 +32,8 @@ FEW = 4
 def conv_transpose2d_products_reference(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int], output_padding: list[int]
 ) -> Tensor:
-    y = F.conv_transpose2d(x, *in_dtype(x.dtype, weight, bias), stride, padding, output_padding)
+    weight, bias = in_dtype(x.dtype, weight, bias)
+    y = F.conv_transpose2d(x, weight, bias, stride, padding, output_padding)
     return y.contiguous(memory_format=torch.channels_last)
 
 
