@@ -4,6 +4,8 @@
 // the convolution multiplies pairs of pixels beside each other: a kernel's width is even. No torch headers.
 #pragma once
 
+#include <cmath>
+
 #include "activation.h"
 #include "conv2d_image.h"
 #include "conv_transpose2d_weight_cpu.h"
@@ -134,8 +136,11 @@ class ConvolvedImage {
       for (int64_t o = 0; o < shape.O; ++o) found.push_back(w[o * shape.taps() + k]);
     if (!bias) return found;
     found.insert(found.end(), bias, bias + shape.O);
-    if constexpr (!std::is_same_v<T, float>)  // and what rounding leaves of it
-      for (int64_t o = 0; o < shape.O; ++o) found.push_back(bias[o] - to_float(from_float<T>(bias[o])));
+    if constexpr (!std::is_same_v<T, float>)  // and what rounding leaves of it: of an infinite one nothing
+      for (int64_t o = 0; o < shape.O; ++o) {
+        const float rest = bias[o] - to_float(from_float<T>(bias[o]));
+        found.push_back(std::isfinite(rest) ? rest : 0.0f);
+      }
     return found;
   }
 

@@ -60,6 +60,11 @@ def test_under_autocast(colors: int) -> None:
     with torch.no_grad(), ops_run() as ran:
         assert (halves(given) - exact).norm() <= 1.1 * (copy.deepcopy(plain).bfloat16()(given) - exact).norm()
     assert ran == ({"conv2d_image"} if runs else set())
+    with torch.no_grad():
+        model[0].bias[:3] = torch.tensor([-torch.inf, torch.inf, torch.finfo(torch.float32).max])  # type: ignore[index]
+        with torch.autocast("cpu", torch.bfloat16):
+            found, expected = (each(image).sum((0, 2, 3)) for each in (model, plain))
+    assert torch.equal(found[:3], expected[:3])
     odd = Conv2dChain(nn.Conv2d(3, 32, 3, 3)).eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), ops_run() as ran:
         odd(torch.randn(4, 3, 27, 27))

@@ -26,7 +26,7 @@ from ._batch_norm_checks import check_batch_norm, check_count
 from ._batch_norm_sync import is_shared, synchronize
 from ._conv_transpose2d_bn_convolve import KERNELS
 from ._conv_transpose2d_bn_fold import conv_transpose2d_bn_fold_reference, fold
-from ._dtypes import autocast_dtype, check_dense, layer_dtype, lowered
+from ._dtypes import autocast_dtype, check_dense, layer_dtype, lowered, multiplies
 from ._layouts import is_channels_last, layout
 from ._records import NONE, Activation, BatchNorm, Convolution
 from ._registry import evaluates
@@ -153,7 +153,8 @@ def run_layer(
         if autocast_dtype(x) is None:
             check_dtypes(x, *convolution[:2])
             return _without_gradients(x, convolution, batch_norm, activation, channels_last)
-        if layer_dtype(x, [each for each in convolution[:2] if each is not None]) == torch.bfloat16:
+        parameters = [each for each in convolution[:2] if each is not None]
+        if layer_dtype(x, parameters) == torch.bfloat16 and multiplies(torch.bfloat16):
             return _without_gradients(lowered(x), convolution, batch_norm, activation, channels_last)
     if batch_norm is None:
         return convolve(x, convolution, activation, False, channels_last)[0]
