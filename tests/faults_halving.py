@@ -215,7 +215,6 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
              "for (int64_t o = squares ? count : 0; o < count; ++o)"),
             ("squares of inputs of the first tap", "from + o * kernel.result + at(t), kernel.result",
              "from + o * kernel.result, kernel.result"),
-            ("the last block is whole", "kernel.input == 1 && inputs == kSide", "kernel.input == 1"),
             ("a second row that is the first", "row + apart, packed", "row, packed"),
             ("taps in their own order", "const int64_t tap = order[t], at", "const int64_t tap = int64_t(t), at"),
         ],

@@ -163,6 +163,12 @@ def test_what_they_do_not_take() -> None:
         with torch.autocast("cpu", torch.bfloat16), ops_run() as ran:
             assert torch.equal(Conv2dChain(conv)(image), conv(image))
         assert not ran
+    odd, pixels = nn.Conv2d(17, 16, 4, 2, 1), torch.randn(8, 17, 16, 16)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), ops_run() as ran:
+        assert torch.equal(Conv2dChain(odd)(pixels), odd(pixels))
+        assert not ran
+        Conv2dChain(halves)(planes)  # without gradients in any layout
+    assert ran == {"conv2d_bfloat16"}
     over = nn.Sequential(nn.Conv2d(16, 32, 4, 2, 1), nn.LeakyReLU(0.2), nn.ReLU6(inplace=True))
     with assert_runs(OP, WEIGHT, backward=False):
         found = gradients(Conv2dChain(*over), x)

@@ -74,7 +74,7 @@ def test_parity(shape: tuple[Any, ...]) -> None:
     weights = (weight, channels_last(weight), sliced(weight), wide, channels_last(wide))
     batches = [(layout(image), wide, read, one, *sizes, *next(kinds))
                for layout in (contiguous, channels_last, sliced) for read in weights
-               for one in (bias, bias.float(), None)]  # fmt: skip
+               for one in (bias, bias.float().repeat_interleave(2)[::2], None)]  # fmt: skip
     assert_op_parity_over(batches, OP, module.conv2d_bfloat16_reference)
     rounded, halves = ((channels_last(image), wide, read, bias, *sizes, *LEAKY) for read in (wide, wide.bfloat16()))
     found = [with_threads(threads, lambda: OP(*rounded)) for threads in (1, 2, 7)]
