@@ -76,22 +76,27 @@ class ConvolvedImage {
     const int64_t O = shape_.O, columns = product_.columns();
     ImageBand<T> band(shape_, rows_);
     const auto places = read(band, pixels), last_places = rest == pixels ? places : read(band, rest);
-    const bool there = columns == O && !planes && std::is_same_v<T, float>;  // sums are where they belong
-    std::vector<float> sums(size_t(there ? 0 : pixels * columns)), turned(size_t(planes ? pixels * O : 0));
+    constexpr bool kRounds = !std::is_same_v<T, float>;
+    const bool there = columns == O && !planes && !kRounds;  // sums are where they belong
+    std::vector<float> sums(size_t(there ? 0 : pixels * columns)), turned(size_t(planes && kRounds ? pixels * O : 0));
     for (int64_t item = first; item < last; ++item) {
       const int64_t n = item / bands(), r = item % bands() * rows_, count = std::min(pixels, (shape_.h - r) * shape_.w);
       const int64_t image = n * O * shape_.h * shape_.w, pixel = r * shape_.w;
       band.load(r, count / shape_.w, x + n * shape_.I * shape_.H * shape_.W);
       float* found = sums.data();
-      if constexpr (std::is_same_v<T, float>)
+      if constexpr (!kRounds)
         if (there) found = y + image + pixel * O;
       product_.run(count, count == pixels ? places : last_places, found);
       activate_rows(activation_, 1, count * columns, 0, found);
       if (there) continue;
       if (planes) {
-        transpose_rows(O, count, found, columns, turned.data(), count);
-        for (int64_t o = 0; o < O; ++o)
-          store(count, &turned[size_t(o * count)], y + image + pixel + o * shape_.h * shape_.w);
+        T* const to = y + image + pixel;
+        if constexpr (kRounds) {
+          transpose_rows(O, count, found, columns, turned.data(), count);
+          for (int64_t o = 0; o < O; ++o) store(count, &turned[size_t(o * count)], to + o * shape_.h * shape_.w);
+        } else {
+          transpose_rows(O, count, found, columns, to, shape_.h * shape_.w);
+        }
       } else if (columns == O) {
         store(count * O, found, y + image + pixel * O);
       } else {

@@ -106,8 +106,8 @@ def conv2d_bfloat16(
     (N, O, h, w), channels_last.
     """
     op = torch.ops.fastgen.conv2d_bfloat16.default
-    read = weight.detach()
-    if torch.is_grad_enabled():  # as autocast keeps it: an optimiser may step before the backward
+    read = weight.detach()  # which is rounded where it is read
+    if torch.is_grad_enabled():  # before, as autocast keeps it: an optimiser may step before the backward
         read = read.to(image.dtype)
     y: Tensor = call(op, in_channels_last(image), weight, read, bias, stride, padding, *activation)
     return y
