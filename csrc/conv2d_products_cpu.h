@@ -12,6 +12,7 @@
 #include <array>
 
 #include "activation.h"
+#include "checked.h"
 #include "conv2d_image.h"
 #include "packed_taps_cpu.h"
 #include "sample_gemm_cpu.h"

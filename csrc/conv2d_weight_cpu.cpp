@@ -1,36 +1,16 @@
 // conv2d_weight and conv2d_bfloat16 on the CPU: from tensors to what their headers compute.
-#include "conv2d_weight_cpu.h"
-
-#include "conv2d_products_cpu.h"
+#include "conv2d_products_tensors.h"
 #include "conv2d_tensors.h"
+#include "conv2d_weight.h"
 
 namespace fastgen {
 namespace {
 
 constexpr int64_t kMostTaps = 4096;
-constexpr int64_t kRowsOfThread = 4;  // worth a thread's while
 
 void check_pixels(const Tensor& image) {
   STD_TORCH_CHECK(image.dim() == 4 && image.scalar_type() == ScalarType::BFloat16,
                   "image: expected (N, I, H, W) in bfloat16");
-}
-
-void add_products(const ImageConvolution& shape, const Tensor& image, const Tensor& grad, Tensor& weight) {
-  const ConvolutionWeight product(shape);
-  const auto words = [&](int64_t count) { return empty(image, {count}, ScalarType::Float); };  // of 32 bits
-  Tensor x = words(product.image_size()), y = words(product.grad_size()), kept = words(product.sums_size());
-  uint32_t* const pixels = static_cast<uint32_t*>(x.mutable_data_ptr());
-  uint32_t* const grads = static_cast<uint32_t*>(y.mutable_data_ptr());
-  float *const sums = mutable_data<float>(kept), *const result = mutable_data<float>(weight);
-  for (int64_t block = 0; block < product.blocks(); ++block) {
-    torch::stable::parallel_for(0, product.packed_rows(), kRowsOfThread, [&](int64_t first, int64_t last) {
-      product.pack(block, first, last, data<bfloat16>(image), data<bfloat16>(grad), pixels, grads);
-    });
-    torch::stable::parallel_for(0, product.items(), 1, [&](int64_t first, int64_t last) {
-      const auto own = unwritten<float>(product.sums_size() ? 0 : product.item_size());
-      product.add(block, first, last, pixels, grads, product.sums_size() ? sums : own.get(), result);
-    });
-  }
 }
 
 Tensor conv2d_weight_cpu(const Tensor& image_any, const Tensor& grad_any, std::vector<int64_t> kernel,
@@ -42,22 +22,13 @@ Tensor conv2d_weight_cpu(const Tensor& image_any, const Tensor& grad_any, std::v
   check_tensor(grad_any, "grad", std::vector<int64_t>{shape.N, shape.O, shape.h, shape.w}, ScalarType::BFloat16,
                image_any);
   Tensor weight = empty(image_any, {shape.O, shape.I, shape.KH, shape.KW}, ScalarType::Float);
-  if (shape.N == 0)
+  if (shape.N == 0) {
     std::fill_n(mutable_data<float>(weight), weight.numel(), 0.0f);
-  else
-    add_products(shape, in_layout(image_any, true), in_layout(grad_any, true), weight);
+    return weight;
+  }
+  const Tensor image = in_layout(image_any, true), grad = in_layout(grad_any, true);
+  add_weight_products(shape, false, data<bfloat16>(image), data<bfloat16>(grad), image, mutable_data<float>(weight));
   return weight;
-}
-
-template <typename W>
-void convolve(const ImageConvolution& shape, const Tensor& image, const Tensor& weight, const float* bias,
-              LayerActivation activation, Tensor& y) {
-  const KernelLayout kernel{shape.KH, shape.KW, weight.stride(1), weight.stride(0), weight.stride(2), weight.stride(3)};
-  const ConvolvedPixels<W> product(shape, kernel, bias, activation);
-  const int64_t threads = std::max<int64_t>(1, torch::stable::get_num_threads());
-  torch::stable::parallel_for(0, product.items(), ceil_div(product.items(), threads), [&](int64_t first, int64_t last) {
-    product.run(first, last, data<bfloat16>(image), data<W>(weight), mutable_data<bfloat16>(y));
-  });
 }
 
 Tensor conv2d_bfloat16_cpu(const Tensor& image_any, const Tensor& weight, const Tensor& read,
@@ -80,8 +51,11 @@ Tensor conv2d_bfloat16_cpu(const Tensor& image_any, const Tensor& weight, const 
   const std::optional<Tensor> row =
       bias ? std::optional(as_contiguous(torch::stable::to(*bias, ScalarType::Float))) : std::nullopt;
   const Tensor image = in_layout(image_any, true);
-  rounds ? convolve<float>(shape, image, read, numbers(row), follows, y)
-         : convolve<bfloat16>(shape, image, read, numbers(row), follows, y);
+  const KernelLayout kernel{shape.KH, shape.KW, read.stride(1), read.stride(0), read.stride(2), read.stride(3)};
+  const bfloat16* const x = data<bfloat16>(image);
+  bfloat16* const to = mutable_data<bfloat16>(y);
+  rounds ? convolve_pixels(shape, kernel, x, data<float>(read), numbers(row), follows, to)
+         : convolve_pixels(shape, kernel, x, data<bfloat16>(read), numbers(row), follows, to);
   return y;
 }
 

@@ -32,9 +32,12 @@ FG_VECTOR_CLONES inline void rows_to_columns(int64_t rows, int64_t columns, cons
 // is a panel of a few channels and all their taps.
 class ConvolutionWeight {
  public:
-  explicit ConvolutionWeight(const ImageConvolution& shape, const TileSet<bfloat16>& isa = tile_sets<bfloat16>().back())
+  // as_added: the answer is not (O, I, KH, KW), but (I, KH, KW, O), as the sums are
+  explicit ConvolutionWeight(const ImageConvolution& shape, bool as_added = false,
+                             const TileSet<bfloat16>& isa = tile_sets<bfloat16>().back())
       : isa_(isa),
         shape_(shape),
+        as_added_(as_added),
         groups_(ceil_div(shape.N, kImages)),
         rows_(even(shape.h, std::max<int64_t>(1, kPixels / shape.w))),
         together_(rows_ < shape.h ? 1 : even(groups_, std::max<int64_t>(1, kPixels / (shape.h * shape.w)))),
@@ -73,8 +76,8 @@ class ConvolutionWeight {
     }
   }
 
-  // Adds what was laid out to the items [first, last), and behind the last block answers; weight (O, I, KH, KW). sums:
-  // of all items, or of one where there is one block.
+  // Adds what was laid out to the items [first, last), and behind the last block answers. sums: of all items, or of one
+  // where there is one block.
   void add(int64_t block, int64_t first, int64_t last, const uint32_t* x, const uint32_t* y, float* sums,
            float* weight) const {
     const Block at(*this, block);
@@ -95,8 +98,11 @@ class ConvolutionWeight {
           for (int64_t row = 0; row < rows; row += isa_.rows) {
             const int count = int(std::min<int64_t>(isa_.rows, rows - row));
             for (int m = 0; m < count; ++m) from[m] = base + reads_[size_t(row + m)] * kImages;
-            isa_.outer[count][vectors](runs, shape_.w, from, at.fast.apart, shape_.stride[1] * shape_.I, grads, width,
-                                       added + row * width, width);
+            if (shape_.w == 1)  // runs of one word are one run
+              isa_.outer[count][vectors](1, runs, from, 0, at.fast.apart, grads, width, added + row * width, width);
+            else
+              isa_.outer[count][vectors](runs, shape_.w, from, at.fast.apart, shape_.stride[1] * shape_.I, grads, width,
+                                         added + row * width, width);
           }
         }
       if (block == blocks() - 1) finish(panel, channel, channels, added, weight);
@@ -168,12 +174,18 @@ class ConvolutionWeight {
 
   void finish(int64_t panel, int64_t channel, int64_t channels, const float* sums, float* weight) const {
     const int64_t taps = shape_.KH * shape_.KW, first = panel * isa_.panel(), pitch = shape_.I * taps;
-    rows_to_columns(channels * taps, std::min(wide(panel), shape_.O - first), sums, wide(panel),
-                    weight + first * pitch + channel * taps, pitch);
+    const int64_t rows = channels * taps, count = std::min(wide(panel), shape_.O - first);
+    if (!as_added_) {
+      rows_to_columns(rows, count, sums, wide(panel), weight + first * pitch + channel * taps, pitch);
+      return;
+    }
+    for (int64_t row = 0; row < rows; ++row)
+      std::copy_n(sums + row * wide(panel), count, weight + (channel * taps + row) * shape_.O + first);
   }
 
   const TileSet<bfloat16>& isa_;
   ImageConvolution shape_;
+  bool as_added_;
   int64_t groups_, rows_, together_, frame_rows_, row_, columns_, channels_;
   std::vector<int64_t> reads_;  // where the rows of an item's sums begin to read: channels, and of each all taps
 };

@@ -3,21 +3,23 @@
 #pragma once
 
 #include "activation.h"
+#include "half.h"
 
 namespace fastgen {
 
-// grad[m] ← the gradient before the activation, which gave y
-template <Pointwise kind>
-FG_VECTOR_CLONES void activation_gradient(int64_t M, int64_t count, int64_t pitch, const float* __restrict y,
-                                          float slope, float* __restrict grad) {
+// grad[m] ← the gradient before the activation, which gave y; T: float, or bfloat16, which is rounded
+template <Pointwise kind, typename T>
+FG_VECTOR_CLONES void activation_gradient(int64_t M, int64_t count, int64_t pitch, const T* __restrict y, float slope,
+                                          T* __restrict grad) {
   for (int64_t m = 0; m < M; ++m, y += pitch, grad += pitch)
-    for (int64_t j = 0; j < count; ++j) grad[j] = activate_backward<kind>(grad[j], y[j], slope);
+    for (int64_t j = 0; j < count; ++j)
+      grad[j] = from_float<T>(activate_backward<kind>(to_float(grad[j]), to_float(y[j]), slope));
 }
 
-FG_VECTOR_CLONES inline void add_rows(int64_t M, int64_t count, int64_t pitch, const float* __restrict x,
-                                      float* __restrict sums) {
+template <typename T>
+FG_VECTOR_CLONES void add_rows(int64_t M, int64_t count, int64_t pitch, const T* __restrict x, float* __restrict sums) {
   for (int64_t m = 0; m < M; ++m, x += pitch)
-    for (int64_t j = 0; j < count; ++j) sums[j] += x[j];
+    for (int64_t j = 0; j < count; ++j) sums[j] += to_float(x[j]);
 }
 
 }  // namespace fastgen

@@ -1,12 +1,14 @@
 // mlp and mlp_backward on the CPU: from tensors to the products of layers, images in float32 or bfloat16.
 #include "mlp_cpu.h"
 
+#include "mlp_pairs_tensors.h"
 #include "tensor_utils.h"
 
 namespace fastgen {
 namespace {
 
 constexpr int64_t kMostFeatures = int64_t(1) << 31;  // of a size, so that no product of two overflows
+constexpr int64_t kFewRows = 32;  // up to which products of bfloat16 are of float, and no weight is packed
 
 struct Perceptron {
   int64_t M, K, hidden, N;
@@ -14,6 +16,7 @@ struct Perceptron {
 
   LinearLayer inner() const { return {M, K, hidden}; }
   LinearLayer outer() const { return {M, hidden, N}; }
+  bool in_pairs(const Tensor& rows) const { return M > kFewRows && rows.scalar_type() == ScalarType::BFloat16; }
 };
 
 void check_sizes(const Perceptron& shape) {
@@ -54,7 +57,17 @@ std::tuple<Tensor, Tensor> mlp_cpu(const Tensor& x_any, const Tensor& weight_any
   const Perceptron shape = checked(x_any, weight_any, weight_out_any, activation, slope);
   const std::optional<Tensor> bias = checked_bias(bias_any, "bias", shape.hidden, x_any),
                               bias_out = checked_bias(bias_out_any, "bias_out", shape.N, x_any);
-  const Tensor x = wide(x_any), weight = as_contiguous(weight_any), weight_out = as_contiguous(weight_out_any);
+  const Tensor weight = as_contiguous(weight_any), weight_out = as_contiguous(weight_out_any);
+  if (shape.in_pairs(x_any)) {
+    const Tensor x = as_contiguous(x_any);
+    Tensor hidden = empty(x, {shape.M, shape.hidden}), y = empty(x, {shape.M, shape.N});
+    PairedLayer(shape.M, shape.K, shape.hidden, x)
+        .run(data<bfloat16>(x), data<float>(weight), numbers(bias), shape.activation, mutable_data<bfloat16>(hidden));
+    PairedLayer(shape.M, shape.hidden, shape.N, x)
+        .run(data<bfloat16>(hidden), data<float>(weight_out), numbers(bias_out), {}, mutable_data<bfloat16>(y));
+    return {y, hidden};
+  }
+  const Tensor x = wide(x_any);
   Tensor hidden = empty(x, {shape.M, shape.hidden}), y = empty(x, {shape.M, shape.N});
   const LinearLayer inner = shape.inner(), outer = shape.outer();
   if (shape.M > 0) {
@@ -69,31 +82,45 @@ std::tuple<Tensor, Tensor> mlp_cpu(const Tensor& x_any, const Tensor& weight_any
   return {narrow(y, x_any.scalar_type()), narrow(hidden, x_any.scalar_type())};
 }
 
-// What a gradient reads of what the forward has kept, in float and contiguous; nothing where it reads none.
+// What a gradient reads of what the forward has kept, contiguous, `widened` in float; nothing where it reads none.
 std::optional<Tensor> kept(const std::optional<Tensor>& tensor, const char* name, bool read, int64_t rows,
-                           int64_t columns, ScalarType dtype, const Tensor& like) {
+                           int64_t columns, ScalarType dtype, const Tensor& like, bool widened) {
   if (!read) return std::nullopt;
   STD_TORCH_CHECK(tensor, name, ": expected a tensor for what is asked");
   check_tensor(*tensor, name, std::vector<int64_t>{rows, columns}, dtype, like);
-  return wide(*tensor);
+  return widened ? wide(*tensor) : as_contiguous(*tensor);
 }
 
 int64_t size_of(const std::optional<Tensor>& tensor, int dim, int64_t otherwise) {
   return tensor && tensor->dim() == 2 ? tensor->size(dim) : otherwise;
 }
 
-// Of one layer, those that are wanted; before: the activation that made x.
-void backward(const LinearLayer& layer, const Tensor& grad_y, const float* x, const float* weight,
-              LayerActivation before, Tensor* grad_x, Tensor* grad_weight, Tensor* grad_bias) {
-  if (grad_x)
+// A layer's gradients; null what is not wanted.
+struct Gradients {
+  Tensor *x, *weight, *bias;
+};
+
+// Of one layer; before: the activation that made x.
+void backward(const LinearLayer& layer, const Tensor& grad_y, const std::optional<Tensor>& x,
+              const std::optional<Tensor>& weight, LayerActivation before, const Gradients& grads) {
+  if (grads.x)
     torch::stable::parallel_for(0, layer.vectors(), layer.grain_of_vectors(), [&](int64_t at, int64_t end) {
-      layer.to_input(at, end, data<float>(grad_y), weight, x, before, mutable_data<float>(*grad_x));
+      layer.to_input(at, end, data<float>(grad_y), numbers(weight), numbers(x), before, mutable_data<float>(*grads.x));
     });
-  if (grad_weight || grad_bias)
+  if (grads.weight || grads.bias)
     torch::stable::parallel_for(0, layer.rows(), layer.grain_of_rows(), [&](int64_t at, int64_t end) {
-      layer.to_weight(at, end, data<float>(grad_y), x, grad_weight ? mutable_data<float>(*grad_weight) : nullptr,
-                      grad_bias ? mutable_data<float>(*grad_bias) : nullptr);
+      layer.to_weight(at, end, data<float>(grad_y), numbers(x),
+                      grads.weight ? mutable_data<float>(*grads.weight) : nullptr,
+                      grads.bias ? mutable_data<float>(*grads.bias) : nullptr);
     });
+}
+
+void backward(const PairedLayer& layer, const Tensor& grad_y, const std::optional<Tensor>& x,
+              const std::optional<Tensor>& weight, LayerActivation before, const Gradients& grads) {
+  const bfloat16* const rows = x ? data<bfloat16>(*x) : nullptr;
+  if (grads.x) layer.to_input(data<bfloat16>(grad_y), numbers(weight), rows, before, mutable_data<bfloat16>(*grads.x));
+  layer.to_weight(data<bfloat16>(grad_y), rows, grads.weight ? mutable_data<float>(*grads.weight) : nullptr,
+                  grads.bias ? mutable_data<float>(*grads.bias) : nullptr);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mlp_backward_cpu(
@@ -110,26 +137,38 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mlp_backward_cpu(
                          grad_y_any.size(1),
                          {checked_pointwise(activation), float(slope)}};
   check_sizes(shape);
-  const std::optional<Tensor> hidden = kept(hidden_any, "hidden", is_inner || wanted[3], shape.M, shape.hidden, dtype,
-                                            grad_y_any),
-                              x = kept(x_any, "x", wanted[1], shape.M, shape.K, dtype, grad_y_any),
-                              weight = kept(weight_any, "weight", wanted[0], shape.hidden, shape.K, ScalarType::Float,
-                                            grad_y_any),
-                              weight_out = kept(weight_out_any, "weight_out", is_inner, shape.N, shape.hidden,
-                                                ScalarType::Float, grad_y_any);
-  const Tensor grad_y = wide(grad_y_any);
-  const auto made = [&](bool want, std::vector<int64_t> sizes) {
-    return empty(grad_y, want ? sizes : std::vector<int64_t>{0});
+  const bool pairs = shape.in_pairs(grad_y_any);
+  const auto found = [&](const std::optional<Tensor>& tensor, const char* name, bool read, int64_t rows,
+                         int64_t columns,
+                         ScalarType of) { return kept(tensor, name, read, rows, columns, of, grad_y_any, !pairs); };
+  const std::optional<Tensor> hidden = found(hidden_any, "hidden", is_inner || wanted[3], shape.M, shape.hidden, dtype),
+                              x = found(x_any, "x", wanted[1], shape.M, shape.K, dtype),
+                              weight = found(weight_any, "weight", wanted[0], shape.hidden, shape.K, ScalarType::Float),
+                              weight_out = found(weight_out_any, "weight_out", is_inner, shape.N, shape.hidden,
+                                                 ScalarType::Float);
+  const Tensor grad_y = pairs ? as_contiguous(grad_y_any) : wide(grad_y_any);
+  const auto made = [&](bool want, std::vector<int64_t> sizes, ScalarType of) {
+    return empty(grad_y, want ? sizes : std::vector<int64_t>{0}, of);
   };
-  Tensor grad_x = made(wanted[0], {shape.M, shape.K}), grad_weight = made(wanted[1], {shape.hidden, shape.K}),
-         grad_bias = made(wanted[2], {shape.hidden}), grad_weight_out = made(wanted[3], {shape.N, shape.hidden}),
-         grad_bias_out = made(wanted[4], {shape.N}), grad_hidden = made(is_inner, {shape.M, shape.hidden});
-  backward(shape.outer(), grad_y, numbers(hidden), numbers(weight_out), shape.activation,
-           is_inner ? &grad_hidden : nullptr, wanted[3] ? &grad_weight_out : nullptr,
-           wanted[4] ? &grad_bias_out : nullptr);
-  if (is_inner)
-    backward(shape.inner(), grad_hidden, numbers(x), numbers(weight), {}, wanted[0] ? &grad_x : nullptr,
-             wanted[1] ? &grad_weight : nullptr, wanted[2] ? &grad_bias : nullptr);
+  const ScalarType rows = grad_y.scalar_type(), sums = ScalarType::Float;
+  Tensor grad_x = made(wanted[0], {shape.M, shape.K}, rows),
+         grad_hidden = made(is_inner, {shape.M, shape.hidden}, rows),
+         grad_weight = made(wanted[1], {shape.hidden, shape.K}, sums),
+         grad_bias = made(wanted[2], {shape.hidden}, sums),
+         grad_weight_out = made(wanted[3], {shape.N, shape.hidden}, sums),
+         grad_bias_out = made(wanted[4], {shape.N}, sums);
+  const auto asked = [](bool want, Tensor& tensor) { return want ? &tensor : nullptr; };
+  const Gradients of_outer{asked(is_inner, grad_hidden), asked(wanted[3], grad_weight_out),
+                           asked(wanted[4], grad_bias_out)},
+      of_inner{asked(wanted[0], grad_x), asked(wanted[1], grad_weight), asked(wanted[2], grad_bias)};
+  const auto through = [&](const auto& outer, const auto& inner) {
+    backward(outer, grad_y, hidden, weight_out, shape.activation, of_outer);
+    if (is_inner) backward(inner, grad_hidden, x, weight, {}, of_inner);
+  };
+  if (pairs)
+    through(PairedLayer(shape.M, shape.hidden, shape.N, grad_y), PairedLayer(shape.M, shape.K, shape.hidden, grad_y));
+  else
+    through(shape.outer(), shape.inner());
   return {narrow(grad_x, dtype), grad_weight, grad_bias, grad_weight_out, grad_bias_out};
 }
 

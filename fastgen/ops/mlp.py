@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ._activations import activate_, activate_backward
-from ._dtypes import in_dtype, layer_dtype, lowered, widened, without_autocast
+from ._dtypes import has_dot_product, in_dtype, layer_dtype, lowered, widened, without_autocast
 from ._layouts import is_vectorized
 from ._records import Activation
 from ._registry import call, define_op
@@ -113,7 +113,9 @@ def pays(x: Tensor, parameters: Sequence[Tensor | None]) -> bool:
     if not x.is_cpu or torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
         return False
     dtype = layer_dtype(x, [each for each in parameters if each is not None])
-    return dtype == torch.float32 or (dtype is not None and x.shape[0] <= ROWS_OF_HALVES)
+    if dtype == torch.bfloat16:
+        return x.shape[0] <= ROWS_OF_HALVES or has_dot_product()
+    return dtype is not None
 
 
 def mlp(
