@@ -1,15 +1,15 @@
 """Measures one contest: parity, contenders in turn, and the floor."""
 
-import itertools
 import os
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any
 
 import torch
+from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -151,9 +151,37 @@ def _peak_of_cpu(run: Callable[[], Any]) -> int:
     with silence(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         kept = run()
     del kept
-    result = profiler.profiler.kineto_results  # type: ignore[union-attr]
-    events = sorted((event.start_ns(), event.nbytes()) for event in result.events() if event.name() == "[memory]")
-    return max(itertools.accumulate((size for _, size in events), initial=0))
+    events = profiler.profiler.kineto_results.experimental_event_tree()  # type: ignore[union-attr]
+    return peak_of(sorted(_allocations(events)))
+
+
+def _allocations(events: Iterable[Any]) -> Iterator[tuple[int, int, int, int]]:
+    """Time, number, address and bytes, negative where they are freed."""
+    waiting, number = list(events), 0
+    while waiting:
+        event = waiting.pop()
+        waiting += event.children
+        if event.tag == _EventType.Allocation:
+            number += 1
+            yield event.start_time_ns, number, event.extra_fields.ptr, event.extra_fields.alloc_size
+
+
+def peak_of(allocations: Iterable[tuple[int, int, int, int]]) -> int:
+    """Most bytes at once of what is allocated here.
+
+    What was there before may be freed here: torch's profiler tells that by the size of whatever an earlier profile has
+    seen at this address, or not at all, and so it does not count.
+    """
+    there: dict[int, int] = {}
+    now = most = 0
+    for _, _, address, size in allocations:
+        if size > 0:
+            there[address] = size
+            now += size
+        else:
+            now -= there.pop(address, 0)
+        most = max(most, now)
+    return most
 
 
 @contextmanager

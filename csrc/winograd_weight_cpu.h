@@ -16,12 +16,10 @@ class WinogradToWeight {
     const int64_t fit = kSums / (kPhases * kComponents * shape_.S) / kChannels * kChannels;
     return std::min(shape_.L, std::max(fit, kChannels));
   }
-  // Tiles of a part, one after the other: as many as have about as many numbers as the sums that they are added to, and
-  // of few channels more, since threads wait for each other behind each part.
+  // Tiles of a part, one after the other: as many as have about as many numbers as the sums that they are added to.
   int64_t part() const {
     const int64_t rows = kPhases * block(), even = rows * shape_.S / (rows + shape_.S);
-    const int64_t fit = kPart / (kComponents * (rows + shape_.S));
-    return std::min(shape_.tiles(), std::max({even, kTiles / 2, fit}));
+    return std::min(shape_.tiles(), std::max(even, kTiles / 2));
   }
   int64_t sums_size() const { return kComponents * kPhases * block() * shape_.S; }
   int64_t large_size() const { return large(part(), block()).size(); }
@@ -70,7 +68,7 @@ class WinogradToWeight {
   }
 
  private:
-  static constexpr int64_t kRows = 48, kSums = int64_t(1) << 19, kPart = int64_t(1) << 19;
+  static constexpr int64_t kRows = 48, kSums = int64_t(1) << 19;
 
   TileNumbers large(int64_t tiles, int64_t channels) const { return {tiles, kPhases * channels, kChannels}; }
   TileNumbers small(int64_t tiles) const { return {tiles, shape_.S, std::max<int64_t>(isa_.panel(), kChannels)}; }

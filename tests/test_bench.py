@@ -18,7 +18,7 @@ from fastgen.commands.bench import find_suite
 from fastgen.ops import gated_activation
 from fastgen.ops.gated_activation import gated_activation_reference
 from harness import Contests, parts, run
-from measure import Bench
+from measure import Bench, peak_bytes, peak_of
 from tables import terminal
 
 ROOT = Path(__file__).parent.parent
@@ -99,6 +99,19 @@ def test_a_wrong_or_broken_alternative_takes_no_part_and_is_named() -> None:
     assert result["kernels"] == {"gated_activation": "csrc/gated_activation_cpu.cpp"}
     assert result["peak_bytes"]["fastgen"] == 96  # its result
     assert result["peak_bytes"]["eager"] == 3 * 96  # beside it, both halves' functions
+
+
+def test_a_peak_is_not_lowered_by_what_an_earlier_profile_saw() -> None:
+    """Which knows the size of what it saw allocated, and tells of it when it is freed: a step frees its gradients."""
+    kept: list[Tensor] = []
+
+    def keeps(count: int) -> None:
+        kept.clear()
+        kept.append(torch.empty(count))
+
+    assert peak_bytes(lambda: keeps(1 << 18), "cpu") == 1 << 20
+    assert peak_bytes(lambda: keeps(1 << 16), "cpu") == 1 << 18
+    assert peak_of([(0, 1, 64, 100), (1, 2, 64, -100), (2, 3, 64, 50), (3, 4, 128, 70), (4, 5, 192, -900)]) == 120
 
 
 def test_contenders_that_draw_noise_are_held_to_a_pair_that_does_not() -> None:

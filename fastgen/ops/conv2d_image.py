@@ -155,9 +155,14 @@ def gradients_of_transposed(
 ) -> tuple[Tensor | None, Tensor | None]:
     """To the input and the weight of a transposed convolution, where they are wanted."""
     weight, _, stride, padding, *_ = convolution
-    last, dtype = is_channels_last(x), x.dtype
-    grad, x, taps = in_dtype(torch.float32, grad, x, weight)
-    grad_weight = to_weight(grad, x, weight.shape[2:], stride, padding)[0].to(weight.dtype) if wanted[1] else None
+    last, dtype, kernel = is_channels_last(x), x.dtype, weight.shape[2:]
+    taps = weight.to(torch.float32)
+    if dtype == torch.bfloat16 and multiplies_pairs(kernel):
+        op = torch.ops.fastgen.conv2d_weight.default
+        grad_weight = call(op, grad, x, kernel, stride, padding).to(weight.dtype) if wanted[1] else None
+        return conv2d_image(grad, taps, None, stride, padding, last) if wanted[0] else None, grad_weight
+    grad, x = in_dtype(torch.float32, grad, x)
+    grad_weight = to_weight(grad, x, kernel, stride, padding)[0].to(weight.dtype) if wanted[1] else None
     grad_x = conv2d_image(grad, taps, None, stride, padding, last).to(dtype) if wanted[0] else None
     return grad_x, grad_weight
 
