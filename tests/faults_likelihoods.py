@@ -97,6 +97,42 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("rows of an image", "if (++h < H) continue;", "if (++h <= H) continue;"),
         ],
     },
+    "categorical_cross_entropy": {
+        "fastgen/ops/categorical_cross_entropy.py": [
+            ("the reference forgets the smoothing", "own * (1 - smoothing) + shifted.mean(2) * smoothing if smoothing",
+             "own if smoothing"),
+            ("a gradient of a gradient forgets it", "(p - own - smoothing / levels)", "(p - own)"),
+            ("few logits, too", " or params.shape[1] < LOGITS or", " or"),
+            ("few levels, too", " or levels < LEVELS or", " or"),
+            ("in an exported program, too", "return not (torch.compiler.is_exporting() or", "return not ("),
+            ("in transforms, too", " or is_vectorized() or forward_ad", " or forward_ad"),
+            ("a gradient that cannot be differentiated", "if torch.is_grad_enabled():  # to be", "if False:  # to be"),
+            ("any value", "if low < 0 or high >= levels:", "if False:"),
+        ],
+        "fastgen/distributions/discrete.py": [
+            ("a copy in float32", "return params if pays(params, self.levels) else", "return"),
+            ("torch's alone", "        if pays(params, self.levels):", "        if False:"),
+        ],
+        "csrc/categorical_cross_entropy.h": [
+            ("the largest of a run is its first", "return a < b ? b : a;", "return a;"),
+            ("a rest of lanes is lost", "j < levels - whole; ++j", "j < 0; ++j"),
+            ("a NaN is a number", "log(sum) + (sum - sum)", "log(sum)"),
+            ("smoothing by the sum", "total / acc_t(levels)", "total"),
+            ("the largest of a plane is its first", "most[i] = most[i] < logit ? logit : most[i];",
+             "most[i] = u ? most[i] : logit;"),
+            ("no even share of a run", "- from) - less);", "- from));"),
+            ("no even share of planes", "- most[i]) - even[i]);", "- most[i]));"),
+        ],
+        "csrc/categorical_cross_entropy_cpu.cpp": [
+            ("a level beyond all", "value >= 0 && value < shape.L", "value >= 0 && value <= shape.L"),
+            ("a level below all", "value >= 0 && value < shape.L", "value < shape.L"),
+            ("what is stored is read again", "scale[i] * exp(acc_t(Storage<T>::load(l[own])) - most[i]) - even[i] -",
+             "acc_t(Storage<T>::load(to[own])) -"),
+            ("the first colours alone", "l + begin * next, found", "l, found"),
+            ("the first strip alone", "first = at % strips * kLevelPixels;", "first = 0;"),
+            ("any dtype of a gradient", 'check_tensor(grad_any, "grad", values_any.sizes(), dtype, params_any);', ""),
+        ],
+    },
     "value_frequencies": {
         "fastgen/ops/value_frequencies.py": [
             ("the reference's values may be impossible", "(until.diff(dim=1) + 1)", "until.diff(dim=1)"),

@@ -64,6 +64,14 @@ OPS: dict[str, tuple[Callable[..., Any], dict[str, Any], set[str]]] = {
         {"params": torch.ones(2, 6, 3, 4), "values": torch.ones(2, 1, 3, 4, dtype=torch.int64), "levels": 256},
         set(),
     ),
+    "categorical_cross_entropy": (
+        ops.categorical_cross_entropy,
+        {
+            "params": torch.ones(2, 6, 3, 4), "values": torch.ones(2, 1, 3, 4, dtype=torch.int64), "levels": 6,
+            "label_smoothing": 0.1,
+        },
+        set(),
+    ),
     "image_lstm": (
         ops.image_lstm,
         {

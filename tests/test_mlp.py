@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastgen.ops import mlp as module
+from fastgen.ops._dtypes import has_dot_product
 from fastgen.ops._records import Activation
 from fastgen.ops.mlp import mlp, mlp_backward_reference, mlp_reference, pays
 from ops import (
@@ -85,18 +86,26 @@ def test_parity(shape: tuple[int, ...], dtype: torch.dtype) -> None:
                 assert torch.equal(one, three)
 
 
-def test_a_row_does_not_depend_on_those_beside_it() -> None:
-    x, *weights = arguments((17, 53, 90, 21))
+#: Of few rows products of halves are of float32, of many of pairs.
+DTYPES_AND_ROWS = ((torch.float32, 17), (torch.bfloat16, 17), (torch.bfloat16, 40))
+
+
+@pytest.mark.parametrize(("dtype", "rows"), DTYPES_AND_ROWS)
+def test_a_row_does_not_depend_on_those_beside_it(dtype: torch.dtype, rows: int) -> None:
+    x, *weights = arguments((rows, 53, 90, 21))
+    x, fewest = x.to(dtype), 33 if rows > 32 else 1
     whole = OP(x, *weights, "relu", 0.0)
-    for n in (0, 5, 16):
-        for one, every in zip(OP(x[n : n + 1], *weights, "relu", 0.0), whole, strict=True):
-            assert torch.equal(one[0], every[n])
+    for n in (0, 5, rows - fewest):
+        for some, every in zip(OP(x[n : n + fewest], *weights, "relu", 0.0), whole, strict=True):
+            assert torch.equal(some, every[n : n + fewest])
 
 
-def test_what_is_no_number_stays_where_it_is() -> None:
+@pytest.mark.parametrize(("dtype", "rows"), DTYPES_AND_ROWS)
+def test_what_is_no_number_stays_where_it_is(dtype: torch.dtype, rows: int) -> None:
     """In its row; an infinite weight in its column, also behind whole vectors, beside which others are read again."""
-    x, weight, bias, weight_out, bias_out = arguments((9, 21, 16, 19))
-    x[4, 20], weight[3, 2] = torch.nan, torch.inf
+    x, weight, bias, weight_out, bias_out = arguments((rows, 21, 16, 19))
+    x[4, 20], x[5, 0], weight[3, 2] = torch.nan, -torch.inf, torch.inf
+    x = x.to(dtype)
     y, hidden = OP(x, weight, bias, weight_out, bias_out, "none", 0.0)
     plain, plain_hidden = eager(x, weight, bias, weight_out, bias_out, "none")
     assert torch.equal(hidden.isfinite(), plain_hidden.isfinite())
@@ -177,7 +186,7 @@ def test_a_direct_call_is_checked() -> None:
     )
 
 
-def test_where_it_pays() -> None:
+def test_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU, in float32 or bfloat16 with parameters in either, of enough weights."""
     x, *parameters = arguments((4, 64, 64, 64))
     assert module.takes(parameters[0], parameters[2])
@@ -190,6 +199,8 @@ def test_where_it_pays() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert pays(x, parameters)
         assert pays(x.expand(8, 4, 64).reshape(32, 64), parameters)
+        assert pays(x.expand(9, 4, 64).reshape(36, 64), parameters) == has_dot_product()
+        monkeypatch.setattr(module, "has_dot_product", lambda: False)
         assert not pays(x.expand(9, 4, 64).reshape(36, 64), parameters)
         assert mlp(x, *parameters, Activation("relu")).dtype == torch.bfloat16  # type: ignore[arg-type]
     with torch.autocast("cpu", torch.float16):

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._checks import check_integer, check_number, check_values
+from ..ops.categorical_cross_entropy import cross_entropy, pays
 from .distribution import Distribution, Marginal, at_least_float32
 
 
@@ -31,7 +32,7 @@ class _Unordered(Distribution):
         check_values(values, self.levels)
         check_number("smoothing", smoothing, 0, 1)
         self._check_params(params, "values", values)
-        return self._cross_entropy(at_least_float32(params), values.to(torch.int64), float(smoothing))
+        return self._cross_entropy(self._read(params), values.to(torch.int64), float(smoothing))
 
     def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         return -self._cross_entropy(params, values)
@@ -85,7 +86,12 @@ class Categorical(_Unordered):
         return params.unflatten(1, (-1, self.levels)).transpose(1, 2)
 
     def _cross_entropy(self, params: Tensor, values: Tensor, smoothing: float = 0.0) -> Tensor:
+        if pays(params, self.levels):
+            return cross_entropy(params, values, self.levels, smoothing)
         return F.cross_entropy(self._by_level(params), values, reduction="none", label_smoothing=smoothing)
+
+    def _read(self, params: Tensor) -> Tensor:
+        return params if pays(params, self.levels) else at_least_float32(params)
 
     def _logits(self, log_probs: Tensor) -> Tensor:
         return log_probs

@@ -68,7 +68,7 @@ class Distribution:
         """
         check_values(values, self.levels)
         self._check_params(params, "values", values)
-        return self._log_prob(at_least_float32(params), values.to(torch.int64))
+        return self._log_prob(self._read(params), values.to(torch.int64))
 
     def marginal(self, values: Tensor) -> Marginal:
         """Of all parameters that are the same at each pixel, those that fit ``values``: how often each of them is.
@@ -153,6 +153,10 @@ class Distribution:
         check_values(check_tensor("values", values, (N, C, H, W)), None)
         k = check_integer("k", k, 0, C - 1)
         return self._draw_color(at_least_float32(params), uniforms, values, k, temperature).unsqueeze(1)
+
+    def _read(self, params: Tensor) -> Tensor:
+        """As likelihoods read them."""
+        return at_least_float32(params)
 
     def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         raise NotImplementedError

@@ -156,9 +156,9 @@ class CategoricalLikelihood(Likelihood):
         self.per_color = levels
 
     def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
-        log_p = F.log_softmax(params, dim=-3)
-        index = values.to(torch.int64).unsqueeze(-3).expand(*log_p.shape[:-3], 1, *log_p.shape[-2:])
-        return log_p.gather(-3, index).squeeze(-3)
+        shape = params.shape[:-3] + params.shape[-2:]  # (*, N, C, H, W)
+        values = values.to(torch.int64).expand(shape).reshape(-1, *shape[-3:])
+        return self._distribution()._log_prob(params.flatten(-4, -3).flatten(0, -4), values).reshape(shape)
 
     def mean(self, params: Tensor) -> Tensor:
         p = torch.softmax(_by_color(params, self.levels), dim=-3)

@@ -19,6 +19,7 @@ from . import (  # noqa: F401  but for sample: for models alone, for the codec, 
     winograd,
 )
 from .batch_norm_activation import batch_norm_activation
+from .categorical_cross_entropy import categorical_cross_entropy
 from .conv_transpose2d_bn import conv_transpose2d_bn
 from .discretized_logistic_mixture import discretized_logistic_mixture
 from .gated_activation import gated_activation
@@ -29,6 +30,7 @@ from .rsample_kl import rsample_kl
 
 __all__ = [
     "batch_norm_activation",
+    "categorical_cross_entropy",
     "conv_transpose2d_bn",
     "discretized_logistic_mixture",
     "gated_activation",

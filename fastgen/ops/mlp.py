@@ -27,8 +27,9 @@ KERNELS = {"CPU": "csrc/mlp_cpu.cpp"}
 #: evaluation and with gradients: 784-400-40 of 4 rows 1.8 and 1.35, of 16 1.4 and 1.15, of 512 1.1 and 1.1; 16 rows of
 #: 100-128-1 1.1 and 1.0, 64 of 2-64-1 0.9 and 1.0; 256 of 1024-1024-1024 1.1 and 1.1.
 WEIGHTS = 2**13
-#: Up to so many rows in bfloat16: products are of float32, half as many at a time as AVX512-BF16 has, but torch rounds
-#: all weights at each step. 784-400-40 under autocast, one thread: 16 rows 1.9 and 1.5, 64 0.8 and 0.65.
+#: Up to so many rows of bfloat16 products are of float32: torch rounds all weights at each step. 784-400-40 under
+#: autocast, one thread: 16 rows 1.9 and 1.5. Of more rows they are of pairs, whose weights are rounded where they are
+#: packed, and fast where the CPU has instructions for them.
 ROWS_OF_HALVES = 32
 
 
