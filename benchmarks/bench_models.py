@@ -61,6 +61,7 @@ class Task:
         models: makes fastgen's model and the same in plain torch, on the CPU.
         batch: makes the inputs of the model and, last, the target, on the CPU.
         loss: of the model's result and the target.
+        plain_loss: the same in plain torch, of the plain model; None: ``loss`` is.
         repeatable: makes two models to check parity on, where those of ``models`` draw noise of their own, or have so
             many kinks that rounding decides on which side of some they are.
         by_parameter: whether each parameter's gradient is judged in units of its own largest number, not of all.
@@ -74,6 +75,7 @@ class Task:
     models: Callable[[], tuple[nn.Module, nn.Module]]
     batch: Callable[[], tuple[Tensor, ...]]
     loss: Callable[[Any, Tensor], Tensor]
+    plain_loss: Callable[[Any, Tensor], Tensor] | None = None
     repeatable: Callable[[], tuple[nn.Module, nn.Module]] | None = None
     by_parameter: bool = False
     compiled: bool = True
@@ -91,9 +93,7 @@ class Task:
 
     def _contenders(self, bench: Bench, dtype: torch.dtype, way: str) -> dict[str, Callable[[], Callable[[], Any]]]:
         def maker(plain: bool, last: bool = False, **options: Any) -> Callable[[], Callable[[], Any]]:
-            return lambda: self._step(
-                self._made(self.models, bench.device)[plain], bench.device, way, dtype, options, last
-            )
+            return lambda: self._step(plain, bench.device, way, dtype, options, last)
 
         images = len(self.shape) == 4  # which can be laid out in two ways
         contenders = {"fastgen": maker(plain=False), "eager": maker(plain=True)}
@@ -126,8 +126,9 @@ class Task:
         return [t.to(device, dtype) for t in self.batch()]
 
     def _step(
-        self, model: nn.Module, device: str, way: str, dtype: torch.dtype, options: dict[str, Any], last: bool = False
+        self, plain: bool, device: str, way: str, dtype: torch.dtype, options: dict[str, Any], last: bool = False
     ) -> Callable[[], Any]:
+        model, loss_of = self._made(self.models, device)[plain], self._loss(plain)
         *inputs, target = self._batch(device)
         if last:
             model = model.to(memory_format=torch.channels_last)
@@ -146,12 +147,15 @@ class Task:
         def step() -> Tensor:
             optimiser.zero_grad()
             with lowered(device, dtype):
-                loss = self.loss(call(*inputs), target)
+                loss = loss_of(call(*inputs), target)
             loss.backward()
             optimiser.step()
             return loss.detach()
 
         return step
+
+    def _loss(self, plain: bool) -> Callable[[Any, Tensor], Tensor]:
+        return self.plain_loss if plain and self.plain_loss is not None else self.loss
 
     def _as_published(self, device: str) -> Callable[[], Any]:
         assert self.published is not None
@@ -175,17 +179,17 @@ class Task:
         exact = copy.deepcopy(plain).double()
         units = torch.ones(())
         if self.by_parameter and way == TRAINING:
-            parts = self._seen(exact, device, way).split([parameter.numel() for parameter in exact.parameters()])
+            parts = self._seen(exact, True, device, way).split([parameter.numel() for parameter in exact.parameters()])
             units = torch.cat([part.abs().max().expand_as(part) for part in parts])
 
         def seen(model: nn.Module, lower: torch.dtype = torch.float32) -> Tensor:
-            found = self._seen(model, device, way, lower)
+            found = self._seen(model, model is not ours, device, way, lower)
             return found / units.to(found)
 
         moved = Moved(lambda: [seen(exact)], dtype)[0]
         assert_parity(seen(ours, dtype).to(dtype), seen(plain, dtype).to(dtype), seen(exact), moved)
 
-    def _seen(self, model: nn.Module, device: str, way: str, dtype: torch.dtype = torch.float32) -> Tensor:
+    def _seen(self, model: nn.Module, plain: bool, device: str, way: str, dtype: torch.dtype = torch.float32) -> Tensor:
         """What parity is checked on, as one vector."""
         parameters = list(model.parameters())
         *inputs, target = self._batch(device, parameters[0].dtype)
@@ -193,7 +197,7 @@ class Task:
         torch.manual_seed(2)
         with torch.set_grad_enabled(way == TRAINING), lowered(device, dtype):
             results = model(*inputs)
-            loss = self.loss(results, target) if way == TRAINING else None
+            loss = self._loss(plain)(results, target) if way == TRAINING else None
         if loss is not None:
             results = torch.autograd.grad(loss, parameters)
         results = results if isinstance(results, tuple) else (results,)
@@ -212,13 +216,16 @@ def autoregressive(name: str, make: Callable[[], AutoregressiveModel], shape: tu
         return 2 * values / (levels - 1) - 1, values
 
     def loss(params: Tensor, values: Tensor) -> Tensor:
-        if isinstance(distribution, DiscretizedLogisticMixture):
-            return -distribution.log_prob(params, values.long()).mean()
         if levels == 2:
             return F.binary_cross_entropy_with_logits(params, values)
+        return -distribution.log_prob(params, values.long()).mean()
+
+    def plain_loss(params: Tensor, values: Tensor) -> Tensor:
+        if levels == 2 or isinstance(distribution, DiscretizedLogisticMixture):
+            return loss(params, values)
         return F.cross_entropy(params.unflatten(1, (-1, levels)).transpose(1, 2), values.long())
 
-    return Task(name, shape, models, batch, loss)
+    return Task(name, shape, models, batch, loss, plain_loss)
 
 
 def vae(name: str, networks: Callable[[], tuple[nn.Module, nn.Module]], *shape: int) -> Task:
@@ -243,8 +250,8 @@ def vae(name: str, networks: Callable[[], tuple[nn.Module, nn.Module]], *shape: 
         yield F.binary_cross_entropy(torch.sigmoid(logits), target, reduction="sum") + kl.sum()
 
     return Task(
-        name, shape, lambda: pair(HandWritten()), batch, loss, lambda: pair(Reference()), published=published
-    )  # fmt: skip
+        name, shape, lambda: pair(HandWritten()), batch, loss, repeatable=lambda: pair(Reference()), published=published
+    )
 
 
 def dcgan(N: int, latents: int, channels: int, size: int) -> Task:
@@ -269,7 +276,9 @@ def dcgan(N: int, latents: int, channels: int, size: int) -> Task:
         return pair
 
     name = f"DCGAN generator, {size}x{size}, {channels} channels"
-    return Task(name, (N, latents, 1, 1), models, batch, F.mse_loss, far_from_kinks, True)
+    return Task(
+        name, (N, latents, 1, 1), models, batch, F.mse_loss, repeatable=far_from_kinks, by_parameter=True
+    )  # fmt: skip
 
 
 def judge(N: int, channels: int, size: int) -> Task:

@@ -58,6 +58,12 @@ def machine(device: str) -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
+    if names and not any(character.isdigit() for character in name):  # a name that a cloud gives to several generations
+        family, model = (
+            next((line.split(":")[1].strip() for line in lines if line.split("\t")[0] == key), "?")
+            for key in ("cpu family", "model")
+        )
+        name = f"{name} family {family} model {model}"
     limited = ", limited" if "ATEN_CPU_CAPABILITY" in os.environ else ""
     return f"{name}, {len(names) or '?'} cores, {torch.backends.cpu.get_cpu_capability()}{limited}"
 
