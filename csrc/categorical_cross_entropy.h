@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 
 #include "math.h"
 
@@ -32,19 +33,19 @@ struct LevelSums {
 
 // ---- levels that lie together
 
-template <class S, typename acc_t, class F>
-FG_HD void over_lanes(int64_t levels, const typename S::type* l, acc_t* lanes, const F& add) {
+template <typename acc_t, class F>
+FG_HD void over_lanes(int64_t levels, const acc_t* l, acc_t* lanes, const F& add) {
   const int64_t whole = levels / kLevelLanes * kLevelLanes;
   for (int64_t k = 0; k < whole; k += kLevelLanes)
-    for (int64_t j = 0; j < kLevelLanes; ++j) lanes[j] = add(lanes[j], S::load(l[k + j]));
-  for (int64_t j = 0; j < levels - whole; ++j) lanes[j] = add(lanes[j], S::load(l[whole + j]));
+    for (int64_t j = 0; j < kLevelLanes; ++j) lanes[j] = add(lanes[j], l[k + j]);
+  for (int64_t j = 0; j < levels - whole; ++j) lanes[j] = add(lanes[j], l[whole + j]);
 }
 
-template <class S, typename acc_t>
-FG_HD acc_t largest_of_run(int64_t levels, const typename S::type* l) {
+template <typename acc_t>
+FG_HD acc_t largest_of_run(int64_t levels, const acc_t* l) {
   acc_t lanes[kLevelLanes];
   std::fill_n(lanes, kLevelLanes, -std::numeric_limits<acc_t>::infinity());
-  over_lanes<S>(levels, l, lanes, [](acc_t a, acc_t b) { return a < b ? b : a; });
+  over_lanes(levels, l, lanes, [](acc_t a, acc_t b) { return a < b ? b : a; });
   return *std::max_element(lanes, lanes + kLevelLanes);
 }
 
@@ -55,15 +56,25 @@ FG_HD acc_t sum_of_lanes(const acc_t* lanes) {
   return sum;
 }
 
+// A run as it is computed with, in `room` for so many levels if it does not lie so: the vectors of 16 bits are half as
+// long, and would cut those of the sums in two.
+template <class S, typename acc_t>
+FG_HD const acc_t* widened(int64_t levels, const typename S::type* __restrict l, acc_t* __restrict room) {
+  if constexpr (std::is_same_v<typename S::type, acc_t>) return l;
+  for (int64_t u = 0; u < levels; ++u) room[u] = S::load(l[u]);
+  return room;
+}
+
 // Of `runs` that follow each other.
 template <class S, typename acc_t>
-FG_VECTOR_CLONES void sum_runs(int64_t runs, int64_t levels, bool smooths, const typename S::type* __restrict l,
-                               LevelSums<acc_t>* __restrict found) {
-  for (int64_t run = 0; run < runs; ++run, l += levels) {
+FG_VECTOR_CLONES void sum_runs(int64_t runs, int64_t levels, bool smooths, const typename S::type* __restrict numbers,
+                               acc_t* __restrict room, LevelSums<acc_t>* __restrict found) {
+  for (int64_t run = 0; run < runs; ++run, numbers += levels) {
     acc_t sums[kLevelLanes] = {}, totals[kLevelLanes] = {};
-    const acc_t most = largest_of_run<S, acc_t>(levels, l);
-    over_lanes<S>(levels, l, sums, [&](acc_t a, acc_t b) { return a + exp(b - most); });
-    if (smooths) over_lanes<S>(levels, l, totals, [](acc_t a, acc_t b) { return a + b; });
+    const acc_t* const l = widened<S>(levels, numbers, room);
+    const acc_t most = largest_of_run(levels, l);
+    over_lanes(levels, l, sums, [&](acc_t a, acc_t b) { return a + exp(b - most); });
+    if (smooths) over_lanes(levels, l, totals, [](acc_t a, acc_t b) { return a + b; });
     found[run] = {most, sum_of_lanes(sums), sum_of_lanes(totals)};
   }
 }
@@ -71,11 +82,12 @@ FG_VECTOR_CLONES void sum_runs(int64_t runs, int64_t levels, bool smooths, const
 // grad[u] ← scale·exp(l[u] − largest) − even, of `runs` that follow each other; most: the largest of each
 template <class S, typename acc_t>
 FG_VECTOR_CLONES void spread_runs(int64_t runs, int64_t levels, const acc_t* __restrict scale,
-                                  const acc_t* __restrict even, const typename S::type* __restrict l,
-                                  acc_t* __restrict most, typename S::type* __restrict grad) {
-  for (int64_t run = 0; run < runs; ++run, l += levels, grad += levels) {
-    const acc_t by = scale[run], less = even[run], from = largest_of_run<S, acc_t>(levels, l);
-    for (int64_t u = 0; u < levels; ++u) grad[u] = S::store(by * exp(acc_t(S::load(l[u])) - from) - less);
+                                  const acc_t* __restrict even, const typename S::type* __restrict numbers,
+                                  acc_t* __restrict room, acc_t* __restrict most, typename S::type* __restrict grad) {
+  for (int64_t run = 0; run < runs; ++run, numbers += levels, grad += levels) {
+    const acc_t* const l = widened<S>(levels, numbers, room);
+    const acc_t by = scale[run], less = even[run], from = largest_of_run(levels, l);
+    for (int64_t u = 0; u < levels; ++u) grad[u] = S::store(by * exp(l[u] - from) - less);
     most[run] = from;
   }
 }

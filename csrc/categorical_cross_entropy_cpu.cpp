@@ -34,25 +34,27 @@ Tensor laid_out(const Logits& shape, const Tensor& params) { return in_layout(pa
 
 bool is_level(int64_t value, const Logits& shape) { return value >= 0 && value < shape.L; }
 
-// Calls body(first logit, where its value is, how many values, how far they are apart) for runs of what lies together:
-// a pixel's colours, or pixels of a colour.
-template <class F>
+// Calls body(first logit, where its value is, how many values, how far they are apart, room for a value's logits) for
+// what lies together: a pixel's colours, or pixels of a colour.
+template <typename acc_t, class F>
 void over_values(const Logits& shape, const F& body) {
   const int64_t P = shape.C * shape.L, pixels = shape.pixels();
   const int64_t grain = std::max<int64_t>(1, kGrain / P);
   if (shape.together || pixels == 1)
     return torch::stable::parallel_for(0, shape.N * pixels, grain, [&](int64_t first, int64_t last) {
+      std::vector<acc_t> room(size_t(shape.L));
       for (int64_t at = first; at < last; ++at)
-        body(at * P, at / pixels * shape.values() + at % pixels, shape.C, pixels);
+        body(at * P, at / pixels * shape.values() + at % pixels, shape.C, pixels, room.data());
     });
   const int64_t strips = ceil_div(pixels, kLevelPixels);
-  torch::stable::parallel_for(
-      0, shape.N * shape.C * strips, ceil_div(grain, kLevelPixels), [&](int64_t at, int64_t last) {
-        for (; at < last; ++at) {
-          const int64_t plane = at / strips, first = at % strips * kLevelPixels;
-          body(plane * shape.L * pixels + first, plane * pixels + first, std::min(kLevelPixels, pixels - first), 1);
-        }
-      });
+  torch::stable::parallel_for(0, shape.N * shape.C * strips, ceil_div(grain, kLevelPixels),
+                              [&](int64_t at, int64_t last) {
+                                for (; at < last; ++at) {
+                                  const int64_t plane = at / strips, first = at % strips * kLevelPixels;
+                                  body(plane * shape.L * pixels + first, plane * pixels + first,
+                                       std::min(kLevelPixels, pixels - first), 1, nullptr);
+                                }
+                              });
 }
 
 template <typename T>
@@ -61,13 +63,13 @@ void forward(const Logits& shape, const storage_t<T>* params, const int64_t* val
   using acc_t = accumulation_t<T>;
   const bool runs = shape.together || shape.pixels() == 1;
   const int64_t level = runs ? 1 : shape.pixels(), next = runs ? shape.L : 1;  // how far apart they are
-  over_values(shape, [&](int64_t first, int64_t where, int64_t count, int64_t apart) {
+  over_values<acc_t>(shape, [&](int64_t first, int64_t where, int64_t count, int64_t apart, acc_t* room) {
     const storage_t<T>* const l = params + first;
     LevelSums<acc_t> found[kLevelPixels];
     for (int64_t begin = 0; begin < count; begin += kLevelPixels) {
       const int64_t some = std::min(kLevelPixels, count - begin);
       if (runs)
-        sum_runs<Storage<T>, acc_t>(some, shape.L, smoothing != 0, l + begin * next, found);
+        sum_runs<Storage<T>, acc_t>(some, shape.L, smoothing != 0, l + begin * next, room, found);
       else
         sum_planes<Storage<T>, acc_t>(shape.L, level, some, l, found);
       for (int64_t i = 0; i < some; ++i) {
@@ -89,7 +91,7 @@ void backward(const Logits& shape, const accumulation_t<T>* grads, const storage
   const bool runs = shape.together || shape.pixels() == 1;
   const int64_t level = runs ? 1 : shape.pixels(), next = runs ? shape.L : 1;
   const acc_t share = acc_t(smoothing / double(shape.L)), rest = acc_t(1 - smoothing);
-  over_values(shape, [&](int64_t first, int64_t where, int64_t count, int64_t apart) {
+  over_values<acc_t>(shape, [&](int64_t first, int64_t where, int64_t count, int64_t apart, acc_t* room) {
     const storage_t<T>* const l = params + first;
     storage_t<T>* const to = grad_params + first;
     acc_t scale[kLevelPixels], even[kLevelPixels], most[kLevelPixels];
@@ -101,7 +103,7 @@ void backward(const Logits& shape, const accumulation_t<T>* grads, const storage
         scale[i] = grad / sums[at], even[i] = grad * share;
       }
       if (runs)
-        spread_runs<Storage<T>>(some, shape.L, scale, even, l + offset, most, to + offset);
+        spread_runs<Storage<T>>(some, shape.L, scale, even, l + offset, room, most, to + offset);
       else
         spread_planes<Storage<T>>(shape.L, level, some, scale, even, l, most, to);
       for (int64_t i = 0; i < some; ++i) {

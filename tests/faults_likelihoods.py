@@ -108,10 +108,12 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("in transforms, too", " or is_vectorized() or forward_ad", " or forward_ad"),
             ("a gradient that cannot be differentiated", "if torch.is_grad_enabled():  # to be", "if False:  # to be"),
             ("any value", "if low < 0 or high >= levels:", "if False:"),
+            ("no level has a number", "torch.where(values == inside, nats, torch.nan)", "nats"),
         ],
         "fastgen/distributions/discrete.py": [
-            ("a copy in float32", "return params if pays(params, self.levels) else", "return"),
-            ("torch's alone", "        if pays(params, self.levels):", "        if False:"),
+            ("a copy in float32", "return params  # which", "return params.float()  # which"),
+            ("without smoothing", "return cross_entropy(params, values, self.levels, smoothing)",
+             "return cross_entropy(params, values, self.levels, 0.0)"),
         ],
         "csrc/categorical_cross_entropy.h": [
             ("the largest of a run is its first", "return a < b ? b : a;", "return a;"),
@@ -128,7 +130,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("a level below all", "value >= 0 && value < shape.L", "value < shape.L"),
             ("what is stored is read again", "scale[i] * exp(acc_t(Storage<T>::load(l[own])) - most[i]) - even[i] -",
              "acc_t(Storage<T>::load(to[own])) -"),
-            ("the first colours alone", "l + begin * next, found", "l, found"),
+            ("the first colours alone", "l + begin * next, room, found", "l, room, found"),
             ("the first strip alone", "first = at % strips * kLevelPixels;", "first = 0;"),
             ("any dtype of a gradient", 'check_tensor(grad_any, "grad", values_any.sizes(), dtype, params_any);', ""),
         ],

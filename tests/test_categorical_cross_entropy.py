@@ -62,6 +62,12 @@ def plain(params: Tensor, values: Tensor, levels: int, smoothing: float = 0.0) -
     return F.cross_entropy(wide, values, reduction="none", label_smoothing=smoothing)
 
 
+def by_op(params: Tensor, values: Tensor, levels: int, smoothing: float = 0.0) -> Tensor:
+    """Of however few logits."""
+    nats: Tensor = OP(params, values, levels, smoothing)[0]
+    return nats
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", [*LAYOUTS, torch_channels_last])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -93,7 +99,7 @@ def test_gradients(smoothing: float, dtype: torch.dtype, device: str) -> None:
 def test_gradcheck(device: str) -> None:
     for layout in (Tensor.contiguous, torch_channels_last):
         params, values = batch((1, 2, 5, 3, 2), torch.float64, device)
-        assert_gradcheck([OP], lambda p, v=values: categorical_cross_entropy(p, v, 5, 0.2), layout(params))
+        assert_gradcheck([OP], lambda p, v=values: by_op(p, v, 5, 0.2), layout(params))
 
 
 def test_a_gradient_is_rounded_once(device: str) -> None:
@@ -118,7 +124,7 @@ def test_what_is_no_number_and_no_level(device: str) -> None:
         params[0, 7, 0, 1], params[0, 22, 1, 2], params[0, :20, 2, 2] = torch.nan, torch.inf, -torch.inf
         params[0, 25, 2, 4] = -torch.inf
         values[0, 1, 2, 4] = 5
-        found, expected = categorical_cross_entropy(params, values, 20), plain(params, values, 20)
+        found, expected = by_op(params, values, 20), plain(params, values, 20)
         assert torch.allclose(found, expected, equal_nan=True)
         assert found[0, 1, 2, 4] == math.inf
         assert found.isfinite().sum() == 30 - 4
@@ -157,9 +163,9 @@ def test_registration(device: str) -> None:
         nats, sums = OP(p, values, 20, 0.1)
         assert_opcheck(OP, (p.clone(memory_format=torch.preserve_format).requires_grad_(), values, 20, 0.1))
         assert_opcheck(BACKWARD, (nats, p, values, sums, 20, 0.1))
-        assert_compiles([OP], lambda p: categorical_cross_entropy(p, values, 20), p)
-    assert_second_order(lambda p: categorical_cross_entropy(p, values, 20, 0.2), params.double())
-    assert_no_forward_mode(lambda p: categorical_cross_entropy(p, values, 20), params)
+        assert_compiles([OP], lambda p: by_op(p, values, 20), p)
+    assert_second_order(lambda p: by_op(p, values, 20, 0.2), params.double())
+    assert_no_forward_mode(lambda p: by_op(p, values, 20), params)
 
 
 def test_errors() -> None:
@@ -206,6 +212,25 @@ def test_models_read_it() -> None:
     with ops_run() as ran:
         distributions.Categorical(4).log_prob(params[:, :12], values % 4)
     assert not ran
+
+
+def test_of_few_logits_it_is_torch_s() -> None:
+    """Also in a compiled program, where no value is looked at, and in transforms."""
+    params, values = batch((2, 3, 6, 4, 4))
+    with ops_run() as ran:
+        found = categorical_cross_entropy(params.half(), values, 6, 0.1)
+    assert not ran
+    assert found.dtype == torch.float32
+    assert torch.equal(found, plain(params.half(), values, 6, 0.1))
+    wrong = values.clone()
+    wrong[0, 0, 0, 0], wrong[1, 2, 3, 3] = 6, -1
+    compiled = torch.compile(lambda p, v: categorical_cross_entropy(p, v, 6), backend="eager", fullgraph=True)
+    seen = compiled(params, wrong)
+    assert torch.equal(seen.isnan(), wrong != values)
+    assert torch.equal(seen[wrong == values], plain(params, values, 6)[wrong == values])
+    many, values = batch((3, 1, 70, 2, 2))
+    each = torch.vmap(lambda p, v: categorical_cross_entropy(p[None], v[None], 70)[0])
+    assert torch.allclose(each(many, values), plain(many, values, 70))
 
 
 def test_where_it_pays() -> None:

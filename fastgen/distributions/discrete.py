@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._checks import check_integer, check_number, check_values
-from ..ops.categorical_cross_entropy import cross_entropy, pays
-from .distribution import Distribution, Marginal, at_least_float32
+from ..ops.categorical_cross_entropy import cross_entropy
+from .distribution import Distribution, Marginal
 
 
 class _Unordered(Distribution):
@@ -86,12 +86,10 @@ class Categorical(_Unordered):
         return params.unflatten(1, (-1, self.levels)).transpose(1, 2)
 
     def _cross_entropy(self, params: Tensor, values: Tensor, smoothing: float = 0.0) -> Tensor:
-        if pays(params, self.levels):
-            return cross_entropy(params, values, self.levels, smoothing)
-        return F.cross_entropy(self._by_level(params), values, reduction="none", label_smoothing=smoothing)
+        return cross_entropy(params, values, self.levels, smoothing)
 
     def _read(self, params: Tensor) -> Tensor:
-        return params if pays(params, self.levels) else at_least_float32(params)
+        return params  # which are widened where they are read
 
     def _logits(self, log_probs: Tensor) -> Tensor:
         return log_probs

@@ -7,6 +7,7 @@ by level, with all their log-softmax beside them, and again for the gradient.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -74,10 +75,16 @@ def pays(params: Tensor, levels: int) -> bool:
 
 
 def cross_entropy(params: Tensor, values: Tensor, levels: int, smoothing: float) -> Tensor:
-    """The same of what has been checked; values: int64."""
-    op = torch.ops.fastgen.categorical_cross_entropy.default
-    nats: Tensor = call(op, params, values, levels, smoothing)[0]
-    return nats
+    """``categorical_cross_entropy`` of what has been checked, by the op or by torch's functions; values: int64."""
+    if pays(params, levels):
+        nats: Tensor = call(torch.ops.fastgen.categorical_cross_entropy.default, params, values, levels, smoothing)[0]
+        return nats
+    logits = _by_level(params, levels).transpose(1, 2)
+    if values.is_cpu and not torch.compiler.is_compiling():  # else no value has been looked at
+        return F.cross_entropy(logits, values, reduction="none", label_smoothing=smoothing)
+    inside = values.clamp(0, levels - 1)
+    nats = F.cross_entropy(logits, inside, reduction="none", label_smoothing=smoothing)
+    return torch.where(values == inside, nats, torch.nan)
 
 
 def _fake(params: Tensor, values: Tensor, _levels: int, _smoothing: float) -> tuple[Tensor, Tensor]:
@@ -151,11 +158,12 @@ def categorical_cross_entropy(
     Raises:
         ValueError: shapes do not fit, devices differ, ``levels`` or ``label_smoothing`` is out of range, or a value is.
             The last is looked for on the CPU only; on a GPU that would wait for the device, and under ``torch.compile``
-            it would break the graph. There, such a value's cross-entropy is NaN.
+            it would break the graph. There, such a value's cross-entropy is NaN. ``torch.vmap`` leaves it to torch.
         TypeError: ``params`` are of another dtype, or ``values`` are not integers.
 
     Gradients: first and second order, to ``params``, in their layout. Beside the arguments a number for each value is
-    kept for the backward pass. On a GPU it is plain torch.
+    kept for the backward pass. On a GPU, of fewer than 64 logits of a pixel or 16 levels, and in transforms it is plain
+    torch.
 
     Source: Szegedy et al. 2016, arXiv:1512.00567, section 7; van den Oord et al. 2016, arXiv:1601.06759, section 5.1.
     """
@@ -170,7 +178,7 @@ def categorical_cross_entropy(
     if params.shape != (N, C * levels, H, W):
         raise ValueError(f"params: expected shape {(N, C * levels, H, W)}, got {tuple(params.shape)}")
     check_device("values", values, "params", params)
-    if values.device.type == "cpu" and values.numel() and not torch.compiler.is_compiling():
+    if values.is_cpu and values.numel() and not torch.compiler.is_compiling() and not is_vectorized():
         low, high = (bound.item() for bound in values.aminmax())
         if low < 0 or high >= levels:
             raise ValueError(f"values: expected integers in [0, {levels}), got values from {low} to {high}")
