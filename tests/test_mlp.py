@@ -37,6 +37,7 @@ SHAPES = {
     "one of each": (1, 1, 1, 1),
     "blocks of columns": (3, 1024, 70, 1100),
     "more rows than a block": (131, 19, 205, 17),
+    "more rows than gradients are added of at once": (1030, 14, 70, 3),
     "no row": (0, 20, 16, 5),
 }
 

@@ -7,7 +7,8 @@ conv2d_image_weight  the gradients of both to the weight, and of the convolution
 
 The gradient to the image is ``conv_transpose2d_image``. Sums are float32, as torch's. The ops differentiate each other,
 so gradients of all orders exist. An image may be bfloat16, and weight and bias float32, which are then rounded as they
-are read; gradients are computed in float32.
+are read. Then the gradients of a transposed convolution are products of pairs, too, that to the weight by
+``conv2d_weight``; those of a convolution are computed in float32.
 """
 
 import math
@@ -109,8 +110,8 @@ def fits(channels: int, channels_last: bool) -> bool:
 def reads(grad: Tensor, x: Tensor, convolution: Convolution) -> bool:
     """Whether the gradients of a transposed convolution are these ops': of a result of a few colours.
 
-    In bfloat16 of one colour, widened: 32 channels of 16 14×14 images, two threads of an AMD EPYC with AVX512-BF16, 0.4
-    of torch's time.
+    In bfloat16 of one colour: 32 channels of 16 14×14 images, one thread of an AMD EPYC (Zen 5), commit 9b868ee, 51 µs
+    where torch takes 123, of 128 images 274 and 555.
     """
     weight, _, stride, padding, _, dilation, groups = convolution
     known = groups == 1 and list(dilation) == [1, 1] and x.dtype == grad.dtype
