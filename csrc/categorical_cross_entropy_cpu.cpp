@@ -107,10 +107,11 @@ void backward(const Logits& shape, const accumulation_t<T>* grads, const storage
       else
         spread_planes<Storage<T>>(shape.L, level, some, scale, even, l, most, to);
       for (int64_t i = 0; i < some; ++i) {
-        const int64_t at = where + (begin + i) * apart, own = offset + i * next + values[at] * level;
-        if (is_level(values[at], shape))  // anew: what is stored may be rounded
-          to[own] =
-              Storage<T>::store(scale[i] * exp(acc_t(Storage<T>::load(l[own])) - most[i]) - even[i] - grads[at] * rest);
+        const int64_t at = where + (begin + i) * apart;
+        if (!is_level(values[at], shape)) continue;
+        const int64_t own = offset + i * next + values[at] * level;  // anew: what is stored may be rounded
+        to[own] =
+            Storage<T>::store(scale[i] * exp(acc_t(Storage<T>::load(l[own])) - most[i]) - even[i] - grads[at] * rest);
       }
     }
   });

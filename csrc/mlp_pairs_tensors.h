@@ -1,8 +1,7 @@
 // A layer of a perceptron in bfloat16, of many rows, and its gradients: products of pairs
 // Shapes   as LinearLayer's; rows in bfloat16, weights, biases and their gradients in float; all contiguous
-// Traffic  a row is an image of one pixel, so that a panel of the weight is rounded where it is packed, and stays in
-// the
-//          caches; the gradient to the weight is of two rows at a time
+// Traffic  a row is an image of one pixel: a panel of the weight is rounded where it is packed, and stays in caches;
+//          the gradient to the weight is of two rows at a time
 // Numerics sums in float, rounded once; gradients to weights and biases are not rounded
 // Odd      what a product is summed along is copied with zeros behind
 #pragma once
@@ -12,7 +11,7 @@
 
 namespace fastgen {
 
-// from (rows, columns) → to, `pitch` apart, zeros behind
+// from (rows, columns) → (all_rows, pitch), zeros behind
 template <typename T>
 Tensor with_zeros(const T* from, int64_t rows, int64_t columns, int64_t all_rows, int64_t pitch, const Tensor& like) {
   constexpr ScalarType kDtype = std::is_same_v<T, float> ? ScalarType::Float : ScalarType::BFloat16;

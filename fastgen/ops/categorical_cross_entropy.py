@@ -165,7 +165,7 @@ def categorical_cross_entropy(
     kept for the backward pass. On a GPU, of fewer than 64 logits of a pixel or 16 levels, and in transforms it is plain
     torch.
 
-    Source: Szegedy et al. 2016, arXiv:1512.00567, section 7; van den Oord et al. 2016, arXiv:1601.06759, section 5.1.
+    Source: Szegedy et al. 2016, arXiv:1512.00567, section 7; van den Oord et al. 2016, arXiv:1601.06759, section 2.2.
     """
     levels = check_integer("levels", check_integer("levels", levels, 2), 2, LEVELS_MAX)
     smoothing = float(check_number("label_smoothing", label_smoothing, 0, 1))
