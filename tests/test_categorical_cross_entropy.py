@@ -203,6 +203,11 @@ def test_models_read_it() -> None:
         exact = -plain(leaf.double(), values, 64)
         assert_parity(found.detach(), -plain(leaf, values, 64).detach(), exact.detach())
         assert torch.equal(law.cross_entropy(leaf, values, 0.0), -found)
+        smoothed = law.cross_entropy(leaf, values, 0.2)
+        assert torch.allclose(smoothed, plain(leaf, values, 64, 0.2), atol=1e-4)
+        assert not torch.allclose(smoothed, -found, atol=1e-2)
+        read = smoothed.grad_fn.saved_tensors[0]  # type: ignore[union-attr]
+        assert read.dtype == p.dtype
     samples = torch.randn(5, 2, 3 * 64, 4, 4)
     with ops_run() as ran:
         found = likelihood("categorical", 64).log_prob(samples, values)
@@ -233,7 +238,7 @@ def test_of_few_logits_it_is_torch_s() -> None:
     assert torch.allclose(each(many, values), plain(many, values, 70))
 
 
-def test_where_it_pays() -> None:
+def test_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     params = torch.randn(2, 3 * 64, 4, 4)
     assert pays(params, 64)
     assert pays(params[:, :64], 64)
@@ -245,3 +250,5 @@ def test_where_it_pays() -> None:
     seen: list[bool] = []
     torch.vmap(lambda p: (seen.append(pays(p, 64)), p)[1])(params[None])
     assert seen == [False]
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert not pays(params, 64)
