@@ -8,7 +8,8 @@ namespace fastgen {
 namespace {
 
 constexpr int64_t kMostFeatures = int64_t(1) << 31;  // of a size, so that no product of two overflows
-constexpr int64_t kFewRows = 32;  // up to which products of bfloat16 are of float, and no weight is packed
+// Up to so many rows products of bfloat16 are of float, and no weight is packed: ROWS_OF_HALVES of fastgen/ops/mlp.py.
+constexpr int64_t kFewRows = 32;
 
 struct Perceptron {
   int64_t M, K, hidden, N;

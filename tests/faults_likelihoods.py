@@ -107,7 +107,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("in an exported program, too", "return not (torch.compiler.is_exporting() or", "return not ("),
             ("in transforms, too", " or is_vectorized() or forward_ad", " or forward_ad"),
             ("a gradient that cannot be differentiated", "if torch.is_grad_enabled():  # to be", "if False:  # to be"),
-            ("any value", "if low < 0 or high >= levels:", "if False:"),
+            ("any value", "levels if on_cpu and not is_vectorized() else None", "None"),
             ("no level has a number", "torch.where(values == inside, nats, torch.nan)", "nats"),
         ],
         "fastgen/distributions/discrete.py": [

@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .._checks import check_device, check_integer, check_number
-from ._dtypes import check_dense, check_floating, without_autocast
+from .._checks import check_device, check_integer, check_number, check_tensor, check_values
+from ._dtypes import check_floating, without_autocast
 from ._layouts import is_vectorized, layout
 from ._registry import call, define_op
-from .discretized_logistic_mixture import INTEGERS
 
 KERNELS = {"CPU": "csrc/categorical_cross_entropy_cpu.cpp"}
 
@@ -170,16 +169,12 @@ def categorical_cross_entropy(
     levels = check_integer("levels", check_integer("levels", levels, 2), 2, LEVELS_MAX)
     smoothing = float(check_number("label_smoothing", label_smoothing, 0, 1))
     check_floating("params", params)
-    if check_dense("values", values).dtype not in INTEGERS:
-        raise TypeError(f"values: expected an integer tensor, got {values.dtype}")
+    on_cpu = check_tensor("values", values).is_cpu
+    check_values(values, levels if on_cpu and not is_vectorized() else None)
     if values.dim() != 4 or not values.shape[1]:
         raise ValueError(f"values: expected shape (N, C, H, W), got {tuple(values.shape)}")
     N, C, H, W = values.shape
     if params.shape != (N, C * levels, H, W):
         raise ValueError(f"params: expected shape {(N, C * levels, H, W)}, got {tuple(params.shape)}")
     check_device("values", values, "params", params)
-    if values.is_cpu and values.numel() and not torch.compiler.is_compiling() and not is_vectorized():
-        low, high = (bound.item() for bound in values.aminmax())
-        if low < 0 or high >= levels:
-            raise ValueError(f"values: expected integers in [0, {levels}), got values from {low} to {high}")
     return cross_entropy(params, values.to(torch.int64), levels, smoothing)
