@@ -8,19 +8,10 @@
 
 #include "activation.h"
 #include "conv2d_image.h"
-#include "conv_transpose2d_weight_cpu.h"
+#include "layouts_cpu.h"
 #include "places_product_cpu.h"
 
 namespace fastgen {
-
-// Rows `pitch` apart, of C numbers, to C rows `plane` apart, by squares: pixels to planes, and planes to pixels.
-inline void transpose_rows(int64_t C, int64_t rows, const float* from, int64_t pitch, float* to, int64_t plane) {
-  const int64_t channels = C / 4 * 4, whole = rows / 4 * 4;
-  for (int64_t c = 0; c < channels; c += 4)
-    for (int64_t m = 0; m < whole; m += 4) transpose_square(from + m * pitch + c, pitch, to + c * plane + m, plane);
-  for (int64_t c = 0; c < C; ++c)
-    for (int64_t m = c < channels ? whole : 0; m < rows; ++m) to[c * plane + m] = from[m * pitch + c];
-}
 
 // The rows of an image that some rows of the result read.
 template <typename T>

@@ -1,43 +1,9 @@
 // conv_transpose2d_weight on the CPU: channels_last, in squares of vectors. No torch headers.
 #pragma once
 
-#include <cstdint>
-#include <type_traits>
-
-#include "math.h"
+#include "layouts_cpu.h"
 
 namespace fastgen {
-
-// A square of as many numbers as a vector of 16 bytes holds, from rows `pitch` apart to its transpose.
-template <typename T>
-FG_HD void transpose_square(const T* from, int64_t pitch, T* to, int64_t to_pitch) {
-  constexpr int kSide = 16 / int(sizeof(T));
-#if defined(__GNUC__) && !defined(__clang__)
-  typedef T V __attribute__((vector_size(16)));
-  typedef T Unaligned __attribute__((vector_size(16), aligned(alignof(T)), may_alias));
-  typedef typename std::conditional<sizeof(T) == 2, int16_t,
-                                    typename std::conditional<sizeof(T) == 4, int32_t, int64_t>::type>::type Index;
-  typedef Index Mask __attribute__((vector_size(16)));
-  Mask low, high;  // of two vectors in turns: their first halves, and their second ones
-  for (int k = 0; k < kSide; ++k) low[k] = Index(k / 2 + k % 2 * kSide), high[k] = Index(low[k] + kSide / 2);
-  V rows[kSide], next[kSide];
-  for (int k = 0; k < kSide; ++k) rows[k] = *reinterpret_cast<const Unaligned*>(from + k * pitch);
-#pragma GCC unroll 4
-  for (int done = 1; done < kSide; done *= 2) {
-#pragma GCC unroll 8
-    for (int k = 0; k < kSide / 2; ++k) {
-      next[2 * k] = __builtin_shuffle(rows[k], rows[k + kSide / 2], low);
-      next[2 * k + 1] = __builtin_shuffle(rows[k], rows[k + kSide / 2], high);
-    }
-#pragma GCC unroll 8
-    for (int k = 0; k < kSide; ++k) rows[k] = next[k];
-  }
-  for (int k = 0; k < kSide; ++k) *reinterpret_cast<Unaligned*>(to + k * to_pitch) = rows[k];
-#else
-  for (int k = 0; k < kSide; ++k)
-    for (int j = 0; j < kSide; ++j) to[j * to_pitch + k] = from[k * pitch + j];
-#endif
-}
 
 // (I, O, taps) → (I, taps, O), inputs [first, last)
 template <typename T>

@@ -89,7 +89,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
              "self.state_to_state[0], self.cell, self.hidden)"),
         ],
         "fastgen/ops/_layouts.py": [
-            ("a layout for vectors of images", "    if _is_batched(x):\n        return x",
+            ("a layout for vectors of images", "    if is_batched(x):\n        return x",
              "    if False:\n        return x"),
         ],
         "csrc/row_lstm_layer.h": [

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..ops import _conv2d_product, conv2d_image, conv2d_weight, winograd
+from ..ops import _conv2d_product, activation, conv2d_image, conv2d_weight, winograd
 from ..ops._dtypes import in_dtype, layer_dtype, lowered
 from ..ops._layouts import is_channels_last, is_vectorized
 from ..ops._records import NONE, Activation
@@ -93,34 +93,41 @@ def run_halving(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int]
             if layer_dtype(x, [weight] if bias is None else [weight, bias]) is None:  # of a parametrization
                 return conv._conv_forward(x, weight, bias), i + 1
             stride, padding = map(winograd.pair_of, (conv.stride, conv.padding))
-            activation, end = follower(modules, i + 1)
-            return conv2d_weight.conv2d_bfloat16(lowered(x), weight, bias, stride, padding, activation), end
+            kind, end = follower(modules, i + 1)
+            return conv2d_weight.conv2d_bfloat16(lowered(x), weight, bias, stride, padding, kind), end
         if few and trains and not x.requires_grad and _leads_to_pairs(modules, i, x):  # a gradient would lie so
-            return conv(laid_out(x, torch.channels_last)), i + 1
+            return _called(modules, i, laid_out(x, torch.channels_last))
     if few and _reads_colors(conv, x):
         lowers = layer_dtype(x, _parameters(conv)) == torch.bfloat16
         last = is_channels_last(x) or lowers or _leads(modules, i, x)
         if conv2d_image.fits(conv.out_channels, last):
-            activation, end = follower(modules, i + 1)
-            return _convolved(conv, x, last, activation, lowers), end
+            kind, end = follower(modules, i + 1)
+            return _convolved(conv, x, last, kind, lowers), end
     even = x.dtype == torch.float32 and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
     if not few and even and _pays(x, 2, conv) and halves(conv):
-        activation, end = follower(modules, i + 1)
-        return winograd.to_small(x, conv.weight, conv.bias, activation), end  # once: a parametrization counts
+        kind, end = follower(modules, i + 1)
+        return winograd.to_small(x, conv.weight, conv.bias, kind), end  # once: a parametrization counts
     if is_channels_last(x) and (x.dtype == torch.float32 or (lower and not trains)):
-        return conv(x), i + 1
+        return _called(modules, i, x)
     return None
 
 
-def _convolved(conv: Any, x: Tensor, last: bool, activation: Activation, lowers: bool) -> Tensor:
+def _called(modules: Sequence[nn.Module], i: int, x: Tensor) -> tuple[Tensor, int]:
+    """As it is; in a compiled training step with its activation."""
+    y = modules[i](x)
+    kind, end = follower(modules, i + 1) if activation.pays(y) else (NONE, i + 1)
+    return activation.activated(y, kind), end
+
+
+def _convolved(conv: Any, x: Tensor, last: bool, kind: Activation, lowers: bool) -> Tensor:
     """An image of a few colours by ``conv2d_image``; ``lowers``: to bfloat16, in which it multiplies if that pays."""
     sizes = winograd.pair_of(conv.stride), winograd.pair_of(conv.padding)
     weight, bias = conv.weight, conv.bias
     if not lowers:
-        return conv2d_image.conv2d_image(x, weight, bias, *sizes, last, activation)
+        return conv2d_image.conv2d_image(x, weight, bias, *sizes, last, kind)
     weight, bias = in_dtype(torch.float32, weight, bias)
     image = x.to(torch.bfloat16 if conv2d_image.multiplies_pairs(weight.shape[2:]) else torch.float32)
-    return conv2d_image.conv2d_image(image, weight, bias, *sizes, last, activation).to(torch.bfloat16)
+    return conv2d_image.conv2d_image(image, weight, bias, *sizes, last, kind).to(torch.bfloat16)
 
 
 def _reads_colors(conv: nn.Module, image: Tensor) -> bool:

@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import mlp
-from ..ops._activations import activate
-from ..ops._records import Activation
+from ..ops import activation, mlp
+from ..ops._records import NONE, Activation
 from ._records import activation_of
-from .halving import run_halving
+from .halving import follower, run_halving
 from .normalizing import run_batch_norm
 from .sequence import observed
 
@@ -28,9 +27,9 @@ def perceptron_at(modules: Sequence[nn.Module], i: int) -> Perceptron | None:
     """What begins with the module at ``i``, of enough weights on a CPU; None if nothing does."""
     if i + 3 > len(modules) or type(modules[i]) is not nn.Linear or type(modules[i + 2]) is not nn.Linear:
         return None
-    inner, follower, outer = modules[i : i + 3]
-    activation = activation_of(follower)
-    if activation is None or observed(inner) or observed(follower) or observed(outer):
+    inner, between, outer = modules[i : i + 3]
+    kind = activation_of(between)
+    if kind is None or observed(inner) or observed(between) or observed(outer):
         return None
     first, last = inner._parameters, outer._parameters  # past __getattr__
     weight: Any = first.get("weight")
@@ -39,7 +38,7 @@ def perceptron_at(modules: Sequence[nn.Module], i: int) -> Perceptron | None:
         return None  # pruned, or packed
     if weight.shape[0] != weight_out.shape[1] or not mlp.takes(weight, weight_out):
         return None
-    return Perceptron((weight, first["bias"], weight_out, last["bias"]), activation, i + 3)
+    return Perceptron((weight, first["bias"], weight_out, last["bias"]), kind, i + 3)
 
 
 def _is_dense(tensor: Any) -> bool:
@@ -48,18 +47,27 @@ def _is_dense(tensor: Any) -> bool:
 
 def run_perceptron(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Tensor, int] | None:
     """The perceptron's result of ``x`` and where it ends; where the op does not pay, of torch's functions, without the
-    calls of three modules.
+    calls of three modules. In a compiled training step, also a linear layer with its activation.
     """
     if type(modules[i]) is not nn.Linear or not _is_dense(x) or x.dim() != 2:
         return None
     found = perceptron_at(modules, i)
-    if found is None or x.shape[1] != found.parameters[0].shape[1]:
+    if found is None:
+        return _run_activated(modules, i, x) if activation.pays(x) else None
+    if x.shape[1] != found.parameters[0].shape[1]:
         return None
     if mlp.pays(x, found.parameters):
         return mlp.mlp(x, *found.parameters, found.activation), found.end
     weight, bias, weight_out, bias_out = found.parameters
-    hidden = activate(F.linear(x, weight, bias), found.activation)
+    hidden = activation.activated(F.linear(x, weight, bias), found.activation)
     return F.linear(hidden, weight_out, bias_out), found.end
+
+
+def _run_activated(modules: Sequence[nn.Module], i: int, x: Tensor) -> tuple[Tensor, int] | None:
+    kind, end = follower(modules, i + 1)
+    if kind == NONE or observed(modules[i]):
+        return None
+    return activation.activated(modules[i](x), kind), end
 
 
 def run_faster(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | None:

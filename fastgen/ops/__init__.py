@@ -2,6 +2,7 @@
 
 from .._extension import load_kernels
 from . import (  # noqa: F401  but for sample: for models alone, for the codec, and for samplers
+    activation,
     batch_norm_train,
     checksum,
     concat_elu,

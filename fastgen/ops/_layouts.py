@@ -42,7 +42,7 @@ is_vectorized._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def in_channels_last(x: Tensor) -> Tensor:
     """``x`` with its channels together, but for a transform's."""
-    if _is_batched(x):
+    if is_batched(x):
         return x
     if torch.compiler.is_compiling():  # perhaps within a transform, which knows no memory formats
         return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
@@ -51,12 +51,12 @@ def in_channels_last(x: Tensor) -> Tensor:
 
 def laid_as(x: Tensor, like: Tensor) -> Tensor:
     """``x`` in the layout of another of its shape: torch reads two layouts number by number, in three times as long."""
-    if x.dim() != 4 or _is_batched(x):
+    if x.dim() != 4 or is_batched(x):
         return x
     return in_channels_last(x) if is_channels_last(like) else x.contiguous()
 
 
-def _is_batched(x: Tensor) -> bool:
+def is_batched(x: Tensor) -> bool:
     """Whether it stands for several tensors, of which the layout is not known."""
     return is_vectorized() or (not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(x))
 

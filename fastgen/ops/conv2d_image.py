@@ -20,11 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ._activations import activate_, activate_backward
+from ._activations import activate_
 from ._dtypes import has_dot_product, in_dtype, layer_dtype
 from ._layouts import is_channels_last, is_vectorized, laid_as, layout
 from ._records import NONE, Activation, Convolution
 from ._registry import call, define_op
+from .activation import before
 
 KERNELS = {"CPU": "csrc/conv2d_image_cpu.cpp"}
 
@@ -196,7 +197,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     image, weight, y = ctx.saved_tensors
-    grad = grad if y is None else activate_backward(grad, y, ctx.activation)
+    grad, _ = before(grad, y, ctx.activation)
     needs, dtype = ctx.needs_input_grad, image.dtype
     image, grad = in_dtype(torch.float32, image, grad)
     grad_weight = grad_bias = None

@@ -22,12 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ._activations import activate_, activate_backward
+from ._activations import activate_
 from ._conv_transpose2d_left import pays as leaves_out
 from ._dtypes import has_dot_product, in_dtype, layer_dtype
 from ._layouts import in_channels_last, is_vectorized
 from ._records import NONE, Activation, Convolution
 from ._registry import call, define_op
+from .activation import before, to_bias
 from .conv2d_image import result_sides
 
 KERNELS = {"CPU": "csrc/conv2d_weight_cpu.cpp"}
@@ -180,8 +181,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     image, taps, y = ctx.saved_tensors
-    weight, needs, grad = ctx.weight, ctx.needs_input_grad, in_channels_last(grad)
-    grad = grad if y is None else activate_backward(grad, y, ctx.activation)
+    weight, needs = ctx.weight, ctx.needs_input_grad
+    grad, sums = before(in_channels_last(grad) if y is None else grad, y, ctx.activation)
     grad_image = grad_weight = grad_bias = None
     if needs[1]:
         grad_weight = to_weight(image, grad, list(weight.shape[2:]), *ctx.sizes).to(weight.dtype)
@@ -192,7 +193,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
             taps = weight.to(image.dtype)
         grad_image = _to_image(grad, image, taps.to(image.dtype), *ctx.sizes)
     if needs[3]:
-        grad_bias = grad.sum((0, 2, 3), dtype=torch.float32).to(ctx.bias_dtype)
+        grad_bias = to_bias(grad, sums, ctx.bias_dtype)
     return grad_image, grad_weight, None, grad_bias, *[None] * 4
 
 

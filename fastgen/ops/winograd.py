@@ -21,11 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ._activations import activate_, activate_backward
+from ._activations import activate_
 from ._dtypes import layer_dtype
 from ._layouts import is_vectorized, laid_as
 from ._records import NONE, Activation, Convolution
 from ._registry import call, define_op
+from .activation import before, to_bias
 
 KERNELS = {"CPU": "csrc/winograd_cpu.cpp"}
 
@@ -121,12 +122,15 @@ def to_weight(large: Tensor, small: Tensor) -> Tensor:
 
 
 def gradients_of_large(
-    grad: Tensor, small: Tensor, weight: Tensor, wanted: Sequence[bool]
+    grad: Tensor, small: Tensor, weight: Tensor, wanted: Sequence[bool], sums: Tensor | None = None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Of ``to_large``, to its three arguments, those that are wanted; an image's has its layout."""
+    """Of ``to_large``, to its three arguments, those that are wanted; an image's has its layout.
+
+    sums: of the gradient, where they are known.
+    """
     grad_weight = to_weight(grad, small) if wanted[1] else None  # before there is an image more in memory
     grad_small = laid_as(to_small(grad, weight), small) if wanted[0] else None
-    return grad_small, grad_weight, grad.sum((0, 2, 3)) if wanted[2] else None
+    return grad_small, grad_weight, to_bias(grad, sums, grad.dtype) if wanted[2] else None
 
 
 def _fake_small(large: Tensor, weight: Tensor, _bias: Any, _activation: str, _slope: float) -> Tensor:
@@ -152,22 +156,19 @@ def _setup_weight(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _opened(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradient before the activation, the image and the weight."""
-    image, weight, result = ctx.saved_tensors
-    return grad if result is None else activate_backward(grad, result, ctx.activation), image, weight
-
-
 def _small_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    grad, large, weight = _opened(ctx, grad)
+    large, weight, result = ctx.saved_tensors
+    grad, sums = before(grad, result, ctx.activation)
     needs = ctx.needs_input_grad
     grad_weight = to_weight(large, grad) if needs[1] else None  # before there is an image more in memory
     grad_large = laid_as(to_large(grad, weight), large) if needs[0] else None
-    return grad_large, grad_weight, grad.sum((0, 2, 3)) if needs[2] else None, None, None
+    return grad_large, grad_weight, to_bias(grad, sums, grad.dtype) if needs[2] else None, None, None
 
 
 def _large_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *gradients_of_large(*_opened(ctx, grad), ctx.needs_input_grad), None, None
+    small, weight, result = ctx.saved_tensors
+    grad, sums = before(grad, result, ctx.activation)
+    return *gradients_of_large(grad, small, weight, ctx.needs_input_grad, sums), None, None
 
 
 def _weight_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
