@@ -76,9 +76,9 @@ class ConvolutionWeight {
     }
   }
 
-  // Adds what was laid out to the items [first, last), and behind the last block answers. sums: of all items, or of one
-  // where there is one block.
-  void add(int64_t block, int64_t first, int64_t last, const uint32_t* x, const uint32_t* y, float* sums,
+  // Adds what was laid out to the items [first, last). begins: to none before; weight: where the answer goes, behind
+  // the last block. sums: of all items, or of one where there is one block.
+  void add(int64_t block, int64_t first, int64_t last, const uint32_t* x, const uint32_t* y, bool begins, float* sums,
            float* weight) const {
     const Block at(*this, block);
     const int64_t taps = shape_.KH * shape_.KW, parts = ceil_div(shape_.I, channels_);
@@ -88,7 +88,7 @@ class ConvolutionWeight {
       const int64_t channels = std::min(channels_, shape_.I - channel), rows = channels * taps, width = wide(panel);
       const int vectors = int(width / isa_.lanes);
       float* const added = blocks() > 1 ? sums + item * item_size() : sums;
-      if (block == 0) std::fill_n(added, rows * width, 0.0f);
+      if (begins) std::fill_n(added, rows * width, 0.0f);
       for (int64_t slow = 0; slow < at.slow.count; ++slow)
         for (int64_t fast = 0; fast < at.fast.count; fast += at.runs) {
           const int64_t runs = std::min(at.runs, at.fast.count - fast);
@@ -105,7 +105,16 @@ class ConvolutionWeight {
                                          added + row * width, width);
           }
         }
-      if (block == blocks() - 1) finish(panel, channel, channels, added, weight);
+      if (weight) finish(panel, channel, channels, added, weight);
+    }
+  }
+
+  // Of the sums of all items.
+  void answer(const float* sums, float* weight) const {
+    const int64_t parts = ceil_div(shape_.I, channels_);
+    for (int64_t item = 0; item < items(); ++item) {
+      const int64_t channel = item % parts * channels_;
+      finish(item / parts, channel, std::min(channels_, shape_.I - channel), sums + item * item_size(), weight);
     }
   }
 

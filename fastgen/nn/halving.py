@@ -87,22 +87,22 @@ def run_halving(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int]
         return _conv2d_product.conv2d_product(x, weight, bias), i + 1
     lower = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
     trains = torch.is_grad_enabled()
-    if lower and conv2d_weight.runs(x, layer_dtype(x, _parameters(conv))):
-        if not few and (is_channels_last(x) or not trains) and _multiplies_pairs(conv, x.shape):
-            weight, bias = conv.weight, conv.bias
-            if layer_dtype(x, [weight] if bias is None else [weight, bias]) is None:  # of a parametrization
-                return conv._conv_forward(x, weight, bias), i + 1
-            stride, padding = map(winograd.pair_of, (conv.stride, conv.padding))
-            kind, end = follower(modules, i + 1)
-            return conv2d_weight.conv2d_bfloat16(lowered(x), weight, bias, stride, padding, kind), end
-        if few and trains and not x.requires_grad and _leads_to_pairs(modules, i, x):  # a gradient would lie so
-            return _called(modules, i, laid_out(x, torch.channels_last))
+    pairs = lower and conv2d_weight.runs(x, layer_dtype(x, _parameters(conv)))
+    if pairs and not few and (is_channels_last(x) or not trains) and _multiplies_pairs(conv, x.shape):
+        weight, bias = conv.weight, conv.bias
+        if layer_dtype(x, [weight] if bias is None else [weight, bias]) is None:  # of a parametrization
+            return conv._conv_forward(x, weight, bias), i + 1
+        stride, padding = map(winograd.pair_of, (conv.stride, conv.padding))
+        kind, end = follower(modules, i + 1)
+        return conv2d_weight.conv2d_bfloat16(lowered(x), weight, bias, stride, padding, kind), end
     if few and _reads_colors(conv, x):
         lowers = layer_dtype(x, _parameters(conv)) == torch.bfloat16
         last = is_channels_last(x) or lowers or _leads(modules, i, x)
         if conv2d_image.fits(conv.out_channels, last):
             kind, end = follower(modules, i + 1)
             return _convolved(conv, x, last, kind, lowers), end
+    if pairs and few and trains and not x.requires_grad and _leads_to_pairs(modules, i, x):  # a gradient would lie so
+        return _called(modules, i, laid_out(x, torch.channels_last))
     even = x.dtype == torch.float32 and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
     if not few and even and _pays(x, 2, conv) and halves(conv):
         kind, end = follower(modules, i + 1)

@@ -29,7 +29,7 @@ from ._layouts import in_channels_last, is_vectorized
 from ._records import NONE, Activation, Convolution
 from ._registry import call, define_op
 from .activation import before, to_bias
-from .conv2d_image import result_sides
+from .conv2d_image import Rounded, result_sides
 
 KERNELS = {"CPU": "csrc/conv2d_weight_cpu.cpp"}
 
@@ -175,23 +175,19 @@ def _weight_backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     image, weight, read, bias, *ctx.sizes, activation, slope = inputs
     ctx.activation, ctx.bias_dtype = Activation(activation, slope), bias if bias is None else bias.dtype
-    ctx.weight, ctx.version = weight, weight._version  # read for gradients of gradients alone: an optimiser may step
+    ctx.rounded = Rounded(weight)
     ctx.save_for_backward(image, read, output if activation != "none" else None)  # others may write to it
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     image, taps, y = ctx.saved_tensors
-    weight, needs = ctx.weight, ctx.needs_input_grad
+    weight, needs = ctx.rounded.weight, ctx.needs_input_grad
     grad, sums = before(in_channels_last(grad) if y is None else grad, y, ctx.activation)
     grad_image = grad_weight = grad_bias = None
     if needs[1]:
         grad_weight = to_weight(image, grad, list(weight.shape[2:]), *ctx.sizes).to(weight.dtype)
     if needs[0]:
-        if torch.is_grad_enabled():  # what was rounded is no function of the weight
-            if weight._version != ctx.version:
-                raise RuntimeError("weight: has been modified by an inplace operation since it was convolved with")
-            taps = weight.to(image.dtype)
-        grad_image = _to_image(grad, image, taps.to(image.dtype), *ctx.sizes)
+        grad_image = _to_image(grad, image, ctx.rounded.read(taps).to(image.dtype), *ctx.sizes)
     if needs[3]:
         grad_bias = to_bias(grad, sums, ctx.bias_dtype)
     return grad_image, grad_weight, None, grad_bias, *[None] * 4
