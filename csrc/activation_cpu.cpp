@@ -1,4 +1,4 @@
-// activation_backward on the CPU: a thread takes parts of images, whose sums are added in the order of the parts.
+// Activations on the CPU. Backward a thread takes parts of images, whose sums are added in the order of the parts.
 #include "activation_cpu.h"
 
 #include <tuple>
@@ -7,6 +7,28 @@
 
 namespace fastgen {
 namespace {
+
+template <typename T, Pointwise kind>
+void forward(int64_t count, const storage_t<T>* x, accumulation_t<T> slope, storage_t<T>* result) {
+  torch::stable::parallel_for(0, count, kGrain, [&](int64_t first, int64_t last) {
+    activation_run<Storage<T>, accumulation_t<T>, kind>(last - first, x + first, slope, result + first);
+  });
+}
+
+Tensor activation_cpu(const Tensor& x_any, Text activation, double slope) {
+  check_floating(x_any, "x");
+  STD_TORCH_CHECK(x_any.dim() == 2 || x_any.dim() == 4, "x: expected shape (N, C) or (N, C, H, W)");
+  const Pointwise pointwise = checked_pointwise(activation);
+  const bool channels_last = x_any.dim() == 4 && is_channels_last(x_any);
+  const Tensor x = in_layout(x_any, channels_last);
+  Tensor result = empty(x_any, shape_of(x_any), x_any.scalar_type(), channels_last);
+  FG_DISPATCH_FLOATING(x, "activation", {
+    FG_DISPATCH_POINTWISE(pointwise,
+                          (forward<scalar_t, kind>(x.numel(), data<scalar_t>(x), accumulation_t<scalar_t>(slope),
+                                                   mutable_data<scalar_t>(result))));
+  });
+  return result;
+}
 
 template <typename T, Pointwise kind>
 void backward(const ImageParts& parts, bool planes, const storage_t<T>* grad, const storage_t<T>* result,
@@ -49,6 +71,9 @@ std::tuple<Tensor, Tensor> activation_backward_cpu(const Tensor& grad_any, const
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) { m.impl("activation_backward", TORCH_BOX(&activation_backward_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+  m.impl("activation", TORCH_BOX(&activation_cpu));
+  m.impl("activation_backward", TORCH_BOX(&activation_backward_cpu));
+}
 
 }  // namespace fastgen

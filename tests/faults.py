@@ -40,6 +40,7 @@ TESTS = {
         "test_conv_transpose2d.py", "test_conv_transpose2d_products.py", "test_conv_transpose2d_image.py",
         "test_transposed_alone.py", "test_followers.py",
     ),
+    "activation": ("test_activation.py",),
     "conv2d_image": ("test_conv2d_image.py", "test_conv2d_image_bfloat16.py", "test_followers.py"),
     "conv2d_weight": ("test_conv2d_weight.py", "test_conv2d_bfloat16_layers.py"),
     "winograd": ("test_winograd.py", "test_conv2d_chain.py", "test_followers.py"),

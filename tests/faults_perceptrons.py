@@ -1,8 +1,53 @@
-"""Faults of perceptrons as one op: see ``faults.py``."""
+"""Faults of perceptrons as one op, and of activations: see ``faults.py``."""
 
 # fmt: off
 #: Stem → source file → what is wrong, the text that is there exactly once, and what stands there instead.
 FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
+    "activation": {
+        "fastgen/ops/activation.py": [
+            ("results in planes, too", "if not known or not is_channels_last(result):", "if not known:"),
+            ("in transforms, too", " and not (is_batched(grad) or is_batched(result))", ""),
+            ("other devices, too", 'activation.name != "none" and result.is_cpu and', 'activation.name != "none" and'),
+            ("none is copied", 'known = activation.name != "none" and', "known ="),
+            ("a bias adds in halves", "grad.sum((0, 2, 3), dtype=wide)", "grad.sum((0, 2, 3))"),
+            ("a bias of another dtype", "if sums is None else sums).to(dtype)", "if sums is None else sums)"),
+            ("in eager steps, too", "if not torch.compiler.is_compiling() or torch", "if torch"),
+            ("in evaluations, too", " or not torch.is_grad_enabled():\n        return False\n    return x",
+             ":\n        return False\n    return x"),
+            ("with tangents, too", " and forward_ad._current_level < 0", ""),
+            ("on other devices", "return x.is_cpu and", "return"),
+            ("the fake is contiguous", "device=grad.device, memory_format=torch.channels_last)", "device=grad.device)"),
+            ("planes are answered in channels_last", "return y.contiguous(memory_format=layout_of(x))",
+             "return in_channels_last(y) if y.dim() == 4 else y"),
+            ("rows have another gradient", "result[:, :, None, None], *ctx.activation)",
+             "result[:, :, None, None].abs(), *ctx.activation)"),
+        ],
+        "fastgen/nn/perceptron.py": [
+            ("never with a linear layer", "if activation.pays(x) else None", "if False else None"),
+            ("hooks of the layer are passed over", "if kind == NONE or observed(modules[i]):", "if kind == NONE:"),
+        ],
+        "fastgen/nn/halving.py": [
+            ("never with a convolution", "follower(modules, i + 1) if activation.pays(y) else",
+             "follower(modules, i + 1) if False else"),
+            ("its activation twice", "activation.activated(y, kind), end\n", "activation.activated(y, kind), i + 1\n"),
+        ],
+        "csrc/activation_cpu.h": [
+            ("the gradient of another number", "Store::load(grad[i]), Store::load(result[i]), slope));",
+             "Store::load(grad[i]), Store::load(result[0]), slope));"),
+            ("sums of the last block alone", "std::fill(sums, sums + C, 0.0);", ""),
+            ("sums of a block twice", "std::fill(row.begin(), row.end(), A(0));", ""),
+            ("the first part of an image alone", "begin = task % parts_ * part_;", "begin = 0;"),
+            ("the first images alone", "first = task / parts_ * images_,", "first = 0 * images_,"),
+            ("the first pixels' gradients", "grad + image + first, laid_out.data());",
+             "grad + image, laid_out.data());"),
+        ],
+        "csrc/activation_cpu.cpp": [
+            ("planes are pixels", "const bool planes = grad_any.is_contiguous() &&", "const bool planes = false &&"),
+            ("sums of the first part alone", "all[size_t(c)] += all[size_t(C * task + c)];", ""),
+            ("the first numbers alone", "x + first, slope, result + first);", "x, slope, result + first);"),
+            ("sums of nothing", "torch::stable::zero_(sums);", ""),
+        ],
+    },
     "mlp": {
         "fastgen/ops/mlp.py": [
             ("a gradient of a gradient forgets the activation", "grad = activate_backward(grad, hidden, activation)",
@@ -30,17 +75,17 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         "fastgen/nn/perceptron.py": [
             ("subclasses, too", "type(modules[i]) is not nn.Linear or type(modules[i + 2]) is not nn.Linear",
              "not isinstance(modules[i], nn.Linear) or not isinstance(modules[i + 2], nn.Linear)"),
-            ("any activation", "if activation is None or observed", "if observed"),
-            ("hooks are passed over", " or observed(inner) or observed(follower) or observed(outer)", ""),
+            ("any activation", "if kind is None or observed", "if observed"),
+            ("hooks are passed over", " or observed(inner) or observed(between) or observed(outer)", ""),
             ("layers that do not fit", "weight.shape[0] != weight_out.shape[1] or not", "not"),
             ("small ones, too", "or not mlp.takes(weight, weight_out):", "or False:"),
             ("other devices, too", "tensor.layout == torch.strided and tensor.is_cpu",
              "tensor.layout == torch.strided"),
             ("images, too", "or x.dim() != 2:", "or False:"),
-            ("inputs that do not fit", "if found is None or x.shape[1] != found.parameters[0].shape[1]:",
-             "if found is None:"),
+            ("inputs that do not fit", "if x.shape[1] != found.parameters[0].shape[1]:",
+             "if False:"),
             ("what does not pay", "if mlp.pays(x, found.parameters):", "if True:"),
-            ("no activation of what does not pay", "activate(F.linear(x, weight, bias), found.activation)",
+            ("no activation of what does not pay", "activation.activated(F.linear(x, weight, bias), found.activation)",
              "F.linear(x, weight, bias)"),
             ("a bias that is no parameter", ' or "bias" not in first or "bias" not in last:', ":"),
         ],

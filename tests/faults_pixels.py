@@ -121,7 +121,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
              "output{P, M, 1, 1, true, false, 1,"),
         ],
         "csrc/layouts_cpu.h": [
-            ("planes are pixels", "to[pixel * C] = from[pixel];", "to[pixel * C] = x[pixel * C + c];"),
+            ("the first square's pixels alone", "x + channel * pixels + strip,", "x + channel * pixels,"),
         ],
         "csrc/pixel_head_cpu.h": [
             ("no ReLU of the input", "relu_run((end - at) * C, x + at * C, relu.get());",

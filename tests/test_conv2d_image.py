@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 from fastgen.models import DCGAN, VAE
 from fastgen.nn import Conv2dChain
 from fastgen.ops import conv2d_image as module
+from fastgen.ops._dtypes import has_dot_product
 from fastgen.ops._records import NONE, Activation, Convolution
 from fastgen.ops.conv_transpose2d import conv_transpose2d, conv_transpose2d_backward
 from ops import (
@@ -175,12 +176,22 @@ def test_where_it_pays() -> None:
     for wrong in (
         {"stride": [1, 1]}, {"stride": [2, 3]}, {"kernel": [4, 3]}, {"kernel": [66, 66], "padding": [40, 40]},
         {"image": image[:, :, :1], "padding": [1, 1]}, {"image": torch.randn(2, 5, 32, 32)}, {"image": image[:, :0]},
-        {"image": image.double()}, {"image": image.bfloat16()}, {"image": image.to("meta")},
+        {"image": image.double()}, {"image": image.half()}, {"image": image.to("meta")},
         {"kernel": [16, 16], "stride": [16, 16]}, {"parameters": (weight, weight.double())},
     ):  # fmt: skip
         assert not ask(**wrong)
+    odd = {"kernel": [3, 3], "stride": [3, 3]}
+    halves: Any = {"image": image.bfloat16(), "parameters": [weight.bfloat16()]}
+    assert not ask(image.bfloat16())  # by a weight in float32
+    assert ask(**halves) == has_dot_product()
+    assert not ask(**halves, **odd)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not ask()
+        assert ask() == has_dot_product()
+        assert not ask(**odd)
+        assert not ask(image[:, :1], **odd)
+        with torch.no_grad():  # of one colour in float32
+            assert ask(image[:, :1], **odd)
+            assert not ask(**odd)
     with forward_ad.dual_level():
         assert not ask()
     seen: list[bool] = []

@@ -97,7 +97,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
 
 define_op(
     "activation(Tensor x, str activation, float slope) -> Tensor",
-    kernels={},
+    kernels=KERNELS,
     reference=activation_reference,
     fake=_fake,
     setup_context=_setup,
