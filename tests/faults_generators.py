@@ -288,7 +288,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
              "        if j == i + 1 and may_write(modules[j]):\n            return True"),
             ("nobody is beyond a sequence", "            return False\n    return True\n",
              "            return False\n    return False\n"),
-            ("what makes a tensor anew hands on what it was given", "if type(modules[j]) in _MAKE_ANEW:", "if False:"),
+            ("what makes a tensor anew hands on what it was given", "if _makes_anew(type(modules[j])):", "if False:"),
             ("a norm of another size", "bool(module.num_features == conv.out_channels)", "True"),
             ("a Sigmoid forgotten", "torch.sigmoid(x) if step.activation == SIGMOID else x", "x"),
             ("layout inside a chain for its end", "channels_last=free or last,", "channels_last=free,"),

@@ -4,6 +4,12 @@
 #: Stem → source file → what is wrong, the text that is there exactly once, and what stands there instead.
 FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
     "conv2d_image": {
+        "fastgen/ops/_dtypes.py": [
+            ("what was rounded once is no function of the weight", "return self.weight.to(taps.dtype)", "return taps"),
+            ("a weight that was changed since", "if self.weight._version != self._version:", "if False:"),
+            ("a rounded weight is what it is now", "if not torch.is_grad_enabled():\n            return taps",
+             "if not torch.is_grad_enabled():\n            return self.weight.to(taps.dtype)"),
+        ],
         "fastgen/ops/conv2d_image.py": [
             ("of many colours, too", "not 0 < colors <= COLORS", "not 0 < colors"),
             ("kernels of no whole strides, too", "step > 1 and tap % step == 0 and", ""),
@@ -19,10 +25,6 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("halves' image has no gradient", "ctx.rounded.read(weight), image,",
              "0 * ctx.rounded.read(weight), image,"),
             ("halves' bias has no gradient", "to_bias(grad, sums, torch.float32) if needs[2]", "None if needs[2]"),
-            ("what was rounded once is no function of the weight", "return self.weight.to(taps.dtype)", "return taps"),
-            ("a weight that was changed since", "if self.weight._version != self._version:", "if False:"),
-            ("a rounded weight is what it is now", "if not torch.is_grad_enabled():\n            return taps",
-             "if not torch.is_grad_enabled():\n            return self.weight.to(taps.dtype)"),
             ("a transpose's halves of three colours", "halves = grad.shape[1] == 1 and", "halves ="),
             ("a transpose's halves of no such weight", "layer_dtype(grad, [weight]) == torch.bfloat16", "True"),
             ("a weight's gradient stays wide", "padding)[0].to(weight.dtype) if", "padding)[0] if"),

@@ -12,8 +12,7 @@ from torch.autograd import forward_ad
 
 from fastgen.ops import conv2d_weight as module
 from fastgen.ops._dtypes import has_dot_product
-from fastgen.ops._records import NONE, Activation, Convolution
-from fastgen.ops.conv2d_image import result_sides
+from fastgen.ops._records import NONE, Activation, Convolution, result_sides
 from fastgen.ops.conv_transpose2d import conv_transpose2d, conv_transpose2d_backward
 from ops import (
     assert_compiles,

@@ -8,6 +8,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import nn
 
+from .._constants import constant
 from ..ops._records import Activation, BatchNorm, Convolution
 
 
@@ -61,9 +62,9 @@ def process_group_of(bn: nn.Module) -> Any:
     return bn.process_group or dist.group.WORLD
 
 
-_ACTIVATIONS: dict[type[nn.Module], Activation] = {
-    nn.ReLU: Activation("relu"), nn.Tanh: Activation("tanh"), nn.Identity: Activation("none"),
-}  # fmt: skip
+@constant
+def _activation_name(kind: type[nn.Module]) -> str | None:
+    return {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Identity: "none"}.get(kind)
 
 
 def activation_of(module: nn.Module | str | None, negative_slope: float = 0.01) -> Activation | None:
@@ -73,4 +74,5 @@ def activation_of(module: nn.Module | str | None, negative_slope: float = 0.01) 
     if type(module) is nn.LeakyReLU:
         slope = module.negative_slope
         return Activation("leaky_relu", slope) if isinstance(slope, (int, float)) and slope >= 0 else None
-    return _ACTIVATIONS.get(type(module))
+    name = _activation_name(type(module))
+    return None if name is None else Activation(name)

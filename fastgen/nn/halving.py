@@ -10,9 +10,9 @@ from torch.nn.utils import parametrize
 from ..ops import _conv2d_product, activation, conv2d_image, conv2d_weight, winograd
 from ..ops._dtypes import in_dtype, layer_dtype, lowered
 from ..ops._layouts import is_channels_last, is_vectorized
-from ..ops._records import NONE, Activation
+from ..ops._records import NONE, Activation, result_sides
 from ._records import activation_of
-from .sequence import LAYOUT_FREE, laid_out, may_be_overwritten, observed
+from .sequence import is_layout_free, laid_out, may_be_overwritten, observed
 
 
 def is_conv2d(layer: nn.Module) -> bool:
@@ -166,9 +166,9 @@ def _leads_to_pairs(modules: Sequence[nn.Module], i: int, x: Tensor) -> bool:
     if isinstance(first.padding, str) or winograd.pair_of(first.dilation) != (1, 1):
         return False
     sizes = map(winograd.pair_of, (first.kernel_size, first.stride, first.padding))
-    sides = conv2d_image.result_sides(x.shape[2:], *sizes)
+    sides = result_sides(x.shape[2:], *sizes)
     for layer in modules[i + 1 :]:
-        if type(layer) in LAYOUT_FREE and not observed(layer):
+        if is_layout_free(type(layer)) and not observed(layer):
             continue
         return (
             is_conv2d(layer) and min(sides) > 0 and _multiplies_pairs(layer, (x.shape[0], first.out_channels, *sides))
@@ -182,7 +182,7 @@ def _leads(modules: Sequence[nn.Module], i: int, x: Tensor) -> bool:
     if [*map(winograd.pair_of, (first.kernel_size, first.stride, first.padding))] != [(4, 4), (2, 2), (1, 1)]:
         return False
     for layer in modules[i + 1 :]:
-        if type(layer) in LAYOUT_FREE and not observed(layer):
+        if is_layout_free(type(layer)) and not observed(layer):
             continue
         divides = x.shape[2] % 4 == 0 and x.shape[3] % 4 == 0
         return divides and is_conv2d(layer) and _pays(x, 4, layer) and halves(layer)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
+from .._constants import constant
 from ..ops._dtypes import autocast_dtype
 from ..ops._layouts import is_channels_last, is_vectorized, layout_of
 from ..ops._records import NONE, Activation
@@ -38,6 +39,26 @@ _ALONE = (LAYOUT_FREE - {nn.BatchNorm2d}) | {
 
 #: Answer with a tensor of their own, whatever was done to them but for what ``may_write`` sees.
 _MAKE_ANEW = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+
+
+@constant
+def is_layout_free(kind: type[nn.Module]) -> bool:
+    return kind in LAYOUT_FREE
+
+
+@constant
+def _is_alone(kind: type[nn.Module]) -> bool:
+    return kind in _ALONE
+
+
+@constant
+def _makes_anew(kind: type[nn.Module]) -> bool:
+    return kind in _MAKE_ANEW
+
+
+@constant
+def _is_called_plainly(kind: type[nn.Module]) -> bool:
+    return kind.__call__ is nn.Module.__call__
 
 
 class Step(NamedTuple):
@@ -109,7 +130,7 @@ def run_sequence(
     owed: torch.memory_format | None = None  # that others would find x in, where an op answered in another
     following: Step | None = None
     while i < len(modules):
-        if deferred or following is not None or type(modules[i]) not in _ALONE:
+        if deferred or following is not None or not _is_alone(type(modules[i])):
             step = following  # looked up already; a Sigmoid belongs to a step that normalises on its load
             if not deferred and (step is None or step.activation == SIGMOID):
                 step = step_at(modules, i, False, everything)
@@ -155,7 +176,7 @@ def _takes_any_layout(module: nn.Module, x: Any) -> bool:
     if type(module) is nn.ConvTranspose2d:
         raw = getattr(x, "raw", x)
         return raw.dtype == torch.float32 and autocast_dtype(raw) is None and not observed(module)
-    return type(module) in LAYOUT_FREE and not observed(module)
+    return is_layout_free(type(module)) and not observed(module)
 
 
 def laid_out(x: Tensor, owed: torch.memory_format) -> Tensor:
@@ -186,7 +207,7 @@ def may_be_overwritten(modules: Sequence[nn.Module], i: int, everything: bool = 
             return False
         if may_write(modules[j]):
             return True
-        if type(modules[j]) in _MAKE_ANEW:
+        if _makes_anew(type(modules[j])):
             return False
     return True
 
@@ -208,7 +229,7 @@ def observed(module: nn.Module) -> str:
     own = module.__dict__
     if "forward" in own or "_conv_forward" in own or "__call__" in own:
         return "has a forward of its own"
-    if type(module).__call__ is not nn.Module.__call__:
+    if not _is_called_plainly(type(module)):
         return "has a __call__ of its own"
     if module._compiled_call_impl is not None:
         return "is compiled on its own"

@@ -15,6 +15,7 @@ PLAIN = (Tensor, torch.nn.Parameter)
 __all__ = [
     "FLOATING",
     "PLAIN",
+    "Rounded",
     "autocast_dtype",
     "check_dense",
     "check_floating",
@@ -104,6 +105,24 @@ def lowered(image: Tensor) -> Tensor:
     """``image`` as those ops read it under autocast."""
     dtype = autocast_dtype(image)
     return image if dtype is None else image.to(dtype)
+
+
+class Rounded:
+    """A weight as a convolution has read it: an optimiser may step before the backward, as autocast allows.
+
+    For gradients of gradients, which what was rounded is no function for, it is what it was, or an error.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight, self._version = weight, weight._version
+
+    def read(self, taps: Tensor) -> Tensor:
+        """taps: what was rounded."""
+        if not torch.is_grad_enabled():
+            return taps
+        if self.weight._version != self._version:
+            raise RuntimeError("weight: has been modified by an inplace operation since it was convolved with")
+        return self.weight.to(taps.dtype)
 
 
 def in_dtype(dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Any, ...]:

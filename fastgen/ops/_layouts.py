@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .._constants import constant
+
 
 def is_channels_last(x: Tensor) -> bool:
     """Of a tensor that is both, as a single pixel is, no."""
@@ -30,14 +32,10 @@ def layout_of(x: Tensor) -> torch.memory_format:
     return layout(is_channels_last(x))
 
 
+@constant  # asked within the transforms that are traced
 def is_vectorized() -> bool:
     """Whether a transform of ``torch.func`` runs: ``vmap`` has tensors of which the layout is not known."""
     return torch._C._are_functorch_transforms_active()
-
-
-#: A compiler asks while it traces, within the transforms that it traces, and takes the answer for the whole graph; as
-#: ``torch.compiler.assume_constant_result`` says it, which would load the compiler.
-is_vectorized._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def in_channels_last(x: Tensor) -> Tensor:

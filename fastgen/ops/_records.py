@@ -1,5 +1,6 @@
 """What a layer is, in three records: made once, handed on whole, and opened where an op's schema lists them."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -52,3 +53,11 @@ class Activation(NamedTuple):
 
 
 NONE = Activation()
+
+
+def result_sides(
+    sides: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> list[int]:
+    """(h, w) of a convolution's result."""
+    every = zip(sides, kernel, stride, padding, strict=True)
+    return [(size + 2 * rim - tap) // step + 1 for size, tap, step, rim in every]

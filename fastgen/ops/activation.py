@@ -19,7 +19,7 @@ from ._layouts import in_channels_last, is_batched, is_channels_last, is_vectori
 from ._records import Activation
 from ._registry import call, define_op
 
-KERNELS = {"CPU": "csrc/activation_backward_cpu.cpp"}
+KERNELS = {"CPU": "csrc/activation_cpu.cpp"}
 
 
 def activation_reference(x: Tensor, activation: str, slope: float) -> Tensor:
@@ -27,9 +27,7 @@ def activation_reference(x: Tensor, activation: str, slope: float) -> Tensor:
     return y.contiguous(memory_format=layout_of(x))
 
 
-def activation_backward_reference(
-    grad: Tensor, result: Tensor, activation: str, slope: float
-) -> tuple[Tensor, Tensor]:
+def activation_backward_reference(grad: Tensor, result: Tensor, activation: str, slope: float) -> tuple[Tensor, Tensor]:
     grad_x = in_channels_last(activate_backward(grad, result, Activation(activation, slope)))
     return grad_x, grad_x.sum((0, 2, 3), dtype=torch.promote_types(grad.dtype, torch.float32))
 

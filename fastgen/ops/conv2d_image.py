@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ._activations import activate_
-from ._dtypes import has_dot_product, in_dtype, layer_dtype
+from ._dtypes import Rounded, has_dot_product, in_dtype, layer_dtype
 from ._layouts import is_channels_last, is_vectorized, laid_as, layout
-from ._records import NONE, Activation, Convolution
+from ._records import NONE, Activation, Convolution, result_sides
 from ._registry import call, define_op
 from .activation import before, to_bias
 
@@ -95,14 +95,6 @@ def _takes(image: Tensor, kernel: Sequence[int], stride: Sequence[int], padding:
     return all(step > 1 and tap % step == 0 and 0 < tap <= size + 2 * rim and size for size, tap, step, rim in sides)
 
 
-def result_sides(
-    sides: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
-) -> list[int]:
-    """(h, w) of a convolution's result."""
-    every = zip(sides, kernel, stride, padding, strict=True)
-    return [(size + 2 * rim - tap) // step + 1 for size, tap, step, rim in every]
-
-
 def fits(channels: int, channels_last: bool) -> bool:
     """Whether these ops outrun torch's, of so many channels beside the colours, in this layout."""
     return channels_last or channels <= PLANES
@@ -137,8 +129,8 @@ def conv2d_image(
 
     image: float32 or, of a kernel of even width, bfloat16, which is the result's dtype; weight and bias: float32.
     """
-    op = torch.ops.fastgen.conv2d_image.default
-    y: Tensor = call(op, image, weight, bias, stride, padding, channels_last, *activation)
+    sizes = (stride, padding, channels_last)
+    y: Tensor = call(torch.ops.fastgen.conv2d_image.default, image, weight, bias, *sizes, *activation)
     return y
 
 
@@ -152,28 +144,9 @@ def to_weight(
     return found
 
 
-def _pairs_to_weight(image: Tensor, grad: Tensor, *sizes: Sequence[int]) -> Tensor:
-    op = torch.ops.fastgen.conv2d_weight.default
-    found: Tensor = call(op, image, grad, *sizes)
+def _pairs_to_weight(*args: Any) -> Tensor:
+    found: Tensor = call(torch.ops.fastgen.conv2d_weight.default, *args)
     return found
-
-
-class Rounded:
-    """A weight as a convolution has read it: an optimiser may step before the backward, as autocast allows.
-
-    For gradients of gradients, which what was rounded is no function for, it is what it was, or an error.
-    """
-
-    def __init__(self, weight: Tensor) -> None:
-        self.weight, self._version = weight, weight._version
-
-    def read(self, taps: Tensor) -> Tensor:
-        """taps: what was rounded."""
-        if not torch.is_grad_enabled():
-            return taps
-        if self.weight._version != self._version:
-            raise RuntimeError("weight: has been modified by an inplace operation since it was convolved with")
-        return self.weight.to(taps.dtype)
 
 
 def gradients_of_transposed(
@@ -252,9 +225,7 @@ def _weight_backward(ctx: Any, weight: Tensor, bias: Tensor) -> tuple[Tensor | N
     return (
         _to_image(grad, weight, image, stride, padding) if needs[0] else None,
         conv2d_image(image, weight, bias, stride, padding, is_channels_last(grad)) if needs[1] else None,
-        None,
-        None,
-        None,
+        *[None] * 3,
     )
 
 

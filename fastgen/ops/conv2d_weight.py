@@ -24,12 +24,11 @@ from torch.autograd import forward_ad
 
 from ._activations import activate_
 from ._conv_transpose2d_left import pays as leaves_out
-from ._dtypes import has_dot_product, in_dtype, layer_dtype
+from ._dtypes import Rounded, has_dot_product, in_dtype, layer_dtype
 from ._layouts import in_channels_last, is_vectorized
-from ._records import NONE, Activation, Convolution
+from ._records import NONE, Activation, Convolution, result_sides
 from ._registry import call, define_op
 from .activation import before, to_bias
-from .conv2d_image import Rounded, result_sides
 
 KERNELS = {"CPU": "csrc/conv2d_weight_cpu.cpp"}
 
