@@ -12,8 +12,8 @@ import fastgen
 ROOT = Path(fastgen.__file__).parent
 #: From the ground up, with what lies on one floor in the order in which it may be used. A room, or a file.
 FLOORS = [
-    "_version", "_constants", "_extras", "_interrupt", "_extension", "_console", "_checks", "_alike", "_files",
-    "_memory", "_places", "_philox", "_draws", "_shadow",
+    "_version", "_compile_cache", "_constants", "_extras", "_interrupt", "_extension", "_console", "_checks", "_alike",
+    "_files", "_memory", "_places", "_philox", "_draws", "_shadow",
     "ops", "nn",
     "conditions", "distributions", "losses", "measures", "metrics", "pictures", "data", "objective",
     "baselines",

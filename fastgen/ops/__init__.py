@@ -1,5 +1,6 @@
 """The ops: one module each, with docstring, reference, fake kernel, autograd and public function."""
 
+from .._compile_cache import keep_apart
 from .._extension import load_kernels
 from . import (  # noqa: F401  but for sample: for models alone, for the codec, and for samplers
     activation,
@@ -44,3 +45,4 @@ __all__ = [
 ]
 
 load_kernels()
+keep_apart()
