@@ -12,7 +12,7 @@ namespace fastgen {
 template <typename T>
 FG_HD void transpose_square(const T* from, int64_t pitch, T* to, int64_t to_pitch) {
   constexpr int kSide = 16 / int(sizeof(T));
-#if defined(__GNUC__) && !defined(__clang__)
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
   typedef T V __attribute__((vector_size(16)));
   typedef T Unaligned __attribute__((vector_size(16), aligned(alignof(T)), may_alias));
   typedef typename std::conditional<sizeof(T) == 2, int16_t,
