@@ -57,13 +57,12 @@ class ImageParts {
   int64_t N_, C_, pixels_, images_, part_, parts_;
 };
 
-// sums (C,): of the task's pixels
+// sums (C,): of the task's pixels, added to
 template <typename Store, typename A, Pointwise kind>
 void activation_backward_task(const ImageParts& parts, int64_t task, bool planes, const typename Store::type* grad,
                               const typename Store::type* result, A slope, typename Store::type* grad_x, double* sums) {
   using T = typename Store::type;
   const int64_t C = parts.channels();
-  std::fill(sums, sums + C, 0.0);
   std::vector<A> row;
   std::vector<T> laid_out;
   parts.of(task, [&](int64_t image, int64_t begin, int64_t end) {

@@ -17,14 +17,13 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("with tangents, too", " and forward_ad._current_level < 0", ""),
             ("on other devices", "return x.is_cpu and", "return"),
             ("the fake is contiguous", "device=grad.device, memory_format=torch.channels_last)", "device=grad.device)"),
-            ("planes are answered in channels_last", "return y.contiguous(memory_format=layout_of(x))",
-             "return in_channels_last(y) if y.dim() == 4 else y"),
             ("rows have another gradient", "result[:, :, None, None], *ctx.activation)",
              "result[:, :, None, None].abs(), *ctx.activation)"),
         ],
         "fastgen/nn/perceptron.py": [
             ("never with a linear layer", "if activation.pays(x) else None", "if False else None"),
-            ("hooks of the layer are passed over", "if kind == NONE or observed(modules[i]):", "if kind == NONE:"),
+            ("its activation is called again", "(activation.activated(modules[i](x), kind), end)",
+             "(activation.activated(modules[i](x), kind), i + 1)"),
         ],
         "fastgen/nn/halving.py": [
             ("never with a convolution", "follower(modules, i + 1) if activation.pays(y) else",
@@ -34,7 +33,6 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         "csrc/activation_cpu.h": [
             ("the gradient of another number", "Store::load(grad[i]), Store::load(result[i]), slope));",
              "Store::load(grad[i]), Store::load(result[0]), slope));"),
-            ("sums of the last block alone", "std::fill(sums, sums + C, 0.0);", ""),
             ("sums of a block twice", "std::fill(row.begin(), row.end(), A(0));", ""),
             ("the first part of an image alone", "begin = task % parts_ * part_;", "begin = 0;"),
             ("the first images alone", "first = task / parts_ * images_,", "first = 0 * images_,"),
@@ -42,7 +40,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
              "grad + image, laid_out.data());"),
         ],
         "csrc/activation_cpu.cpp": [
-            ("planes are pixels", "const bool planes = grad_any.is_contiguous() &&", "const bool planes = false &&"),
+            ("pixels are planes", "const bool planes = grad_any.is_contiguous() &&", "const bool planes = true &&"),
             ("sums of the first part alone", "all[size_t(c)] += all[size_t(C * task + c)];", ""),
             ("the first numbers alone", "x + first, slope, result + first);", "x, slope, result + first);"),
             ("sums of nothing", "torch::stable::zero_(sums);", ""),

@@ -120,6 +120,8 @@ def test_before() -> None:
         halves = module.to_bias(found.bfloat16(), None, torch.float32)  # is added in float32
         torch.testing.assert_close(halves, found.bfloat16().float().sum((0, 2, 3)))
         assert module.before(grad, None, NONE)[0] is grad
+        assert torch.equal(module.before(grad, y, NONE)[0], grad)
+        assert module.before(grad.to("meta"), y.to("meta"), kind)[1] is None
         assert torch.vmap(lambda grad: module.before(grad, y, kind)[0])(torch.stack([grad, grad])).shape[0] == 2
     assert not ran
 

@@ -65,9 +65,7 @@ def run_perceptron(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Tensor
 
 def _run_activated(modules: Sequence[nn.Module], i: int, x: Tensor) -> tuple[Tensor, int] | None:
     kind, end = follower(modules, i + 1)
-    if kind == NONE or observed(modules[i]):
-        return None
-    return activation.activated(modules[i](x), kind), end
+    return None if kind == NONE else (activation.activated(modules[i](x), kind), end)
 
 
 def run_faster(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | None:
