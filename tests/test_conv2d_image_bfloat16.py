@@ -121,8 +121,10 @@ def test_gradients_of_gradients_in_bfloat16() -> None:
         assert (one - right).norm() <= 0.03 * right.norm()
     leaf, given = weight.clone().requires_grad_(), image.bfloat16().requires_grad_()
     y = OP(given, leaf, bias, *sizes, True, "tanh", 0.0)
+    (before,) = torch.autograd.grad(y.sum(), given, retain_graph=True)
     with torch.no_grad():
         leaf.add_(1.0)
-    torch.autograd.grad(y.sum(), given, retain_graph=True)  # which was rounded before
+    (after,) = torch.autograd.grad(y.sum(), given, retain_graph=True)  # by what was rounded
+    assert torch.equal(after, before)
     with pytest.raises(RuntimeError, match="weight: has been modified by an inplace operation"):
         torch.autograd.grad(y.sum(), given, create_graph=True)
