@@ -61,7 +61,10 @@ def by_machine(reports: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, An
 
 
 def readme(reports: list[dict[str, Any]], kernels: Mapping[str, str]) -> str:
-    """What stands between the markers: a table for each machine, where its numbers come from, and what never ran."""
+    """What stands between the markers: a table for each machine, where its numbers come from, and what never ran.
+
+    A machine without a headline has none.
+    """
     blocks = []
     for machine, measured in by_machine(reports).items():
         found: dict[str, list[tuple[dict[str, Any], str]]] = {}
@@ -70,6 +73,8 @@ def readme(reports: list[dict[str, Any]], kernels: Mapping[str, str]) -> str:
                 found.setdefault(subject(case), []).append((case, report["environment"]["commit"]))
         several = len({commit for cases in found.values() for _, commit in cases}) > 1
         rows = [line for cases in found.values() if (line := summary(cases))]
+        if not rows:
+            continue
         head = ["what", "input", "fastgen", "best alternative", "ratio", "ratios of all", "commit"]
         table = tables.markdown([each if several else each[:-1] for each in (head, *rows)])
         notes = dict.fromkeys(f"- {report['benchmark']}: {about(report)}" for report in measured)
@@ -121,7 +126,8 @@ def row(case: dict[str, Any]) -> list[str]:
 
 def about(report: dict[str, Any]) -> str:
     env = report["environment"]
-    dtypes = sorted({case["dtype"] for case in report["cases"] if case.get("headline", True)})
+    headlines = [case for case in report["cases"] if case.get("headline", True)]
+    dtypes = sorted({case["dtype"] for case in headlines or report["cases"]})
     if device(report) == "cuda":
         where = f"driver {env['driver']}, float32 convolutions in {env['float32_convolutions']}"
     else:

@@ -84,6 +84,8 @@ def test_one_line_for_an_op_is_its_median_headline_and_hides_no_loss() -> None:
 def test_only_headlines_are_in_the_readme_and_everything_is_beside_the_results() -> None:
     hidden = measured(headline=False, case="scale, forward + backward")
     assert "scale" not in report.readme([hidden], {})
+    assert "Box" not in report.readme([hidden], {}), "a table without a row"
+    assert ", float32, torch" in report.about(hidden)
     page = report.everything({"one.json": hidden})
     assert "**fastgen 20 µs [19 µs, 21 µs]**<br>eager 10 µs [9 µs, 11 µs]" in page
     assert "without torch.compile: RuntimeError: no compiler" in page
