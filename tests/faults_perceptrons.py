@@ -22,8 +22,6 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         ],
         "fastgen/nn/perceptron.py": [
             ("never with a linear layer", "if activation.pays(x) else None", "if False else None"),
-            ("its activation is called again", "(activation.activated(modules[i](x), kind), end)",
-             "(activation.activated(modules[i](x), kind), i + 1)"),
         ],
         "fastgen/nn/halving.py": [
             ("never with a convolution", "follower(modules, i + 1) if activation.pays(y) else",

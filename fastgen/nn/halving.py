@@ -102,18 +102,18 @@ def run_halving(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int]
             kind, end = follower(modules, i + 1)
             return _convolved(conv, x, last, kind, lowers), end
     if pairs and few and trains and not x.requires_grad and _leads_to_pairs(modules, i, x):  # a gradient would lie so
-        return _called(modules, i, laid_out(x, torch.channels_last))
+        return with_activation(modules, i, laid_out(x, torch.channels_last))
     even = x.dtype == torch.float32 and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
     if not few and even and _pays(x, 2, conv) and halves(conv):
         kind, end = follower(modules, i + 1)
         return winograd.to_small(x, conv.weight, conv.bias, kind), end  # once: a parametrization counts
     if is_channels_last(x) and (x.dtype == torch.float32 or (lower and not trains)):
-        return _called(modules, i, x)
+        return with_activation(modules, i, x)
     return None
 
 
-def _called(modules: Sequence[nn.Module], i: int, x: Tensor) -> tuple[Tensor, int]:
-    """As it is; in a compiled training step with its activation."""
+def with_activation(modules: Sequence[nn.Module], i: int, x: Tensor) -> tuple[Tensor, int]:
+    """The module at ``i``, called as it is, and where it ends; in a compiled training step with its activation."""
     y = modules[i](x)
     kind, end = follower(modules, i + 1) if activation.pays(y) else (NONE, i + 1)
     return activation.activated(y, kind), end

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import activation, mlp
-from ..ops._records import NONE, Activation
+from ..ops._records import Activation
 from ._records import activation_of
-from .halving import follower, run_halving
+from .halving import run_halving, with_activation
 from .normalizing import run_batch_norm
 from .sequence import observed
 
@@ -53,7 +53,7 @@ def run_perceptron(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Tensor
         return None
     found = perceptron_at(modules, i)
     if found is None:
-        return _run_activated(modules, i, x) if activation.pays(x) else None
+        return with_activation(modules, i, x) if activation.pays(x) else None
     if x.shape[1] != found.parameters[0].shape[1]:
         return None
     if mlp.pays(x, found.parameters):
@@ -61,11 +61,6 @@ def run_perceptron(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Tensor
     weight, bias, weight_out, bias_out = found.parameters
     hidden = activation.activated(F.linear(x, weight, bias), found.activation)
     return F.linear(hidden, weight_out, bias_out), found.end
-
-
-def _run_activated(modules: Sequence[nn.Module], i: int, x: Tensor) -> tuple[Tensor, int] | None:
-    kind, end = follower(modules, i + 1)
-    return None if kind == NONE else (activation.activated(modules[i](x), kind), end)
 
 
 def run_faster(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | None:

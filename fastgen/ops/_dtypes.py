@@ -110,7 +110,7 @@ def lowered(image: Tensor) -> Tensor:
 class Rounded:
     """A weight as a convolution has read it: an optimiser may step before the backward, as autocast allows.
 
-    For gradients of gradients, which what was rounded is no function for, it is what it was, or an error.
+    Gradients of gradients see the weight itself, of which what was rounded is no function; if it has changed, an error.
     """
 
     def __init__(self, weight: Tensor) -> None:
