@@ -157,13 +157,22 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         ],
     },
     "conv_transpose2d": {
+        "fastgen/ops/_dtypes.py": [
+            ("oneDNN's limit", " and limit.upper() not in _WITHOUT_HALVES", ""),
+            ("pairs beside torch's own", " and (_HAS_AVX512 or not multiplies(torch.bfloat16))", ""),
+            ("pairs by AVX-512 alone", "(_HAS_AVX512 or not multiplies(torch.bfloat16))", "_HAS_AVX512"),
+            ("pairs beside a matrix unit", "return not _HAS_AMX and (", "return ("),
+        ],
         "fastgen/ops/conv_transpose2d.py": [
+            ("autocast rounds again", "with without_autocast((x,)):", "if True:"),
+            ("an image of a weight in float32", '(form == "image" or not runs_in_float32(x))',
+             "not runs_in_float32(x)"),
             ("an image without its activation", "image(x, convolution, activation)", "image(x, convolution, NONE)"),
             ("no gradient of the bias", "grad_bias = grad.sum((0, 2, 3)) if", "grad_bias = 0 * grad.sum((0, 2, 3)) if"),
             ("no bias of a product", "else bias.repeat(taps) if last", "else None if last"),
             ("products in float64", " or layer_dtype(x, parameters) != x.dtype:",
              ":"),
-            ("products under autocast", "x.dtype == torch.bfloat16 and not has_dot_product()",
+            ("products under autocast", "x.dtype == torch.bfloat16 and not pairs_pay()",
              "False"),
             ("products in a transform", "torch.compiler.is_exporting() or is_vectorized() or", "False or"),
             ("products of tangents", " or forward_ad._current_level >= 0:", ":"),

@@ -15,7 +15,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("kernels of no whole strides, too", "step > 1 and tap % step == 0 and", ""),
             ("of any dtype", "return dtype in (torch.float32, torch.bfloat16) and _takes", "return _takes"),
             ("pairs of an odd width, too", "return kernel[1] % 2 == 0 and", "return"),
-            ("halves by a CPU that multiplies none", "return kernel[1] % 2 == 0 and has_dot_product()",
+            ("halves by a CPU that multiplies none", "return kernel[1] % 2 == 0 and pairs_pay()",
              "return kernel[1] % 2 == 0"),
             ("halves of one colour are as others", "gray = image.shape[1] == 1 ", "gray = False "),
             ("odd halves with gradients, too", "image.shape[1] == 1 and not torch.is_grad_enabled()",

@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from fastgen.models import DCGAN, VAE
 from fastgen.nn import Conv2dChain
 from fastgen.ops import conv2d_image as module
-from fastgen.ops._dtypes import has_dot_product
+from fastgen.ops._dtypes import pairs_pay
 from fastgen.ops._records import NONE, Activation, Convolution
 from fastgen.ops.conv_transpose2d import conv_transpose2d, conv_transpose2d_backward
 from ops import (
@@ -183,10 +183,10 @@ def test_where_it_pays() -> None:
     odd = {"kernel": [3, 3], "stride": [3, 3]}
     halves: Any = {"image": image.bfloat16(), "parameters": [weight.bfloat16()]}
     assert not ask(image.bfloat16())  # by a weight in float32
-    assert ask(**halves) == has_dot_product()
+    assert ask(**halves) == pairs_pay()
     assert not ask(**halves, **odd)
     with torch.autocast("cpu", torch.bfloat16):
-        assert ask() == has_dot_product()
+        assert ask() == pairs_pay()
         assert not ask(**odd)
         assert not ask(image[:, :1], **odd)
         with torch.no_grad():  # of one colour in float32

@@ -11,7 +11,7 @@ from torch import nn
 
 from fastgen.nn import Conv2dChain
 from fastgen.ops import conv2d_image as module
-from fastgen.ops._dtypes import has_dot_product
+from fastgen.ops._dtypes import pairs_pay
 from fastgen.ops._records import NONE, Activation
 from ops import assert_op_parity_over, ops_run, with_threads
 from parity import channels_last, contiguous, sliced
@@ -44,7 +44,7 @@ def test_in_bfloat16() -> None:
 def test_under_autocast(colors: int) -> None:
     """By a CPU that multiplies pairs, and without gradients of one colour by any; in a model of bfloat16 as well."""
     plain = nn.Sequential(nn.Conv2d(colors, 32, 4, 2, 1), nn.LeakyReLU(0.2))
-    model, image, runs = Conv2dChain(*plain), torch.randn(4, colors, 28, 28), colors == 1 or has_dot_product()
+    model, image, runs = Conv2dChain(*plain), torch.randn(4, colors, 28, 28), colors == 1 or pairs_pay()
     exact = copy.deepcopy(plain).double()(image.double()).detach()
     with torch.autocast("cpu", torch.bfloat16):
         for given in (image, channels_last(image), image.bfloat16()):
@@ -96,14 +96,14 @@ def test_training_under_autocast(colors: int, activation: nn.Module) -> None:
         with ops_run() as ran:
             found = gradients(model, wants)
         image_ops = {"conv_transpose2d_image"} if wants else set()
-        assert ran == (TRAINS | image_ops if has_dot_product() else set())
+        assert ran == (TRAINS | image_ops if pairs_pay() else set())
         truth = gradients(exact, wants, False)
         for one, theirs, right in zip(found, gradients(plain, wants), truth, strict=True):
             assert one.dtype == theirs.dtype == torch.float32
             assert (one - right).norm() <= 1.5 * (theirs - right).norm()
 
 
-@pytest.mark.skipif(not has_dot_product(), reason="in bfloat16 with gradients it needs AVX512-BF16")
+@pytest.mark.skipif(not pairs_pay(), reason="in bfloat16 with gradients it needs AVX512-BF16")
 def test_gradients_of_gradients_in_bfloat16() -> None:
     """They see the weight, not what was rounded of it, and refuse one that was written over."""
     image, weight, bias, *_ = arguments(SHAPES["an encoder's"])

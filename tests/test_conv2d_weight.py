@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastgen.ops import conv2d_weight as module
-from fastgen.ops._dtypes import has_dot_product
+from fastgen.ops._dtypes import multiplies, pairs_pay
 from fastgen.ops._records import NONE, Activation, Convolution, result_sides
 from fastgen.ops.conv_transpose2d import conv_transpose2d, conv_transpose2d_backward
 from ops import (
@@ -44,7 +44,7 @@ SHAPES: dict[str, tuple[Any, ...]] = {
     "one pixel": (7, 2, 1, 1, 1, (1, 1), (1, 1), (0, 0)),
     "no image": (0, 4, 5, 4, 4, (4, 4), (2, 2), (1, 1)),
 }
-needs_pairs = pytest.mark.skipif(not has_dot_product(), reason="chosen on CPUs that multiply pairs of bfloat16")
+needs_pairs = pytest.mark.skipif(not pairs_pay(), reason="chosen on CPUs that multiply pairs of bfloat16")
 
 
 def arguments(shape: tuple[Any, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor, list[int], list[int], list[int]]:
@@ -144,6 +144,7 @@ def test_second_order() -> None:
 
 
 @needs_pairs
+@pytest.mark.skipif(not multiplies(torch.bfloat16), reason="elsewhere it is differentiated in float32")
 def test_a_transposed_convolution_is_differentiated_by_it() -> None:
     image, weight, _, x, _, stride, padding = arguments((9, 32, 64, 16, 20, (4, 4), (2, 2), (1, 1)))
     layer = Convolution(weight, torch.randn(32).bfloat16(), stride, padding, [0, 0], [1, 1], 1)
@@ -234,8 +235,8 @@ def test_where_it_pays() -> None:
         {"kernel": [65, 64], "padding": [60, 60]},
     ):  # fmt: skip
         assert not ask(**wrong)
-    assert module.runs(image, torch.bfloat16) == has_dot_product()
-    with mock.patch.object(module, "has_dot_product", return_value=True):
+    assert module.runs(image, torch.bfloat16) == pairs_pay()
+    with mock.patch.object(module, "pairs_pay", return_value=True):
         assert module.runs(image, torch.bfloat16)
         for other in (torch.float32, torch.float16, None):
             assert not module.runs(image, other)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastgen.ops import _dtypes
 from fastgen.ops import conv_transpose2d as module
 from fastgen.ops._records import Convolution
 from fastgen.ops.conv_transpose2d import (
@@ -81,7 +82,11 @@ def test_halves_are_computed_in_float32_where_nothing_multiplies_them(
     monkeypatch.setattr(module, "multiplies", lambda dtype: False)
     assert not runs_in_float32(x.float())
     half, single = (convolution(REAL, w) for w in (weight, weight.float()))
-    assert torch.equal(conv_transpose2d(x, half), conv_transpose2d(x.float(), single).to(dtype))
+    found = conv_transpose2d(x.float(), single).to(dtype)
+    assert torch.equal(conv_transpose2d(x, half), found)
+    for given in (half, single._replace(bias=torch.zeros(half.channels))):  # weights as autocast finds them
+        with torch.autocast("cpu", dtype):
+            assert torch.equal(conv_transpose2d(x, given), found)
     grad = torch.randn(result_shape(x, half)).to(dtype)
     results = conv_transpose2d_backward(grad, x, half, [True] * 3)
     expected = conv_transpose2d_backward(grad.float(), x.float(), single, [True] * 3)
@@ -89,6 +94,21 @@ def test_halves_are_computed_in_float32_where_nothing_multiplies_them(
         assert one is not None
         assert two is not None
         assert torch.equal(one, two.to(dtype))
+
+
+def test_which_products_of_halves_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a matrix unit's, and by AVX2 only where torch has none; oneDNN's own limit is one of torch's."""
+    for multiplied, avx512, amx in itertools.product((True, False), repeat=3):
+        monkeypatch.setitem(_dtypes._MULTIPLIED, torch.bfloat16, multiplied)
+        monkeypatch.setattr(_dtypes, "_HAS_AVX512", avx512)
+        monkeypatch.setattr(_dtypes, "_HAS_AMX", amx)
+        assert _dtypes.pairs_pay() == (not amx and (avx512 or not multiplied))
+    for name, value in (("ONEDNN_MAX_CPU_ISA", "avx2"), ("DNNL_MAX_CPU_ISA", "AVX2_VNNI")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert not any(_dtypes._multiplied().values())
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "ALL")
+    assert _dtypes._multiplied()[torch.bfloat16] == torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def test_a_biass_gradient_is_summed_in_cascades(device: str) -> None:

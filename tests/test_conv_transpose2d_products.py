@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastgen import fuse
 from fastgen.ops import conv_transpose2d as forms
 from fastgen.ops import conv_transpose2d_products as module
-from fastgen.ops._dtypes import has_dot_product
+from fastgen.ops._dtypes import multiplies, pairs_pay
 from fastgen.ops._records import Convolution
 from fastgen.ops.conv_transpose2d_bn import conv_transpose2d_bn
 from ops import assert_gradients, assert_op_parity, assert_opcheck, assert_raises, assert_runs
@@ -81,7 +81,9 @@ def test_weights_in_float32_of_images_in_bfloat16() -> None:
         OP(halves, weight, bias.bfloat16(), *sizes(case))
 
 
-@pytest.mark.skipif(not has_dot_product(), reason="chosen on CPUs that multiply pairs of bfloat16")
+@pytest.mark.skipif(
+    not (pairs_pay() and multiplies(torch.bfloat16)), reason="chosen on CPUs that multiply pairs of bfloat16"
+)
 def test_autocast_without_gradients_reads_them() -> None:
     """Layers with a batch norm and alone; weights are not converted before."""
     plain = nn.Sequential(

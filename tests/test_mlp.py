@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastgen.ops import mlp as module
-from fastgen.ops._dtypes import has_dot_product
+from fastgen.ops._dtypes import pairs_pay
 from fastgen.ops._records import Activation
 from fastgen.ops.mlp import mlp, mlp_backward_reference, mlp_reference, pays
 from ops import (
@@ -200,8 +200,8 @@ def test_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert pays(x, parameters)
         assert pays(x.expand(8, 4, 64).reshape(32, 64), parameters)
-        assert pays(x.expand(9, 4, 64).reshape(36, 64), parameters) == has_dot_product()
-        monkeypatch.setattr(module, "has_dot_product", lambda: False)
+        assert pays(x.expand(9, 4, 64).reshape(36, 64), parameters) == pairs_pay()
+        monkeypatch.setattr(module, "pairs_pay", lambda: False)
         assert not pays(x.expand(9, 4, 64).reshape(36, 64), parameters)
         assert mlp(x, *parameters, Activation("relu")).dtype == torch.bfloat16  # type: ignore[arg-type]
     with torch.autocast("cpu", torch.float16):

@@ -185,13 +185,15 @@ def test_where_it_does_not_run() -> None:
     assert not ran & (ALONE | DOUBLED)
 
 
+@pytest.mark.parametrize("multiplied", [True, False], ids=["multiplied", "loops"])
 @pytest.mark.parametrize("lowered", [True, False], ids=["autocast", "bfloat16"])
 @pytest.mark.parametrize("training", [True, False])
-def test_in_bfloat16(training: bool, lowered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a CPU multiplies it, as accurate as torch's, in the layout of what came, with gradients of the weights'
-    dtype; elsewhere torch's own.
+def test_in_bfloat16(training: bool, lowered: bool, multiplied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As accurate as torch's, in the layout of what came, with gradients of the weights' dtype: in pairs where a CPU
+    multiplies them, in float32 where it does not.
     """
-    monkeypatch.setitem(_dtypes._MULTIPLIED, torch.bfloat16, True)
+    monkeypatch.setitem(_dtypes._MULTIPLIED, torch.bfloat16, multiplied)
+    monkeypatch.setattr(_dtypes, "_HAS_AVX512", multiplied)
     dtype = torch.float32 if lowered else torch.bfloat16
     plain = decoder().train(training).to(dtype)
     model, exact = fused(plain), copy.deepcopy(plain).double()
@@ -213,13 +215,21 @@ def test_in_bfloat16(training: bool, lowered: bool, monkeypatch: pytest.MonkeyPa
             assert one.dtype == eager.dtype
             assert one.stride() == eager.stride()
             assert (one - truth).norm() <= 1.5 * (eager - truth).norm() + 1e-2 * truth.norm()
-    monkeypatch.setitem(_dtypes._MULTIPLIED, torch.bfloat16, False)
+
+
+@pytest.mark.parametrize("lowered", [True, False], ids=["autocast", "bfloat16"])
+def test_where_nothing_was_measured_bfloat16_is_torchs(lowered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a CPU that multiplies pairs without AVX-512."""
+    monkeypatch.setitem(_dtypes._MULTIPLIED, torch.bfloat16, True)
+    monkeypatch.setattr(_dtypes, "_HAS_AVX512", False)
+    dtype = torch.float32 if lowered else torch.bfloat16
+    model, x = fused(decoder().to(dtype)), torch.randn(4, 64, 7, 7).to(dtype)
     with ops_run() as ran, torch.autocast("cpu", torch.bfloat16, enabled=lowered):
         model(x)
     assert not ran & (ALONE | DOUBLED)
 
 
-def test_a_bias_of_another_dtype_is_refused_as_torch_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bias_of_another_dtype_is_refused_where_torch_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(_dtypes._MULTIPLIED, torch.bfloat16, True)
     for dtype, other in (
         (torch.float32, torch.float64),
@@ -229,10 +239,17 @@ def test_a_bias_of_another_dtype_is_refused_as_torch_refuses_it(monkeypatch: pyt
         plain = decoder().eval().to(dtype)
         for i in (0, 3):
             plain[i].bias.data = plain[i].bias.data.to(other)  # type: ignore[union-attr]
-        for model in (plain, fused(plain)):
-            for grad in (True, False):
-                with torch.set_grad_enabled(grad), pytest.raises((RuntimeError, TypeError), match=r"bias|dtype|type"):
-                    model(torch.randn(4, 64, 7, 7).to(dtype))
+        for grad in (True, False):
+            x, expected = torch.randn(4, 64, 7, 7).to(dtype), None
+            with torch.set_grad_enabled(grad):
+                try:  # of bfloat16 a CPU without instructions for it takes one in float32
+                    expected = plain(x)
+                except RuntimeError as error:
+                    assert "bias type" in str(error)
+                    with pytest.raises((RuntimeError, TypeError), match=r"bias|dtype|type"):
+                        fused(plain)(x)
+                else:
+                    torch.testing.assert_close(fused(plain)(x), expected)
 
 
 def test_it_runs_in_compiled_programs() -> None:

@@ -22,7 +22,7 @@ from ..nn.sequence import globally_observed, observed
 from ..ops._dtypes import FLOATING, lowered
 from ..ops._records import NONE
 from ..ops._registry import evaluates
-from ..ops.conv_transpose2d import ACTIVATED, conv_transpose2d, converted, swift
+from ..ops.conv_transpose2d import ACTIVATED, conv_transpose2d, converted, runs_in_float32, swift
 from ..ops.conv_transpose2d_products import has_forms
 from . import worth
 from .masked_conv import MaskedConv, MaskSpec, can_run, run
@@ -64,7 +64,8 @@ def _run_other(flat: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | N
         if found is None:
             return None
         convolution, form = found
-        if torch.is_grad_enabled() and any(each is not None and each.dtype != image.dtype for each in convolution[:2]):
+        mixed = any(each is not None and each.dtype != image.dtype for each in convolution[:2])
+        if mixed and torch.is_grad_enabled() and not runs_in_float32(image):
             convolution = converted(convolution, image.dtype)  # as autocast does, of a form that reads no others
         activation, end = NONE, i + 1
         if form in ACTIVATED or evaluates():  # else it would be in place, which those see who look on at torch's ops

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._dtypes import has_dot_product
+from ._dtypes import pairs_pay
 from ._records import Convolution
 
 #: Products outrun oneDNN where the border is so much of an image that no more than this share of the work is left, for
@@ -37,7 +37,7 @@ def pays(x: Tensor, convolution: Convolution) -> bool:
 
 def _pairs(dtype: torch.dtype, channels: int) -> bool:
     """Whether a CPU's products are as fast as any: of float32, or of bfloat16, which are of two channels at once."""
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and channels % 2 == 0 and has_dot_product())
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and channels % 2 == 0 and pairs_pay())
 
 
 def is_listed(convolution: Convolution) -> bool:

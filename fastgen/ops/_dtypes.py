@@ -1,5 +1,6 @@
 """Which dtypes the ops take, and what autocast makes of mixed ones."""
 
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -19,11 +20,11 @@ __all__ = [
     "autocast_dtype",
     "check_dense",
     "check_floating",
-    "has_dot_product",
     "in_dtype",
     "layer_dtype",
     "lowered",
     "multiplies",
+    "pairs_pay",
     "widened",
 ]
 
@@ -66,8 +67,13 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(device)
 
 
+#: Values of ``ONEDNN_MAX_CPU_ISA`` that leave oneDNN no products of halves; torch goes by the CPU all the same.
+_WITHOUT_HALVES = ("SSE41", "AVX", "AVX2", "AVX2_VNNI")
+
+
 def _multiplied() -> dict[torch.dtype, bool]:
-    ops, there = torch.ops.mkldnn, torch.backends.mkldnn.is_available()
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", ""))
+    ops, there = torch.ops.mkldnn, torch.backends.mkldnn.is_available() and limit.upper() not in _WITHOUT_HALVES
     return {
         torch.bfloat16: there and bool(ops._is_mkldnn_bf16_supported()),
         torch.float16: there and bool(ops._is_mkldnn_fp16_supported()),
@@ -83,9 +89,11 @@ _HAS_AVX512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 _HAS_AMX = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
 
 
-def has_dot_product() -> bool:
-    """Whether this CPU has instructions for sums of products of bfloat16, which ours take, and no matrix unit."""
-    return multiplies(torch.bfloat16) and not _HAS_AMX and _HAS_AVX512
+def pairs_pay() -> bool:
+    """Whether our products of pairs of bfloat16 outrun torch's: by AVX-512 they do, with instructions for them or
+    without; by AVX2 where torch has no instructions, and runs loops.
+    """
+    return not _HAS_AMX and (_HAS_AVX512 or not multiplies(torch.bfloat16))
 
 
 def layer_dtype(x: Tensor, weights: Sequence[Tensor]) -> torch.dtype | None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ._activations import activate_
-from ._dtypes import Rounded, has_dot_product, in_dtype, layer_dtype
+from ._dtypes import Rounded, in_dtype, layer_dtype, pairs_pay
 from ._layouts import is_channels_last, is_vectorized, laid_as, layout
 from ._records import NONE, Activation, Convolution, result_sides
 from ._registry import call, define_op
@@ -82,7 +82,7 @@ def pays(
 
 def multiplies_pairs(kernel: Sequence[int]) -> bool:
     """Whether ``conv2d_image`` of an image in bfloat16 takes the kernel, and outruns the one in float32."""
-    return kernel[1] % 2 == 0 and has_dot_product()
+    return kernel[1] % 2 == 0 and pairs_pay()
 
 
 def _takes(image: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> bool:

@@ -24,7 +24,7 @@ from torch.autograd import forward_ad
 
 from ._activations import activate_
 from ._conv_transpose2d_left import pays as leaves_out
-from ._dtypes import Rounded, has_dot_product, in_dtype, layer_dtype
+from ._dtypes import Rounded, in_dtype, layer_dtype, pairs_pay
 from ._layouts import in_channels_last, is_vectorized
 from ._records import NONE, Activation, Convolution, result_sides
 from ._registry import call, define_op
@@ -66,7 +66,7 @@ def runs(image: Tensor, dtype: torch.dtype | None) -> bool:
 
     Not in an exported program, and not in transforms.
     """
-    if dtype != torch.bfloat16 or not image.is_cpu or not has_dot_product():
+    if dtype != torch.bfloat16 or not image.is_cpu or not pairs_pay():
         return False
     return not (torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0)
 

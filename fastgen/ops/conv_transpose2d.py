@@ -13,7 +13,7 @@ from ._activations import activate_
 from ._conv_transpose2d_checks import check_convolution, check_dtypes, check_weight, result_shape
 from ._conv_transpose2d_gradients import gradients
 from ._conv_transpose2d_scattered import is_scattered, scattered
-from ._dtypes import PLAIN, autocast_dtype, has_dot_product, in_dtype, layer_dtype, multiplies
+from ._dtypes import PLAIN, autocast_dtype, in_dtype, layer_dtype, multiplies, pairs_pay, without_autocast
 from ._layouts import is_channels_last, is_vectorized
 from ._records import NONE, Activation, Convolution
 from ._registry import evaluates
@@ -74,12 +74,13 @@ def conv_transpose2d(
     weight, bias = convolution[:2]
     if weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype):
         reads = form == "products" and (bias is None or bias.dtype == weight.dtype)
-        if not reads and not runs_in_float32(x):
+        if not reads and (form == "image" or not runs_in_float32(x)):
             convolution = converted(convolution, x.dtype)
     if form == "image":
         return conv_transpose2d_image(x, convolution, activation)
     if runs_in_float32(x):
-        return conv_transpose2d(x.float(), converted(convolution, torch.float32), activation).to(x.dtype)
+        with without_autocast((x,)):
+            return conv_transpose2d(x.float(), converted(convolution, torch.float32), activation).to(x.dtype)
     if form == "winograd":
         return winograd.to_large(x, *convolution[:2], activation)
     return activate_(_convolved(x, convolution, form), activation)
@@ -109,7 +110,7 @@ def outruns(x: Tensor, convolution: Convolution) -> bool:
     parameters = [weight] if bias is None else [weight, bias]
     if x.device.type != "cpu" or weight.device.type != "cpu" or layer_dtype(x, parameters) != x.dtype:
         return False
-    if x.dtype == torch.bfloat16 and not has_dot_product():
+    if x.dtype == torch.bfloat16 and not pairs_pay():
         return False
     if torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
         return False
@@ -138,7 +139,7 @@ def swift(x: Tensor, convolution: Convolution) -> tuple[Convolution, Form] | Non
         return _swift(x, convolution)
     key = (
         _facts(x), _facts(weight), bias if bias is None else _facts(bias), weight.is_contiguous(), numbers,
-        autocast_dtype(x), torch.is_grad_enabled(), x.dtype == torch.bfloat16 and has_dot_product(),
+        autocast_dtype(x), torch.is_grad_enabled(), x.dtype == torch.bfloat16 and pairs_pay(),
     )  # fmt: skip
     known = _REMEMBERED.get(key, _UNKNOWN)  # threads may ask at once
     if known is _UNKNOWN:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ._activations import activate_, activate_backward
-from ._dtypes import has_dot_product, in_dtype, layer_dtype, lowered, widened, without_autocast
+from ._dtypes import in_dtype, layer_dtype, lowered, pairs_pay, widened, without_autocast
 from ._layouts import is_vectorized
 from ._records import Activation
 from ._registry import call, define_op
@@ -115,7 +115,7 @@ def pays(x: Tensor, parameters: Sequence[Tensor | None]) -> bool:
         return False
     dtype = layer_dtype(x, [each for each in parameters if each is not None])
     if dtype == torch.bfloat16:
-        return x.shape[0] <= ROWS_OF_HALVES or has_dot_product()
+        return x.shape[0] <= ROWS_OF_HALVES or pairs_pay()
     return dtype is not None
 
 
