@@ -288,3 +288,7 @@ def test_autocast_casts_as_conv2d_does() -> None:
     assert torch.equal(y, masked_conv2d(*halves[:3], "B", "relu", halves[3]))
     (grad,) = torch.autograd.grad(y.float().sum(), weight)
     assert grad.dtype == torch.float32
+    wide = [t.detach().double() for t in (x, weight, bias)]  # which it leaves as they are
+    with torch.autocast("cpu", torch.bfloat16):
+        y = masked_conv2d(*wide, "B", "relu")
+    assert torch.equal(y, masked_conv2d(*wide, "B", "relu"))

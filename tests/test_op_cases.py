@@ -7,7 +7,7 @@ import fastgen
 import gpu_smoke
 from fastgen.ops._registry import HAS_TRITON
 from op_arguments import ARGUMENTS, FUNCTIONS
-from op_cases import CUDA_OPS, TRITON_OPS, as_tuple, assert_autocast, call, reference
+from op_cases import CUDA_OPS, TRITON_OPS, as_tuple, assert_autocast, call, reference, results_and_gradients
 from ops import cuda_kernel, exact
 from parity import DTYPES, assert_parity, assert_same_layout
 
@@ -42,6 +42,18 @@ def test_on_a_gpu_float64_is_left_to_the_reference(op: str) -> None:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_under_autocast(name: str, dtype: torch.dtype) -> None:
     assert_autocast(name, dtype, "cpu")
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_autocast_leaves_float64(name: str) -> None:
+    function = FUNCTIONS[name]
+    inputs = [torch.randn(shape, dtype=torch.float64) for shape in function.shapes]
+    expected = results_and_gradients(function.ours, inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = results_and_gradients(function.ours, inputs)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float64
+        torch.testing.assert_close(one, other)
 
 
 def test_what_compute_sanitizer_runs() -> None:

@@ -60,9 +60,11 @@ def without_autocast(tensors: Sequence[Tensor | None]) -> AbstractContextManager
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
-    """The dtype that ``torch.autocast`` wants on the device of ``tensor``; None where it is off."""
+    """The dtype that ``torch.autocast`` wants of ``tensor`` on its device; None where it is off, as it is for float64."""
     device = tensor.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    if tensor.dtype == torch.float64:
         return None
     return torch.get_autocast_dtype(device)
 

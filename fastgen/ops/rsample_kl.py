@@ -114,7 +114,7 @@ def rsample_kl(mu: Tensor, logvar: Tensor, seed: Tensor | int) -> tuple[Tensor, 
         raise ValueError("mu: expected shape (N, *), got a scalar")
     if mu.shape != logvar.shape:
         raise ValueError(f"logvar: expected the shape of mu, {tuple(mu.shape)}, got {tuple(logvar.shape)}")
-    if mu.dtype != logvar.dtype and autocast_dtype(mu) is not None:
+    if mu.dtype != logvar.dtype and (autocast_dtype(mu) or autocast_dtype(logvar)) is not None:
         wider = torch.promote_types(mu.dtype, logvar.dtype)
         mu, logvar = mu.to(wider), logvar.to(wider)
     check_same("logvar", logvar, "mu", mu)
