@@ -9,9 +9,9 @@ namespace fastgen {
 
 // grad[m] ← the gradient before the activation, which gave y; T: float, or bfloat16, which is rounded
 template <Pointwise kind, typename T>
-FG_VECTOR_CLONES void activation_gradient(int64_t M, int64_t count, int64_t pitch, const T* __restrict y, float slope,
-                                          T* __restrict grad) {
-  for (int64_t m = 0; m < M; ++m, y += pitch, grad += pitch)
+FG_VECTOR_CLONES void activation_gradient(int64_t M, int64_t count, int64_t y_pitch, const T* __restrict y, float slope,
+                                          int64_t pitch, T* __restrict grad) {
+  for (int64_t m = 0; m < M; ++m, y += y_pitch, grad += pitch)
     for (int64_t j = 0; j < count; ++j)
       grad[j] = from_float<T>(activate_backward<kind>(to_float(grad[j]), to_float(y[j]), slope));
 }

@@ -106,7 +106,8 @@ void backward(const LinearLayer& layer, const Tensor& grad_y, const std::optiona
               const std::optional<Tensor>& weight, LayerActivation before, const Gradients& grads) {
   if (grads.x)
     torch::stable::parallel_for(0, layer.vectors(), layer.grain_of_vectors(), [&](int64_t at, int64_t end) {
-      layer.to_input(at, end, data<float>(grad_y), numbers(weight), numbers(x), before, mutable_data<float>(*grads.x));
+      layer.to_input(at, end, data<float>(grad_y), numbers(weight), numbers(x), before,
+                     mutable_data<float>(*grads.x) + layer.column(at), layer.column(layer.vectors()));
     });
   if (grads.weight || grads.bias)
     torch::stable::parallel_for(0, layer.rows(), layer.grain_of_rows(), [&](int64_t at, int64_t end) {
@@ -114,6 +115,26 @@ void backward(const LinearLayer& layer, const Tensor& grad_y, const std::optiona
                       grads.weight ? mutable_data<float>(*grads.weight) : nullptr,
                       grads.bias ? mutable_data<float>(*grads.bias) : nullptr);
     });
+}
+
+// Of both layers where none goes on to x: of the hidden layer's there are a few columns at a time, in a thread's cache.
+void backward(const Perceptron& shape, const Tensor& grad_y, const Tensor& hidden, const Tensor& weight_out,
+              const std::optional<Tensor>& x, const Gradients& inner) {
+  constexpr int64_t kVectors = 4;
+  const LinearLayer outer = shape.outer(), all(shape.M, shape.hidden, shape.N + shape.K);
+  torch::stable::parallel_for(0, outer.vectors(), all.grain_of_vectors(), [&](int64_t at, int64_t end) {
+    std::vector<float> grad(size_t(shape.M * outer.column(std::min(end - at, kVectors))));
+    for (int64_t vector = at; vector < end; vector += kVectors) {
+      const int64_t last = std::min(end, vector + kVectors), first = outer.column(vector),
+                    count = outer.column(last) - first;
+      outer.to_input(vector, last, data<float>(grad_y), data<float>(weight_out), data<float>(hidden), shape.activation,
+                     grad.data(), count);
+      const LinearLayer rows(shape.M, shape.K, count);
+      rows.to_weight(0, rows.rows(), grad.data(), numbers(x),
+                     inner.weight ? mutable_data<float>(*inner.weight) + first * shape.K : nullptr,
+                     inner.bias ? mutable_data<float>(*inner.bias) + first : nullptr);
+    }
+  });
 }
 
 void backward(const PairedLayer& layer, const Tensor& grad_y, const std::optional<Tensor>& x,
@@ -138,7 +159,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mlp_backward_cpu(
                          grad_y_any.size(1),
                          {checked_pointwise(activation), float(slope)}};
   check_sizes(shape);
-  const bool pairs = shape.in_pairs(grad_y_any);
+  const bool pairs = shape.in_pairs(grad_y_any), at_once = is_inner && !wanted[0] && !pairs;
   const auto found = [&](const std::optional<Tensor>& tensor, const char* name, bool read, int64_t rows,
                          int64_t columns,
                          ScalarType of) { return kept(tensor, name, read, rows, columns, of, grad_y_any, !pairs); };
@@ -153,19 +174,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mlp_backward_cpu(
   };
   const ScalarType rows = grad_y.scalar_type(), sums = ScalarType::Float;
   Tensor grad_x = made(wanted[0], {shape.M, shape.K}, rows),
-         grad_hidden = made(is_inner, {shape.M, shape.hidden}, rows),
+         grad_hidden = made(is_inner && !at_once, {shape.M, shape.hidden}, rows),
          grad_weight = made(wanted[1], {shape.hidden, shape.K}, sums),
          grad_bias = made(wanted[2], {shape.hidden}, sums),
          grad_weight_out = made(wanted[3], {shape.N, shape.hidden}, sums),
          grad_bias_out = made(wanted[4], {shape.N}, sums);
   const auto asked = [](bool want, Tensor& tensor) { return want ? &tensor : nullptr; };
-  const Gradients of_outer{asked(is_inner, grad_hidden), asked(wanted[3], grad_weight_out),
+  const Gradients of_outer{asked(is_inner && !at_once, grad_hidden), asked(wanted[3], grad_weight_out),
                            asked(wanted[4], grad_bias_out)},
       of_inner{asked(wanted[0], grad_x), asked(wanted[1], grad_weight), asked(wanted[2], grad_bias)};
   const auto through = [&](const auto& outer, const auto& inner) {
     backward(outer, grad_y, hidden, weight_out, shape.activation, of_outer);
-    if (is_inner) backward(inner, grad_hidden, x, weight, {}, of_inner);
+    if (is_inner && !at_once) backward(inner, grad_hidden, x, weight, {}, of_inner);
   };
+  if (at_once) backward(shape, grad_y, *hidden, *weight_out, x, of_inner);
   if (pairs)
     through(PairedLayer(shape.M, shape.hidden, shape.N, grad_y), PairedLayer(shape.M, shape.K, shape.hidden, grad_y));
   else

@@ -25,6 +25,8 @@ class LinearLayer {
   int64_t columns() const { return ceil_div(N_, isa_.vectors); }
   int64_t rows() const { return ceil_div(N_, isa_.rows); }
   int64_t vectors() const { return ceil_div(K_, isa_.lanes); }
+  // A vector's first column.
+  int64_t column(int64_t vector) const { return std::min(K_, vector * isa_.lanes); }
   // So many are worth a thread's while.
   int64_t grain_of_columns() const { return grain(K_ * isa_.vectors); }
   int64_t grain_of_rows() const { return grain(K_ * isa_.rows); }
@@ -45,23 +47,24 @@ class LinearLayer {
     }
   }
 
-  // grad_x (M, K); before: the activation that made x
+  // Columns of grad_x (M, K), the first of them at grad_x, rows `pitch` apart; before: the activation that made x
   void to_input(int64_t first_item, int64_t last_item, const float* grad_y, const float* w, const float* x,
-                LayerActivation before, float* grad_x) const {
+                LayerActivation before, float* grad_x, int64_t pitch) const {
     const int64_t first = first_item * isa_.lanes, end = std::min(whole_, last_item * isa_.lanes);
     for (int64_t k = first; k < end; k += isa_.panel())
-      add_input_panel(int(std::min<int64_t>(isa_.vectors, (end - k) / isa_.lanes)), grad_y, w + k, K_, grad_x + k, K_);
+      add_input_panel(int(std::min<int64_t>(isa_.vectors, (end - k) / isa_.lanes)), grad_y, w + k, K_,
+                      grad_x + k - first, pitch);
     const int64_t last = std::min(K_, last_item * isa_.lanes), rest = last - std::max(first, end);
     if (rest > 0 && last > whole_) {
       const std::vector<float> padded = padded_rest(w, N_);
       std::vector<float> sums(size_t(M_ * isa_.lanes));
       add_input_panel(1, grad_y, padded.data(), isa_.lanes, sums.data(), isa_.lanes);
       for (int64_t m = 0; m < M_; ++m)
-        std::copy_n(&sums[size_t(m * isa_.lanes)], K_ - whole_, grad_x + m * K_ + whole_);
+        std::copy_n(&sums[size_t(m * isa_.lanes)], K_ - whole_, grad_x + m * pitch + whole_ - first);
     }
     if (before.kind == Pointwise::kNone || last <= first) return;
     FG_DISPATCH_POINTWISE(before.kind,
-                          activation_gradient<kind>(M_, last - first, K_, x + first, before.slope, grad_x + first));
+                          activation_gradient<kind>(M_, last - first, K_, x + first, before.slope, pitch, grad_x));
   }
 
   // grad_w (N, K), grad_bias (N,); either may be null

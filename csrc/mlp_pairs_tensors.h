@@ -42,7 +42,7 @@ class PairedLayer {
     if (before.kind == Pointwise::kNone) return;
     parallel_over_runs(1, M_ * K_, [&](int64_t, int64_t first, int64_t count) {
       FG_DISPATCH_POINTWISE(before.kind,
-                            activation_gradient<kind>(1, count, count, x + first, before.slope, grad_x + first));
+                            activation_gradient<kind>(1, count, count, x + first, before.slope, count, grad_x + first));
     });
   }
 
