@@ -102,7 +102,7 @@ def form_of(x: Tensor, convolution: Convolution) -> Form:
 
 def outruns(x: Tensor, convolution: Convolution) -> bool:
     """Whether ``conv_transpose2d`` has a form that outruns torch's on a CPU, in training as well, in float32, or in
-    bfloat16 on a CPU that multiplies it.
+    bfloat16 where ``pairs_pay``.
 
     Not in an exported program, which fixes no number of images, and not in transforms.
     """

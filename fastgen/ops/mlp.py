@@ -29,7 +29,7 @@ KERNELS = {"CPU": "csrc/mlp_cpu.cpp"}
 WEIGHTS = 2**13
 #: Up to so many rows of bfloat16 products are of float32: torch rounds all weights at each step. 784-400-40 under
 #: autocast, one thread: 16 rows 1.9 and 1.5. Of more rows they are of pairs, whose weights are rounded where they are
-#: packed, and fast where the CPU has instructions for them.
+#: packed, where those pay.
 ROWS_OF_HALVES = 32
 
 
