@@ -18,9 +18,10 @@ class Conv2dChain(Chain):
     what sees an infinite pixel is NaN. The weight may be made by a parametrization, as spectral norm does. Inside,
     images are channels_last; the result has the layout of the input. Linear layers behind run as in ``LinearChain``.
 
-    In bfloat16, under autocast or not, on a CPU with AVX-512 or without instructions for it, a convolution of any stride from 2 on, of 16
-    channels and more on either side or of an image of up to four colours, adds exact products of pairs in float32, and
-    so does the gradient to its weight. A convolution whose kernel is its whole image is a matrix product.
+    In bfloat16, under autocast or not, on a CPU with AVX-512 or without instructions for it, a convolution of any
+    stride from 2 on, of 16 channels and more on either side or of an image of up to four colours, adds exact products
+    of pairs in float32, and so does the gradient to its weight. A convolution whose kernel is its whole image is a
+    matrix product.
     """
 
     def _run(self, x: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def without_autocast(tensors: Sequence[Tensor | None]) -> AbstractContextManager
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
-    """The dtype that ``torch.autocast`` wants of ``tensor`` on its device; None where it is off, as it is for float64."""
+    """The dtype that ``torch.autocast`` wants of ``tensor``; None where it is off, as it is for float64."""
     device = tensor.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return None
