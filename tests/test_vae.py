@@ -255,6 +255,20 @@ def test_half_precision_is_summed_in_float32() -> None:
     assert all(term.dtype == torch.float32 and term.isfinite().all() for term in terms.values())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_parameters_of_any_dtype(dtype: torch.dtype) -> None:
+    for name in ("bernoulli", "convolutional"):
+        model = build(name).to(dtype)
+        values, labels = some(model)
+        terms = model.losses(values, labels)
+        terms["nats"].sum().backward()
+        assert all(each.grad is not None and each.grad.dtype == dtype for each in model.parameters())
+        found = terms["nats"], model.elbo(values, labels), model.elbo(values, labels, samples=3)
+        assert all(each.isfinite().all() and each.dtype == torch.promote_types(dtype, torch.float32) for each in found)
+        assert model.encode(values, labels).dtype == dtype
+        assert model.reconstruct(values, labels).shape == values.shape
+
+
 VALUES = torch.zeros(2, 1, 4, 5, dtype=torch.int64)
 
 

@@ -150,7 +150,7 @@ class VAE(LatentModel):
             terms = {"reconstruction": -log_p.mean(0).detach(), "kl": q.kl_per_dimension().sum(1).detach()}
             return {"nats": math.log(self.importance_samples) - torch.logsumexp(log_w, dim=0), **terms}
         z, kl = self.rsample_kl(q.mean, q.logvar)
-        reconstruction = -self.p_x.log_prob(self.decoder(z, labels), values)
+        reconstruction = -self.p_x.log_prob(self._params(z, labels), values)
         terms = {"nats": reconstruction + kl, "reconstruction": reconstruction.detach(), "kl": kl.detach()}
         if not (self.training and self.reweighted):
             return terms
@@ -187,7 +187,7 @@ class VAE(LatentModel):
         if samples > 1:
             return torch.logsumexp(self._log_weights(q, values, labels, samples)[1], dim=0) - math.log(samples)
         z, kl = self.rsample_kl(q.mean, q.logvar)
-        return self.p_x.log_prob(self.decoder(z, labels), values) - kl
+        return self.p_x.log_prob(self._params(z, labels), values) - kl
 
     def importance_log_prob(self, values: Tensor, labels: Tensor | None = None, samples: int = 5000) -> Tensor:
         """Estimate log p(x) by L_samples, in pieces, so that memory does not grow with ``samples``.
@@ -221,8 +221,8 @@ class VAE(LatentModel):
         return self._posterior(values, self._labels(values, labels))
 
     def encode(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The mean of q(z|x), (N, latent)."""
-        return self.posterior(values, labels).mean
+        """The mean of q(z|x), (N, latent), in the dtype of the parameters."""
+        return self.posterior(values, labels).mean.to(next(self.parameters()).dtype)
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """E[x|z], floating point (N, C, H, W) in [0, levels − 1]."""
@@ -283,11 +283,16 @@ class VAE(LatentModel):
         out = self.encoder(self.to_input(values), labels)
         return Posterior(*(out if out.dtype == torch.float64 else out.float()).chunk(2, dim=1))
 
+    def _params(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """Of p(x|z), of codes that are float32 where parameters are halves."""
+        params: Tensor = self.decoder(z.to(next(self.parameters()).dtype), labels)
+        return params
+
     def _log_weights(self, q: Posterior, values: Tensor, labels: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
         """The logarithms of p(x|z) and w for k draws of z, (k, N) each."""
         mean, logvar = (part.expand(k, *part.shape).flatten(0, 1) for part in q)
         z, _ = self.rsample_kl(mean, logvar)
-        params = self.decoder(z, None if labels is None else labels.repeat(k))
+        params = self._params(z, None if labels is None else labels.repeat(k))
         log_p = self.p_x.log_prob(params.unflatten(0, (k, values.shape[0])), values)
         logvar = logvar.clamp(LOGVAR_MIN, LOGVAR_MAX)
         noise = ((z - mean) * torch.exp(-0.5 * logvar)).detach()  # ε, of which neither μ nor σ is a part
