@@ -1,5 +1,6 @@
 """What torch's compiler keeps on disk is found again with the same ops alone."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,12 +45,14 @@ def test_a_tag_that_is_there_is_kept() -> None:
     """And the ops' own is of their sources, and stands there once."""
     script = "import torch, fastgen.ops as o, fastgen._compile_cache as c; from torch.compiler import config; "
     script += "c.keep_apart(); print(config.cache_key_tag); print('torch._inductor' in __import__('sys').modules)"
+    limits = {name: os.environ[name] for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA") if name in os.environ}
     run: Any = lambda **environment: subprocess.run(  # noqa: E731
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
-    )
+        [sys.executable, "-c", script], env={**limits, **environment}, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     here = str(Path(_compile_cache.__file__).parent.parent)
-    alone, beside = (
-        run(PYTHONPATH=here, **more).stdout.splitlines() for more in ({}, {"TORCH_COMPILE_CACHE_KEY_TAG": "mine"})
-    )
+    alone, beside = (run(PYTHONPATH=here, **more) for more in ({}, {"TORCH_COMPILE_CACHE_KEY_TAG": "mine"}))
     assert alone == [config.cache_key_tag, "False"]
     assert beside == [f"mine {alone[0]}", "False"]
+    assert run(PYTHONPATH=here, ONEDNN_MAX_CPU_ISA="SSE41") != alone
+    if torch.backends.cpu.get_cpu_capability() != "DEFAULT":
+        assert run(PYTHONPATH=here, ATEN_CPU_CAPABILITY="default") != alone
