@@ -121,8 +121,8 @@ void backward(const LinearLayer& layer, const Tensor& grad_y, const std::optiona
 void backward(const Perceptron& shape, const Tensor& grad_y, const Tensor& hidden, const Tensor& weight_out,
               const std::optional<Tensor>& x, const Gradients& inner) {
   constexpr int64_t kVectors = 4;
-  const LinearLayer outer = shape.outer(), all(shape.M, shape.hidden, shape.N + shape.K);
-  torch::stable::parallel_for(0, outer.vectors(), all.grain_of_vectors(), [&](int64_t at, int64_t end) {
+  const LinearLayer outer = shape.outer(), both(shape.M, shape.hidden, shape.N + shape.K);
+  torch::stable::parallel_for(0, outer.vectors(), both.grain_of_vectors(), [&](int64_t at, int64_t end) {
     std::vector<float> grad(size_t(shape.M * outer.column(std::min(end - at, kVectors))));
     for (int64_t vector = at; vector < end; vector += kVectors) {
       const int64_t last = std::min(end, vector + kVectors), first = outer.column(vector),
@@ -159,7 +159,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mlp_backward_cpu(
                          grad_y_any.size(1),
                          {checked_pointwise(activation), float(slope)}};
   check_sizes(shape);
-  const bool pairs = shape.in_pairs(grad_y_any), at_once = is_inner && !wanted[0] && !pairs;
+  const bool pairs = shape.in_pairs(grad_y_any), at_once = is_inner && !wanted[0] && !pairs,
+             in_turn = is_inner && !at_once;
   const auto found = [&](const std::optional<Tensor>& tensor, const char* name, bool read, int64_t rows,
                          int64_t columns,
                          ScalarType of) { return kept(tensor, name, read, rows, columns, of, grad_y_any, !pairs); };
@@ -173,19 +174,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mlp_backward_cpu(
     return empty(grad_y, want ? sizes : std::vector<int64_t>{0}, of);
   };
   const ScalarType rows = grad_y.scalar_type(), sums = ScalarType::Float;
-  Tensor grad_x = made(wanted[0], {shape.M, shape.K}, rows),
-         grad_hidden = made(is_inner && !at_once, {shape.M, shape.hidden}, rows),
+  Tensor grad_x = made(wanted[0], {shape.M, shape.K}, rows), grad_hidden = made(in_turn, {shape.M, shape.hidden}, rows),
          grad_weight = made(wanted[1], {shape.hidden, shape.K}, sums),
          grad_bias = made(wanted[2], {shape.hidden}, sums),
          grad_weight_out = made(wanted[3], {shape.N, shape.hidden}, sums),
          grad_bias_out = made(wanted[4], {shape.N}, sums);
   const auto asked = [](bool want, Tensor& tensor) { return want ? &tensor : nullptr; };
-  const Gradients of_outer{asked(is_inner && !at_once, grad_hidden), asked(wanted[3], grad_weight_out),
+  const Gradients of_outer{asked(in_turn, grad_hidden), asked(wanted[3], grad_weight_out),
                            asked(wanted[4], grad_bias_out)},
       of_inner{asked(wanted[0], grad_x), asked(wanted[1], grad_weight), asked(wanted[2], grad_bias)};
   const auto through = [&](const auto& outer, const auto& inner) {
     backward(outer, grad_y, hidden, weight_out, shape.activation, of_outer);
-    if (is_inner && !at_once) backward(inner, grad_hidden, x, weight, {}, of_inner);
+    if (in_turn) backward(inner, grad_hidden, x, weight, {}, of_inner);
   };
   if (at_once) backward(shape, grad_y, *hidden, *weight_out, x, of_inner);
   if (pairs)

@@ -22,7 +22,8 @@ def keep_apart() -> None:
     root, digest = Path(__file__).parent, hashlib.sha256(__version__.encode())
     for path in sorted([*root.glob("_*.py"), *root.glob("ops/*.py")]):
         digest.update(path.read_bytes())
-    digest.update(f"{get_cpu_capability()} {os.environ.get('ONEDNN_MAX_CPU_ISA')}".encode())
+    limits = [os.environ.get(name) for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")]
+    digest.update(f"{get_cpu_capability()} {limits}".encode())
     own = f"fastgen {digest.hexdigest()[:16]}"
     if own not in config.cache_key_tag:
         config.cache_key_tag = f"{config.cache_key_tag} {own}".lstrip()

@@ -45,7 +45,8 @@ def test_a_tag_that_is_there_is_kept() -> None:
     """And the ops' own is of their sources, and stands there once."""
     script = "import torch, fastgen.ops as o, fastgen._compile_cache as c; from torch.compiler import config; "
     script += "c.keep_apart(); print(config.cache_key_tag); print('torch._inductor' in __import__('sys').modules)"
-    limits = {name: os.environ[name] for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA") if name in os.environ}
+    names = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+    limits = {name: os.environ[name] for name in names if name in os.environ}
     run: Any = lambda **environment: subprocess.run(  # noqa: E731
         [sys.executable, "-c", script], env={**limits, **environment}, capture_output=True, text=True, check=True
     ).stdout.splitlines()
@@ -53,6 +54,7 @@ def test_a_tag_that_is_there_is_kept() -> None:
     alone, beside = (run(PYTHONPATH=here, **more) for more in ({}, {"TORCH_COMPILE_CACHE_KEY_TAG": "mine"}))
     assert alone == [config.cache_key_tag, "False"]
     assert beside == [f"mine {alone[0]}", "False"]
-    assert run(PYTHONPATH=here, ONEDNN_MAX_CPU_ISA="SSE41") != alone
+    for name in names[1:]:
+        assert run(PYTHONPATH=here, **{name: "SSE41"}) != alone
     if torch.backends.cpu.get_cpu_capability() != "DEFAULT":
         assert run(PYTHONPATH=here, ATEN_CPU_CAPABILITY="default") != alone

@@ -71,16 +71,16 @@ def conv_transpose2d(
     Weight and bias may be float32 where x is bfloat16, as autocast finds them.
     """
     form = form or form_of(x, convolution)
+    if form != "image" and runs_in_float32(x):
+        with without_autocast((x,)):
+            return conv_transpose2d(x.float(), converted(convolution, torch.float32), activation).to(x.dtype)
     weight, bias = convolution[:2]
     if weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype):
         reads = form == "products" and (bias is None or bias.dtype == weight.dtype)
-        if not reads and (form == "image" or not runs_in_float32(x)):
+        if not reads:
             convolution = converted(convolution, x.dtype)
     if form == "image":
         return conv_transpose2d_image(x, convolution, activation)
-    if runs_in_float32(x):
-        with without_autocast((x,)):
-            return conv_transpose2d(x.float(), converted(convolution, torch.float32), activation).to(x.dtype)
     if form == "winograd":
         return winograd.to_large(x, *convolution[:2], activation)
     return activate_(_convolved(x, convolution, form), activation)
