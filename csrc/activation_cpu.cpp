@@ -71,7 +71,7 @@ std::tuple<Tensor, Tensor> activation_backward_cpu(const Tensor& grad_any, const
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("activation", TORCH_BOX(&activation_cpu));
   m.impl("activation_backward", TORCH_BOX(&activation_backward_cpu));
 }

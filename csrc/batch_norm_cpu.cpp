@@ -212,7 +212,7 @@ std::tuple<Tensor, Tensor> batch_norm_statistics_cpu(const Tensor& y_any) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("batch_norm_apply", TORCH_BOX(&batch_norm_apply_cpu));
   m.impl("batch_norm_apply_backward", TORCH_BOX(&batch_norm_apply_backward_cpu));
   m.impl("batch_norm_running", TORCH_BOX(&batch_norm_running_cpu));

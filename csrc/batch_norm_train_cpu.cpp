@@ -211,7 +211,7 @@ void batch_norm_track_cpu(const Tensor& mean, const Tensor& m2, Tensor running_m
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("batch_norm_train", TORCH_BOX(&batch_norm_train_cpu));
   m.impl("batch_norm_train_backward", TORCH_BOX(&batch_norm_train_backward_cpu));
   m.impl("batch_norm_track", TORCH_BOX(&batch_norm_track_cpu));

@@ -151,7 +151,7 @@ Tensor categorical_cross_entropy_backward_cpu(const Tensor& grad_any, const Tens
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("categorical_cross_entropy", TORCH_BOX(&categorical_cross_entropy_cpu));
   m.impl("categorical_cross_entropy_backward", TORCH_BOX(&categorical_cross_entropy_backward_cpu));
 }

@@ -43,6 +43,6 @@ Tensor checksum_cpu(std::vector<Tensor> tensors, const Tensor& multipliers_any) 
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) { m.impl("checksum", TORCH_BOX(&checksum_cpu)); }
+FG_KERNELS(CPU, m) { m.impl("checksum", TORCH_BOX(&checksum_cpu)); }
 
 }  // namespace fastgen

@@ -77,7 +77,7 @@ Tensor concat_elu_backward_cpu(const Tensor& grad_y_any, const Tensor& y_any, st
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("concat_elu", TORCH_BOX(&concat_elu_cpu));
   m.impl("concat_elu_backward", TORCH_BOX(&concat_elu_backward_cpu));
 }

@@ -73,7 +73,7 @@ std::tuple<Tensor, Tensor> conv2d_image_weight_cpu(const Tensor& image_any, cons
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("conv2d_image", TORCH_BOX(&conv2d_image_cpu));
   m.impl("conv2d_image_weight", TORCH_BOX(&conv2d_image_weight_cpu));
 }

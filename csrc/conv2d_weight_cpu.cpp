@@ -61,7 +61,7 @@ Tensor conv2d_bfloat16_cpu(const Tensor& image_any, const Tensor& weight, const 
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("conv2d_weight", TORCH_BOX(&conv2d_weight_cpu));
   m.impl("conv2d_bfloat16", TORCH_BOX(&conv2d_bfloat16_cpu));
 }

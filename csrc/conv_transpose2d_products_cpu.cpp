@@ -121,7 +121,7 @@ Tensor conv_transpose2d_image_cpu(const Tensor& x_any, const Tensor& weight, std
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("conv_transpose2d_image", TORCH_BOX(&conv_transpose2d_image_cpu));
   m.impl("conv_transpose2d_weight", TORCH_BOX(&conv_transpose2d_weight_cpu));
   m.impl("conv_transpose2d_products", TORCH_BOX(&conv_transpose2d_products_cpu));

@@ -392,7 +392,7 @@ Tensor discretized_logistic_mixture_backward_cpu(const Tensor& grad_any, const T
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("discretized_logistic_mixture", TORCH_BOX(&discretized_logistic_mixture_cpu));
   m.impl("discretized_logistic_mixture_backward", TORCH_BOX(&discretized_logistic_mixture_backward_cpu));
 }

@@ -43,7 +43,7 @@ Tensor gated_activation_backward_cpu(const Tensor& grad_y_any, const Tensor& x_a
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("gated_activation", TORCH_BOX(&gated_activation_cpu));
   m.impl("gated_activation_backward", TORCH_BOX(&gated_activation_backward_cpu));
 }

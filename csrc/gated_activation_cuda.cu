@@ -32,7 +32,7 @@ Tensor gated_activation_backward_cuda(const Tensor& grad_y_any, const Tensor& x_
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CUDA, m) {
+FG_KERNELS(CUDA, m) {
   m.impl("gated_activation", TORCH_BOX(&gated_activation_cuda));
   m.impl("gated_activation_backward", TORCH_BOX(&gated_activation_backward_cuda));
 }

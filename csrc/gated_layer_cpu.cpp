@@ -146,7 +146,7 @@ gated_layer_backward_cpu(std::optional<Tensor> grad_v_any, const Tensor& grad_h_
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("gated_layer", TORCH_BOX(&gated_layer_cpu));
   m.impl("gated_layer_backward", TORCH_BOX(&gated_layer_backward_cpu));
 }

@@ -36,6 +36,6 @@ Tensor image_conv2d_cpu(const Tensor& x_any, const Tensor& weight, std::optional
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) { m.impl("image_conv2d", TORCH_BOX(&image_conv2d_cpu)); }
+FG_KERNELS(CPU, m) { m.impl("image_conv2d", TORCH_BOX(&image_conv2d_cpu)); }
 
 }  // namespace fastgen

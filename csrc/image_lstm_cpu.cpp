@@ -288,7 +288,7 @@ std::tuple<Tensor, Tensor, Tensor> image_lstm_backward_cpu(const Tensor& grad_h_
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("image_lstm", TORCH_BOX(&image_lstm_cpu));
   m.impl("image_lstm_backward", TORCH_BOX(&image_lstm_backward_cpu));
 }

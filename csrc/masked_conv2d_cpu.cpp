@@ -297,7 +297,7 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward_cpu(const Tensor& grad
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("masked_conv2d", TORCH_BOX(&masked_conv2d_cpu));
   m.impl("masked_conv2d_backward", TORCH_BOX(&masked_conv2d_backward_cpu));
 }

@@ -197,7 +197,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> mlp_backward_cpu(
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("mlp", TORCH_BOX(&mlp_cpu));
   m.impl("mlp_backward", TORCH_BOX(&mlp_backward_cpu));
 }

@@ -88,7 +88,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> pixel_head_backward_cpu(const
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("pixel_head", TORCH_BOX(&pixel_head_cpu));
   m.impl("pixel_head_backward", TORCH_BOX(&pixel_head_backward_cpu));
 }

@@ -106,7 +106,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> residual_bloc
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("residual_block", TORCH_BOX(&residual_block_cpu));
   m.impl("residual_block_backward", TORCH_BOX(&residual_block_backward_cpu));
 }

@@ -81,7 +81,7 @@ Tensor residual_gate_backward_cpu(const Tensor& grad_y_any, const Tensor& h_any)
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("residual_gate", TORCH_BOX(&residual_gate_cpu));
   m.impl("residual_gate_backward", TORCH_BOX(&residual_gate_backward_cpu));
 }

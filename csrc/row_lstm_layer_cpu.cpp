@@ -112,7 +112,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("row_lstm_layer", TORCH_BOX(&row_lstm_layer_cpu));
   m.impl("row_lstm_layer_backward", TORCH_BOX(&row_lstm_layer_backward_cpu));
 }

@@ -172,7 +172,7 @@ std::tuple<Tensor, Tensor> rsample_kl_backward_cpu(const Tensor& grad_z_any, con
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("rsample_kl", TORCH_BOX(&rsample_kl_cpu));
   m.impl("rsample_kl_backward", TORCH_BOX(&rsample_kl_backward_cpu));
 }

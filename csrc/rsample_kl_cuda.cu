@@ -45,7 +45,7 @@ std::tuple<Tensor, Tensor> rsample_kl_backward_cuda(const Tensor& grad_z_any, co
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CUDA, m) {
+FG_KERNELS(CUDA, m) {
   m.impl("rsample_kl", TORCH_BOX(&rsample_kl_cuda));
   m.impl("rsample_kl_backward", TORCH_BOX(&rsample_kl_backward_cuda));
 }

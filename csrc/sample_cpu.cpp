@@ -247,7 +247,7 @@ Tensor sample_program_facts_cpu(const Tensor& words, int64_t blocks) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("sample_program", TORCH_BOX(&sample_program_cpu));
   m.impl("sample_program_weights", TORCH_BOX(&sample_program_weights_cpu));
   m.impl("sample_program_facts", TORCH_BOX(&sample_program_facts_cpu));

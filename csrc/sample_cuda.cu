@@ -122,7 +122,7 @@ Tensor sample_program_run_cuda(const Tensor& words, const Tensor& program, const
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CUDA, m) {
+FG_KERNELS(CUDA, m) {
   m.impl("sample_program_blocks", TORCH_BOX(&sample_program_blocks_cuda));
   m.impl("sample_program_run", TORCH_BOX(&sample_program_run_cuda));
 }

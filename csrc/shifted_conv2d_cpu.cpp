@@ -46,7 +46,7 @@ std::tuple<Tensor, Tensor, Tensor> shifted_conv2d_backward_cpu(const Tensor& gra
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("shifted_conv2d", TORCH_BOX(&shifted_conv2d_cpu));
   m.impl("shifted_conv2d_backward", TORCH_BOX(&shifted_conv2d_backward_cpu));
 }

@@ -29,6 +29,13 @@ struct Text : std::string {
   explicit Text(const std::string& text) : std::string(text) {}
 };
 
+// As STABLE_TORCH_LIBRARY_IMPL, for both namespaces of fastgen/ops/_registry.py.
+#define FG_KERNELS(key, m)                                                              \
+  static void kernels_of_##key(torch::stable::detail::StableLibrary&);                  \
+  STABLE_TORCH_LIBRARY_IMPL(fastgen, key, library) { kernels_of_##key(library); }       \
+  STABLE_TORCH_LIBRARY_IMPL(fastgen_below, key, library) { kernels_of_##key(library); } \
+  static void kernels_of_##key(torch::stable::detail::StableLibrary& m)
+
 // Run `...`, one call, with scalar_t bound to the tensor's floating-point type.
 #define FG_DISPATCH_FLOATING(tensor, name, ...)                                                              \
   THO_DISPATCH_V2((tensor).scalar_type(), name, AT_WRAP([&] { __VA_ARGS__; }), AT_EXPAND(AT_FLOATING_TYPES), \

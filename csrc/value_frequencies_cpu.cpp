@@ -52,6 +52,6 @@ Tensor value_frequencies_cpu(const Tensor& params_any, std::optional<Tensor> val
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) { m.impl("value_frequencies", TORCH_BOX(&value_frequencies_cpu)); }
+FG_KERNELS(CPU, m) { m.impl("value_frequencies", TORCH_BOX(&value_frequencies_cpu)); }
 
 }  // namespace fastgen

@@ -118,7 +118,7 @@ Tensor winograd_to_weight_cpu(const Tensor& large_any, const Tensor& small_any) 
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+FG_KERNELS(CPU, m) {
   m.impl("winograd_to_small", TORCH_BOX(&winograd_to_small_cpu));
   m.impl("winograd_to_large", TORCH_BOX(&winograd_to_large_cpu));
   m.impl("winograd_to_weight", TORCH_BOX(&winograd_to_weight_cpu));

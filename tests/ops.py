@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from fastgen.ops._layouts import is_channels_last
-from fastgen.ops._registry import OPS
+from fastgen.ops._registry import BELOW, NAMESPACE, OPS
 from parity import assert_parity, assert_same_layout
 from rounding import Mode, Moved, random_upstream
 
@@ -28,7 +28,7 @@ class _Watch(Mode):
         self.ran = ran
 
     def __torch_dispatch__(self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if op.namespace == "fastgen":
+        if op.namespace in (NAMESPACE, BELOW):
             self.ran.add(op._opname)
         return op(*args, **(kwargs or {}))
 
@@ -189,7 +189,7 @@ def assert_compiles(ops: Sequence[Any], function: Callable[..., Any], *inputs: T
 
     def look(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
         targets = [node.target for node in graph.graph.nodes]
-        nodes.update(t._opname for t in targets if isinstance(t, torch._ops.OpOverload) and t.namespace == "fastgen")
+        nodes.update(t._opname for t in targets if isinstance(t, torch._ops.OpOverload) and t.namespace == BELOW)
         return make_boxed_func(graph.forward)
 
     compiled = torch.compile(function, fullgraph=True, backend=aot_autograd(fw_compiler=look, bw_compiler=look))

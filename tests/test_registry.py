@@ -7,13 +7,15 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import fastgen
 from fastgen.commands import info
-from fastgen.ops._registry import OPS
+from fastgen.ops._registry import BELOW, NAMESPACE, OPS
 
 ROOT = Path(__file__).parent.parent
 STEM = {op: re.sub("_(cpu|cuda|triton)$", "", Path(next(iter(sources.values()))).stem) for op, sources in OPS.items()}
@@ -36,17 +38,51 @@ def test_dispatcher_agrees_with_the_table(op: str) -> None:
     """
     module = importlib.import_module(f"fastgen.ops.{STEM[op]}")
     assert OPS[op].items() <= module.KERNELS.items()
-    for key in {"CPU", "CUDA"} - OPS[op].keys():
-        assert not torch._C._dispatch_has_kernel_for_dispatch_key(f"fastgen::{op}", key)
-    for key, source in OPS[op].items():
-        assert (ROOT / source).exists()
-        if source.endswith(".cu") and isinstance(info.build()["cuda"], str):
-            continue  # this build has no CUDA kernels, and says why
-        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastgen::{op}", key)
-        if source.startswith("csrc/"):
-            assert source in str(torch.library.get_kernel(f"fastgen::{op}", key))
-    if STEM[op] != "sample":  # its reference walks plans, above the ops
-        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastgen::{op}", "CompositeExplicitAutograd")
+    for name in (f"{NAMESPACE}::{op}", f"{BELOW}::{op}"):
+        for key in {"CPU", "CUDA"} - OPS[op].keys():
+            assert not torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
+        for key, source in OPS[op].items():
+            assert (ROOT / source).exists()
+            if source.endswith(".cu") and isinstance(info.build()["cuda"], str):
+                continue  # this build has no CUDA kernels, and says why
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
+            if source.startswith("csrc/"):
+                assert source in str(torch.library.get_kernel(name, key))
+        if STEM[op] != "sample":  # its reference walks plans, above the ops
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeExplicitAutograd")
+
+
+def test_compiled_programs_call_kernels_past_autograd_and_exported_ones_the_op() -> None:
+    """With gradients, ``assert_compiles`` sees it of each op."""
+    from functorch.compile import make_boxed_func  # these import the compiler, which takes seconds
+    from torch._dynamo.backends.common import aot_autograd
+
+    called: list[str] = []
+
+    def look(graph: torch.fx.GraphModule, _: Any) -> Any:
+        called.extend(namespaces(graph))
+        return make_boxed_func(graph.forward)
+
+    def namespaces(graph: torch.fx.GraphModule) -> set[str]:
+        targets = [node.target for node in graph.graph.nodes]
+        return {each.namespace for each in targets if isinstance(each, torch._ops.OpOverload)} - {"aten"}
+
+    layer, x = fastgen.nn.GaussianRSample(), torch.randn(4, 6)
+    with torch.no_grad():
+        torch.compile(layer, fullgraph=True, backend=aot_autograd(fw_compiler=look))(x, x)
+    assert called == [BELOW]
+    program = torch.export.export(layer, (x, x))
+    assert namespaces(program.graph_module) == namespaces(program.run_decompositions().graph_module) == {NAMESPACE}
+
+
+def test_a_compiled_program_refuses_dual_numbers_instead_of_dropping_them() -> None:
+    x = torch.randn(4, 6)
+    compiled = torch.compile(lambda mean: fastgen.ops.rsample_kl(mean, x, 7)[0])  # and keeps its program on disk
+    with torch.no_grad():
+        compiled(x)
+        with forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward-mode differentiation is not supported"):
+            compiled(forward_ad.make_dual(x, torch.ones_like(x)))
+        assert torch.equal(compiled(x), fastgen.ops.rsample_kl(x, x, 7)[0])
 
 
 @pytest.mark.parametrize("stem", STEMS)

@@ -9,12 +9,13 @@ what a Triton kernel leaves to the reference, float64, is said where the op is d
 import functools
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._guards import TracingContext
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 from torch.utils._pytree import tree_map_only
@@ -22,6 +23,10 @@ from torch.utils._pytree import tree_map_only
 from .._checks import check_device
 
 NAMESPACE = "fastgen"
+
+#: Where each op is once more, with the same kernels and nothing for autograd: what programs of torch's compiler call,
+#: whose gradients are programs of their own. There the way from the dispatcher to Python and back is 3 µs a call.
+BELOW = "fastgen_below"
 
 #: Whether Triton kernels can be registered. torch's CUDA wheels for Linux bring triton along.
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -32,7 +37,11 @@ OPS: dict[str, Mapping[str, str]] = {}
 #: What is registered for autograd of each op, to be called past the dispatcher.
 _DIFFERENTIATED: dict[Any, Callable[..., Any]] = {}
 
-_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")  # what is registered through it lives as long as it
+#: Each op, and the same in ``BELOW``.
+_BELOW: dict[Any, Callable[..., Any]] = {}
+
+# What is registered through them lives as long as they.
+_LIBRARIES = {space: torch.library.Library(space, "FRAGMENT") for space in (NAMESPACE, BELOW)}
 
 
 def define_op(
@@ -67,24 +76,27 @@ def define_op(
             float64: consumer GPUs have hardly any units for it, and nobody trains in it.
     """
     name = schema[: schema.index("(")]
-    qualified = f"{NAMESPACE}::{name}"
-    torch.library.define(qualified, schema[len(name) :])
-    if reference is not None:
-        reference = _returning_contiguous(reference) if contiguous else reference
-        torch.library.register_kernel(qualified, None, reference)
-    if fake is not None:
-        torch.library.register_fake(qualified, _on_one_device(name, fake))
+    if reference is not None and contiguous:
+        reference = _returning_contiguous(reference)
+    for space, library in _LIBRARIES.items():
+        qualified = f"{space}::{name}"
+        torch.library.define(qualified, schema[len(name) :])
+        if reference is not None:
+            torch.library.register_kernel(qualified, None, reference)
+        if fake is not None:
+            torch.library.register_fake(qualified, _on_one_device(name, fake))
+        for key, source in kernels.items():
+            if source.endswith("_triton.py") and HAS_TRITON:
+                kernel = _triton_kernel(name, Path(source).stem)
+                if not triton_float64 and reference is not None:
+                    kernel = _except_in_float64(kernel, reference)
+                library.impl(name, kernel, key)
     op = getattr(getattr(torch.ops, NAMESPACE), name).default
-    own = _function(op, setup_context, backward or _not_differentiable(qualified))
-    kernel = _autograd_kernel(op, reference if composite and reference is not None else own)
-    _LIBRARY.impl(name, kernel, "Autograd")
-    _DIFFERENTIATED[op] = kernel
-    for key, source in kernels.items():
-        if source.endswith("_triton.py") and HAS_TRITON:
-            kernel = _triton_kernel(name, Path(source).stem)
-            if not triton_float64 and reference is not None:
-                kernel = _except_in_float64(kernel, reference)
-            _LIBRARY.impl(name, kernel, key)
+    _BELOW[op] = getattr(getattr(torch.ops, BELOW), name).default
+    own = _function(op, setup_context, backward or _not_differentiable(str(op)))
+    _DIFFERENTIATED[op] = _autograd_kernel(op, reference if composite and reference is not None else own)
+    _LIBRARIES[NAMESPACE].impl(name, _DIFFERENTIATED[op], "Autograd")
+    _LIBRARIES[BELOW].impl(name, torch.library.fallthrough_kernel, "Autograd")
     OPS[name] = kernels
 
 
@@ -116,8 +128,7 @@ def _function(
     """``op`` as a node of its own in the graph of gradients."""
 
     def forward(ctx: Any, *args: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            output = op(*args)
+        output = _below(op, args)
         if setup_context is not None:
             setup_context(ctx, args, output)
         return output
@@ -136,10 +147,20 @@ def _autograd_kernel(op: Callable[..., Any], differentiated: Callable[..., Any])
             raise RuntimeError(f"{op}: forward-mode differentiation is not supported")
         if torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
             return differentiated(*args)
-        with torch._C._AutoDispatchBelowAutograd():
-            return op(*args)
+        return _below(op, args)
 
     return kernel
+
+
+def _below(op: Callable[..., Any], args: Sequence[Any]) -> Any:
+    """``op(*args)`` without autograd, and so that a program which torch's compiler is writing has none to ask, either.
+
+    An exported program calls ``op``, which has other executors, and so does one of dual numbers: ``op`` refuses them.
+    """
+    if TracingContext.try_get() is not None and not torch.compiler.is_exporting() and forward_ad._current_level < 0:
+        return _BELOW[op](*args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
 
 
 def evaluates() -> bool:
@@ -153,12 +174,14 @@ def call(op: Callable[..., Any], *args: Any) -> Any:
     A product leaves nothing of Python in the caches: on an AMD EPYC an op of 25 µs took 200 to 400 after two transposed
     convolutions of 256 to 128 channels.
     """
+    dual = forward_ad._current_level >= 0
+    if dual and torch.compiler.is_compiling():  # so that its caches do not take the graph for that of plain numbers
+        args = tuple(each.view_as(each) if isinstance(each, Tensor) else each for each in args)
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state():
         return op(*args)
-    if torch.is_grad_enabled() or forward_ad._current_level >= 0:
+    if torch.is_grad_enabled() or dual:
         return op(*args) if has_torch_function(args) else _DIFFERENTIATED[op](*args)
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(*args)
+    return _below(op, args)
 
 
 def _has_tangent(arg: Any) -> bool:
