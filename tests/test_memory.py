@@ -15,7 +15,7 @@ pytest.importorskip("memray", reason="memray has no wheels for this system")
 
 
 def test_what_others_take_of_the_system_counts_at_its_most() -> None:
-    """numpy's memory is none of torch's; 8 MiB are there twice, then once more."""
+    """What numpy takes is not torch's; 8 MiB are there twice, then once more."""
 
     def take() -> None:
         kept = np.ones(1 << 20), torch.ones(1 << 20, dtype=torch.float64)

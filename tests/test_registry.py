@@ -80,7 +80,7 @@ def test_a_compiled_program_refuses_dual_numbers_instead_of_dropping_them() -> N
     compiled = torch.compile(lambda mean: fastgen.ops.rsample_kl(mean, x, 7)[0])  # and keeps its program on disk
     with torch.no_grad():
         compiled(x)
-        with forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward-mode differentiation is not supported"):
+        with forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward-mode differentiation is not"):
             compiled(forward_ad.make_dual(x, torch.ones_like(x)))
         assert torch.equal(compiled(x), fastgen.ops.rsample_kl(x, x, 7)[0])
 
