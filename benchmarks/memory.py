@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 from bench_models import TRAINING, tasks
-from cases import DTYPES
 from environment import environment
 from fastgen._files import write_atomic
 
 FORMS = ("fastgen", "eager")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 STEPS = 3
 
 
@@ -70,8 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="tasks whose name contains this")
     parser.add_argument("--batch", type=int, help="tasks of so many images")
-    names = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES["cpu"]}
-    parser.add_argument("--dtype", nargs="+", choices=names, default=list(names))
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="tiny models, to see that everything runs: no numbers")
     parser.add_argument("--json", type=Path)
@@ -87,7 +86,7 @@ def main() -> None:
     found: dict[str, Any] = {"environment": environment("cpu"), "quick": options.quick, "steps": []}
     for place, task in chosen:
         for dtype in options.dtype:
-            of_all = peaks(FORMS, place, names[dtype], options.threads, options.quick)
+            of_all = peaks(FORMS, place, DTYPES[dtype], options.threads, options.quick)
             shown = ", ".join(f"{form} {most / 2**20:.2f} MiB" for form, most in of_all.items())
             print(f"{task.name}, {task.shape[0]} at a time, {dtype}: {shown}", flush=True)
             step = {"name": task.name, "shape": list(task.shape), "way": TRAINING, "dtype": dtype}
