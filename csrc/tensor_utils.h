@@ -92,13 +92,13 @@ inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, Scala
   const std::vector<int64_t> memory =  // the order in which it lies
       channels_last ? std::vector<int64_t>{sizes[0], sizes[2], sizes[3], sizes[1]} : sizes;
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_empty(
-      like.get(), memory.data(), static_cast<int64_t>(memory.size()), &code, nullptr, nullptr, 0, nullptr, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_empty(like.get(), memory.data(), static_cast<int64_t>(memory.size()),
+                                                   &code, nullptr, nullptr, 0, nullptr, &handle));
   const Tensor flat(handle);
   if (!channels_last) return flat;
   const int64_t C = std::max<int64_t>(sizes[1], 1), H = std::max<int64_t>(sizes[2], 1),
                 W = std::max<int64_t>(sizes[3], 1), strides[] = {H * W * C, 1, W * C, C};
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(flat.get(), 4, sizes.data(), strides, 0, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(flat.get(), 4, sizes.data(), strides, 0, &handle));
   return Tensor(handle);
 }
 
@@ -232,10 +232,10 @@ struct torch::stable::detail::ToImpl<fastgen::Text> {
     const StringHandle handle = torch::stable::detail::to<StringHandle>(value);
     size_t length;
     const char* text;
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &text));
+    TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+    TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &text));
     fastgen::Text result(text, length);
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+    TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
     return result;
   }
 };

@@ -9,7 +9,7 @@
 namespace fastgen {
 
 inline std::vector<Tensor> call_aten(const char* name, StableIValue* stack, size_t results) {
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack, TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack, TORCH_ABI_VERSION));
   std::vector<Tensor> tensors;
   for (size_t i = 0; i < results; ++i) tensors.push_back(torch::stable::detail::to<Tensor>(stack[i]));
   return tensors;
