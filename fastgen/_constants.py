@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
+
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
@@ -15,3 +17,9 @@ def constant(function: Function) -> Function:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+@constant
+def is_exporting() -> bool:
+    """Whether ``torch.export`` traces. Asked in the code itself, torch 2.11's compiler says so of its own programs."""
+    return torch.compiler.is_exporting()

@@ -39,7 +39,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
              ""),
             ("any number of dimensions", " or x.dim() != 4:",
              ":"),
-            ("in an exported program, too", "torch.compiler.is_exporting() or ",
+            ("in an exported program, too", "is_exporting() or ",
              ""),
             ("vectors of images, too", " is_vectorized() or",
              ""),

@@ -100,7 +100,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         "fastgen/ops/conv2d_weight.py": [
             ("of any dtype", "if dtype != torch.bfloat16 or not image.is_cpu", "if not image.is_cpu"),
             ("on any device", " or not image.is_cpu or", " or"),
-            ("in an exported program, too", "torch.compiler.is_exporting() or ", ""),
+            ("in an exported program, too", "is_exporting() or ", ""),
             ("in transforms, too", "is_vectorized() or forward_ad", "forward_ad"),
             ("under forward mode, too", " or forward_ad._current_level >= 0)", ")"),
             ("of stride 1, too", "min(stride) < 2 or ", ""),
@@ -148,7 +148,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("of any dilation", " and pair_of(dilation) == (1, 1)", ""),
             ("of larger images, too", "image.shape[2] != height or image.shape[3] != width or ", ""),
             ("of one pixel, too", " or height * width == 1:", ":"),
-            ("in an exported program, too", "torch.compiler.is_exporting() or ", ""),
+            ("in an exported program, too", "is_exporting() or ", ""),
             ("taps in another order", "image, weight = image.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1)",
              "image = image.permute(0, 2, 3, 1)"),
             ("no bias", "weight.flatten(1), bias)", "weight.flatten(1), None)"),

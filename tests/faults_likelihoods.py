@@ -104,7 +104,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("a gradient of a gradient forgets it", "(p - own - smoothing / levels)", "(p - own)"),
             ("few logits, too", " or params.shape[1] < LOGITS or", " or"),
             ("few levels, too", " or levels < LEVELS or", " or"),
-            ("in an exported program, too", "return not (torch.compiler.is_exporting() or", "return not ("),
+            ("in an exported program, too", "return not (is_exporting() or", "return not ("),
             ("in transforms, too", " or is_vectorized() or forward_ad", " or forward_ad"),
             ("a gradient that cannot be differentiated", "if torch.is_grad_enabled():  # to be", "if False:  # to be"),
             ("any value", "levels if on_cpu and not is_vectorized() else None", "None"),

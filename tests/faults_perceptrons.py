@@ -57,7 +57,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("a gradient that cannot be differentiated", "grad_hidden is None and not torch.is_grad_enabled():",
              "grad_hidden is None:"),
             ("small ones, too", "return weight.numel() + weight_out.numel() >= WEIGHTS", "return True"),
-            ("in an exported program, too", "not x.is_cpu or torch.compiler.is_exporting() or", "not x.is_cpu or"),
+            ("in an exported program, too", "not x.is_cpu or is_exporting() or", "not x.is_cpu or"),
             ("in transforms, too", " or is_vectorized() or forward_ad", " or forward_ad"),
             ("with tangents, too", " or forward_ad._current_level >= 0", ""),
             ("in every dtype", "return dtype is not None", "return True"),

@@ -290,7 +290,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("under transforms that hide layouts", "return not is_vectorized() and", "return"),
             ("under forward mode, too", " and forward_ad._current_level < 0", ""),
             ("of halves, too", " or x.dtype not in DTYPES", ""),
-            ("in an exported program, too", " or torch.compiler.is_exporting():", ":"),
+            ("in an exported program, too", " or is_exporting():", ":"),
         ],
         "fastgen/models/pixelcnnpp_layers.py": [
             ("no border", "return padded_concat_elu(x, padding)", "return padded_concat_elu(x)"),

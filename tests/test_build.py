@@ -45,6 +45,35 @@ def test_kernel_headers_are_torch_free() -> None:
         assert not any(path.startswith(("torch", "ATen", "c10")) for path in included), name
 
 
+#: What torch 2.11 has in its headers, of all that later ones have.
+OF_TORCH = {
+    "STABLE_TORCH_LIBRARY_IMPL", "STD_TORCH_CHECK", "THO_DISPATCH_V2", "TORCH_ABI_VERSION", "TORCH_BOX",
+    "TORCH_ERROR_CODE_CHECK", "aoti_torch__reinterpret_tensor", "aoti_torch_aten_new_empty",
+    "aoti_torch_get_current_cuda_stream", "torch_call_dispatcher", "torch_delete_string", "torch_string_c_str",
+    "torch_string_length", "torch::headeronly::BFloat16", "torch::headeronly::Half",
+    "torch::headeronly::HeaderOnlyArrayRef", "torch::headeronly::MemoryFormat::ChannelsLast",
+    "torch::headeronly::ScalarType", "torch::headeronly::ScalarType::BFloat16", "torch::headeronly::ScalarType::Half",
+    "torch::stable::Tensor", "torch::stable::accelerator::DeviceGuard", "torch::stable::contiguous",
+    "torch::stable::detail::StableLibrary", "torch::stable::detail::ToImpl", "torch::stable::detail::from",
+    "torch::stable::detail::to", "torch::stable::empty_like", "torch::stable::get_num_threads",
+    "torch::stable::narrow", "torch::stable::new_zeros", "torch::stable::pad", "torch::stable::parallel_for",
+    "torch::stable::to", "torch::stable::zero_",
+}  # fmt: skip
+
+
+def test_sources_build_with_the_oldest_torch() -> None:
+    """A name that is not there: build with torch 2.11 (``pip install torch==2.11.0``) before it is added."""
+    c = r"(?:aoti_)?torch_[a-z_0-9]+|(?:STABLE_|STD_)?TORCH_[A-Z_]+|THO_\w+"
+    cpp = r"torch::(?:stable|headeronly)::[\w:]+\w"
+    used = {
+        name
+        for path in (ROOT / "csrc").iterdir()
+        for line in path.read_text().splitlines()
+        for name in re.findall(rf"\b(?:{c}|{cpp})", re.sub(r'//.*|#include.*|"[^"]*"', "", line))
+    }
+    assert used - {"torch_convolution", "torch_convolution_backward"} == OF_TORCH  # ours, of which torch's are called
+
+
 def included(name: str) -> set[str]:
     """The headers of csrc that a header includes, however deep."""
     found = set(re.findall(r'#include "([^"]+)"', (ROOT / "csrc" / name).read_text()))

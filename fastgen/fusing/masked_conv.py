@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .._constants import is_exporting
 from ..nn.sequence import observed
 from ..ops.masked_conv2d import masked_conv2d, masked_conv2d_mask
 from . import worth
@@ -93,7 +94,7 @@ def run(module: nn.Module, spec: MaskSpec, x: Tensor, activation: str) -> Tensor
 
 def write_mask(module: nn.Module, spec: TapsSpec) -> None:
     """The mask into the weight if its forward does so, as ``weight.data *= mask``: graphs that hold it stay valid."""
-    if not spec.in_place or torch.compiler.is_exporting():  # an exported program has nobody else who reads it
+    if not spec.in_place or is_exporting():  # an exported program has nobody else who reads it
         return
     mask, weight = get(module, spec.mask), get(module, spec.weight)
     with torch.no_grad():

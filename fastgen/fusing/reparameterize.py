@@ -172,7 +172,7 @@ def _trial(twin: nn.Module, method: str, shape: tuple[int, ...], seed: int) -> _
     mu, logvar = (torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu") for _ in range(2))
     if shape[0] == 96:  # one term to a sum: over all that logvar may be
         logvar = torch.linspace(LOGVAR_MIN, LOGVAR_MAX, shape[0], dtype=torch.float64, device="cpu").view(shape)
-        logvar = torch.nextafter(logvar, torch.zeros_like(logvar))  # at a bound itself torch 2.14's clamp has no gradient
+        logvar = torch.nextafter(logvar, torch.zeros_like(logvar))  # where all of torch's clamps have a gradient
     mu, logvar = mu.requires_grad_(), logvar.requires_grad_()
     recorder, seen = Recorder(noise), Seen()
     recorder.name("input", "0", mu)

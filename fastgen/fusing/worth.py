@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .._constants import is_exporting
 from ..ops._dtypes import autocast_dtype, multiplies
 
 #: Weights of a layer that is swapped at all on a CPU: 16 channels into 16, masked by 3 × 3 taps, transposed by 4 × 4.
@@ -91,7 +92,7 @@ def pays_transposed(x: Tensor, conv: nn.Module, alone: bool = True) -> bool:
     """
     if _at_any_size(x) is False:
         return False
-    if x.device.type != "cpu" or torch.compiler.is_exporting():  # an export fixes no N
+    if x.device.type != "cpu" or is_exporting():  # an export fixes no N
         return True
     dtype = autocast_dtype(x) or x.dtype
     if alone and torch.is_grad_enabled() and (dtype == torch.float32 or multiplies(dtype)):

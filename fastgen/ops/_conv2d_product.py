@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .._constants import is_exporting
 from ._layouts import is_channels_last
 from .winograd import pair_of
 
@@ -21,7 +22,7 @@ def is_product(image: Tensor, kernel: Sequence[int], padding: Any, dilation: Any
     height, width = kernel
     if image.dim() != 4 or image.shape[2] != height or image.shape[3] != width or height * width == 1:
         return False
-    if torch.compiler.is_exporting() or forward_ad._current_level >= 0 or isinstance(padding, str):
+    if is_exporting() or forward_ad._current_level >= 0 or isinstance(padding, str):
         return False
     return pair_of(padding) == (0, 0) and pair_of(dilation) == (1, 1)
 

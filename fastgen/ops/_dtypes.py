@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._checks import FLOATING, check_tensor
+from .._constants import constant
 
 #: What is a tensor and no more.
 PLAIN = (Tensor, torch.nn.Parameter)
@@ -51,10 +52,15 @@ def check_floating(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name}: expected float32, float64, float16 or bfloat16, got {tensor.dtype}")
 
 
+@constant  # torch 2.11's compiler knows no way into it
+def _has_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device)
+
+
 def without_autocast(tensors: Sequence[Tensor | None]) -> AbstractContextManager[Any]:
     """In which ``torch.autocast`` is off on the device of the first of these: of a backward, which knows none."""
     device = next((each.device.type for each in tensors if each is not None), "cpu")
-    if not torch.amp.is_autocast_available(device):
+    if not _has_autocast(device):
         return nullcontext()
     return torch.autocast(device, enabled=False)
 
@@ -62,7 +68,7 @@ def without_autocast(tensors: Sequence[Tensor | None]) -> AbstractContextManager
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     """The dtype that ``torch.autocast`` wants of ``tensor``; None where it is off, as it is for float64."""
     device = tensor.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if not _has_autocast(device) or not torch.is_autocast_enabled(device):
         return None
     if tensor.dtype == torch.float64:
         return None

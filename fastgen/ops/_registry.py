@@ -21,6 +21,7 @@ from torch.overrides import has_torch_function
 from torch.utils._pytree import tree_map_only
 
 from .._checks import check_device
+from .._constants import is_exporting
 
 NAMESPACE = "fastgen"
 
@@ -157,7 +158,7 @@ def _below(op: Callable[..., Any], args: Sequence[Any]) -> Any:
 
     An exported program calls ``op``, which has other executors, and so does one of dual numbers: ``op`` refuses them.
     """
-    if TracingContext.try_get() is not None and not torch.compiler.is_exporting() and forward_ad._current_level < 0:
+    if TracingContext.try_get() is not None and not is_exporting() and forward_ad._current_level < 0:
         return _BELOW[op](*args)
     with torch._C._AutoDispatchBelowAutograd():
         return op(*args)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version
 
+from .._constants import is_exporting
 from ._batch_norm_statistics import batch_norm_statistics_reference
 from ._batch_norm_sync import is_shared
 from ._layouts import is_channels_last, is_vectorized, layout_of
@@ -88,7 +89,7 @@ def trains_at_once(x: Tensor, batch_norm: BatchNorm) -> bool:
         return False
     if x.numel() == 0:
         return False
-    return not (torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0)
+    return not (is_exporting() or is_vectorized() or forward_ad._current_level >= 0)
 
 
 def outruns(x: Tensor, activation: Activation) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .._checks import check_device, check_integer, check_number, check_tensor, check_values
+from .._constants import is_exporting
 from ._dtypes import check_floating, without_autocast
 from ._layouts import is_vectorized, layout
 from ._registry import call, define_op
@@ -70,7 +71,7 @@ def pays(params: Tensor, levels: int) -> bool:
     """
     if not params.is_cpu or levels < LEVELS or params.shape[1] < LOGITS or params.layout != torch.strided:
         return False
-    return not (torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0)
+    return not (is_exporting() or is_vectorized() or forward_ad._current_level >= 0)
 
 
 def cross_entropy(params: Tensor, values: Tensor, levels: int, smoothing: float) -> Tensor:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .._constants import is_exporting
 from ._layouts import is_vectorized, layout_of
 from ._registry import call, define_op
 
@@ -44,7 +45,7 @@ def _slope(y: Tensor) -> Tensor:
 
 def pays(x: Tensor) -> bool:
     """Whether ``concat_elu`` takes this, and is the fastest: on a CPU, outside of exported programs and transforms."""
-    if x.device.type != "cpu" or x.dim() != 4 or x.dtype not in DTYPES or torch.compiler.is_exporting():
+    if x.device.type != "cpu" or x.dim() != 4 or x.dtype not in DTYPES or is_exporting():
         return False
     return not is_vectorized() and forward_ad._current_level < 0
 

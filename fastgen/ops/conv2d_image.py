@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .._constants import is_exporting
 from ._activations import activate_
 from ._dtypes import Rounded, in_dtype, layer_dtype, pairs_pay
 from ._layouts import is_channels_last, is_vectorized, laid_as, layout
@@ -86,7 +87,7 @@ def multiplies_pairs(kernel: Sequence[int]) -> bool:
 
 
 def _takes(image: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> bool:
-    if image.device.type != "cpu" or torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
+    if image.device.type != "cpu" or is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
         return False
     colors = image.shape[1]
     if not 0 < colors <= COLORS or colors * math.prod(kernel) > MOST_TAPS or colors * math.prod(stride) > MOST_NUMBERS:

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .._constants import is_exporting
 from ._activations import activate_
 from ._conv_transpose2d_left import pays as leaves_out
 from ._dtypes import Rounded, in_dtype, layer_dtype, pairs_pay
@@ -68,7 +69,7 @@ def runs(image: Tensor, dtype: torch.dtype | None) -> bool:
     """
     if dtype != torch.bfloat16 or not image.is_cpu or not pairs_pay():
         return False
-    return not (torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0)
+    return not (is_exporting() or is_vectorized() or forward_ad._current_level >= 0)
 
 
 def pays(

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .._constants import is_exporting
 from . import winograd
 from ._activations import activate_
 from ._conv_transpose2d_checks import check_convolution, check_dtypes, check_weight, result_shape
@@ -112,7 +113,7 @@ def outruns(x: Tensor, convolution: Convolution) -> bool:
         return False
     if x.dtype == torch.bfloat16 and not pairs_pay():
         return False
-    if torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
+    if is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
         return False
     if x.dim() != 4 or x.shape[1] != weight.shape[0] or 0 in x.shape:
         return False
@@ -128,7 +129,7 @@ def swift(x: Tensor, convolution: Convolution) -> tuple[Convolution, Form] | Non
     Remembered for sizes, dtypes and what else decides: to ask costs as much as to convolve a few small images.
     """
     weight, bias, *sizes = convolution
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or is_vectorized():
+    if torch.compiler.is_compiling() or is_exporting() or is_vectorized():
         return _swift(x, convolution)
     if forward_ad._current_level >= 0 or any(type(size) is not tuple or len(size) != 2 for size in sizes[:4]):
         return _swift(x, convolution)

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._checks import check_flag
+from .._constants import is_exporting
 from ._activations import check_activation
 from ._batch_norm_checks import check_batch_norm, check_count
 from ._batch_norm_sync import is_shared, synchronize
@@ -171,7 +172,7 @@ def run_layer(
         y, mean, m2 = convolve(x, convolution, NONE, True, True)
         mean, m2, shared = synchronize(mean, m2, count, batch_norm.process_group)
         scale = finalize(mean, m2, shared, batch_norm)
-    elif torch.compiler.is_exporting() or _folds(image, convolution, math.prod(size)):  # an export fixes no N
+    elif is_exporting() or _folds(image, convolution, math.prod(size)):  # an export fixes no N
         return convolve(x, fold(convolution, batch_norm), activation, False, channels_last)[0]
     else:
         y = convolve(x, convolution, NONE, False, True)[0]

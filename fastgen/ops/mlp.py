@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .._constants import is_exporting
 from ._activations import activate_, activate_backward
 from ._dtypes import in_dtype, layer_dtype, lowered, pairs_pay, widened, without_autocast
 from ._layouts import is_vectorized
@@ -111,7 +112,7 @@ def pays(x: Tensor, parameters: Sequence[Tensor | None]) -> bool:
 
     Not in an exported program, which has other executors, and not in transforms.
     """
-    if not x.is_cpu or torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
+    if not x.is_cpu or is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
         return False
     dtype = layer_dtype(x, [each for each in parameters if each is not None])
     if dtype == torch.bfloat16:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .._constants import is_exporting
 from ._layouts import is_channels_last, is_vectorized
 from ._registry import call, define_op
 
@@ -36,7 +37,7 @@ def pays(x: Tensor, h: Tensor) -> bool:
     """
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16) or x.dim() != 4:
         return False
-    if torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
+    if is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
         return False
     N, C, H, W = x.shape
     fits = h.shape == (N, 2 * C, H, W) and (h.dtype, h.device) == (x.dtype, x.device)

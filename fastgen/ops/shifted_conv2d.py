@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .._constants import is_exporting
 from ._dtypes import in_dtype, layer_dtype, lowered, widened
 from ._layouts import is_channels_last, is_vectorized
 from ._recomputed import gradients_by
@@ -65,7 +66,7 @@ def pays(x: Tensor, weight: tuple[int, ...], parameters: Sequence[Tensor]) -> bo
     Not in an exported program, which fixes no number of images, and not in transforms. parameters: what the weight and
     the bias are made of.
     """
-    if x.device.type != "cpu" or x.dim() != 4 or layer_dtype(x, parameters) is None or torch.compiler.is_exporting():
+    if x.device.type != "cpu" or x.dim() != 4 or layer_dtype(x, parameters) is None or is_exporting():
         return False
     if is_vectorized() or forward_ad._current_level >= 0 or not is_channels_last(x):
         return False

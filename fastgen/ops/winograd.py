@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .._constants import is_exporting
 from ._activations import activate_
 from ._dtypes import layer_dtype
 from ._layouts import is_vectorized, laid_as
@@ -87,7 +88,7 @@ def pays(image: Tensor, small: Sequence[int], parameters: Sequence[Tensor]) -> b
     Not in an exported program, which fixes no number of images, and not in transforms. parameters: what the weight and
     the bias are made of.
     """
-    if not image.is_cpu or torch.compiler.is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
+    if not image.is_cpu or is_exporting() or is_vectorized() or forward_ad._current_level >= 0:
         return False
     N, (h, w) = image.shape[0], small
     tiles = N * ((h + 1) // 2) * ((w + 1) // 2)
