@@ -11,7 +11,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("none is copied", 'known = activation.name != "none" and', "known ="),
             ("a bias adds in halves", "grad.sum((0, 2, 3), dtype=wide)", "grad.sum((0, 2, 3))"),
             ("a bias of another dtype", "if sums is None else sums).to(dtype)", "if sums is None else sums)"),
-            ("in eager steps, too", "if not torch.compiler.is_compiling() or torch", "if torch"),
+            ("in eager steps, too", "if not torch.compiler.is_compiling() or is_exp", "if is_exp"),
             ("in evaluations, too", " or not torch.is_grad_enabled():\n        return False\n    return x",
              ":\n        return False\n    return x"),
             ("with tangents, too", " and forward_ad._current_level < 0", ""),
