@@ -103,7 +103,8 @@ def pays_transposed(x: Tensor, conv: nn.Module, alone: bool = True) -> bool:
             getattr(conv, name)[i] for name in ("stride", "padding", "output_padding", "dilation", "kernel_size")
         )
         values *= (x.shape[2 + i] - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1
-    return bool(values >= TRANSPOSED[torch.is_grad_enabled()])
+    evaluating, training = TRANSPOSED  # by the mode as an index torch 2.11's compiler would not find one
+    return bool(values >= (training if torch.is_grad_enabled() else evaluating))
 
 
 def pays_drawn(mu: Tensor, logvar: Tensor, kl: bool) -> bool:
