@@ -1,51 +1,134 @@
-"""benchmarks/memory.py: what it counts, and that the steps which it watches are those of the suite."""
+"""Memory: ops keep none of it, and commands do not give it back to the system in every step."""
 
-import json
+import ctypes
+import os
+import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 
-from bench_models import tasks
-from memory import main, most_at_once, peaks
+from fastgen import cli, sampling
+from fastgen._memory import keep_freed_memory
+from fastgen.models import PixelCNN
+from op_arguments import ARGUMENTS
 
-pytest.importorskip("memray", reason="memray has no wheels for this system")
-
-
-def test_what_others_take_of_the_system_counts_at_its_most() -> None:
-    """What numpy takes is not torch's; 8 MiB are there twice, then once more."""
-
-    def take() -> None:
-        kept = np.ones(1 << 20), torch.ones(1 << 20, dtype=torch.float64)
-        del kept
-        np.ones(1 << 20)
-
-    assert 16 <= most_at_once(take) / 2**20 < 17
+GLIBC = hasattr(ctypes.CDLL(None), "mallinfo2")
+needs_glibc = pytest.mark.skipif(not GLIBC, reason="asks glibc, 2.33 or later, how much is in use")
 
 
-def test_each_contender_of_a_step_is_measured_in_a_process_of_its_own() -> None:
-    found = peaks(("fastgen", "eager"), 1, torch.float32, 1, True)
-    assert set(found) == {"fastgen", "eager"}
-    assert all(4 * 400 < most < 2**27 for most in found.values())
+NAMES = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
 
 
-def test_it_runs_from_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    path, seen = tmp_path / "memory.json", []
-    monkeypatch.setattr("memory.peaks", lambda *given: seen.append(given) or {"fastgen": 1, "eager": 2})
-    monkeypatch.setattr(sys, "argv", ["memory", "--quick", "--only", "VAE", "--dtype", "float32", "--json", str(path)])
-    main()
-    found = json.loads(path.read_text())
-    names = [(task.name, list(task.shape)) for task in tasks("cpu", quick=True) if "VAE" in task.name]
-    assert [(each["name"], each["shape"]) for each in found["steps"]] == names
-    assert {each["peak_bytes"]["eager"] for each in found["steps"]} == {2}
-    assert [tasks("cpu", quick=True)[given[1]].name for given in seen] == [name for name, _ in names]
-    assert {"machine", "commit", "threads"} <= found["environment"].keys()
+class Info(ctypes.Structure):
+    """``struct mallinfo2``."""
+
+    _fields_ = tuple((name, ctypes.c_size_t) for name in NAMES)
 
 
-def test_a_step_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(sys, "argv", ["memory", "--only", "GPT"])
-    with pytest.raises(SystemExit):
-        main()
-    assert "--only: expected a part of one of the names, got 'GPT'" in capsys.readouterr().err
+def in_use() -> int:
+    """Bytes that are allocated now and not freed, of the main thread's arena and mapped ones."""
+    libc = ctypes.CDLL(None)
+    libc.mallinfo2.restype = Info
+    info = libc.mallinfo2()
+    return info.uordblks + info.hblkhd
+
+
+def kept(call: Callable[[], object], calls: int = 500) -> float:
+    """Bytes that a call leaves behind, at the least over three times so many."""
+    found = []
+    for _ in range(3):
+        for _ in range(50):
+            call()
+        before = in_use()
+        for _ in range(calls):
+            call()
+        found.append((in_use() - before) / calls)
+    return min(found)
+
+
+@needs_glibc
+def test_what_is_kept_is_seen() -> None:
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    assert kept(lambda: libc.malloc(ctypes.c_size_t(32))) >= 32
+
+
+@needs_glibc
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_an_op_keeps_nothing(name: str) -> None:
+    """Not even the 48 bytes that torch's own reading of a str leaves behind: a step calls ops a hundred times."""
+    arguments = ARGUMENTS[name][0](torch.float32)
+    op = getattr(torch.ops.fastgen, name).default
+    torch.set_deterministic_debug_mode("default")  # it warns at what some references do
+    with torch.no_grad():
+        assert kept(lambda: op(*arguments)) < 8
+
+
+@needs_glibc
+def test_ops_of_a_cpu_alone_keep_nothing() -> None:
+    x, weight, bias = torch.randn(2, 3, 4, 4), torch.randn(3, 5, 4, 4), torch.randn(5)
+    ops = torch.ops.fastgen
+    assert kept(lambda: ops.conv_transpose2d_products.default(x, weight, bias, [2, 2], [1, 1], [0, 0])) < 8
+    image = ops.conv_transpose2d_image.default
+    assert kept(lambda: image(x, weight, bias, [2, 2], [1, 1], [0, 0], "tanh", 0.0)) < 8
+    vectors = (None, None, torch.zeros(3), torch.ones(3))
+    assert kept(lambda: ops.batch_norm_running.default(x, *vectors, 0.1, "relu", 0.0, True)) < 8
+    assert kept(lambda: ops.batch_norm_train.default(x, None, None, 0.1, "relu", 0.0)) < 8
+
+
+@needs_glibc
+def test_sampling_keeps_nothing() -> None:
+    """Neither drawing nor compiling; of Python's own dictionaries some grow for a while."""
+    model = PixelCNN(channels=2, layers=1, image_size=4)
+    assert kept(lambda: model.sample(1, seed=0), 100) < 64
+    assert kept(lambda: sampling.compile(model, (1, 4, 4), model.distribution, "[-1, 1]"), 10) < 4096
+
+
+FAULTS = """
+import resource, sys
+from fastgen._memory import keep_freed_memory
+from fastgen.models import PixelCNN
+done = len(sys.argv) > 1 and keep_freed_memory()
+def once():
+    blocks = [bytearray(3 << 20) for _ in range(8)]
+for _ in range(4):
+    once()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    once()
+print(done, (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 10)
+"""
+
+
+@needs_glibc
+def test_what_is_freed_is_there_the_next_time() -> None:
+    def found(*arguments: str, **environment: str) -> tuple[bool, int]:
+        command = [sys.executable, "-c", FAULTS, *arguments]
+        said = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True).stdout
+        done, pages = said.split()
+        return done == "True", int(pages)
+
+    assert found()[1] > 3000, "glibc has begun to keep what is freed: this is not needed any more"
+    done, pages = found("keep")
+    assert done
+    assert pages < 300
+    assert not found("keep", MALLOC_TRIM_THRESHOLD_="131072")[0], "chosen by the user"
+
+
+def test_commands_ask_for_it_and_benchmarks_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(cli, "keep_freed_memory", lambda: asked.append(sys.argv[1]))
+    for command in ("--version", "bench"):
+        monkeypatch.setattr(cli, "main", lambda: 0)
+        monkeypatch.setattr("fastgen.training.distributed.leave", lambda code: None)
+        monkeypatch.setattr("sys.argv", ["fastgen", command])
+        with pytest.raises(SystemExit):
+            cli.command()
+    assert asked == ["--version"]
+
+
+def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastgen._memory.ctypes.CDLL", lambda name: object())
+    assert keep_freed_memory() is False
