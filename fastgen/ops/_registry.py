@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _get_dispatch_mode, _TorchDispatchModeKey
 from torch._guards import TracingContext
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
@@ -37,6 +38,9 @@ OPS: dict[str, Mapping[str, str]] = {}
 
 #: What is registered for autograd of each op, to be called past the dispatcher.
 _DIFFERENTIATED: dict[Any, Callable[..., Any]] = {}
+
+#: The mode in which compilers trace, asked first: for who computes, one call of C.
+_FUNCTIONAL = _TorchDispatchModeKey.FUNCTIONAL
 
 #: Each op, and the same in ``BELOW``.
 _BELOW: dict[Any, Callable[..., Any]] = {}
@@ -94,7 +98,7 @@ def define_op(
                 library.impl(name, kernel, key)
     op = getattr(getattr(torch.ops, NAMESPACE), name).default
     _BELOW[op] = getattr(getattr(torch.ops, BELOW), name).default
-    own = _function(op, setup_context, backward or _not_differentiable(str(op)))
+    own = _function(op, setup_context, backward or _not_differentiable(f"{NAMESPACE}::{name}"))
     _DIFFERENTIATED[op] = _autograd_kernel(op, reference if composite and reference is not None else own)
     _LIBRARIES[NAMESPACE].impl(name, _DIFFERENTIATED[op], "Autograd")
     _LIBRARIES[BELOW].impl(name, torch.library.fallthrough_kernel, "Autograd")
@@ -158,10 +162,15 @@ def _below(op: Callable[..., Any], args: Sequence[Any]) -> Any:
 
     An exported program calls ``op``, which has other executors, and so does one of dual numbers: ``op`` refuses them.
     """
-    if TracingContext.try_get() is not None and not is_exporting() and forward_ad._current_level < 0:
+    if _get_dispatch_mode(_FUNCTIONAL) is not None and _is_compiled():
         return _BELOW[op](*args)
     with torch._C._AutoDispatchBelowAutograd():
         return op(*args)
+
+
+def _is_compiled() -> bool:
+    """Of what is traced."""
+    return TracingContext.try_get() is not None and not is_exporting() and forward_ad._current_level < 0
 
 
 def evaluates() -> bool:
