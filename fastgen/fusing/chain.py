@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ..nn import GatedActivation, sequence
 from ..nn._records import convolution_of
 from ..nn.halving import follower
-from ..nn.perceptron import run_faster
-from ..nn.sequence import globally_observed, observed
+from ..nn.perceptron import run_dense, run_faster
+from ..nn.sequence import are_dense, globally_observed, observed
 from ..ops._dtypes import FLOATING, lowered
 from ..ops._records import NONE
 from ..ops._registry import evaluates
@@ -40,6 +40,8 @@ class FusedSequential(Fused):
 
 def run_sequence(modules: Sequence[nn.Module], x: Any) -> Any:
     """``modules`` one after the other, as ``nn.Sequential`` calls them; those of inner ones, too."""
+    if are_dense([type(each) for each in modules]):
+        return run_dense(modules, x)
     flat = modules if globally_observed() else flatten(modules)
     return sequence.run_sequence(flat, x, pays=_pays_transposed, other=_run_other)
 

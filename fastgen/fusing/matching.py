@@ -199,9 +199,9 @@ def _steps(flat: Sequence[nn.Module], matches: Matches) -> Iterator[tuple[Sequen
             yield flat[i : i + 1], "conv2d in Winograd's form, where that pays"
         perceptron = perceptron_at(flat, i)
         if perceptron is not None:
-            now = f"linear + {perceptron.activation.name} + linear as one op, where that pays"
-            yield flat[i : perceptron.end], now
-            i = perceptron.end
+            _, between, end = perceptron
+            yield flat[i:end], f"linear + {between.name} + linear as one op, where that pays"
+            i = end
             continue
         if normalizes(flat[i]):
             kind, end = follower(flat, i + 1, kept=False)

@@ -63,16 +63,21 @@ def process_group_of(bn: nn.Module) -> Any:
 
 
 @constant
-def _activation_name(kind: type[nn.Module]) -> str | None:
-    return {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Identity: "none"}.get(kind)
+def _without_slope(kind: type[nn.Module]) -> Activation | None:
+    name = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Identity: "none"}.get(kind)
+    return None if name is None else Activation(name)
 
 
 def activation_of(module: nn.Module | str | None, negative_slope: float = 0.01) -> Activation | None:
     """The record of an activation that the ops know: of a name or of a torch module; None for any other."""
     if module is None or isinstance(module, str):
         return Activation(module or "none", negative_slope)
+    return activation_by(module)
+
+
+def activation_by(module: nn.Module) -> Activation | None:
+    """The record of a torch module; None for others."""
     if type(module) is nn.LeakyReLU:
         slope = module.negative_slope
         return Activation("leaky_relu", slope) if isinstance(slope, (int, float)) and slope >= 0 else None
-    name = _activation_name(type(module))
-    return None if name is None else Activation(name)
+    return _without_slope(type(module))

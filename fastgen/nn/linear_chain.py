@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from ._chain import Chain
-from .perceptron import run_perceptron
-from .sequence import run_sequence
+from .perceptron import run_dense, run_perceptron
+from .sequence import are_dense, run_sequence
 
 
 class LinearChain(Chain):
@@ -16,5 +16,6 @@ class LinearChain(Chain):
     """
 
     def _run(self, x: Tensor) -> Tensor:
-        y: Tensor = run_sequence(list(self), x, other=run_perceptron)
+        dense = are_dense([type(each) for each in self])
+        y: Tensor = run_dense(list(self), x) if dense else run_sequence(list(self), x, other=run_perceptron)
         return y

@@ -1,26 +1,22 @@
 """Two linear layers with an activation between them, in a sequence of modules, as ``fastgen.ops.mlp`` has them."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import activation, mlp
+from ..ops._composites import is_program
 from ..ops._records import Activation
-from ._records import activation_of
+from ._records import activation_by
 from .halving import run_halving, with_activation
 from .normalizing import run_batch_norm
-from .sequence import observed
+from .sequence import globally_observed, observed
 
 
-class Perceptron(NamedTuple):
-    """What is run as one op: weight and bias of both layers, the activation, and where in the sequence it ends."""
-
-    parameters: tuple[Any, Any, Any, Any]
-    activation: Activation
-    end: int
+#: What is run as one op: weight and bias of both layers, the activation, and where in the sequence it ends.
+Perceptron = tuple[tuple[Any, Any, Any, Any], Activation, int]
 
 
 def perceptron_at(modules: Sequence[nn.Module], i: int) -> Perceptron | None:
@@ -28,7 +24,7 @@ def perceptron_at(modules: Sequence[nn.Module], i: int) -> Perceptron | None:
     if i + 3 > len(modules) or type(modules[i]) is not nn.Linear or type(modules[i + 2]) is not nn.Linear:
         return None
     inner, between, outer = modules[i : i + 3]
-    kind = activation_of(between)
+    kind = activation_by(between)
     if kind is None or observed(inner) or observed(between) or observed(outer):
         return None
     first, last = inner._parameters, outer._parameters  # past __getattr__
@@ -38,7 +34,7 @@ def perceptron_at(modules: Sequence[nn.Module], i: int) -> Perceptron | None:
         return None  # pruned, or packed
     if weight.shape[0] != weight_out.shape[1] or not mlp.takes(weight, weight_out):
         return None
-    return Perceptron((weight, first["bias"], weight_out, last["bias"]), kind, i + 3)
+    return (weight, first["bias"], weight_out, last["bias"]), kind, i + 3
 
 
 def _is_dense(tensor: Any) -> bool:
@@ -54,13 +50,20 @@ def run_perceptron(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Tensor
     found = perceptron_at(modules, i)
     if found is None:
         return with_activation(modules, i, x) if activation.pays(x) else None
-    if x.shape[1] != found.parameters[0].shape[1]:
+    parameters, kind, end = found
+    if x.shape[1] != parameters[0].shape[1]:
         return None
-    if mlp.pays(x, found.parameters):
-        return mlp.mlp(x, *found.parameters, found.activation), found.end
-    weight, bias, weight_out, bias_out = found.parameters
-    hidden = activation.activated(F.linear(x, weight, bias), found.activation)
-    return F.linear(hidden, weight_out, bias_out), found.end
+    run = torch.ops.fastgen.perceptron.default if is_program() else mlp.perceptron
+    return run(x, *parameters, *kind), end
+
+
+def run_dense(modules: Sequence[nn.Module], x: Any) -> Any:
+    """What ``run_sequence`` makes of ``modules`` that are dense, with fewer names for a compiler to look at again."""
+    i, observes = 0, globally_observed()
+    while i < len(modules):
+        found = None if observes else run_perceptron(modules, i, x)
+        x, i = (modules[i](x), i + 1) if found is None else found
+    return x
 
 
 def run_faster(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | None:

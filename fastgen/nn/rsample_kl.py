@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import check_instance, check_tensor
-from ..ops.rsample_kl import rsample_kl
+from ..ops._composites import is_program
+from ..ops.rsample_kl import gaussian_rsample
 
 
 class GaussianRSample(nn.Module):
@@ -17,10 +18,13 @@ class GaussianRSample(nn.Module):
     """
 
     def forward(self, mu: Tensor, logvar: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        check_tensor("mu", mu)
+        if not isinstance(mu, Tensor):
+            check_tensor("mu", mu)
         if generator is not None:
             check_instance("generator", generator, torch.Generator, "a torch.Generator or None")
             if generator.device.type != mu.device.type:
                 raise ValueError(f"generator: expected the device of mu, {mu.device}, got {generator.device}")
-        seed = torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=mu.device, generator=generator)
-        return rsample_kl(mu, logvar, seed)
+        elif is_program():
+            drawn: tuple[Tensor, Tensor] = torch.ops.fastgen.gaussian_rsample.default(mu, logvar)
+            return drawn
+        return gaussian_rsample(mu, logvar, generator)

@@ -52,6 +52,12 @@ def _is_alone(kind: type[nn.Module]) -> bool:
 
 
 @constant
+def are_dense(kinds: Sequence[type[nn.Module]]) -> bool:
+    """Whether of layers of these kinds nothing but linear ones runs at once."""
+    return all(kind is nn.Linear or kind in _ALONE for kind in kinds)
+
+
+@constant
 def _makes_anew(kind: type[nn.Module]) -> bool:
     return kind in _MAKE_ANEW
 

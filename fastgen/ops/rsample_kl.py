@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import _philox
 from .._checks import check_device, check_same
+from ._composites import composite
 from ._dtypes import autocast_dtype, check_dense, check_floating
 from ._registry import call, define_op
 
@@ -126,3 +127,10 @@ def rsample_kl(mu: Tensor, logvar: Tensor, seed: Tensor | int) -> tuple[Tensor, 
         raise ValueError(f"seed: expected one element, got shape {tuple(seed.shape)}")
     check_device("seed", seed, "mu", mu)
     return call(torch.ops.fastgen.rsample_kl.default, mu, logvar, seed)
+
+
+@composite("gaussian_rsample(Tensor mu, Tensor logvar) -> (Tensor z, Tensor kl)")
+def gaussian_rsample(mu: Tensor, logvar: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """``rsample_kl`` with a seed of torch's generator of the device, or of another."""
+    seed = torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=mu.device, generator=generator)
+    return rsample_kl(mu, logvar, seed)
