@@ -18,7 +18,8 @@ from ..nn import GatedActivation, sequence
 from ..nn._records import convolution_of
 from ..nn.halving import follower
 from ..nn.perceptron import run_dense, run_faster
-from ..nn.sequence import are_dense, globally_observed, observed
+from ..nn.sequence import globally_observed, observed
+from ..ops._composites import is_program
 from ..ops._dtypes import FLOATING, lowered
 from ..ops._records import NONE
 from ..ops._registry import evaluates
@@ -40,8 +41,9 @@ class FusedSequential(Fused):
 
 def run_sequence(modules: Sequence[nn.Module], x: Any) -> Any:
     """``modules`` one after the other, as ``nn.Sequential`` calls them; those of inner ones, too."""
-    if are_dense([type(each) for each in modules]):
-        return run_dense(modules, x)
+    y = run_dense(modules, x) if is_program() else None
+    if y is not None:
+        return y
     flat = modules if globally_observed() else flatten(modules)
     return sequence.run_sequence(flat, x, pays=_pays_transposed, other=_run_other)
 

@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
+from ..ops._composites import is_program
 from ._chain import Chain
 from .perceptron import run_dense, run_perceptron
-from .sequence import are_dense, run_sequence
+from .sequence import run_sequence
 
 
 class LinearChain(Chain):
@@ -16,6 +17,6 @@ class LinearChain(Chain):
     """
 
     def _run(self, x: Tensor) -> Tensor:
-        dense = are_dense([type(each) for each in self])
-        y: Tensor = run_dense(list(self), x) if dense else run_sequence(list(self), x, other=run_perceptron)
-        return y
+        modules = list(self)
+        y: Tensor | None = run_dense(modules, x) if is_program() else None
+        return run_sequence(modules, x, other=run_perceptron) if y is None else y  # type: ignore[no-any-return]

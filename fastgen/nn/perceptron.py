@@ -6,14 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops import activation, mlp
+from .._constants import constant
+from ..ops import _dense, activation, mlp
 from ..ops._composites import is_program
 from ..ops._records import Activation
 from ._records import activation_by
 from .halving import run_halving, with_activation
 from .normalizing import run_batch_norm
-from .sequence import globally_observed, observed
+from .sequence import are_hooked, observed
 
+#: Layers that a program of torch's compiler has as one op.
+DENSE = {nn.Linear: "linear", nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.Tanh: "tanh", nn.Identity: "none"}
+
+_RUN = torch.ops.fastgen.dense.default
 
 #: What is run as one op: weight and bias of both layers, the activation, and where in the sequence it ends.
 Perceptron = tuple[tuple[Any, Any, Any, Any], Activation, int]
@@ -53,17 +58,43 @@ def run_perceptron(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Tensor
     parameters, kind, end = found
     if x.shape[1] != parameters[0].shape[1]:
         return None
-    run = torch.ops.fastgen.perceptron.default if is_program() else mlp.perceptron
+    run = torch.ops.fastgen.perceptron.default if is_program() else _dense.perceptron
     return run(x, *parameters, *kind), end
 
 
-def run_dense(modules: Sequence[nn.Module], x: Any) -> Any:
-    """What ``run_sequence`` makes of ``modules`` that are dense, with fewer names for a compiler to look at again."""
-    i, observes = 0, globally_observed()
-    while i < len(modules):
-        found = None if observes else run_perceptron(modules, i, x)
-        x, i = (modules[i](x), i + 1) if found is None else found
-    return x
+@constant
+def _dense_layer(kind: type[nn.Module]) -> str | None:
+    return DENSE.get(kind)
+
+
+def run_dense(modules: Sequence[nn.Module], x: Any) -> Tensor | None:
+    """Linear layers and activations that torch's compiler traces, as one name in its graph; None if they are others.
+
+    It reads only what changes the program if it changes: kinds, what watches a call, parameters and slopes.
+    """
+    layers: list[str] = []
+    parameters: list[Any] = []
+    slopes: list[float] = []
+    for module in modules:
+        layer, held, slope = _dense_layer(type(module)), module._parameters, 0.0
+        if layer is None or observed(module):
+            return None
+        if layer == "linear":
+            if "weight" not in held or "bias" not in held:
+                return None  # pruned, or packed
+            parameters += [held["weight"], held["bias"]]
+        elif not layers:
+            return None  # it may write over its input
+        elif layer == "leaky_relu":
+            slope = module.negative_slope
+            if not isinstance(slope, (int, float)):
+                return None
+        layers.append(layer)
+        slopes.append(slope)
+    if not layers or are_hooked():
+        return None
+    y: Tensor = _RUN(x, parameters, layers, slopes)
+    return y
 
 
 def run_faster(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Any, int] | None:

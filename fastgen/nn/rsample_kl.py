@@ -7,6 +7,8 @@ from .._checks import check_instance, check_tensor
 from ..ops._composites import is_program
 from ..ops.rsample_kl import gaussian_rsample
 
+_RUN = torch.ops.fastgen.gaussian_rsample.default
+
 
 class GaussianRSample(nn.Module):
     """z ~ N(μ, σ²) with gradients, and KL(N(μ, σ²) ‖ N(0, I)) in nats per example (arXiv:1312.6114, section 2.4).
@@ -25,6 +27,6 @@ class GaussianRSample(nn.Module):
             if generator.device.type != mu.device.type:
                 raise ValueError(f"generator: expected the device of mu, {mu.device}, got {generator.device}")
         elif is_program():
-            drawn: tuple[Tensor, Tensor] = torch.ops.fastgen.gaussian_rsample.default(mu, logvar)
+            drawn: tuple[Tensor, Tensor] = _RUN(mu, logvar)
             return drawn
         return gaussian_rsample(mu, logvar, generator)

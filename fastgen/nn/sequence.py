@@ -52,12 +52,6 @@ def _is_alone(kind: type[nn.Module]) -> bool:
 
 
 @constant
-def are_dense(kinds: Sequence[type[nn.Module]]) -> bool:
-    """Whether of layers of these kinds nothing but linear ones runs at once."""
-    return all(kind is nn.Linear or kind in _ALONE for kind in kinds)
-
-
-@constant
 def _makes_anew(kind: type[nn.Module]) -> bool:
     return kind in _MAKE_ANEW
 
@@ -244,10 +238,15 @@ def observed(module: nn.Module) -> str:
 
 def globally_observed() -> bool:
     """Whether hooks are registered for all modules, or a trace by ``torch.jit`` wants to see each of them."""
-    return bool(
+    return are_hooked() or bool(torch._C._get_tracing_state())
+
+
+def are_hooked() -> bool:
+    """Whether hooks are registered for all modules."""
+    any_there = (
         _module._global_forward_hooks
         or _module._global_forward_pre_hooks
         or _module._global_backward_hooks
         or _module._global_backward_pre_hooks
-        or torch._C._get_tracing_state()
     )
+    return not not any_there  # noqa: SIM208  to a compiler, bool is one more name to look at

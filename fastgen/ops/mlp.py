@@ -17,12 +17,10 @@ from torch.autograd import forward_ad
 
 from .._constants import is_exporting
 from ._activations import activate_, activate_backward
-from ._composites import composite
 from ._dtypes import in_dtype, layer_dtype, lowered, pairs_pay, widened, without_autocast
 from ._layouts import is_vectorized
 from ._records import Activation
 from ._registry import call, define_op
-from .activation import activated
 
 KERNELS = {"CPU": "csrc/mlp_cpu.cpp"}
 
@@ -131,26 +129,6 @@ def mlp(
         parameters = widened(parameters)
     y: Tensor = call(torch.ops.fastgen.mlp.default, lowered(x), *parameters, *activation)[0]
     return y
-
-
-@composite(
-    "perceptron(Tensor x, Tensor weight, Tensor? bias, Tensor weight_out, Tensor? bias_out, str activation, "
-    "float slope) -> Tensor"
-)
-def perceptron(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    weight_out: Tensor,
-    bias_out: Tensor | None,
-    activation: str,
-    slope: float,
-) -> Tensor:
-    """What ``mlp`` computes, where it does not pay by torch's functions, without the calls of three modules."""
-    between = Activation(activation, slope)
-    if pays(x, (weight, bias, weight_out, bias_out)):
-        return mlp(x, weight, bias, weight_out, bias_out, between)
-    return F.linear(activated(F.linear(x, weight, bias), between), weight_out, bias_out)
 
 
 def _fake(x, weight, _bias, weight_out, *_rest):  # type: ignore[no-untyped-def]
