@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from .._checks import check_flag, check_instance, check_number
 from ..ops._activations import check_activation
 from ..ops._records import Activation
+from ..ops._transposed import run_traced_layer
 from ..ops.batch_norm import Deferred
-from ..ops.conv_transpose2d_bn import run_layer
 from ._checks import check_placed, check_size, check_sizes
 from ._records import activation_of, batch_norm_of, convolution_of
 
@@ -28,7 +28,7 @@ def run_conv_transpose2d_bn(
     ``deferred`` and ``channels_last`` are those of ``run_layer``; the batch norm's mode decides, not the convolution's.
     """
     batch_norm = None if bn is None else batch_norm_of(bn)
-    return run_layer(x, convolution_of(conv), batch_norm, activation, deferred, channels_last)
+    return run_traced_layer(x, convolution_of(conv), batch_norm, activation, deferred, channels_last)
 
 
 class ConvTranspose2dBatchNorm(nn.Sequential):

@@ -19,4 +19,4 @@ class LinearChain(Chain):
     def _run(self, x: Tensor) -> Tensor:
         modules = list(self)
         y: Tensor | None = run_dense(modules, x) if is_program() else None
-        return run_sequence(modules, x, other=run_perceptron) if y is None else y  # type: ignore[no-any-return]
+        return run_sequence(modules, x, other=run_perceptron) if y is None else y

@@ -76,7 +76,8 @@ def run_dense(modules: Sequence[nn.Module], x: Any) -> Tensor | None:
     parameters: list[Any] = []
     slopes: list[float] = []
     for module in modules:
-        layer, held, slope = _dense_layer(type(module)), module._parameters, 0.0
+        layer, held = _dense_layer(type(module)), module._parameters
+        slope: Any = 0.0
         if layer is None or observed(module):
             return None
         if layer == "linear":

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 from torch._guards import TracingContext
+from torch.autograd import forward_ad
 
 from .._constants import constant
 from ._registry import _LIBRARIES, NAMESPACE
@@ -30,7 +31,16 @@ def composite(schema: str) -> Callable[[Function], Function]:
     return define
 
 
-@constant
 def is_program() -> bool:
-    """Whether torch's compiler traces a program of its own, in which an op stands for what it consists of."""
-    return TracingContext.try_get() is not None and not torch.compiler.is_exporting()
+    """Whether torch's compiler traces a program of its own, in which an op stands for what it consists of.
+
+    Not of dual numbers, whose tangents it would drop from a program that was traced without them, without a word: the
+    level of these is looked at, and only it.
+    """
+    return forward_ad._current_level < 0 and _is_traced()
+
+
+@constant
+def _is_traced() -> bool:
+    traced = TracingContext.try_get() is not None and not torch.compiler.is_exporting()
+    return traced and not torch._C._are_functorch_transforms_active()

@@ -1,6 +1,7 @@
 """Linear layers and what is between them, as torch's compiler has them in its graph."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +43,7 @@ def dense(x: Tensor, parameters: Sequence[Tensor | None], layers: Sequence[str],
         layers: "linear", or the name of an activation.
         slopes: for each layer, of an activation that has one.
     """
-    held = [parameters[i : i + 2] for i in range(0, len(parameters), 2)]
+    held: list[Any] = [parameters[i : i + 2] for i in range(0, len(parameters), 2)]
     i = 0
     while i < len(layers):
         if layers[i] != "linear":

@@ -175,7 +175,8 @@ def _is_compiled() -> bool:
 
 def evaluates() -> bool:
     """Whether nobody asks for gradients, or looks on: then ``call`` goes past what is there for these."""
-    return not torch.is_grad_enabled() and forward_ad._current_level < 0 and not torch.compiler.is_compiling()
+    traced = torch.compiler.is_dynamo_compiling() or is_exporting()
+    return not traced and not torch.is_grad_enabled() and forward_ad._current_level < 0
 
 
 def call(op: Callable[..., Any], *args: Any) -> Any:
