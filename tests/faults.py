@@ -22,7 +22,7 @@ TESTS = {
     "gated_layer": ("test_gated_layer.py", "test_gated_layer_inputs.py"),
     "image_lstm": ("test_image_lstm.py", "test_pixel_lstm.py"),
     "row_lstm_layer": ("test_row_lstm_layer_inputs.py", "test_row_lstm_layer.py"),
-    "rsample_kl": ("test_rsample_kl.py", "test_math.py"),
+    "rsample_kl": ("test_rsample_kl.py", "test_composites.py", "test_math.py"),
     "discretized_logistic_mixture": (
         "test_discretized_logistic_mixture.py", "test_distributions.py", "test_logistic_mixture.py",
         "test_data_dependent_init.py",
@@ -44,11 +44,11 @@ TESTS = {
     "conv2d_image": ("test_conv2d_image.py", "test_conv2d_image_bfloat16.py", "test_followers.py"),
     "conv2d_weight": ("test_conv2d_weight.py", "test_conv2d_bfloat16_layers.py"),
     "winograd": ("test_winograd.py", "test_conv2d_chain.py", "test_followers.py"),
-    "mlp": ("test_mlp.py", "test_linear_chain.py", "test_math.py"),
+    "mlp": ("test_mlp.py", "test_linear_chain.py", "test_composites.py", "test_math.py"),
     "conv_transpose2d_products": ("test_conv_transpose2d_products.py", "test_conv_transpose2d_image.py"),
     "conv_transpose2d_bn": (
         "test_sequence.py", "test_transposed_alone.py", "test_conv_transpose2d_bn_layers.py",
-        "test_conv_transpose2d_bn.py", "test_batch_norm_sync.py", "test_followers.py",
+        "test_conv_transpose2d_bn.py", "test_batch_norm_sync.py", "test_followers.py", "test_composites.py",
     ),
 }  # fmt: skip
 

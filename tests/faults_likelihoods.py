@@ -10,9 +10,12 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("no gradient at the reference's upper bound", "(logvar <= LOGVAR_MAX)", "(logvar < LOGVAR_MAX)"),
             ("the KL's gradient in the reference", "grad_kl * torch.expm1(clamped)", "grad_kl * torch.exp(clamped)"),
             ("gradients exchanged", "return *grads, None", "return grads[1], grads[0], None"),
+            ("the generator draws no seed", "device=mu.device, generator=generator)", "device=mu.device)"),
         ],
         "fastgen/nn/rsample_kl.py": [
-            ("the module forgets its generator", "generator=generator)\n", "generator=None)\n"),
+            ("the module forgets its generator", "return gaussian_rsample(mu, logvar, generator)",
+             "return gaussian_rsample(mu, logvar)"),
+            ("it is read", "elif is_program():", "elif False:"),
         ],
         "csrc/rsample_kl.h": [
             ("sign of the noise", "*z = mu + sigma * noise", "*z = mu - sigma * noise"),

@@ -77,7 +77,7 @@ def run_dense(modules: Sequence[nn.Module], x: Any) -> Tensor | None:
     slopes: list[float] = []
     for module in modules:
         layer, held = _dense_layer(type(module)), module._parameters
-        slope: Any = 0.0
+        slope = 0.0
         if layer is None or observed(module):
             return None
         if layer == "linear":
@@ -87,9 +87,10 @@ def run_dense(modules: Sequence[nn.Module], x: Any) -> Tensor | None:
         elif not layers:
             return None  # it may write over its input
         elif layer == "leaky_relu":
-            slope = module.negative_slope
-            if not isinstance(slope, (int, float)):
+            kind = activation_by(module)
+            if kind is None:
                 return None
+            slope = kind.slope
         layers.append(layer)
         slopes.append(slope)
     if not layers or are_hooked():

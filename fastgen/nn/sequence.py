@@ -226,7 +226,7 @@ def observed(module: nn.Module) -> str:
         return "has a forward hook"
     if module._backward_hooks or module._backward_pre_hooks:
         return "has a backward hook"
-    own = module.__dict__
+    own, _ = module.__dict__, module.forward  # a compiler looks again at what is read, and not into __dict__
     if "forward" in own or "_conv_forward" in own or "__call__" in own:
         return "has a forward of its own"
     if not _is_called_plainly(type(module)):

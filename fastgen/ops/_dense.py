@@ -49,7 +49,8 @@ def dense(x: Tensor, parameters: Sequence[Tensor | None], layers: Sequence[str],
         if layers[i] != "linear":
             x = activated(x, Activation(layers[i], slopes[i]))
         elif len(held) > 1 and layers[i + 2 : i + 3] == ["linear"] != layers[i + 1 : i + 2] and _fit(x, *held[:2]):
-            x = perceptron(x, *held.pop(0), *held.pop(0), layers[i + 1], slopes[i + 1])
+            (weight, bias), (weight_out, bias_out) = held.pop(0), held.pop(0)
+            x = perceptron(x, weight, bias, weight_out, bias_out, layers[i + 1], slopes[i + 1])
             i += 2
         else:
             x = F.linear(x, *held.pop(0))

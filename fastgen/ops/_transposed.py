@@ -1,6 +1,7 @@
 """A layer of a transposed convolution that is evaluated, as torch's compiler has it in its graph."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,9 +33,11 @@ def transposed_layer(
     channels_last: bool | None,
 ) -> Tensor:
     """``run_layer`` by running statistics; ``statistics``: the batch norm's vectors, none of them without one."""
-    sizes = [tuple(each) for each in (stride, padding, output_padding, dilation)]
-    convolution = Convolution(weight, bias, *sizes, groups=groups)  # type: ignore[misc]
-    batch_norm = BatchNorm(*statistics, eps=eps) if statistics else None  # type: ignore[misc]
+    convolution = Convolution(
+        weight, bias, tuple(stride), tuple(padding), tuple(output_padding), tuple(dilation), groups
+    )
+    vectors: Any = statistics
+    batch_norm = BatchNorm(*vectors)._replace(eps=eps) if vectors else None
     y = run_layer(x, convolution, batch_norm, Activation(activation, slope), False, channels_last)
     assert isinstance(y, Tensor)
     return y
