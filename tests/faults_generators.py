@@ -252,13 +252,13 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
     },
     "conv_transpose2d_bn": {
         "fastgen/ops/_transposed.py": [
-            ("another epsilon", "BatchNorm(*vectors)._replace(eps=eps)", "BatchNorm(*vectors)"),
+            ("another epsilon", "BatchNorm(*statistics)._replace(eps=eps)", "BatchNorm(*statistics)"),
             ("no batch norm", "[] if batch_norm is None else list(batch_norm[:4])", "[]"),
             ("what trains, too", " or not evaluated or", " or"),
             ("what takes gradients, too", " or torch.is_grad_enabled()", ""),
             ("it is read", "if not is_program() or", "if True or"),
-            ("another layout", "Activation(activation, slope), False, channels_last)",
-             "Activation(activation, slope), False, False)"),
+            ("another layout", "Activation(*activation), False, channels_last)",
+             "Activation(*activation), False, False)"),
         ],
         "fastgen/ops/_conv_transpose2d_bn_convolve.py": [
             ("sign of grad_m2", "(mean, 2 * grad_m2,", "(mean, -2 * grad_m2,"),

@@ -1,6 +1,5 @@
 """A layer of a transposed convolution that is evaluated, as torch's compiler has it in its graph."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,28 +16,15 @@ from .conv_transpose2d_bn import run_layer
     "int[2] dilation, int groups, Tensor?[] statistics, float eps, str activation, float slope, bool? channels_last) "
     "-> Tensor"
 )
-def transposed_layer(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    output_padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    statistics: Sequence[Tensor | None],
-    eps: float,
-    activation: str,
-    slope: float,
-    channels_last: bool | None,
-) -> Tensor:
-    """``run_layer`` by running statistics; ``statistics``: the batch norm's vectors, none of them without one."""
-    convolution = Convolution(
-        weight, bias, tuple(stride), tuple(padding), tuple(output_padding), tuple(dilation), groups
-    )
-    vectors: Any = statistics
-    batch_norm = BatchNorm(*vectors)._replace(eps=eps) if vectors else None
-    y = run_layer(x, convolution, batch_norm, Activation(activation, slope), False, channels_last)
+def transposed_layer(x: Tensor, *layer: Any) -> Tensor:
+    """``run_layer`` by running statistics. ``layer``: a convolution as its record has it, a batch norm's vectors, none
+    of them without one, its epsilon, an activation, and the layout.
+    """
+    weight, bias, stride, padding, output_padding, dilation, groups, statistics, eps, *activation, channels_last = layer
+    sizes = (tuple(each) for each in (stride, padding, output_padding, dilation))
+    batch_norm = BatchNorm(*statistics)._replace(eps=eps) if statistics else None
+    convolution = Convolution(weight, bias, *sizes, groups)
+    y = run_layer(x, convolution, batch_norm, Activation(*activation), False, channels_last)
     assert isinstance(y, Tensor)
     return y
 
