@@ -44,7 +44,7 @@ TESTS = {
     "conv2d_image": ("test_conv2d_image.py", "test_conv2d_image_bfloat16.py", "test_followers.py"),
     "conv2d_weight": ("test_conv2d_weight.py", "test_conv2d_bfloat16_layers.py"),
     "winograd": ("test_winograd.py", "test_conv2d_chain.py", "test_followers.py"),
-    "mlp": ("test_mlp.py", "test_linear_chain.py", "test_composites.py", "test_math.py"),
+    "mlp": ("test_composites.py", "test_linear_chain.py", "test_mlp.py", "test_math.py"),
     "conv_transpose2d_products": ("test_conv_transpose2d_products.py", "test_conv_transpose2d_image.py"),
     "conv_transpose2d_bn": (
         "test_sequence.py", "test_transposed_alone.py", "test_conv_transpose2d_bn_layers.py",

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.nn.utils import prune
 
 import fastgen
-from fastgen.nn import ConvTranspose2dBatchNorm, ConvTranspose2dChain, GaussianRSample, LinearChain
+from fastgen.nn import Conv2dChain, ConvTranspose2dBatchNorm, ConvTranspose2dChain, GaussianRSample, LinearChain
 from ops import assert_compiles
 
 MLP = torch.ops.fastgen.mlp.default
@@ -79,18 +79,28 @@ def test_its_gradients_are_those_of_the_ops() -> None:
             assert torch.equal(one, two)
 
 
+def _attribute() -> nn.Linear:
+    """Its bias is a tensor, and no parameter."""
+    layer = nn.Linear(90, 90)
+    bias = layer.bias.detach()
+    del layer.bias
+    layer.bias = bias  # type: ignore[assignment]
+    return layer
+
+
 OTHERS: dict[str, Callable[[], list[nn.Module]]] = {
     "another activation": lambda: layers(nn.ELU()),
     "a slope below zero": lambda: layers(nn.LeakyReLU(-0.1)),
     "what may write over its input": lambda: [nn.ReLU(inplace=True), *layers()],
     "a dropout": lambda: layers(nn.Dropout(0.0)),
     "a norm": lambda: [nn.Linear(90, 90), nn.BatchNorm1d(90).eval(), *layers()],
+    "an attribute": lambda: [_attribute(), *layers()],
     "pruned": lambda: [prune.random_unstructured(nn.Linear(90, 90), "weight", amount=0.5), *layers()],
 }
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_what_is_none(name: str) -> None:
+def test_what_is_not_one_op(name: str) -> None:
     model, x = LinearChain(*OTHERS[name]()), rows()
     plain = nn.Sequential(*model)
     program, names = read(model)
@@ -144,6 +154,18 @@ def test_what_changes_afterwards_is_seen(change: Callable[[Any], None]) -> None:
     finally:
         if hasattr(model, "handle"):
             model.handle.remove()
+
+
+def test_a_forward_set_afterwards_is_seen_by_convolutions() -> None:
+    """A compiler does not look again into what a module's ``__dict__`` holds."""
+    x = torch.randn(2, 16, 8, 8)
+    for chain, kind in ((ConvTranspose2dChain, nn.ConvTranspose2d), (Conv2dChain, nn.Conv2d)):
+        for name in ("forward", "_conv_forward") if kind is nn.Conv2d else ("forward",):
+            model = chain(kind(16, 16, 4, 2, 1), nn.ReLU(), kind(16, 32, 4, 2, 1))
+            program, _ = read(model)
+            program(x)
+            setattr(model[2], name, lambda x, *_: x.mul(2))
+            assert torch.equal(program(x), model(x)), (kind, name)
 
 
 def test_a_sampling_layer_is_one_op() -> None:

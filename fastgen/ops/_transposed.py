@@ -21,9 +21,9 @@ def transposed_layer(x: Tensor, *layer: Any) -> Tensor:
     of them without one, its epsilon, an activation, and the layout.
     """
     weight, bias, stride, padding, output_padding, dilation, groups, statistics, eps, *activation, channels_last = layer
-    sizes = (tuple(each) for each in (stride, padding, output_padding, dilation))
+    sizes = [tuple(each) for each in (stride, padding, output_padding, dilation)]
     batch_norm = BatchNorm(*statistics)._replace(eps=eps) if statistics else None
-    convolution = Convolution(weight, bias, *sizes, groups)
+    convolution = Convolution._make([weight, bias, *sizes, groups])
     y = run_layer(x, convolution, batch_norm, Activation(*activation), False, channels_last)
     assert isinstance(y, Tensor)
     return y
