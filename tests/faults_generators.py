@@ -282,6 +282,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("eps forgotten where it is folded", "convolution.groups, batch_norm.eps)", "convolution.groups, 1e-5)"),
         ],
         "fastgen/ops/conv_transpose2d_bn.py": [
+            ("a folded weight in one layout", 'if form_of(x, convolution) == "winograd" else', "if False else"),
             ("layout of what is deferred", "result.materialize(channels_last)", "result.materialize()"),
             ("no bias of what is deferred", "Deferred(y, mean, scale, batch_norm.bias,",
              "Deferred(y, mean, scale, None,"),

@@ -1,6 +1,7 @@
 """ConvTranspose2dBatchNorm and chains of it, against the torch modules that they consist of."""
 
 import copy
+import sys
 from typing import Any
 
 import pytest
@@ -242,3 +243,22 @@ def test_as_many_channels_in_as_out_fold_along_the_right_ones() -> None:
     x = torch.randn(3, 8, 5, 5)
     exact = copy.deepcopy(layer).double()
     assert_parity(layer(x), torch.relu(layer[1](layer[0](x))), torch.relu(exact[1](exact[0](x.double()))))
+
+
+def test_a_weight_is_folded_as_its_convolution_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Winograd's form takes it as it is; torch's convolutions want their channels together."""
+    module = sys.modules["fastgen.ops.conv_transpose2d_bn"]
+    plain, layouts = module.conv_transpose2d, []
+
+    def look(x: Tensor, convolution: Any, *options: Any) -> Tensor:
+        layouts.append(convolution.weight.is_contiguous())
+        return plain(x, convolution, *options)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(module, "conv_transpose2d", look)
+    for kernel, stride in ((4, 2), (3, 1)):
+        layer = ConvTranspose2dBatchNorm(64, 32, kernel, stride, 1).eval()
+        layer[1].running_var.uniform_(0.5, 2.0)  # type: ignore[operator]
+        x = torch.randn(8, 64, 16, 16)
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), layer[1](layer[0](x)), atol=1e-5, rtol=1e-5)
+    assert layouts == [True, False]

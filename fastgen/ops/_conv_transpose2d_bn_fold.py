@@ -31,13 +31,14 @@ def conv_transpose2d_bn_fold_reference(
     running_var: Tensor,
     groups: int,
     eps: float,
+    layout: torch.memory_format = torch.channels_last,
 ) -> tuple[Tensor, Tensor]:
     """Weight, channels_last as convolutions want it, and bias of batch_norm(conv_transpose2d(·, weight, bias))."""
     _, scale = _scale(weight, bn_weight, running_var, eps)
     shift = -running_mean.to(scale.dtype) if bias is None else bias.to(scale.dtype) - running_mean.to(scale.dtype)
     shift = shift * scale if bn_bias is None else shift * scale + bn_bias.to(scale.dtype)
     by_input = scale.view(groups, 1, -1).expand(-1, weight.shape[0] // groups, -1) if groups > 1 else scale
-    folded = torch.empty_like(weight, memory_format=torch.channels_last)
+    folded = torch.empty_like(weight, memory_format=layout)
     torch.mul(weight, by_input.reshape(-1, weight.shape[1], 1, 1), out=folded)
     return folded, shift.to(weight.dtype)
 

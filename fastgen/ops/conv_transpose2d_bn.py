@@ -34,7 +34,15 @@ from ._registry import evaluates
 from .batch_norm import Deferred, finalize, finalize_running, normalize_running
 from .batch_norm_activation import in_torch, is_torchs_own, normalize_alone
 from .batch_norm_train import trains_at_once
-from .conv_transpose2d import check_convolution, check_dtypes, conv_transpose2d, outruns, result_shape, runs_in_float32
+from .conv_transpose2d import (
+    check_convolution,
+    check_dtypes,
+    conv_transpose2d,
+    form_of,
+    outruns,
+    result_shape,
+    runs_in_float32,
+)
 
 __all__ = ["KERNELS", "conv_transpose2d_bn", "run_layer"]
 
@@ -194,7 +202,10 @@ def _without_gradients(
         return conv_transpose2d(x, convolution, activation).contiguous(memory_format=layout(channels_last))
     if _folds(x, convolution, math.prod(result_shape(x, convolution))):
         args: tuple[Any, ...] = (*convolution[:2], *batch_norm[:4], convolution.groups, batch_norm.eps)
-        folded = conv_transpose2d_bn_fold_reference(*args)
+        # Winograd's form transforms a weight as it is: in channels_last it took a generator's step of 16 images a
+        # twenty-fifth more, two passes of each weight from one layout to the other
+        lies = torch.preserve_format if form_of(x, convolution) == "winograd" else torch.channels_last
+        folded = conv_transpose2d_bn_fold_reference(*args, lies)
         y = conv_transpose2d(x, Convolution(*folded, *convolution.geometry), activation)
         return y.contiguous(memory_format=layout(channels_last))
     return normalize_running(conv_transpose2d(x, convolution), batch_norm, activation, channels_last)
