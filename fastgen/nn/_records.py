@@ -63,9 +63,8 @@ def process_group_of(bn: nn.Module) -> Any:
 
 
 @constant
-def _without_slope(kind: type[nn.Module]) -> Activation | None:
-    name = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Identity: "none"}.get(kind)
-    return None if name is None else Activation(name)
+def _activation_name(kind: type[nn.Module]) -> str | None:
+    return {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Identity: "none"}.get(kind)
 
 
 def activation_of(module: nn.Module | str | None, negative_slope: float = 0.01) -> Activation | None:
@@ -80,4 +79,5 @@ def activation_by(module: nn.Module) -> Activation | None:
     if type(module) is nn.LeakyReLU:
         slope = module.negative_slope
         return Activation("leaky_relu", slope) if isinstance(slope, (int, float)) and slope >= 0 else None
-    return _without_slope(type(module))
+    name = _activation_name(type(module))
+    return None if name is None else Activation(name)

@@ -205,7 +205,7 @@ def _without_gradients(
         # Winograd's form transforms a weight as it is: in channels_last it took a generator's step of 16 images a
         # twenty-fifth more, two passes of each weight from one layout to the other
         lies = torch.preserve_format if form_of(x, convolution) == "winograd" else torch.channels_last
-        folded = conv_transpose2d_bn_fold_reference(*args, lies)
+        folded = conv_transpose2d_bn_fold_reference(*args, layout=lies)
         y = conv_transpose2d(x, Convolution(*folded, *convolution.geometry), activation)
         return y.contiguous(memory_format=layout(channels_last))
     return normalize_running(conv_transpose2d(x, convolution), batch_norm, activation, channels_last)
