@@ -201,11 +201,11 @@ def _without_gradients(
     if batch_norm is None:
         return conv_transpose2d(x, convolution, activation).contiguous(memory_format=layout(channels_last))
     if _folds(x, convolution, math.prod(result_shape(x, convolution))):
-        args: tuple[Any, ...] = (*convolution[:2], *batch_norm[:4], convolution.groups, batch_norm.eps)
         # Winograd's form transforms a weight as it is: in channels_last it took a generator's step of 16 images a
-        # twenty-fifth more, two passes of each weight from one layout to the other
+        # thirtieth more, two passes of each weight from one layout to the other
         lies = torch.preserve_format if form_of(x, convolution) == "winograd" else torch.channels_last
-        folded = conv_transpose2d_bn_fold_reference(*args, layout=lies)
+        args: tuple[Any, ...] = (*convolution[:2], *batch_norm[:4], convolution.groups, batch_norm.eps, lies)
+        folded = conv_transpose2d_bn_fold_reference(*args)
         y = conv_transpose2d(x, Convolution(*folded, *convolution.geometry), activation)
         return y.contiguous(memory_format=layout(channels_last))
     return normalize_running(conv_transpose2d(x, convolution), batch_norm, activation, channels_last)
