@@ -98,11 +98,13 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("compiled images, too", "chained = x.dim() == 2 and", "chained ="),
             ("compiled small ones, too", "return chained and takes(weight, weight_out)", "return chained"),
         ],
+        "fastgen/ops/_registry.py": [
+            ("in exported programs, compiled, too", "try_get() is not None and not is_exporting() and",
+             "try_get() is not None and"),
+        ],
         "fastgen/ops/_composites.py": [
             ("tangents are dropped", "return forward_ad._current_level < 0 and _is_traced()", "return _is_traced()"),
-            ("in exported programs, too", " and not torch.compiler.is_exporting()", ""),
-            ("within transforms, too", "return traced and not torch._C._are_functorch_transforms_active()",
-             "return traced"),
+            ("within transforms, too", "return is_compiled() and not is_vectorized()", "return is_compiled()"),
         ],
         "fastgen/nn/sequence.py": [
             ("a compiler does not look at forwards again", "own, _ = module.__dict__, module.forward",

@@ -19,7 +19,6 @@ from ..nn._records import convolution_of
 from ..nn.halving import follower
 from ..nn.perceptron import run_dense, run_faster
 from ..nn.sequence import globally_observed, observed
-from ..ops._composites import is_program
 from ..ops._dtypes import FLOATING, lowered
 from ..ops._records import NONE
 from ..ops._registry import evaluates
@@ -41,7 +40,7 @@ class FusedSequential(Fused):
 
 def run_sequence(modules: Sequence[nn.Module], x: Any) -> Any:
     """``modules`` one after the other, as ``nn.Sequential`` calls them; those of inner ones, too."""
-    y = run_dense(modules, x) if is_program() else None
+    y = run_dense(modules, x)
     if y is not None:
         return y
     flat = modules if globally_observed() else flatten(modules)

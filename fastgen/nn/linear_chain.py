@@ -2,7 +2,6 @@
 
 from torch import Tensor
 
-from ..ops._composites import is_program
 from ._chain import Chain
 from .perceptron import run_dense, run_perceptron
 from .sequence import run_sequence
@@ -18,5 +17,5 @@ class LinearChain(Chain):
 
     def _run(self, x: Tensor) -> Tensor:
         modules = list(self)
-        y: Tensor | None = run_dense(modules, x) if is_program() else None
+        y: Tensor | None = run_dense(modules, x)
         return run_sequence(modules, x, other=run_perceptron) if y is None else y

@@ -68,10 +68,13 @@ def _dense_layer(kind: type[nn.Module]) -> str | None:
 
 
 def run_dense(modules: Sequence[nn.Module], x: Any) -> Tensor | None:
-    """Linear layers and activations that torch's compiler traces, as one name in its graph; None if they are others.
+    """Linear layers and activations that torch's compiler traces, as one name in its graph; None of others, or if it
+    does not.
 
     It reads only what changes the program if it changes: kinds, what watches a call, parameters and slopes.
     """
+    if not is_program():
+        return None
     layers: list[str] = []
     parameters: list[Any] = []
     slopes: list[float] = []

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-from torch._guards import TracingContext
 from torch.autograd import forward_ad
 
 from .._constants import constant
-from ._registry import _LIBRARIES, NAMESPACE
+from ._layouts import is_vectorized
+from ._registry import _LIBRARIES, NAMESPACE, is_compiled
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -42,5 +42,4 @@ def is_program() -> bool:
 
 @constant
 def _is_traced() -> bool:
-    traced = TracingContext.try_get() is not None and not torch.compiler.is_exporting()
-    return traced and not torch._C._are_functorch_transforms_active()
+    return is_compiled() and not is_vectorized()

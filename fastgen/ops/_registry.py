@@ -162,14 +162,14 @@ def _below(op: Callable[..., Any], args: Sequence[Any]) -> Any:
 
     An exported program calls ``op``, which has other executors, and so does one of dual numbers: ``op`` refuses them.
     """
-    if _get_dispatch_mode(_FUNCTIONAL) is not None and _is_compiled():
+    if _get_dispatch_mode(_FUNCTIONAL) is not None and is_compiled():
         return _BELOW[op](*args)
     with torch._C._AutoDispatchBelowAutograd():
         return op(*args)
 
 
-def _is_compiled() -> bool:
-    """Of what is traced."""
+def is_compiled() -> bool:
+    """Of what is traced: whether it is for a program of torch's compiler."""
     return TracingContext.try_get() is not None and not is_exporting() and forward_ad._current_level < 0
 
 
