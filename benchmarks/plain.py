@@ -81,7 +81,7 @@ class VAE(nn.Module):
         self.encoder, self.decoder, self.sampler = encoder, decoder, sampler
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z, kl = self.sampler(*self.encoder(x).chunk(2, dim=1))
+        z, kl = self.sampler(self.encoder(x))
         return self.decoder(z), kl
 
 
@@ -107,7 +107,8 @@ def convolutional(channels: int, latents: int, size: int) -> tuple[nn.Module, nn
 
 
 class HandWritten(nn.Module):
-    def forward(self, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        mu, logvar = h.chunk(2, dim=1)
         z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
         return z, -0.5 * (1 + logvar - mu.pow(2) - logvar.exp()).sum(1)
 
@@ -115,9 +116,9 @@ class HandWritten(nn.Module):
 class Reference(nn.Module):
     """Draws the noise of :class:`fastgen.nn.GaussianRSample`, in plain torch."""
 
-    def forward(self, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
-        seed = torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=mu.device)
-        return rsample_kl_reference(mu, logvar, seed)
+    def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        seed = torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=h.device)
+        return rsample_kl_reference(*h.chunk(2, dim=1), seed)
 
 
 # ---- the networks of a DCGAN

@@ -153,6 +153,14 @@ inline Pointwise checked_pointwise(const Text& name) {
 
 inline LayerActivation checked_layer(const Text& name, double slope) { return {checked_pointwise(name), float(slope)}; }
 
+// Through the dispatcher, which takes over what `stack` refers to.
+inline std::vector<Tensor> call_aten(const char* name, const char* overload, StableIValue* stack, size_t results) {
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, overload, stack, TORCH_ABI_VERSION));
+  std::vector<Tensor> tensors;
+  for (size_t i = 0; i < results; ++i) tensors.push_back(torch::stable::detail::to<Tensor>(stack[i]));
+  return tensors;
+}
+
 inline Tensor as_contiguous(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }

@@ -8,20 +8,13 @@
 
 namespace fastgen {
 
-inline std::vector<Tensor> call_aten(const char* name, StableIValue* stack, size_t results) {
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack, TORCH_ABI_VERSION));
-  std::vector<Tensor> tensors;
-  for (size_t i = 0; i < results; ++i) tensors.push_back(torch::stable::detail::to<Tensor>(stack[i]));
-  return tensors;
-}
-
 // Of stride 1, without padding.
 inline Tensor torch_convolution(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   using torch::stable::detail::from;
   const std::vector<int64_t> one = {1, 1}, zero = {0, 0};
   StableIValue stack[] = {from(x),   from(weight), from(bias), from(one),       from(zero),
                           from(one), from(false),  from(zero), from(int64_t(1))};
-  return call_aten("aten::convolution", stack, 1)[0];
+  return call_aten("aten::convolution", "", stack, 1)[0];
 }
 
 // Gradients of x, weight and bias, of stride 1 without padding; those that `wanted` leaves out are undefined.
@@ -42,7 +35,7 @@ inline std::vector<Tensor> torch_convolution_backward(const Tensor& grad_pre, co
                           from(zero),
                           from(int64_t(1)),
                           from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask.data(), mask.size()))};
-  return call_aten("aten::convolution_backward", stack, 3);
+  return call_aten("aten::convolution_backward", "", stack, 3);
 }
 
 }  // namespace fastgen

@@ -22,7 +22,7 @@ TESTS = {
     "gated_layer": ("test_gated_layer.py", "test_gated_layer_inputs.py"),
     "image_lstm": ("test_image_lstm.py", "test_pixel_lstm.py"),
     "row_lstm_layer": ("test_row_lstm_layer_inputs.py", "test_row_lstm_layer.py"),
-    "rsample_kl": ("test_rsample_kl.py", "test_composites.py", "test_math.py"),
+    "rsample_kl": ("test_rsample_kl.py", "test_rsample_kl_drawn.py", "test_composites.py", "test_math.py"),
     "discretized_logistic_mixture": (
         "test_discretized_logistic_mixture.py", "test_distributions.py", "test_logistic_mixture.py",
         "test_data_dependent_init.py",

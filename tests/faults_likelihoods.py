@@ -10,7 +10,18 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("no gradient at the reference's upper bound", "(logvar <= LOGVAR_MAX)", "(logvar < LOGVAR_MAX)"),
             ("the KL's gradient in the reference", "grad_kl * torch.expm1(clamped)", "grad_kl * torch.exp(clamped)"),
             ("gradients exchanged", "return *grads, None", "return grads[1], grads[0], None"),
-            ("the generator draws no seed", "device=mu.device, generator=generator)", "device=mu.device)"),
+            ("the generator draws no seed", "device=device, generator=generator)", "device=device)"),
+            ("halves of a gradient exchanged", "grad_kl, mu, logvar, seed), dim=1)",
+             "grad_kl, mu, logvar, seed)[::-1], dim=1)"),
+            ("a seed is a number to differentiate", "ctx.save_for_backward(*inputs[:-1], output[2])",
+             "ctx.save_for_backward(*inputs[:-1], output[2] + 1)"),
+        ],
+        "fastgen/ops/_gaussian_rsample.py": [
+            ("two draws are one", "_DRAWS.get(context, 0) + 1", "1"),
+            ("one op in a transform", "is_exporting() or is_vectorized() or", "is_exporting() or"),
+            ("one op in an export", "is_exporting() or is_vectorized() or", "is_vectorized() or"),
+            ("halves exchanged", "mu, logvar = mu.chunk(2, dim=1)", "logvar, mu = mu.chunk(2, dim=1)"),
+            ("odd halves", "or h.shape[1] % 2:", "or False:"),
         ],
         "fastgen/nn/rsample_kl.py": [
             ("the module forgets its generator", "return gaussian_rsample(mu, logvar, generator)",
@@ -29,6 +40,13 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         ],
         "csrc/rsample_kl_cpu.cpp": [
             ("stride of the KL's gradient ignored", "grad_kl[n * grad_kl_stride]", "grad_kl[n]"),
+            ("rows lie together", "return stride == tiling.row ||", "return true ||"),
+            ("where rows begin", "element / tiling.row * stride + element % tiling.row", "element / tiling.row * stride"),
+            ("nothing is put in its place", "if (lie_together(tiling)) return;", "return;"),
+            ("the second half", "{data<T>(logvar) + second, stride", "{data<T>(logvar), stride"),
+            ("the gradient's second half", "(grad_logvar) + given.second, stride", "(grad_logvar), stride"),
+            ("another seed", "from(std::numeric_limits<int64_t>::min())", "from(int64_t(0))"),
+            ("rows that are none", "tensor.size(dim) != 1 && tensor.stride(dim) != expected", "false"),
             ("the row of a gradient", "grad_kl[n * grad_kl_stride]", "grad_kl[begin / tiling.row * grad_kl_stride]"),
         ],
         "csrc/philox_cpu.h": [

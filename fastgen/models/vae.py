@@ -18,7 +18,7 @@ batch (Kingma et al. 2016, arXiv:1606.04934, eq. 15). In eval mode the loss is t
 """
 
 import math
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -34,21 +34,10 @@ from .likelihoods import likelihood as likelihood_named
 from .likelihoods import normals_from
 from .model import LatentModel, check_positive
 from .networks import Activation, Decoder, Encoder, as_widths
+from .posterior import Posterior
 
 ROWS = 1 << 23
 """Parameters of pixels to hold at once when many samples are drawn for an image."""
-
-
-class Posterior(NamedTuple):
-    """q(z|x) = N(mean, diag exp(logvar)); (N, latent) each."""
-
-    mean: Tensor
-    logvar: Tensor
-
-    def kl_per_dimension(self) -> Tensor:
-        """KL(q(z_j|x) ‖ p(z_j)) = ½ (μ² + σ² − 1 − log σ²), (N, latent) nats."""
-        logvar = self.logvar.clamp(LOGVAR_MIN, LOGVAR_MAX)
-        return 0.5 * (self.mean**2 + torch.expm1(logvar) - logvar)
 
 
 class VAE(LatentModel):
@@ -144,19 +133,20 @@ class VAE(LatentModel):
         """
         labels = self._labels(values, labels)
         check_number("progress", progress, 0, 1)
-        q = self._posterior(values, labels)
+        h = self._encoded(values, labels)
         if self.importance_samples > 1:
+            q = Posterior.of(h)
             log_p, log_w = self._log_weights(q, values, labels, self.importance_samples)
             terms = {"reconstruction": -log_p.mean(0).detach(), "kl": q.kl_per_dimension().sum(1).detach()}
             return {"nats": math.log(self.importance_samples) - torch.logsumexp(log_w, dim=0), **terms}
-        z, kl = self.rsample_kl(q.mean, q.logvar)
+        z, kl = self.rsample_kl(h)
         reconstruction = -self.p_x.log_prob(self._params(z, labels), values)
         terms = {"nats": reconstruction + kl, "reconstruction": reconstruction.detach(), "kl": kl.detach()}
         if not (self.training and self.reweighted):
             return terms
         weight = self.beta * min(1.0, progress / self.warmup) if self.warmup else self.beta
         if self.free_bits:
-            each = q.kl_per_dimension()
+            each = Posterior.of(h).kl_per_dimension()
             kl = torch.where(each.detach().mean(0) > self.free_bits, each, self.free_bits).sum(1)
         return {"objective": reconstruction + weight * kl, **terms, "nats": terms["nats"].detach()}
 
@@ -183,10 +173,11 @@ class VAE(LatentModel):
         """The bound on log p(x) from one draw, (N,) nats: L, or with more samples L_samples; differentiable."""
         check_positive(samples=samples)
         labels = self._labels(values, labels)
-        q = self._posterior(values, labels)
+        h = self._encoded(values, labels)
         if samples > 1:
-            return torch.logsumexp(self._log_weights(q, values, labels, samples)[1], dim=0) - math.log(samples)
-        z, kl = self.rsample_kl(q.mean, q.logvar)
+            log_w = self._log_weights(Posterior.of(h), values, labels, samples)[1]
+            return torch.logsumexp(log_w, dim=0) - math.log(samples)
+        z, kl = self.rsample_kl(h)
         return self.p_x.log_prob(self._params(z, labels), values) - kl
 
     def importance_log_prob(self, values: Tensor, labels: Tensor | None = None, samples: int = 5000) -> Tensor:
@@ -208,7 +199,7 @@ class VAE(LatentModel):
             for first in range(0, len(values), rows):
                 part = slice(first, first + rows)
                 x, y = values[part], None if labels is None else labels[part]
-                q, step = model._posterior(x, y), max(1, rows // len(x))
+                q, step = Posterior.of(model._encoded(x, y)), max(1, rows // len(x))
                 total = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
                 for done in range(0, samples, step):
                     log_w = model._log_weights(q, x, y, min(step, samples - done))[1]
@@ -218,7 +209,7 @@ class VAE(LatentModel):
 
     def posterior(self, values: Tensor, labels: Tensor | None = None) -> Posterior:
         """q(z|x) of images: mean and log-variance, (N, latent) each."""
-        return self._posterior(values, self._labels(values, labels))
+        return Posterior.of(self._encoded(values, self._labels(values, labels)))
 
     def encode(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
         """The mean of q(z|x), (N, latent), in the dtype of the parameters."""
@@ -279,9 +270,9 @@ class VAE(LatentModel):
         self.check_images(values)
         return self.check_labels(values.shape[0], labels if self.classes is not None else None)
 
-    def _posterior(self, values: Tensor, labels: Tensor | None) -> Posterior:
-        out = self.encoder(self.to_input(values), labels)
-        return Posterior(*(out if out.dtype == torch.float64 else out.float()).chunk(2, dim=1))
+    def _encoded(self, values: Tensor, labels: Tensor | None) -> Tensor:
+        out: Tensor = self.encoder(self.to_input(values), labels)
+        return out if out.dtype == torch.float64 else out.float()
 
     def _params(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """Of p(x|z), of codes that are float32 where parameters are halves."""

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from .._checks import check_instance, check_tensor
 from ..ops._composites import is_program
-from ..ops.rsample_kl import gaussian_rsample
+from ..ops._gaussian_rsample import gaussian_rsample
 
 _RUN = torch.ops.fastgen.gaussian_rsample.default
 
@@ -16,10 +16,14 @@ class GaussianRSample(nn.Module):
     The noise's seed comes from torch's generator of the device, or from ``generator``, so ``torch.manual_seed`` makes
     it repeatable. No parameters: its state_dict is empty.
 
-    Shapes: mu, logvar (N, \\*) → z (N, \\*), kl (N,). See ``fastgen.ops.rsample_kl``.
+    Shapes: mu, logvar (N, \\*) → z (N, \\*), kl (N,); or mu and logvar as the halves of one tensor (N, 2D, \\*), as a
+    layer gives them, which is read where it is: ``sample(h)`` is ``sample(*h.chunk(2, dim=1))``, and faster. See
+    ``fastgen.ops.rsample_kl``.
     """
 
-    def forward(self, mu: Tensor, logvar: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, mu: Tensor, logvar: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         if not isinstance(mu, Tensor):
             check_tensor("mu", mu)
         if generator is not None:

@@ -60,6 +60,7 @@ def define_op(
     contiguous: bool = True,
     composite: bool = False,
     triton_float64: bool = False,
+    draws: bool = False,
 ) -> None:
     """Define ``schema`` in the ``fastgen`` namespace.
 
@@ -79,13 +80,14 @@ def define_op(
             operations that are differentiable themselves: what a backward op does for gradients of every order.
         triton_float64: whether the Triton kernel computes float64. Else the reference does, where the first argument is
             float64: consumer GPUs have hardly any units for it, and nobody trains in it.
+        draws: whether the op draws from torch's generator, so that no two calls are the same.
     """
     name = schema[: schema.index("(")]
     if reference is not None and contiguous:
         reference = _returning_contiguous(reference)
     for space, library in _LIBRARIES.items():
         qualified = f"{space}::{name}"
-        torch.library.define(qualified, schema[len(name) :])
+        torch.library.define(qualified, schema[len(name) :], tags=(torch.Tag.nondeterministic_seeded,) if draws else ())
         if reference is not None:
             torch.library.register_kernel(qualified, None, reference)
         if fake is not None:
