@@ -207,6 +207,8 @@ class Task:
 def autoregressive(name: str, make: Callable[[], AutoregressiveModel], shape: tuple[int, ...]) -> Task:
     def models() -> tuple[nn.Module, nn.Module]:
         model = make()
+        if hasattr(model, "begin_training"):
+            model.begin_training(torch.randint(levels, (4, *shape[1:])))
         return model, plain(model)
 
     levels, distribution = make().levels, make().distribution

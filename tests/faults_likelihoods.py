@@ -41,7 +41,8 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         "csrc/rsample_kl_cpu.cpp": [
             ("stride of the KL's gradient ignored", "grad_kl[n * grad_kl_stride]", "grad_kl[n]"),
             ("rows lie together", "return stride == tiling.row ||", "return true ||"),
-            ("where rows begin", "element / tiling.row * stride + element % tiling.row", "element / tiling.row * stride"),
+            ("where rows begin", "element / tiling.row * stride + element % tiling.row",
+             "element / tiling.row * stride"),
             ("nothing is put in its place", "if (lie_together(tiling)) return;", "return;"),
             ("the second half", "{data<T>(logvar) + second, stride", "{data<T>(logvar), stride"),
             ("the gradient's second half", "(grad_logvar) + given.second, stride", "(grad_logvar), stride"),
@@ -79,6 +80,9 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         ],
         "fastgen/models/pixelcnnpp_layers.py": [
             ("as it was", "scale_and_shift(model.output, *marginal)", "pass"),
+            ("a beginning that nobody misses", "    if not begun:", "    if False:"),
+            ("it is missed at each step", "model.asked = True  # once", "pass  # once"),
+            ("it is missed in a transform", "type(begun) is not Tensor or begun.is_meta", "type(begun) is not Tensor"),
             ("a last layer of one's own", " and is_normed(model.output)", ""),
             ("a law of one's own", 'if getattr(law, "has_marginal", False) else None', "if True else None"),
         ],

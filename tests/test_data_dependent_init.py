@@ -1,5 +1,7 @@
 """Weights that begin from data: weight-normed layers of mean 0 and variance 1, once, whatever becomes of the run."""
 
+import copy
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from torch.nn.utils.parametrizations import weight_norm
 import tiny
 from autoregressive import random_values
 from fastgen.distributions import Distribution
-from fastgen.models import PixelCNNPP
+from fastgen.models import PixelCNNPP, PixelSNAIL
 from fastgen.nn import data_dependent_init
 from fastgen.training import Recipe, Run, Trainer
 from test_pixelcnnpp import SMALL
@@ -105,6 +107,30 @@ def test_values_out_of_range_change_nothing() -> None:
     with pytest.raises(ValueError, match=r"values: expected .*\[0, 4\)"):
         model.begin_training(torch.full((2, 1, 4, 4), 4))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", [PixelCNNPP, PixelSNAIL])
+def test_training_that_has_not_begun_is_told_once(kind: Any) -> None:
+    """A loop of one's own that forgets it starts at millions of nats, which nothing else would say."""
+    sizes = SMALL if kind is PixelCNNPP else {"levels": 4, "channels": 4, "blocks": 1, "image_size": 8}
+    model = kind(1, **sizes)
+    values = random_values(model, 3, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.eval().losses(values)
+        torch.compile(model.train(), backend="eager")(model.to_input(values))
+        begun = copy.deepcopy(model)
+        begun.begin_training(values)
+        begun.losses(values)
+        resumed = kind(1, **sizes)
+        resumed.load_state_dict(begun.state_dict())
+        resumed.losses(values)
+        kind(1, **sizes).to("meta")(torch.empty(1, 1, 8, 8, device="meta"))
+    with pytest.warns(UserWarning, match=rf"{kind.__name__}.begin_training\(values\) was not called"):
+        model.losses(values)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.losses(values)
 
 
 def test_any_weight_normed_layers_begin_so() -> None:

@@ -33,6 +33,7 @@ from .pixelcnnpp_layers import (
     down_shift,
     pointwise,
     right_shift,
+    tell_unless_begun,
 )
 
 
@@ -109,6 +110,7 @@ class PixelCNNPP(AutoregressiveModel):
         self.grow = nn.ModuleList(Grow(D) for _ in range(lower))
         self.output = pointwise(D, self.distribution.param_channels(self.in_channels))
         self.register_buffer("initialised", torch.zeros((), dtype=torch.int64))
+        self.asked = False  # whether that was looked at
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Inputs (N, C, H, W) in [−1, 1], labels (N,) for a model with classes → parameters (N, P, H, W).
@@ -117,6 +119,8 @@ class PixelCNNPP(AutoregressiveModel):
         """
         self.check_input(x)
         labels = self.check_labels(x.shape[0], labels)
+        if self.training:
+            tell_unless_begun(self)
         x = together(torch.cat((x, torch.ones_like(x[:, :1])), dim=1))
         u, ul = down_shift(self.above(x)), down_shift(self.above_left(x)) + right_shift(self.left(x))
         seen = [(together(u), together(ul))]

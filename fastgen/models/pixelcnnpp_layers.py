@@ -1,5 +1,6 @@
 """The layers of PixelCNN++: convolutions that see no row below, blocks that they gate, and how their weights begin."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from ..nn import data_dependent_init
 from ..nn._as_made import is_normed_conv2d
 from ..nn.weight_norm import is_normed, scale_and_shift
 from ..ops._dtypes import autocast_dtype
+from ..ops._layouts import is_vectorized
 from ..ops.concat_elu import concat_elu as padded_concat_elu
 from ..ops.concat_elu import pays as concat_elu_pays
 from ..ops.residual_gate import pays as residual_gate_pays
@@ -225,6 +227,7 @@ def begin_from_data(model: Any, values: Tensor, condition: Any = None) -> None:
         values: integers (N, C, H, W) in [0, levels), of more than one value in all.
         condition: labels int64 (N,), for a model with classes.
     """
+    model.asked = True
     if model.initialised:
         return
     given = model.check_condition(len(values), None if model.condition_kind is None else condition)
@@ -234,3 +237,21 @@ def begin_from_data(model: Any, values: Tensor, condition: Any = None) -> None:
     if marginal is not None and is_normed(model.output):
         scale_and_shift(model.output, *marginal)
     model.initialised.fill_(1)
+
+
+def tell_unless_begun(model: Any) -> None:
+    """A loop of one's own that forgot ``begin_training`` begins at millions of nats: say so, once.
+
+    Not where the answer is not known: in a compiler or a transform, and of tensors without data.
+    """
+    begun = model.initialised
+    if model.asked or torch.compiler.is_compiling() or is_vectorized() or type(begun) is not Tensor or begun.is_meta:
+        return
+    model.asked = True  # once: a GPU would be waited for
+    if not begun:
+        name = type(model).__name__
+        warnings.warn(
+            f"{name}: its weights begin from data, and {name}.begin_training(values) was not called, which scales them:"
+            " training starts at millions of nats",
+            stacklevel=2,
+        )

@@ -25,7 +25,16 @@ from .._checks import check_number
 from ..ops._layouts import together
 from .autoregressive import AutoregressiveModel, Law
 from .model import check_positive
-from .pixelcnnpp_layers import ShiftedConv2d, added, begin_from_data, down_shift, gated, pointwise, right_shift
+from .pixelcnnpp_layers import (
+    ShiftedConv2d,
+    added,
+    begin_from_data,
+    down_shift,
+    gated,
+    pointwise,
+    right_shift,
+    tell_unless_begun,
+)
 
 
 class PixelSNAIL(AutoregressiveModel):
@@ -103,11 +112,14 @@ class PixelSNAIL(AutoregressiveModel):
         self.attention = nn.ModuleList(AttentionBlock(C, D, self.keys, self.values, *more) for _ in range(self.blocks))
         self.output = pointwise(D, self.distribution.param_channels(C))
         self.register_buffer("initialised", torch.zeros((), dtype=torch.int64))
+        self.asked = False  # whether that was looked at
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Inputs (N, C, H, W) in [−1, 1], labels (N,) for a model with classes → parameters (N, P, H, W)."""
         self.check_input(x)
         labels = self.check_labels(x.shape[0], labels)
+        if self.training:
+            tell_unless_begun(self)
         T, place = x.shape[2] * x.shape[3], background(x)
         earlier = torch.ones(T, T, dtype=torch.bool, device=x.device).tril(-1)
         seen = together(torch.cat((x, torch.ones_like(x[:, :1])), dim=1))
