@@ -249,4 +249,4 @@ def are_hooked() -> bool:
         or _module._global_backward_hooks
         or _module._global_backward_pre_hooks
     )
-    return not not any_there  # noqa: SIM208  to a compiler, bool is one more name to look at
+    return True if any_there else False  # noqa: SIM210  to a compiler, bool is one more name, and 3.13's `not not` none
