@@ -195,6 +195,21 @@ def check_values(values: Tensor, levels: int | None, name: str = "values") -> No
         raise ValueError(f"{name}: expected integers in [0, {levels}), got values from {low} to {high}")
 
 
+def check_whole(name: str, x: Tensor, levels: int) -> None:
+    """Raise unless ``x``, floating point, is of whole numbers in [0, levels), where they are to be looked at.
+
+    That is on a CPU, and neither in a trace nor in a transform.
+    """
+    hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if hidden or torch._C._len_torch_dispatch_stack() or x.device.type != "cpu" or not x.numel():
+        return
+    if not ((x >= 0) & (x < levels) & (x == x.round())).all():
+        low, high = (float(bound) for bound in x.detach().aminmax())
+        raise ValueError(
+            f"{name}: expected whole numbers in [0, {levels}), got numbers from {low:g} to {high:g}, or between"
+        )
+
+
 def check_same(name: str, value: Tensor | None, other_name: str, other: Tensor) -> None:
     """``value``, where there is one, has the dtype and the device of ``other``.
 

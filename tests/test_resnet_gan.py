@@ -184,7 +184,7 @@ def test_classes(conditioning: str, normalization: str) -> None:
         assert_parity((judged.scores - others.scores).detach(), eager, exact, lambda: 4e-7 * judged.scores.abs().max())
         if normalization == "none":
             nn.init.zeros_(judge.embedding.weight)
-            assert torch.equal(judge(real, labels), judge(real)), "without an embedding, the score is of any class"
+            assert torch.equal(judge(real, labels), judge(real, 0 * labels)), "without an embedding, of any class"
 
 
 def test_what_normalises_the_critic() -> None:

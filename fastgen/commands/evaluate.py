@@ -172,6 +172,6 @@ def measures(model: Any, options: Evaluate) -> Measures:
         raise ValueError(f"importance_samples: expected 1 or more, got {k}")
 
     def nats(values: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        return {"nats": -model.importance_log_prob(values, labels, k)}
+        return {"nats": -model.importance_log_prob(values, None if model.classes is None else labels, k)}
 
     return nats

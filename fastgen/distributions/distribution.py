@@ -49,6 +49,7 @@ class Distribution:
             float32 in [−1, 1], shape of ``values``.
         """
         check_dense("values", values)
+        check_values(values, self.levels if values.device.type == "cpu" else None)
         return values.to(torch.float32).mul_(2 / (self.levels - 1)).sub_(1)
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:

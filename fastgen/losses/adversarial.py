@@ -32,7 +32,7 @@ def log_loss_discriminator(real: Tensor, fake: Tensor, smoothing: float = 0.0) -
     Args:
         real: logits (N,) of real images.
         fake: logits (N,) of drawn ones.
-        smoothing: α in [0, 0.5), one-sided: real images are told to be so with probability 1 − α, drawn ones never
+        smoothing: α in [0, 0.5], one-sided: real images are told to be so with probability 1 − α, drawn ones never
             (Salimans 2016, arXiv:1606.03498, section 3.4: smoothed on both sides, the best D depends on more than
             p / (p + q)).
 
@@ -66,7 +66,7 @@ def least_squares_discriminator(
         real: scores (N,) of real images.
         fake: scores (N,) of drawn ones.
         coding: (a, b, c): what drawn and real images are to be scored, and what the generator wants.
-        smoothing: α in [0, 0.5), one-sided: real images are to be scored b − α·(b − a).
+        smoothing: α in [0, 0.5], one-sided: real images are to be scored b − α·(b − a).
 
     Returns:
         (N,); where D cannot tell, ¼ with the coding (0, 1, 1), and 1 with (−1, 1, 0).
@@ -157,7 +157,7 @@ def equilibrium(loss: str, smoothing: float = 0.0) -> tuple[float, float]:
 
     Args:
         loss: a name in ``LOSSES``.
-        smoothing: α in [0, 0.5); of losses that take none, 0.
+        smoothing: α in [0, 0.5]; of losses that take none, 0.
     """
     pair = LOSSES[check_option("loss", loss, list(LOSSES))]
     alpha = check_number("smoothing", smoothing, 0, 0.5)
@@ -180,7 +180,7 @@ def smallest_loss(loss: str, smoothing: float = 0.0) -> float:
 
     Args:
         loss: a name in ``LOSSES``.
-        smoothing: α in [0, 0.5).
+        smoothing: α in [0, 0.5].
     """
     alpha = check_number("smoothing", smoothing, 0, 0.5)
     if check_option("loss", loss, list(LOSSES)) == "wasserstein":

@@ -9,7 +9,7 @@ M = L(x) + |γ·L(x) − L(G(z))|                             how far the game h
 import torch
 from torch import Tensor
 
-from .._checks import check_floating, check_number
+from .._checks import check_floating, check_number, check_tensor
 
 
 def reconstruction_error(images: Tensor, reconstructed: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def began_discriminator(real: Tensor, fake: Tensor, k: Tensor | float) -> Tensor
     """
     check_floating("real", real, ("N",))
     check_floating("fake", fake, (real.shape[0],))
-    return real - k * fake
+    return real - (_one("k", k) if isinstance(k, Tensor) else check_number("k", k, 0, 1)) * fake
 
 
 def began_generator(fake: Tensor) -> Tensor:
@@ -55,6 +55,8 @@ def began_balance(k: Tensor, real: Tensor, fake: Tensor, gamma: float, gain: flo
         gamma: γ, what L(G(z)) / L(x) is to be.
         gain: λ.
     """
+    for name, value in (("k", k), ("real", real), ("fake", fake)):
+        _one(name, value)
     balance = check_number("gamma", gamma, 0) * real - fake
     return torch.clamp(k + check_number("gain", gain, 0) * balance, 0, 1)
 
@@ -67,4 +69,11 @@ def began_convergence(real: Tensor, fake: Tensor, gamma: float) -> Tensor:
         fake: L(G(z)), a mean.
         gamma: γ.
     """
+    for name, value in (("real", real), ("fake", fake)):
+        _one(name, value)
     return real + (check_number("gamma", gamma, 0) * real - fake).abs()
+
+
+def _one(name: str, value: Tensor | float) -> Tensor | float:
+    """``value``, one number: a tensor's is not looked at."""
+    return check_tensor(name, value, ()) if isinstance(value, Tensor) else check_number(name, value, 0)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_floating, check_number, check_same
+from .._checks import check_floating, check_number, check_same, check_tensor
 
 TINY = 1e-12
 """Below the root of a norm: at zero the root itself has no gradient."""
@@ -38,6 +38,9 @@ def gradient_penalty(
     if mix is None:
         mix = torch.rand(real.shape[0], device=real.device, dtype=real.dtype)
     check_floating("mix", mix, (real.shape[0],))
+    looked_at = mix.device.type == "cpu" and mix.numel() and not torch.compiler.is_compiling()
+    if looked_at and not 0 <= float(mix.min()) <= float(mix.max()) <= 1:
+        raise ValueError(f"mix: expected numbers in [0, 1], got {float(mix.min()):g} to {float(mix.max()):g}")
     epsilon = mix.view(-1, *[1] * (real.dim() - 1))
     between = (epsilon * real + (1 - epsilon) * fake).detach().requires_grad_()
     squares = _slope(critic, between).flatten(1).square().sum(1)
@@ -73,12 +76,16 @@ def clip_weights(parameters: Iterable[nn.Parameter], most: float) -> None:
 
     Raises:
         ValueError: ``most`` is not positive.
+        TypeError: what comes are no parameters, but a module, or modules.
 
     Source: Arjovsky, Chintala and Bottou 2017, arXiv:1701.07875, algorithm 1, line 7.
     """
     if check_number("most", most, 0) == 0:
         raise ValueError("most: expected a positive number, got 0")
-    for parameter in parameters:
+    if isinstance(parameters, nn.Module):
+        kind = type(parameters).__name__
+        raise TypeError(f"parameters: expected those of a module, module.parameters(), got a {kind} itself")
+    for parameter in [check_tensor("parameters", parameter) for parameter in parameters]:
         parameter.clamp_(-most, most)
 
 

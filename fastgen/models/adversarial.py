@@ -121,6 +121,7 @@ class AdversarialModel(DecodingModel):
     def to_images(self, values: Tensor) -> Tensor:
         """Integers (N, C, H, W) in [0, levels) → images as generator and discriminator know them, in [−1, 1]."""
         if self.settings.dequantize:
+            self.check_levels(values)
             x = values.to(next(self.parameters()).dtype)
             return ((x + uniforms_of_batch(len(x), tuple(x.shape[1:]), x)) * (2 / self.levels) - 1).to(x.dtype)
         return 2 * self.to_input(values) - 1
@@ -140,7 +141,7 @@ class AdversarialModel(DecodingModel):
 
         Outside of training it is from torch's generator.
         """
-        like = next(self.generator.parameters())
+        like, n = next(self.generator.parameters()), check_integer("n", n, 0)
         return self._codes_from(uniforms_of_batch(n, (self.latent,), like)).to(like.dtype)
 
     def draw_codes(self, n: int, seed: int, *, first: int = 0, temperature: float = 1.0) -> Tensor:
@@ -229,18 +230,21 @@ class AdversarialPair(AdversarialModel):
         if math.prod(self.code_shape) != self.latent:
             raise ValueError(f"code_shape: expected {self.latent} numbers, latent, got {self.code_shape}")
         self.settings.check_discriminator(discriminator)
-        self.generator = _Generator(generator, self.code_shape)
+        self.generator = _Generator(generator, self.code_shape, (self.in_channels, *self.sides))
         self.discriminator = _Discriminator(discriminator)
 
 
 class _Generator(nn.Module):
-    def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
+    def __init__(self, network: nn.Module, shape: tuple[int, ...], image: tuple[int, ...]) -> None:
         super().__init__()
-        self.network, self.shape = network, shape
+        self.network, self.shape, self.image = network, shape, image
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         z = z.view(-1, *self.shape)
-        return self.network(z) if labels is None else self.network(z, labels)
+        images: Tensor = self.network(z) if labels is None else self.network(z, labels)
+        if images.shape != (len(z), *self.image):
+            raise ValueError(f"generator: expected images {(len(z), *self.image)}, got {tuple(images.shape)}")
+        return images
 
 
 class _Discriminator(nn.Module):

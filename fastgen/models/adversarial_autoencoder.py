@@ -28,7 +28,7 @@ from .adversarial_autoencoder_objective import AdversarialAutoencoderObjective
 from .drawing import draw_in_parts
 from .game import check_betas, check_lr
 from .model import LatentModel, check_positive
-from .networks import Decoder, Encoder, as_widths, mlp, with_class
+from .networks import Decoder, Encoder, as_widths, check_class, mlp, with_class
 
 
 class AdversarialAutoencoder(LatentModel):
@@ -135,6 +135,7 @@ class AdversarialAutoencoder(LatentModel):
     def losses(self, values: Tensor, labels: Tensor | None = None, progress: float = 1.0) -> dict[str, Tensor]:
         """{"squared_error": ‖x − x̂‖²}, (N,)."""
         labels = self.labels(values, labels)
+        check_number("progress", progress, 0, 1)
         x = self.to_input(values)
         error = x - self._decode(self.encoder(x), labels).to(x.dtype)
         return {"squared_error": (error * error).flatten(1).sum(1)}
@@ -217,7 +218,7 @@ class AdversarialAutoencoder(LatentModel):
         return found if found is None else found.to(next(self.decoder.parameters()))
 
     def _decode(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        return torch.sigmoid(self.decoder(z, labels))
+        return torch.sigmoid(self.decoder(z, None if self.regularized else labels))
 
 
 def _images(model: Any, count: int, seed: int, first: int, labels: Tensor | None, temperature: float) -> Tensor:
@@ -233,5 +234,6 @@ class CodeDiscriminator(nn.Module):
         self.layers = mlp((latent + (told or 0), *hidden, 1), nn.ReLU)
 
     def forward(self, z: Tensor, parts: Tensor | None = None) -> Tensor:
+        check_class(parts, z.shape[0], self.told, "parts")
         scores = self.layers(with_class(z, parts, self.told)).flatten()
         return scores if scores.dtype == torch.float64 else scores.float()

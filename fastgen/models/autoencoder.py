@@ -116,10 +116,12 @@ class Autoencoder(LatentModel):
 
     def encode(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
         self.check_images(values)
+        self.check_labels(values.shape[0], labels)
         return self.encoder(self.to_input(values))
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         self.check_codes(z)
+        self.check_labels(z.shape[0], labels)
         return self._decode(z).clamp(0, 1) * (self.levels - 1)
 
     preview_rows = ("given", "reconstructed")

@@ -27,7 +27,7 @@ from .adversarial import BY_PIXELS, AdversarialModel
 from .began_objective import BEGANObjective
 from .game import check_players
 from .model import check_positive
-from .networks import halved
+from .networks import check_class, halved
 from .residual_blocks import UpsampledConv2d, begun
 
 
@@ -164,6 +164,7 @@ class BEGANGenerator(BEGANDecoder):
     """z (N, latent), uniform in ±√3 → images (N, C, H, W): what is decoded is uniform in ±1, as in the paper."""
 
     def forward(self, z: Tensor, labels: None = None) -> Tensor:
+        check_class(labels, z.shape[0], None)
         return super().forward(z / math.sqrt(3))
 
 
@@ -200,6 +201,7 @@ class BEGANDiscriminator(nn.Module):
         return reconstruction_error(x, self.reconstruct(x))
 
     def forward(self, x: Tensor, labels: None = None) -> Tensor:
+        check_class(labels, x.shape[0], None)
         return -self.error(x)
 
 

@@ -31,7 +31,7 @@ from .discriminators import (
 )
 from .game import Game
 from .model import check_positive
-from .networks import halved, with_class
+from .networks import check_class, halved, with_class
 
 
 class DCGAN(AdversarialModel):
@@ -111,6 +111,7 @@ class DCGANGenerator(nn.Module):
         self.main = ConvTranspose2dChain(*layers, nn.Tanh())
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        check_class(labels, z.shape[0], self.classes)
         z = with_class(z.flatten(1), labels, self.classes)  # (N, latent + K)
         return self.main(z[:, :, None, None])  # (N, C, H, W)
 

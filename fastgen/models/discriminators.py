@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import check_option
+from .networks import check_class
 
 Conditioning = Literal["concat", "auxiliary", "projection"]
 CONDITIONINGS = ("concat", "auxiliary", "projection")
@@ -61,6 +62,8 @@ class Discriminator(nn.Module):
 
     def judge(self, x: Tensor, labels: Tensor | None = None) -> Judged:
         """Scores, and with an auxiliary classifier logits of classes; ``labels``: int64 (N,), where it is told any."""
+        if labels is not None or self.conditioning in ("concat", "projection"):
+            check_class(labels, x.shape[0], self.classes)
         features = self.features(x, labels if self.beside else None)
         scores = self.score(features)
         if self.conditioning == "projection" and labels is not None:
@@ -77,7 +80,7 @@ def with_planes(x: Tensor, labels: Tensor | None, classes: int | None) -> Tensor
     """``x`` (N, C, H, W) and a plane for each class, ones for the image's own, else zeros: (N, C + classes, H, W)."""
     if not classes or labels is None:
         return x
-    planes = torch.nn.functional.one_hot(labels, classes).to(x.dtype)
+    planes = torch.nn.functional.one_hot(labels.long(), classes).to(x.dtype)
     return torch.cat([x, planes[:, :, None, None].expand(-1, -1, *x.shape[2:])], dim=1)
 
 

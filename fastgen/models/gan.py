@@ -22,7 +22,7 @@ from .adversarial import AdversarialModel
 from .discriminators import Conditioning, Discriminator
 from .game import Game
 from .model import check_positive
-from .networks import as_widths, mlp, with_class
+from .networks import as_widths, check_class, mlp, with_class
 
 
 class GAN(AdversarialModel):
@@ -95,6 +95,7 @@ class GANGenerator(nn.Module):
         _uniformly(self.layers, 0.05)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        check_class(labels, z.shape[0], self.classes)
         return torch.tanh(self.layers(with_class(z, labels, self.classes))).unflatten(1, self.shape)
 
 

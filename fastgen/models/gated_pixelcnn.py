@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._checks import check_dense, check_integer, check_number
+from .._checks import check_integer, check_number, check_whole
 from ..conditions import Classes, FeatureMap
 from ..nn import MaskedConv2d
 from ..nn._as_made import are_masked, are_plain, drops_nothing, last_layers, nobody_looks
@@ -128,7 +128,8 @@ class GatedPixelCNN(AutoregressiveModel):
         """Values as ``forward`` reads them, in the dtype of the parameters: in [−1, 1]; as they are to be embedded."""
         if not self.embedding:
             return super().to_input(values)
-        return check_dense("values", values).to(next(self.parameters()).dtype)
+        self.check_levels(values)
+        return values.to(next(self.parameters()).dtype)
 
     def forward(self, x: Tensor, labels: Any = None) -> Tensor:
         """Inputs (N, C, H, W), see ``to_input`` → parameters (N, P, H, W).
@@ -147,6 +148,7 @@ class GatedPixelCNN(AutoregressiveModel):
             features = self.map(told["map"] if isinstance(told, dict) else told)
             told = told["labels"] if isinstance(told, dict) else None
         if self.embedding:
+            check_whole("x", x, self.levels)
             x = self.vectors(x[:, 0].long()).permute(0, 3, 1, 2)
         v, h = F.pad(x, (0, 0, 1, -1)), x
         in_one = features is None and not (self.training and self.dropout)

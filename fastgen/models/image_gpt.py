@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._checks import check_dense, check_number, check_pair
+from .._checks import check_number, check_pair, check_whole
 from .autoregressive import AutoregressiveModel, Law
 from .model import check_positive
 
@@ -103,11 +103,13 @@ class ImageGPT(AutoregressiveModel):
 
     def to_input(self, values: Tensor) -> Tensor:
         """Values as ``forward`` reads them: as they are, in the dtype of the parameters."""
-        return check_dense("values", values).to(next(self.parameters()).dtype)
+        self.check_levels(values)
+        return values.to(next(self.parameters()).dtype)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Levels (N, C, H, W), floating point, labels (N,) for a model with classes → parameters (N, P, H, W)."""
         self.check_input(x)
+        check_whole("x", x, self.levels)
         labels = self.check_labels(x.shape[0], labels)
         start = self.start.weight.expand(len(x), -1) if labels is None else self.start(labels)
         pixels = sum(embed(x[:, k].long()) for k, embed in enumerate(self.tokens))  # (N, H, W, D)

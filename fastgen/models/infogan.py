@@ -32,7 +32,7 @@ from .game import Game
 from .infogan_codes import CodeLayout, CodePosterior, CodeTraversal
 from .infogan_objective import InfoGANObjective
 from .model import check_positive
-from .networks import as_widths
+from .networks import as_widths, check_class
 
 
 class InfoGAN(AdversarialModel):
@@ -198,6 +198,7 @@ class InfoGANGenerator(nn.Module):
         self.main = ConvTranspose2dChain(*layers, nn.Tanh())
 
     def forward(self, z: Tensor, labels: None = None) -> Tensor:
+        check_class(labels, z.shape[0], None)
         return self.main(self.linear(z).unflatten(1, self.inner))
 
 

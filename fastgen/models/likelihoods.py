@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import distributions
-from .._checks import check_flag, check_integer, check_option
+from .._checks import check_dense, check_device, check_flag, check_integer, check_option, check_tensor, check_values
 from .._draws import uniforms_of_batch
 from ..distributions import Distribution
 from ..ops.discretized_logistic_mixture import LOG_SCALE_MIN
@@ -62,7 +62,25 @@ class Likelihood:
 
         Returns:
             (*, N) nats, differentiable in ``params``.
+
+        Raises:
+            ValueError: shapes do not fit, or a value is out of range.
+            TypeError: ``params`` are not floating point, or ``values`` are not integers.
         """
+        check_tensor("values", values, ("N", "C", "H", "W"))
+        check_values(values, self.levels if values.device.type == "cpu" else None)
+        check_dense("params", params)
+        N, C, H, W = values.shape
+        expected = (N, self.param_channels(C), H, W)
+        if not params.is_floating_point():
+            raise TypeError(f"params: expected a floating-point tensor, got {params.dtype}")
+        if tuple(params.shape[-4:]) != expected:
+            raise ValueError(f"params: expected shape (*, {', '.join(map(str, expected))}), got {tuple(params.shape)}")
+        check_device("values", values, "params", params)
+        return self.log_prob_of(params, values)
+
+    def log_prob_of(self, params: Tensor, values: Tensor) -> Tensor:
+        """``log_prob`` of images that a model has checked."""
         params = params.float() if params.dtype in (torch.float16, torch.bfloat16) else params
         return self._log_prob(_by_color(params, self.per_color), values).flatten(-3).sum(-1)
 

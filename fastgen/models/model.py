@@ -153,7 +153,7 @@ class Model(nn.Module):
 
     def to_input(self, values: Tensor) -> Tensor:
         """Values as encoders read them: v / (levels − 1), in [0, 1], in the dtype of the parameters."""
-        check_dense("values", values)
+        self.check_levels(values)
         return values.to(next(self.parameters()).dtype) / (self.levels - 1)
 
     def check_images(self, values: Tensor) -> None:
@@ -164,6 +164,10 @@ class Model(nn.Module):
         shape = values.shape
         if len(shape) != 4 or any(isinstance(e, int) and e != got for e, got in zip(expected, shape, strict=True)):
             raise ValueError(f"values: expected shape ({', '.join(map(str, expected))}), got {tuple(shape)}")
+        self.check_levels(values)
+
+    def check_levels(self, values: Tensor) -> None:
+        """Raise unless ``values`` are integers, in [0, levels) where looking at them would wait for no device."""
         check_values(values, self.levels if _seen(values) else None)
 
     def check_dtype(self, name: str, x: Tensor) -> None:

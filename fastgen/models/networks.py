@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._checks import check_option, describe
+from .._checks import check_option, check_tensor, check_values, describe
 from ..nn import Conv2dChain, ConvTranspose2dBatchNorm, ConvTranspose2dChain, LinearChain
 from ..ops.mlp import WEIGHTS
 from .model import check_positive
@@ -73,6 +73,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Inputs (N, C, H, W) in [0, 1] → (N, code · parts)."""
+        check_class(labels, x.shape[0], self.classes)
         return self.squash(self.linear(with_class(self.convolutions(x).flatten(1), labels, self.classes)))
 
     def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -119,6 +120,7 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """(N, code) → (N, P, H, W)"""
+        check_class(labels, z.shape[0], self.classes)
         return self.convolutions(self.linear(with_class(z, labels, self.classes)).unflatten(1, self.start))
 
 
@@ -132,11 +134,23 @@ def mlp(widths: tuple[int, ...], activation: type[nn.Module]) -> nn.Sequential:
     return (LinearChain if pays else nn.Sequential)(*layers[:-1])
 
 
+def check_class(labels: Tensor | None, n: int, classes: int | None, name: str = "labels") -> None:
+    """Raise unless ``labels`` are what a network with so many classes is told of n inputs: int64 (n,), or None."""
+    if not classes:
+        if labels is not None:
+            raise ValueError(f"{name}: expected None, since the network is told no classes, got {describe(labels)}")
+        return
+    if labels is None:
+        raise ValueError(f"{name}: expected {n} integers in [0, {classes}), one for each image, got None")
+    check_tensor(name, labels, (n,), (torch.int64, torch.int32))
+    check_values(labels, classes if labels.device.type == "cpu" else None, name)
+
+
 def with_class(x: Tensor, labels: Tensor | None, classes: int | None) -> Tensor:
     """``x`` (N, D) beside the one-hot vectors of ``labels``, if there are classes."""
     if classes is None or labels is None:
         return x
-    return torch.cat([x, F.one_hot(labels, classes).to(x.dtype)], dim=1)
+    return torch.cat([x, F.one_hot(labels.long(), classes).to(x.dtype)], dim=1)
 
 
 def halved(size: tuple[int, int], times: int) -> list[tuple[int, int]]:

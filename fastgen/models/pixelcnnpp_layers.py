@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from .._checks import check_values
 from ..conditions import arguments
 from ..nn import data_dependent_init
 from ..nn._as_made import is_normed_conv2d
@@ -230,6 +231,10 @@ def begin_from_data(model: Any, values: Tensor, condition: Any = None) -> None:
     model.asked = True
     if model.initialised:
         return
+    check_values(values, model.levels)
+    if values.dim() == 4 and (values.numel() <= values.shape[1] or values.aminmax().min == values.aminmax().max):
+        got = f"got {tuple(values.shape)} of one value"
+        raise ValueError(f"values: expected images of more than one value, from which weights can begin, {got}")
     given = model.check_condition(len(values), None if model.condition_kind is None else condition)
     law = model.distribution
     marginal = law.marginal(values) if getattr(law, "has_marginal", False) else None

@@ -42,7 +42,7 @@ from .discriminators import (
 )
 from .game import Game
 from .model import check_positive
-from .networks import with_class
+from .networks import check_class, with_class
 from .residual_blocks import ConditionalBatchNorm2d, DownBlock, Norm, UpBlock, begun
 
 Widths = Literal["by-size", "constant", "doubling"]
@@ -133,7 +133,7 @@ class ResNetGenerator(nn.Module):
         conditioning: Conditioning = "concat",
     ) -> None:
         super().__init__()
-        self.start = (widths[-1], *sizes[-1])
+        self.start, self.classes = (widths[-1], *sizes[-1]), classes
         self.beside = classes if conditioning == "concat" else None
         self.norms_are_told = classes is not None and conditioning != "concat"
         norm: Norm = nn.BatchNorm2d
@@ -151,6 +151,7 @@ class ResNetGenerator(nn.Module):
         self.last = begun(nn.Conv2d(widths[0], out_channels, 3, padding=1), relu=False)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        check_class(labels, z.shape[0], self.classes)
         h = self.linear(with_class(z, labels, self.beside)).unflatten(1, self.start)
         for block in self.blocks:
             h = block(h, labels if self.norms_are_told else None)

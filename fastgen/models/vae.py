@@ -131,7 +131,7 @@ class VAE(LatentModel):
             {"nats": −L or −L_k, "reconstruction": −E[log p(x|z)], "kl"}. In training mode with a β other than 1, a
             warm-up or free bits, "objective" comes first: reconstruction + weight · KL.
         """
-        labels = self._labels(values, labels)
+        labels = self._labels(values, labels if self.classes is not None else None)
         check_number("progress", progress, 0, 1)
         h = self._encoded(values, labels)
         if self.importance_samples > 1:
@@ -140,7 +140,7 @@ class VAE(LatentModel):
             terms = {"reconstruction": -log_p.mean(0).detach(), "kl": q.kl_per_dimension().sum(1).detach()}
             return {"nats": math.log(self.importance_samples) - torch.logsumexp(log_w, dim=0), **terms}
         z, kl = self.rsample_kl(h)
-        reconstruction = -self.p_x.log_prob(self._params(z, labels), values)
+        reconstruction = -self.p_x.log_prob_of(self._params(z, labels), values)
         terms = {"nats": reconstruction + kl, "reconstruction": reconstruction.detach(), "kl": kl.detach()}
         if not (self.training and self.reweighted):
             return terms
@@ -178,7 +178,7 @@ class VAE(LatentModel):
             log_w = self._log_weights(Posterior.of(h), values, labels, samples)[1]
             return torch.logsumexp(log_w, dim=0) - math.log(samples)
         z, kl = self.rsample_kl(h)
-        return self.p_x.log_prob(self._params(z, labels), values) - kl
+        return self.p_x.log_prob_of(self._params(z, labels), values) - kl
 
     def importance_log_prob(self, values: Tensor, labels: Tensor | None = None, samples: int = 5000) -> Tensor:
         """Estimate log p(x) by L_samples, in pieces, so that memory does not grow with ``samples``.
@@ -268,7 +268,7 @@ class VAE(LatentModel):
 
     def _labels(self, values: Tensor, labels: Labels | None) -> Tensor | None:
         self.check_images(values)
-        return self.check_labels(values.shape[0], labels if self.classes is not None else None)
+        return self.check_labels(values.shape[0], labels)
 
     def _encoded(self, values: Tensor, labels: Tensor | None) -> Tensor:
         out: Tensor = self.encoder(self.to_input(values), labels)
@@ -284,7 +284,7 @@ class VAE(LatentModel):
         mean, logvar = (part.expand(k, *part.shape).flatten(0, 1) for part in q)
         z, _ = self.rsample_kl(mean, logvar)
         params = self._params(z, None if labels is None else labels.repeat(k))
-        log_p = self.p_x.log_prob(params.unflatten(0, (k, values.shape[0])), values)
+        log_p = self.p_x.log_prob_of(params.unflatten(0, (k, values.shape[0])), values)
         logvar = logvar.clamp(LOGVAR_MIN, LOGVAR_MAX)
         noise = ((z - mean) * torch.exp(-0.5 * logvar)).detach()  # ε, of which neither μ nor σ is a part
         log_ratio = -0.5 * (z**2 - noise**2 - logvar).sum(1)  # log p(z) − log q(z|x)

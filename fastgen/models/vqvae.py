@@ -132,7 +132,7 @@ class VQVAE(Model):
             self._follow(z, nearest)
         return {"loss": loss, "squared_error": squared.detach(), "code_error": committed.detach()}
 
-    def begin_training(self, values: Tensor, condition: Any) -> None:
+    def begin_training(self, values: Tensor, condition: Any = None) -> None:
         """A codebook of the first batch's; ``losses`` does so where nobody calls this."""
         self.check_images(values)
         with torch.no_grad():
