@@ -62,6 +62,7 @@ def measure(objective: Objective, recipe: Recipe, device: torch.device, train: D
             objective.evaluate(objective.model, values, condition)
 
     with set_aside(recipe.seed, device), alone():
+        objective.begin_training(*_some(train, min(most, len(train)), device))
         objective.model.train()
         training = _seconds(work, train, most, device) * sum(player.steps for player in players)
         training /= turns * len(players)
@@ -74,7 +75,7 @@ def _seconds(run: Callable[[Tensor, Any], None], images: Dataset, most: int, dev
     """Seconds for an image, of the first count of images, doubled from FEW, that takes ENOUGH or is ``most``."""
     most, count = min(most, len(images)), min(FEW, most, len(images))
     while True:
-        values, condition = next(iter(images.pick(torch.arange(count)).batches(count, device)))
+        values, condition = _some(images, count, device)
         for _ in range(2):  # the first one allocates
             _wait(device)
             started = time.perf_counter()
@@ -84,6 +85,10 @@ def _seconds(run: Callable[[Tensor, Any], None], images: Dataset, most: int, dev
         if seconds >= ENOUGH or count == most:
             return seconds / count
         count = min(most, 2 * count)
+
+
+def _some(images: Dataset, count: int, device: torch.device) -> tuple[Tensor, Any]:
+    return next(iter(images.pick(torch.arange(count)).batches(count, device)))
 
 
 def _wait(device: torch.device) -> None:
