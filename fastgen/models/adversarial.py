@@ -242,8 +242,9 @@ class _Generator(nn.Module):
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         z = z.view(-1, *self.shape)
         images: Tensor = self.network(z) if labels is None else self.network(z, labels)
-        if images.shape != (len(z), *self.image):
-            raise ValueError(f"generator: expected images {(len(z), *self.image)}, got {tuple(images.shape)}")
+        expected = (z.shape[0], *self.image)
+        if tuple(images.shape) != expected:
+            raise ValueError(f"generator: expected images {expected}, got {tuple(images.shape)}")
         return images
 
 

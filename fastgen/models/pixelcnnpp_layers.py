@@ -232,9 +232,9 @@ def begin_from_data(model: Any, values: Tensor, condition: Any = None) -> None:
     if model.initialised:
         return
     check_values(values, model.levels)
-    if values.dim() == 4 and (values.numel() <= values.shape[1] or values.aminmax().min == values.aminmax().max):
-        got = f"got {tuple(values.shape)} of one value"
-        raise ValueError(f"values: expected images of more than one value, from which weights can begin, {got}")
+    if values.dim() == 4 and (values.numel() <= values.shape[1] or (values == values[0, 0, 0, 0]).all()):
+        of = tuple(values.shape)
+        raise ValueError(f"values: expected images of more than one value, from which weights can begin, got one, {of}")
     given = model.check_condition(len(values), None if model.condition_kind is None else condition)
     law = model.distribution
     marginal = law.marginal(values) if getattr(law, "has_marginal", False) else None
