@@ -12,7 +12,7 @@ from fusable import ByProduct, SampleAndKL
 from ops import assert_runs
 from sizes import fuse_at_every_size
 
-OPS = ("masked_conv2d", "conv_transpose2d_bn", "rsample_kl")
+OPS = ("masked_conv2d", "conv_transpose2d_bn", "rsample_kl_drawn")
 
 
 class Once(torch.autograd.Function):
