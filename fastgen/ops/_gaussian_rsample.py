@@ -26,17 +26,16 @@ def gaussian_rsample(
     mu: Tensor, logvar: Tensor | None = None, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
     """``rsample_kl`` with a seed of torch's generator of the device, or of another; of a pair, or of one's halves."""
-    itself = generator is None and mu.device.type == "cpu" and _draws_itself()
     if logvar is None:
         _check_halves(mu)
-        if itself:
+    if generator is None and mu.device.type == "cpu" and _draws_itself():
+        if logvar is None:
             z, kl, _ = call(torch.ops.fastgen.rsample_kl_halves.default, mu, _draw())
-            return z, kl
-        mu, logvar = mu.chunk(2, dim=1)
-    mu, logvar = checked(mu, logvar)
-    if itself:
-        z, kl, _ = call(torch.ops.fastgen.rsample_kl_drawn.default, mu, logvar, _draw())
+        else:
+            z, kl, _ = call(torch.ops.fastgen.rsample_kl_drawn.default, *checked(mu, logvar), _draw())
         return z, kl
+    if logvar is None:
+        mu, logvar = mu.chunk(2, dim=1)
     return rsample_kl(mu, logvar, drawn_seed(mu.device, generator))
 
 
