@@ -210,6 +210,12 @@ def check_whole(name: str, x: Tensor, levels: int) -> None:
         )
 
 
+def check_levels(values: Tensor, levels: int, name: str = "values") -> None:
+    """``check_values``, of which the range is looked at on a CPU alone: elsewhere a look would wait for the device."""
+    check_dense(name, values)
+    check_values(values, levels if values.device.type == "cpu" else None, name)
+
+
 def check_same(name: str, value: Tensor | None, other_name: str, other: Tensor) -> None:
     """``value``, where there is one, has the dtype and the device of ``other``.
 

@@ -5,7 +5,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._checks import check_dense, check_device, check_floating, check_integer, check_number, check_tensor, check_values
+from .._checks import (
+    check_dense,
+    check_device,
+    check_floating,
+    check_integer,
+    check_levels,
+    check_number,
+    check_tensor,
+    check_values,
+)
 
 
 class Marginal(NamedTuple):
@@ -48,8 +57,7 @@ class Distribution:
         Returns:
             float32 in [−1, 1], shape of ``values``.
         """
-        check_dense("values", values)
-        check_values(values, self.levels if values.device.type == "cpu" else None)
+        check_levels(values, self.levels)
         return values.to(torch.float32).mul_(2 / (self.levels - 1)).sub_(1)
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import distributions
-from .._checks import check_dense, check_device, check_flag, check_integer, check_option, check_tensor, check_values
+from .._checks import check_dense, check_device, check_flag, check_integer, check_levels, check_option, check_tensor
 from .._draws import uniforms_of_batch
 from ..distributions import Distribution
 from ..ops.discretized_logistic_mixture import LOG_SCALE_MIN
@@ -68,7 +68,7 @@ class Likelihood:
             TypeError: ``params`` are not floating point, or ``values`` are not integers.
         """
         check_tensor("values", values, ("N", "C", "H", "W"))
-        check_values(values, self.levels if values.device.type == "cpu" else None)
+        check_levels(values, self.levels)
         check_dense("params", params)
         N, C, H, W = values.shape
         expected = (N, self.param_channels(C), H, W)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import conditions
-from .._checks import check_dense, check_device, check_floating, check_integer, check_pair, check_values, describe
+from .._checks import check_dense, check_device, check_floating, check_integer, check_levels, check_pair, describe
 from ..conditions import AnyCondition, Classes, Condition, Kinds, Labels, as_labels
 from ..measures import Measure
 
@@ -168,7 +168,7 @@ class Model(nn.Module):
 
     def check_levels(self, values: Tensor) -> None:
         """Raise unless ``values`` are integers, in [0, levels) where looking at them would wait for no device."""
-        check_values(values, self.levels if _seen(values) else None)
+        check_levels(values, self.levels)
 
     def check_dtype(self, name: str, x: Tensor) -> None:
         """Raise unless ``x`` is on the model's device and, outside of autocast, in the dtype of its parameters."""

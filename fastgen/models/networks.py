@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._checks import check_option, check_tensor, check_values, describe
+from .._checks import check_levels, check_option, check_tensor, describe
 from ..nn import Conv2dChain, ConvTranspose2dBatchNorm, ConvTranspose2dChain, LinearChain
 from ..ops.mlp import WEIGHTS
 from .model import check_positive
@@ -143,7 +143,7 @@ def check_class(labels: Tensor | None, n: int, classes: int | None, name: str = 
     if labels is None:
         raise ValueError(f"{name}: expected {n} integers in [0, {classes}), one for each image, got None")
     check_tensor(name, labels, (n,), (torch.int64, torch.int32))
-    check_values(labels, classes if labels.device.type == "cpu" else None, name)
+    check_levels(labels, classes, name)
 
 
 def with_class(x: Tensor, labels: Tensor | None, classes: int | None) -> Tensor:
