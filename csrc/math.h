@@ -116,6 +116,18 @@ FG_HD float vector_log(float x) {                        // x > 0, not subnormal
   return m + (m * m2 * p - 2.12194440e-4f * n - 0.5f * m2) + 0.693359375f * n;
 }
 
+FG_HD float vector_log1p_of_unit(float x) {  // 2·artanh(s), by its series: s² ≤ 1/9
+  const float s = x / (x + 2.0f), s2 = s * s;
+  float p = 1.0f / 15.0f;
+  p = p * s2 + 1.0f / 13.0f;
+  p = p * s2 + 1.0f / 11.0f;
+  p = p * s2 + 1.0f / 9.0f;
+  p = p * s2 + 1.0f / 7.0f;
+  p = p * s2 + 1.0f / 5.0f;
+  p = p * s2 + 1.0f / 3.0f;
+  return 2.0f * (s * s2 * p + s);
+}
+
 FG_HD void vector_sincospi(float x, float* sine, float* cosine) {  // |x| ≤ 1
   const float shifted = 2.0f * x + kRoundToInt;
   const uint32_t quadrant = float_to_bits(shifted);
@@ -143,12 +155,14 @@ FG_HD void vector_sincospi(float x, float* sine, float* cosine) {  // |x| ≤ 1
 FG_HD float exp(float x) { return ::expf(x); }
 FG_HD float expm1(float x) { return ::expm1f(x); }
 FG_HD float log(float x) { return ::logf(x); }
+FG_HD float log1p_of_unit(float x) { return ::log1pf(x); }
 FG_HD void sincospi(float x, float* sine, float* cosine) { ::sincospif(x, sine, cosine); }
 FG_HD void sincospi(double x, double* sine, double* cosine) { ::sincospi(x, sine, cosine); }
 #else
 FG_HD float exp(float x) { return detail::vector_exp(x); }
 FG_HD float expm1(float x) { return detail::vector_expm1(x); }
 FG_HD float log(float x) { return detail::vector_log(x); }
+FG_HD float log1p_of_unit(float x) { return detail::vector_log1p_of_unit(x); }  // 0 ≤ x ≤ 1
 FG_HD void sincospi(float x, float* sine, float* cosine) { detail::vector_sincospi(x, sine, cosine); }
 FG_HD void sincospi(double x, double* sine, double* cosine) {
   *sine = ::sin(3.14159265358979323846 * x);
@@ -158,6 +172,7 @@ FG_HD void sincospi(double x, double* sine, double* cosine) {
 FG_HD double exp(double x) { return ::exp(x); }
 FG_HD double expm1(double x) { return ::expm1(x); }
 FG_HD double log(double x) { return ::log(x); }
+FG_HD double log1p_of_unit(double x) { return ::log1p(x); }
 FG_HD float sqrt(float x) { return ::sqrtf(x); }
 FG_HD double sqrt(double x) { return ::sqrt(x); }
 

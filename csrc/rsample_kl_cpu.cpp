@@ -3,35 +3,14 @@
 // μ and log σ² are often halves of one tensor, whose rows lie apart. Short rows are brought together, tile by tile, in
 // L1 as well: a pass of its own would cost a call and memory that a product has left to no cache.
 #include "philox_cpu.h"
+#include "row_tiles_cpu.h"
 #include "rsample_kl.h"
 #include "rsample_kl_host.h"
 
 namespace fastgen {
 namespace {
 
-constexpr int64_t kTile = 1024;  // elements whose noise is made at once
-constexpr int64_t kLanes = 16;   // partial sums of a row, added in a fixed order on every instruction set
 constexpr int64_t kGrainTiles = 6;
-
-// A tile is several whole rows where they are short, or a part of one row where it is long.
-struct Tiling {
-  int64_t N, row, rows_per_tile, tiles_per_row, count;
-
-  Tiling(int64_t N, int64_t row)
-      : N(N),
-        row(row),
-        rows_per_tile(std::max<int64_t>(1, kTile / std::max<int64_t>(row, 1))),
-        tiles_per_row(std::max<int64_t>(1, ceil_div(row, kTile))),
-        count(tiles_per_row > 1 ? N * tiles_per_row : ceil_div(N, rows_per_tile)) {}
-
-  int64_t begin(int64_t tile) const {
-    return tiles_per_row > 1 ? tile / tiles_per_row * row + tile % tiles_per_row * kTile : tile * rows_per_tile * row;
-  }
-  int64_t end(int64_t tile) const {
-    return tiles_per_row > 1 ? std::min(begin(tile) + kTile, (tile / tiles_per_row + 1) * row)
-                             : std::min((tile + 1) * rows_per_tile, N) * row;
-  }
-};
 
 template <typename T>
 FG_VECTOR_CLONES void forward_elements(int64_t count, const storage_t<T>* __restrict mu,
@@ -57,27 +36,6 @@ FG_VECTOR_CLONES void backward_elements(int64_t count, const storage_t<T>* __res
     rsample_kl_backward(S::load(grad_z[i]), grad_kl[i], S::load(mu[i]), S::load(logvar[i]), noise[i], &dmu, &dlogvar);
     grad_mu[i] = S::store(dmu);
     grad_logvar[i] = S::store(dlogvar);
-  }
-}
-
-// sums[r] = sum of the r-th `row` values: sixteen partial sums, then a tree; the same order on every instruction set.
-template <typename acc_t>
-FG_VECTOR_CLONES void sum_rows(int64_t rows, int64_t row, const acc_t* __restrict values, acc_t* __restrict sums) {
-  typedef acc_t Lanes __attribute__((vector_size(kLanes * sizeof(acc_t))));
-  typedef acc_t Unaligned __attribute__((vector_size(kLanes * sizeof(acc_t)), aligned(alignof(acc_t)), may_alias));
-  for (int64_t r = 0; r < rows; ++r, values += row) {
-    Lanes v = {};
-    int64_t i = 0;
-    for (; i + kLanes <= row; i += kLanes) v += *reinterpret_cast<const Unaligned*>(values + i);
-    if (i < row) {
-      acc_t rest[kLanes] = {};
-      std::copy(values + i, values + row, rest);
-      v += *reinterpret_cast<const Unaligned*>(rest);
-    }
-    v += __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
-    v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7);
-    v += __builtin_shufflevector(v, v, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3);
-    sums[r] = v[0] + v[1];
   }
 }
 
@@ -170,11 +128,7 @@ void backward(const Tiling& tiling, int64_t seed, const storage_t<T>* grad_z, co
       for (const Read<T>& each : {mu, logvar}) each.prefetch(tiling, begin, end);
       for (const Written<T>& each : {grad_mu, grad_logvar}) each.prefetch(tiling, begin, end);
       const acc_t* noise = normals.fill(begin, end, key);
-      for (int64_t at = begin; at < end;) {
-        const int64_t n = at / tiling.row, next = std::min((n + 1) * tiling.row, end);
-        std::fill(row_grad + (at - begin), row_grad + (next - begin), grad_kl[n * grad_kl_stride]);
-        at = next;
-      }
+      repeat_by_row(tiling, begin, end, grad_kl, grad_kl_stride, row_grad);
       backward_elements<T>(end - begin, grad_z + begin, row_grad, mu.read(tiling, begin, end, means),
                            logvar.read(tiling, begin, end, logvars), noise, grad_mu.place(tiling, begin, grad_means),
                            grad_logvar.place(tiling, begin, grad_logvars));

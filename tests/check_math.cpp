@@ -72,6 +72,9 @@ int main() {
   sweep(
       "expm1_small", -1e-3f, 1e-3f, [](float x) { return fastgen::expm1(x); }, [](double x) { return std::expm1(x); });
   sweep("log", 1e-10f, 1, [](float x) { return fastgen::log(x); }, [](double x) { return std::log(x); });
+  const auto log1p = [](float x) { return fastgen::log1p_of_unit(x); };
+  sweep("log1p", 0, 1, log1p, [](double x) { return std::log1p(x); });
+  sweep("log1p_small", 0, 1e-3f, log1p, [](double x) { return std::log1p(x); });
   sweep("tanh", -12, 12, [](float x) { return fastgen::tanh(x); }, [](double x) { return std::tanh(x); });
   sweep("sigmoid", -80, 80, [](float x) { return sigmoid(x); }, [](double x) { return 1 / (1 + std::exp(-x)); });
   const auto sine = [](float x) {
@@ -95,5 +98,5 @@ int main() {
 #endif
   const float nan = NAN;
   std::printf("nan %d\n", !(std::isnan(fastgen::exp(nan)) && std::isnan(fastgen::expm1(nan)) &&
-                            std::isnan(fastgen::tanh(nan)) && std::isnan(sigmoid(nan))));
+                            std::isnan(fastgen::tanh(nan)) && std::isnan(fastgen::log1p_of_unit(nan)) && std::isnan(sigmoid(nan))));
 }

@@ -27,6 +27,7 @@ TESTS = {
         "test_discretized_logistic_mixture.py", "test_distributions.py", "test_logistic_mixture.py",
         "test_data_dependent_init.py",
     ),
+    "binary_cross_entropy": ("test_binary_cross_entropy.py", "test_math.py"),
     "categorical_cross_entropy": ("test_categorical_cross_entropy.py",),
     "checksum": ("test_checksum.py", "test_sampling_changes.py"),
     "value_frequencies": ("test_value_frequencies.py", "test_codec.py"),

@@ -39,7 +39,6 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("lower bound", "kLogvarMin = -30.0", "kLogvarMin = -31.0"),
         ],
         "csrc/rsample_kl_cpu.cpp": [
-            ("stride of the KL's gradient ignored", "grad_kl[n * grad_kl_stride]", "grad_kl[n]"),
             ("rows lie together", "return stride == tiling.row ||", "return true ||"),
             ("where rows begin", "element / tiling.row * stride + element % tiling.row",
              "element / tiling.row * stride"),
@@ -48,7 +47,11 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("the gradient's second half", "(grad_logvar) + given.second, stride", "(grad_logvar), stride"),
             ("another seed", "from(std::numeric_limits<int64_t>::min())", "from(int64_t(0))"),
             ("rows that are none", "tensor.size(dim) != 1 && tensor.stride(dim) != expected", "false"),
-            ("the row of a gradient", "grad_kl[n * grad_kl_stride]", "grad_kl[begin / tiling.row * grad_kl_stride]"),
+        ],
+        "csrc/row_tiles_cpu.h": [
+            ("stride of the KL's gradient ignored", "of_row[n * stride]", "of_row[n]"),
+            ("the row of a gradient", "of_row[n * stride]", "of_row[begin / tiling.row * stride]"),
+            ("a row's rest is lost", "if (i < row) {", "if (false) {"),
         ],
         "csrc/philox_cpu.h": [
             ("offset of the noise", "return normals_ + (begin - 4 * first)", "return normals_"),
@@ -120,6 +123,51 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("width of the highest bin", "middle += v != 0 && v != levels - 1", "middle += v != 0"),
             ("the first component alone is the largest", "max[i] = max[i] < e ? e : max[i];", ""),
             ("rows of an image", "if (++h < H) continue;", "if (++h <= H) continue;"),
+        ],
+    },
+    "binary_cross_entropy": {
+        "fastgen/ops/binary_cross_entropy.py": [
+            ("the reference's sum ends early", "each.flatten(-target.dim() + 1).sum(-1)",
+             "each.flatten(-target.dim() + 1)[..., 1:].sum(-1)"),
+            ("the reference's gradient is to the probability", "torch.sigmoid(logits.to(target.dtype)) - target",
+             "logits.to(target.dtype) - target"),
+            ("the reference in one layout", "contiguous(memory_format=layout(_lie_together(logits, target)))",
+             "contiguous()"),
+            ("few logits, too", " or logits.numel() < NUMBERS or", " or"),
+            ("no gradient to the target", " or target.requires_grad or", " or"),
+            ("in an exported program, too", "return not (is_exporting() or", "return not ("),
+            ("in transforms, too", " or is_vectorized() or forward_ad", " or forward_ad"),
+            ("targets as logits are", "target.to(torch.promote_types(logits.dtype, torch.float32))",
+             "target.to(logits.dtype)"),
+        ],
+        "fastgen/models/likelihoods.py": [
+            ("greys are values", "white / (self.levels - 1) if self.levels > 2 else white", "white"),
+            ("logits are widened", "-summed(params,", "-summed(params.float(),"),
+        ],
+        "csrc/binary_cross_entropy.h": [
+            ("the target's share", "(positive ? T(1) : T(0)) - target", "(positive ? T(1) : T(1)) - target"),
+            ("the exponential of a large number", "log1p_of_unit(exp(positive ? -logit : logit))",
+             "log1p_of_unit(exp(-logit))"),
+            ("the smaller share", "(positive ? larger : e * larger)", "(positive ? larger : T(1) - larger)"),
+            ("the gradient of a 1", "e * larger) - target", "e * larger)"),
+        ],
+        "csrc/math.h": [
+            ("the series ends early", "float p = 1.0f / 15.0f;\n  p = p * s2 + 1.0f / 13.0f;",
+             "float p = 1.0f / 13.0f;"),
+        ],
+        "csrc/binary_cross_entropy_cpu.cpp": [
+            ("targets below 0", "int32_t(!(targets[i] >= acc_t(0))) |", ""),
+            ("targets above 1", "| int32_t(!(targets[i] <= acc_t(1)))", ""),
+            ("targets of the first sample", "const int64_t target = at % targets,", "const int64_t target = at,"),
+            ("parts of a tile at its begin", "terms + (at - begin)", "terms"),
+            ("stride of the gradient ignored", "grad.dim() == 1 ? grad.stride(0) : 1", "1"),
+            ("a gradient of samples as it lies", "grad_any.dim() == 1 ? grad_any : as_contiguous(grad_any)",
+             "grad_any"),
+            ("targets in another layout", "target = in_layout(target_any, batch.together);\n  Tensor nats",
+             "target = as_contiguous(target_any);\n  Tensor nats"),
+            ("the gradient in planes", "logits.scalar_type(), batch.together);", "logits.scalar_type(), false);"),
+            ("any dtype of a gradient", 'check_tensor(grad_any, "grad", batch.rows,', 'check_tensor(grad_any, "grad", '
+             "grad_any.sizes(),"),
         ],
     },
     "categorical_cross_entropy": {

@@ -64,6 +64,11 @@ OPS: dict[str, tuple[Callable[..., Any], dict[str, Any], set[str]]] = {
         {"params": torch.ones(2, 6, 3, 4), "values": torch.ones(2, 1, 3, 4, dtype=torch.int64), "levels": 256},
         set(),
     ),
+    "binary_cross_entropy": (
+        ops.binary_cross_entropy,
+        {"logits": torch.ones(2, 1, 3, 4), "target": torch.ones(2, 1, 3, 4)},
+        set(),
+    ),
     "categorical_cross_entropy": (
         ops.categorical_cross_entropy,
         {

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
-FUNCTIONS = ("exp", "expm1", "expm1_small", "log", "tanh", "sigmoid", "sinpi", "cospi")
+FUNCTIONS = ("exp", "expm1", "expm1_small", "log", "log1p", "log1p_small", "tanh", "sigmoid", "sinpi", "cospi")
 ULPS = 3.0  # the promise of csrc/math.h
 
 

@@ -27,6 +27,7 @@ from .. import distributions
 from .._checks import check_dense, check_device, check_flag, check_integer, check_levels, check_option, check_tensor
 from .._draws import uniforms_of_batch
 from ..distributions import Distribution
+from ..ops.binary_cross_entropy import summed
 from ..ops.discretized_logistic_mixture import LOG_SCALE_MIN
 
 
@@ -112,10 +113,9 @@ class BernoulliLikelihood(Likelihood):
             self.of_values = False
             self.caveat = "; of images made black and white at random by their greys, not of the greys themselves"
 
-    def _log_prob(self, params: Tensor, values: Tensor) -> Tensor:
-        logits = params.squeeze(-3)
-        white = (values.to(params.dtype) / (self.levels - 1)).expand_as(logits)
-        return -F.binary_cross_entropy_with_logits(logits, white, reduction="none")
+    def log_prob_of(self, params: Tensor, values: Tensor) -> Tensor:
+        white = values.to(torch.promote_types(params.dtype, torch.float32))
+        return -summed(params, white / (self.levels - 1) if self.levels > 2 else white)
 
     def mean(self, params: Tensor) -> Tensor:
         return torch.sigmoid(params) * (self.levels - 1)

@@ -21,6 +21,7 @@ from . import (  # noqa: F401  but for sample: for models alone, for the codec, 
     winograd,
 )
 from .batch_norm_activation import batch_norm_activation
+from .binary_cross_entropy import binary_cross_entropy
 from .categorical_cross_entropy import categorical_cross_entropy
 from .conv_transpose2d_bn import conv_transpose2d_bn
 from .discretized_logistic_mixture import discretized_logistic_mixture
@@ -32,6 +33,7 @@ from .rsample_kl import rsample_kl
 
 __all__ = [
     "batch_norm_activation",
+    "binary_cross_entropy",
     "categorical_cross_entropy",
     "conv_transpose2d_bn",
     "discretized_logistic_mixture",
