@@ -9,8 +9,6 @@ stands before ``malloc`` and ``mmap``, and sees all of it. Counted is the most t
 in the first three steps; parameters and images, which both have, were there before.
 """
 
-import argparse
-import json
 import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterable
@@ -20,11 +18,9 @@ from typing import Any
 import torch
 
 from bench_models import TRAINING, tasks
-from environment import environment
-from fastgen._files import write_atomic
+from steps import DTYPES, begun, chosen, parser_of, save
 
 FORMS = ("fastgen", "eager")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 STEPS = 3
 
 
@@ -67,32 +63,18 @@ def peaks(forms: Iterable[str], *step: Any) -> dict[str, int]:
 
 def main() -> None:
     """Measure, and print a line for each step."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="tasks whose name contains this")
-    parser.add_argument("--batch", type=int, help="tasks of so many images")
+    parser = parser_of(__doc__)
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--quick", action="store_true", help="tiny models, to see that everything runs: no numbers")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    chosen = [
-        (place, task)
-        for place, task in enumerate(tasks("cpu", options.quick))
-        if options.only in task.name and options.batch in (None, task.shape[0])
-    ]
-    if not chosen:
-        parser.error(f"--only: expected a part of one of the names, got {options.only!r}")
-    found: dict[str, Any] = {"environment": environment("cpu"), "quick": options.quick, "steps": []}
-    for place, task in chosen:
+    places, found = chosen(parser, options), begun(options)
+    for place, task in places:
         for dtype in options.dtype:
             of_all = peaks(FORMS, place, DTYPES[dtype], options.threads, options.quick)
             shown = ", ".join(f"{form} {most / 2**20:.2f} MiB" for form, most in of_all.items())
             print(f"{task.name}, {task.shape[0]} at a time, {dtype}: {shown}", flush=True)
             step = {"name": task.name, "shape": list(task.shape), "way": TRAINING, "dtype": dtype}
             found["steps"].append({**step, "peak_bytes": of_all})
-    if options.json:
-        write_atomic(options.json, (json.dumps(found, indent=1) + "\n").encode())
+    save(found, options)
 
 
 if __name__ == "__main__":

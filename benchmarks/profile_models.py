@@ -9,25 +9,21 @@ often it is called. Three groups stand apart: copies, which move numbers and com
 operators, from one layout to another, is counted by its own log: how often, how many bytes are read, how long.
 """
 
-import argparse
-import json
 import math
 import re
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bench_models import EVAL, TRAINING, Task, tasks
-from environment import environment
-from fastgen._files import write_atomic
+from bench_models import EVAL, TRAINING, Task
 from harness import Bench
 from measure import peak_bytes, redirected, silence
+from steps import begun, chosen, parser_of, save
 
 COPIES = ("copy_", "clone", "contiguous", "cat", "constant_pad_nd", "pad", "fill_", "zero_", "index_put", "to_mkldnn")
 """Operators that compute nothing."""
@@ -122,30 +118,18 @@ def budgets(task: Task, way: str, forms: list[str] | None) -> dict[str, Any]:
 
 def main() -> None:
     """Profile, and print a table for each contender."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="tasks whose name contains this")
-    parser.add_argument("--batch", type=int, help="tasks of so many images")
+    parser = parser_of(__doc__)
     parser.add_argument("--ways", nargs="+", choices=(TRAINING, EVAL), default=[TRAINING, EVAL])
     parser.add_argument("--forms", nargs="+", help="contenders (default: all that do not compile)")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--quick", action="store_true", help="tiny models, to see that everything runs: no numbers")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    chosen = [each for each in tasks("cpu", options.quick) if options.only in each.name]
-    chosen = [each for each in chosen if options.batch is None or each.shape[0] == options.batch]
-    if not chosen:
-        parser.error(f"--only: expected a part of one of the names, got {options.only!r}")
-    found: dict[str, Any] = {"environment": environment("cpu"), "quick": options.quick, "steps": []}
-    for task in chosen:
+    places, found = chosen(parser, options), begun(options)
+    for _, task in places:
         for way in options.ways:
             of_all = budgets(task, way, options.forms)
             for name, budget in of_all.items():
                 print(f"\n{task.name}, {task.shape[0]} at a time, {way}, {name}: {table(budget)}", flush=True)
             found["steps"].append({"name": task.name, "shape": list(task.shape), "way": way, "contenders": of_all})
-    if options.json:
-        write_atomic(options.json, (json.dumps(found, indent=1) + "\n").encode())
+    save(found, options)
 
 
 if __name__ == "__main__":
