@@ -82,6 +82,8 @@ def test_parity(shape: Shape, laid: Callable[[Tensor], Tensor], dtype: torch.dty
     grad = torch.randn(OP(logits, target).shape, device=device, dtype=target.dtype)
     for each in (grad, grad[:1].expand_as(grad) if grad.numel() else grad):
         assert_op_parity(BACKWARD, binary_cross_entropy_backward_reference, each, logits, target)
+    lies = binary_cross_entropy_backward_reference(grad, logits, target).stride()
+    assert lies == BACKWARD(grad, logits, target).stride()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
