@@ -222,3 +222,10 @@ def test_other_sizes_are_refused_by_name() -> None:
 def test_errors_name_argument_expected_and_got(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         ImageGPT(**arguments)
+
+
+def test_images_of_one_row_are_refused_by_what_is_wrong_with_them() -> None:
+    with pytest.raises(
+        sampling.UnsupportedModelError, match="which the dimensions cannot be told apart in images of 1x2"
+    ):
+        ImageGPT(1, 2, channels=8, layers=1, heads=2, image_size=(1, 2)).sample(1, seed=0)

@@ -213,8 +213,8 @@ def _apply_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _apply_backward(ctx: Any, grad_z: Tensor) -> tuple[Tensor | None, ...]:
     backward = torch.ops.fastgen.batch_norm_apply_backward.default
-    grad_y, grad_center, grad_scale, grad_shift = backward(grad_z, *ctx.saved_tensors, ctx.activation, ctx.slope)
-    shift = ctx.saved_tensors[3]
+    *tensors, shift = ctx.saved_tensors
+    grad_y, grad_center, grad_scale, grad_shift = backward(grad_z, *tensors, shift, ctx.activation, ctx.slope)
     return grad_y, grad_center, grad_scale, None if shift is None else grad_shift.to(shift.dtype), None, None, None
 
 

@@ -141,10 +141,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _backward(
     ctx: Any, grad_z: Tensor | None, grad_mean: Tensor | None, grad_m2: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    x, *_, weight, bias = ctx.saved_tensors
+    kept = x, *_, weight, bias = ctx.saved_tensors
     grad_z = torch.zeros_like(x) if grad_z is None else grad_z
     run: Any = torch.ops.fastgen.batch_norm_train_backward.default
-    grad_x, *grads = call(run, grad_z, grad_mean, grad_m2, *ctx.saved_tensors, *ctx.options)
+    grad_x, *grads = call(run, grad_z, grad_mean, grad_m2, *kept, *ctx.options)
     vectors = (None if of is None else grad.to(of.dtype) for of, grad in zip((weight, bias), grads, strict=True))
     return grad_x, *vectors, None, None, None
 

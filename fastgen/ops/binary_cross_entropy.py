@@ -113,7 +113,7 @@ def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         ValueError: shapes do not fit, or devices differ.
         TypeError: ``logits`` are of another dtype.
         RuntimeError: a target is not in [0, 1]. That is looked for on the CPU only; on a GPU it would wait for the
-            device.
+            device, and in transforms and of few logits under ``torch.compile`` it would break the graph.
 
     Gradients: first and second order, to ``logits``; nothing beside the arguments is kept for the backward pass. On a
     GPU, in transforms, and with a target that has gradients it is plain torch.
@@ -127,4 +127,14 @@ def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     if logits.dim() < target.dim() or logits.shape[logits.dim() - target.dim() :] != target.shape:
         raise ValueError(f"logits: expected shape (*, {', '.join(map(str, target.shape))}), got {tuple(logits.shape)}")
     check_device("target", target, "logits", logits)
+    if not pays(logits, target):
+        _check_unit(target)
     return summed(logits, target)
+
+
+def _check_unit(target: Tensor) -> None:
+    """As the op does it, where a look does not wait for a device or break a graph."""
+    if not target.is_cpu or torch.compiler.is_compiling() or is_vectorized() or torch._C._get_tracing_state():
+        return
+    if target.numel() and target.dtype != torch.bool and not (target.min() >= 0 and target.max() <= 1):
+        raise RuntimeError("target: expected values in [0, 1], got others")

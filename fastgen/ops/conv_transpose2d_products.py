@@ -17,6 +17,7 @@ from ._activations import activate_, activate_backward
 from ._conv_transpose2d_gradients import gradients
 from ._conv_transpose2d_left import CHANNELS, MOST_NUMBERS, is_listed, pays, result_size
 from ._dtypes import in_dtype
+from ._layouts import laid_as
 from ._records import Activation, Convolution
 from ._registry import call, define_op, evaluates
 
@@ -136,6 +137,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         backward = torch.ops.aten.convolution_backward.default
         grads = backward(grad, x, weight, ctx.bias_sizes, stride, padding, [1, 1], True, output_padding, 1, wanted)
     grad_x, *parameters = grads
+    if grad_x is not None and x.shape[0] == 1:
+        grad_x = laid_as(grad_x, x)  # torch's instance norm misreads one image's in channels_last, beside planes
     return grad_x, *in_dtype(stored, *parameters), *[None] * (len(ctx.needs_input_grad) - 3)
 
 

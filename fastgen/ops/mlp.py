@@ -160,14 +160,14 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _backward(ctx: Any, grad_y: Tensor | None, grad_hidden: Tensor | None) -> tuple[Tensor | None, ...]:
-    needs = list(ctx.needs_input_grad[:5])
+    needs, kept = list(ctx.needs_input_grad[:5]), ctx.saved_tensors
     grads: Sequence[Tensor | None] = [None] * 5
     if grad_y is not None and grad_hidden is None and not torch.is_grad_enabled():
         run = torch.ops.fastgen.mlp_backward.default
-        grads = call(run, grad_y, *ctx.saved_tensors, *ctx.options, needs)
+        grads = call(run, grad_y, *kept, *ctx.options, needs)
     elif grad_y is not None or grad_hidden is not None:
         with without_autocast((grad_y, grad_hidden)):
-            grads = _gradients(grad_y, grad_hidden, ctx.saved_tensors, Activation(*ctx.options), needs)
+            grads = _gradients(grad_y, grad_hidden, kept, Activation(*ctx.options), needs)
     return *(grad if need else None for grad, need in zip(grads, needs, strict=True)), None, None
 
 

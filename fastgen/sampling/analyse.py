@@ -81,9 +81,12 @@ def analyse(
         raise UnsupportedModelError(f"model: expected parameters, got {result.WHY}")
     builder.path = "model"
     result = whole_images.brought_to_pixels(builder, result.settled())
-    if result.shape != (BATCH, params, H, W) or [result.kind(d) for d in range(4)] != ["n", "c", "r", "s"]:
-        got = ", ".join(map(str, result.shape[1:]))
-        raise UnsupportedModelError(f"model: expected parameters of shape (N, {params}, {H}, {W}), got (N, {got})")
+    kinds = [result.kind(d) for d in range(len(result.shape))]
+    if result.shape != (BATCH, params, H, W) or kinds != ["n", "c", "r", "s"]:
+        got = f"(N, {', '.join(map(str, result.shape[1:]))})"
+        if result.shape == (BATCH, params, H, W):
+            got += f", of which the dimensions cannot be told apart in images of {H}x{W}"
+        raise UnsupportedModelError(f"model: expected parameters of shape (N, {params}, {H}, {W}), got {got}")
     if result.stride != (1, 1):
         raise UnsupportedModelError(
             "model: expected parameters of each pixel at its place, got some whose positions stand at other pixels, "
