@@ -86,7 +86,7 @@ class Likelihood:
         return self._log_prob(_by_color(params, self.per_color), values).flatten(-3).sum(-1)
 
     def mean(self, params: Tensor) -> Tensor:
-        """Expected values (N, C, H, W) in [0, levels − 1]; of a law on a line, the line's mean, or the nearest there."""
+        """Expected values (N, C, H, W) in [0, levels − 1]; of a law on a line, its mean, or the nearest there."""
         raise NotImplementedError
 
     def draw(self, params: Tensor, uniforms: Tensor) -> Tensor:
