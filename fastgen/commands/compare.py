@@ -16,6 +16,7 @@ from .._extras import require
 from .._files import check_can_write
 from ..data import Dataset
 from ..measures import plus_minus
+from ..models.drawing import draws_images
 from ..pictures.sheet import sheet
 from ..quality import Quality, Reference, draw
 from ..quality.drawing import default_samples
@@ -114,7 +115,7 @@ def main(arguments: list[str]) -> str:
     check_can_write("out", options.out, (".png",))
     models = [load_model(folder, options.checkpoint, pick_device(options.device)) for folder in options.runs]
     for folder, model in zip(options.runs, models, strict=True):
-        if not hasattr(model, "sample"):
+        if not draws_images(model):
             raise ValueError(f"runs: expected models that draw images, got {type(model).__name__} in {folder}")
     sides = [sides_of(Run(folder), options.data, options.data_root, own=True) for folder in options.runs]
     _check_same(options.runs, sides)

@@ -1,6 +1,7 @@
 """``fastgen download``: the named data sets' files, for those who have a network."""
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,5 +50,5 @@ def main(arguments: list[str]) -> str:
         for path, written in download(name, Path(root)):
             sys.stdout.write(f"{path}{'' if written else ': there already'}\n")
             sys.stdout.flush()
-    root_option = "" if root == os.environ.get("FASTGEN_DATA") else f" --data-root {root}"
+    root_option = "" if root == os.environ.get("FASTGEN_DATA") else f" --data-root {shlex.quote(root)}"
     return f"to train on it: fastgen train vae --data {options.names[-1]}{root_option}"

@@ -9,6 +9,7 @@ from .._console import duration
 from ..conditions import Classes, kind_said
 from ..data import Dataset, load
 from ..data.identity import content, in_classes_of
+from ..models.drawing import draws_images
 from ..quality import Inception, InceptionNumbers, Quality, Reference, draw, feature_classifier
 from ..quality.drawing import default_samples
 from ..quality.reference import MOST
@@ -126,7 +127,7 @@ class Asked(Protocol):
 
 def wants_drawn(model: Any, asked: Asked, has_nats: bool) -> bool:
     """Whether images are drawn: where that is asked for, and of a model that is known by nothing else."""
-    if asked.samples == 0 or not hasattr(model, "sample"):
+    if asked.samples == 0 or not draws_images(model):
         return False
     told = asked.quality or asked.samples is not None or asked.inception is not None
     return told or (not has_nats and asked.split == "test")
@@ -136,8 +137,8 @@ def check_draws(model: Any, asked: Asked) -> None:
     """Raise ValueError where images are asked for and cannot be drawn, or not be held against test images."""
     if asked.samples is not None:
         check_integer("samples", asked.samples, 0)
-    if not hasattr(model, "sample"):
-        raise ValueError(f"samples: expected none, since {type(model).__name__} draws no images")
+    if not draws_images(model):
+        raise ValueError(f"samples: expected none, since {type(model).__name__} draws no images by itself")
     _check_whole(Run(asked.run))
     if asked.split != "test":
         raise ValueError(f"split: expected test, which drawn images are held against, got {asked.split}")

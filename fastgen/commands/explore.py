@@ -15,7 +15,8 @@ from .._extras import require
 from ..baselines import PCA
 from ..data import Dataset
 from ..data.identity import class_number
-from ..models import Autoencoder
+from ..models import VQVAE, Autoencoder
+from ..models.drawing import draws_images
 from ..training import Run, load_model
 from . import check_seed, parse, pick_device
 from .beside import fitted_pca
@@ -92,6 +93,9 @@ def main(arguments: list[str]) -> str:
     if is_told_more(model):
         got = f"{type(model).__name__}, which is told more: fastgen sample --condition draws from it"
         raise ValueError(f"run: expected a model that is told nothing, or a class, got {got}")
+    if isinstance(model, VQVAE):
+        got = f"{type(model).__name__}, whose codes are maps of integers: fastgen encode writes them"
+        raise ValueError(f"run: expected a model whose codes are vectors, got {got}")
     able = [kind for kind in NEEDS if _can(model, kind)]
     for kind in options.what:
         if kind not in able:
@@ -117,9 +121,9 @@ def _can(model: Any, kind: str) -> bool:
     """Whether a model has what a picture needs; a model that has names for its codes can take these through values."""
     if hasattr(model, "code_traversals") and kind in ("traversals", "manifold"):
         return kind == "traversals"  # a manifold would be of codes without a category
-    if kind in FROM_PRIOR and draws_codes(model):
-        return True
-    return all(hasattr(model, need) for need in NEEDS[kind])
+    if kind == "grid" or (kind in FROM_PRIOR and draws_codes(model)):
+        return draws_codes(model)
+    return all(draws_images(model) if need == "sample" else hasattr(model, need) for need in NEEDS[kind])
 
 
 def _applies(kind: str, model: Any, images: Dataset, options: Explore) -> bool:

@@ -1,12 +1,35 @@
 """What pictures and pages call a run: its model and data, and the epoch that its weights are of."""
 
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
+from ..models import VQVAE
+from ..models.drawing import draws_images
 from ..training import CheckpointError, Run, checkpoint
 from ..training.epoch_words import watched
 from ..training.run import Record
+
+
+def command(*words: object) -> str:
+    """A command of fastgen as a shell reads it, whatever is in the names of folders."""
+    return shlex.join(["fastgen", *map(str, words)])
+
+
+def by_prior(folder: Path) -> str:
+    """How images are drawn by the VQ-VAE of the run in ``folder``, which needs a prior over its codes."""
+    return (
+        f"{command('encode', folder, '--out', 'codes.npz')} writes its codes, fastgen train gated-pixelcnn --data"
+        f" codes.npz --run PRIOR trains a prior of them, and {command('sample', 'PRIOR', '--decoder', folder)} draws"
+    )
+
+
+def ways_on(model: Any, folder: Path) -> list[str]:
+    """What to do with a trained run."""
+    ways = [f"{command('sample', folder)} draws from it"] if draws_images(model) else []
+    ways += [by_prior(folder)] if isinstance(model, VQVAE) else []
+    return [*ways, f"{command('report', folder)} sums it up"]
 
 
 def name_of(config: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from .._version import __version__
 from ..conditions import Condition, apply, tensors_of
 from ..data.identity import class_number
 from ..models import VQVAE, AutoregressiveModel
+from ..models.drawing import draws_images
 from ..sampling import Sampler
 from ..training import Run, distributed, load_model
 from ..training.checkpoint import digest
@@ -32,6 +33,7 @@ from .given_images import source_of
 from .image_folder import ImageFolder
 from .images import class_names
 from .model_options import options_of
+from .run_words import by_prior
 from .sample_picture import check_fits, picture_of, save_npz
 
 BATCH = 256
@@ -121,6 +123,7 @@ def _sample(options: Sample, device: torch.device, what: str) -> str:
     """``what``: is written, if no picture."""
     run, path = Run(options.run), Path(options.out)
     model = load_model(options.run, options.checkpoint, device)
+    _check_draws(model, options.run)
     shape: tuple[int, int, int] = tuple(run.config()["data"]["shape"])
     if options.complete is not None and not isinstance(model, AutoregressiveModel):
         kind = type(model).__name__
@@ -180,6 +183,17 @@ def _sample(options: Sample, device: torch.device, what: str) -> str:
     return f"{several(n, 'image')}{before}{pace}, {how}{by}: {out or path}"
 
 
+def _check_draws(model: Any, folder: Path) -> None:
+    """Raise ValueError, with what can be done instead, if the model of the run in ``folder`` draws no images."""
+    if draws_images(model):
+        return
+    got = f"got {type(model).__name__}"
+    if isinstance(model, VQVAE):
+        raise ValueError(f"run: expected a model that draws images by itself, {got}: {by_prior(folder)}")
+    way = "explore" if hasattr(model, "encode") else "evaluate"
+    raise ValueError(f"run: expected a model that draws images, {got}; fastgen {way} says what it has learned")
+
+
 def _coder(options: Sample, prior: Any, shape: tuple[int, int, int], device: torch.device) -> VQVAE:
     """The VQ-VAE whose codes ``prior`` draws."""
     if options.complete is not None:
@@ -233,10 +247,6 @@ def _way(
     if isinstance(model, AutoregressiveModel):
         sampler = sampling.compile(model, shape)
         return lambda first, n: _draw(sampler, options, first, n, told, given), "with the compiled sampler"
-    kind = type(model).__name__
-    if not hasattr(model, "sample"):
-        way = "explore" if hasattr(model, "encode") else "evaluate"
-        raise ValueError(f"run: expected a model that draws images, got {kind}; fastgen {way} says what it has learned")
     device = next(model.parameters()).device
     told = {name: apply(lambda part: part.to(device), each) for name, each in told.items()}
 

@@ -28,7 +28,7 @@ from .epoch_pictures import draw_curves, draw_epoch, keep_held_out
 from .given_images import draw_given
 from .played import played
 from .remarks import remarks
-from .run_words import name_of, so_far, where
+from .run_words import command, name_of, so_far, ways_on, where
 from .train_arguments import read
 from .train_options import Train
 
@@ -99,8 +99,7 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
     best += f" ({said[loss]})" if loss in said else ""
     beside = pca_squared_error(trainer.ema, train, held_out) if distributed.rank() == 0 else None
     best += f"; {pca_words(beside)}" if beside else ""
-    ways = [f"fastgen sample {run.folder} draws from it"] if hasattr(model, "sample") else []
-    last = f"{run.folder}: {best}; {', '.join([*ways, f'fastgen report {run.folder} sums it up'])}"
+    last = f"{run.folder}: {best}; {', '.join(ways_on(model, run.folder))}"
     return "\n".join([*remarks(run.metrics(), model, train, held_out, loss), last])
 
 
@@ -164,8 +163,8 @@ def _fit(
     except Stopped as stop:
         if stop.number != TIME_IS_UP:
             raise
-        command = f"fastgen train {config['model']['name']} --run {run.folder} --resume"
-        ended = f"time is up after {so_far(here.epoch, here.batch)}; continue with: {command}; "
+        again = command("train", config["model"]["name"], "--run", run.folder, "--resume")
+        ended = f"time is up after {so_far(here.epoch, here.batch)}; continue with: {again}; "
     distributed.first_only(lambda: draw_curves(run))
     distributed.first_only(lambda: animate(run))
     distributed.first_only(run.check_there)
@@ -244,7 +243,7 @@ def _describe(device: torch.device) -> str:
 
 
 def _how_to_continue(name: str, run: Run) -> str:
-    command = f"fastgen train {name} --run {run.folder} --resume"
+    again = command("train", name, "--run", run.folder, "--resume")
     if not run.has_checkpoint:
-        return f"nothing was saved in {run.folder} yet; begin again with: {command}"
-    return f"{run.folder} holds {where(run)}; continue with: {command}"
+        return f"nothing was saved in {run.folder} yet; begin again with: {again}"
+    return f"{run.folder} holds {where(run)}; continue with: {again}"

@@ -14,6 +14,11 @@ STEP = 256
 """Images that are drawn at once."""
 
 
+def draws_images(model: Any) -> bool:
+    """Whether a model draws images by itself: by ``sample``, unless that ``needs_prior``, a model of its codes."""
+    return hasattr(model, "sample") and not getattr(model, "needs_prior", False)
+
+
 def draw_in_parts(
     model: Any,
     n: int,

@@ -64,6 +64,8 @@ class VQVAE(Model):
     sums: Tensor
     shares_batches = True
     """Processes follow the means over all of them: each needs images of every batch."""
+    needs_prior: ClassVar = True
+    """``sample`` decodes what a prior draws, and draws nothing by itself."""
     recipes: ClassVar = {
         "paper": {"codes": 512, "channels": 256, "batch_size": 128, "lr": 2e-4, "ema": 0.0},
         "small": {"codes": 128, "code_channels": 32, "channels": 32, "epochs": 5, "batch_size": 64, "lr": 1e-3},

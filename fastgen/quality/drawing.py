@@ -14,6 +14,7 @@ from ..conditions import Classes, apply, kind_said, select
 from ..data import Dataset
 from ..data.storage import dtype_of
 from ..models import AutoregressiveModel, MultiScale
+from ..models.drawing import draws_images
 from ..sampling import compile as compile_sampler
 from ..training.checks import told_to
 
@@ -47,7 +48,7 @@ def draw(model: Any, like: Dataset, seed: int = 0, title: str | None = None) -> 
     """
     check_instance("like", like, Dataset, "a Dataset")
     seed = check_integer("seed", seed, 0, 2**63 - 1)
-    if not hasattr(model, "sample"):
+    if not draws_images(model):
         raise TypeError(f"model: expected one that draws images, by sample, got {type(model).__name__}")
     kind, device = kind_said(model), next(model.parameters()).device
     told = None if kind is None else told_to(model, like).told

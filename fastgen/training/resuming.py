@@ -1,5 +1,6 @@
 """From a checkpoint back to a trainer: everything is compared first, then loaded."""
 
+import shlex
 from typing import Any, Protocol
 
 from .._alike import check_keys
@@ -39,8 +40,9 @@ def resume(trainer: Resumable, run: Run, name: str) -> None:
     loaded = checkpoint.load(run.checkpoints, name, with_state=True)
     if loaded.state.get("version") != STATE:
         raise CheckpointError(
-            f"{loaded.path}: written by a version of fastgen that kept other state; its weights can be used as "
-            f"they are, and be trained on in another run: fastgen train MODEL --init-from {run.folder}"
+            f"{loaded.path}: written by a version of fastgen that kept other state; its weights can be used as"
+            f" they are, and be trained on in another run: fastgen train MODEL"
+            f" --init-from {shlex.quote(str(run.folder))}"
         )
     try:
         players = _checked(trainer, loaded)
