@@ -248,7 +248,7 @@ def test_an_array_is_what_the_model_draws(runs: Path, tmp_path: Path, capsys: py
     with np.load(npz) as arrays:
         assert (arrays["x"] == np.load(out)).all()
         assert arrays["y"].tolist() == np.load(tmp_path / "drawn-labels.npy").tolist() == [7, 1, 7, 1, 7]
-    said(capsys, "sample", runs / "dcgan", "--n", "5", "--out", out)
+    said(capsys, "sample", runs / "dcgan", "--n", "5", "--out", out, "--overwrite")
     assert np.load(out).shape == (5, 1, 8, 8)
 
 

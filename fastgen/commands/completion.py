@@ -52,7 +52,7 @@ def images_to_complete(options: Any, model: Any, shape: tuple[int, int, int]) ->
         told = None if kind is None else images.told_to(kind).told
         return Partial(images.values, mask, told, whole=True)
     path = Path(str(options.complete))
-    if path.suffix != ".npz":
+    if path.suffix.lower() != ".npz":
         raise ValueError(f"complete: expected {', '.join(HALVES)} or an .npz, got {path}")
     arrays = read_npz(path)
     if not {"known", "known_mask"} <= arrays.keys() or arrays["known_mask"].dtype != bool:

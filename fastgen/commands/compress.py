@@ -26,7 +26,7 @@ from ..data.load import load_whole
 from ..models import AutoregressiveModel
 from ..training import Run, distributed, load_model
 from . import parse
-from .array_file import ArrayFile
+from .array_file import ArrayFile, is_array
 from .condition_file import classes_of, in_turn, is_told_more
 from .drawing import PATIENCE
 from .image_folder import ImageFolder
@@ -120,7 +120,7 @@ def decompress(arguments: list[str]) -> str:
 
 def _decompress(options: Decompress) -> str:
     path = Path(options.out)
-    many = not options.out.endswith(".npy")
+    many = not is_array(options.out)
     if many and not options.out.endswith(("/", os.sep)) and not path.is_dir() and path.suffix:
         raise ValueError(f"out: expected a folder or a name that ends in .npy, got {path}")
     if not many:
@@ -194,8 +194,7 @@ def _array(options: Decompress, file: Container) -> ArrayFile:
     """The array to write, which replaces none unasked."""
     out = ArrayFile(Path(options.out), file.about.images, file.about.shape, file.about.levels, file.labels)
     out.check_place()
-    if not options.overwrite:
-        out.check_new()
+    out.check(options.overwrite)
     return out
 
 

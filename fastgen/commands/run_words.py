@@ -40,7 +40,7 @@ def name_of(config: dict[str, Any]) -> str:
 def data_of(config: dict[str, Any]) -> str:
     """The data set's name, or that of its folder or file."""
     path = Path(config["options"]["data"])
-    return path.stem if path.suffix in (".npz", ".npy") else path.name
+    return path.stem if path.suffix.lower() in (".npz", ".npy") else path.name
 
 
 def best(metrics: list[Record]) -> Record | None:

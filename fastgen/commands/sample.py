@@ -1,7 +1,7 @@
 """``fastgen sample``: draw images from a run, or complete half-hidden ones."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from ..sampling import Sampler
 from ..training import Run, distributed, load_model
 from ..training.checkpoint import digest
 from . import check_seed, parse, pick_device
-from .array_file import ArrayFile
+from .array_file import ArrayFile, is_array
 from .completion import DRAWN, HALVES, Partial, images_to_complete
 from .condition_file import classes_of, condition_for, in_turn, is_told_more
 from .drawing import PATIENCE, draw_all
@@ -74,7 +74,7 @@ class Sample:
     shard: int | None = None
     """Images in a folder, at most: 000000/, 000001/ and so on in that folder, each as it would be without."""
     overwrite: bool = False
-    """Replace images in that folder that were drawn before, and begin anew where a start was killed."""
+    """Replace that array, or images in that folder, that were drawn before, and begin anew where a start was killed."""
     npz: Path | None = None
     """Also write the values, and the labels if any, as an .npz."""
     columns: int | None = None
@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> str:
         raise ValueError(f"data: expected it with --complete {', '.join(HALVES)}, which show the run's images")
     check_seed(options.seed)
     many = options.out.endswith(("/", os.sep)) or Path(options.out).is_dir()
-    what = "a folder of single images" if many else "an array" if options.out.endswith(".npy") else ""
+    what = "a folder of single images" if many else "an array" if is_array(options.out) else ""
     if not many:
         check_can_write("out", Path(options.out), (".png", ".npy"))
     if what and options.columns is not None:
@@ -151,14 +151,13 @@ def _sample(options: Sample, device: torch.device, what: str) -> str:
         out = ArrayFile(path, n, shape, levels, labels)
     elif what:
         out = ImageFolder(path, n, levels, labels, names, classes_of(model), options.shard)
-    parts = tensors_of(labels if condition is None else condition)
-    parts += [] if given is None else [given.values, given.mask]
     weights = {name: each.cpu() for name, each in model.state_dict().items()}
     if options.decoder is not None:
         weights |= {f"decoder.{name}": each.cpu() for name, each in coder.state_dict().items()}
     request = {
         "n": n, "seed": options.seed, "temperature": options.temperature, "shard": options.shard, "batch": BATCH,
-        "weights": digest(weights), "told": digest({str(i): each for i, each in enumerate(parts)}),
+        "weights": digest(weights), "known": _digest([] if given is None else [given.values, given.mask]),
+        "labels or condition": _digest(tensors_of(labels if condition is None else condition)),
         "device": device.type, "fastgen": __version__,
     }  # fmt: skip
     keep = out is None or options.npz is not None
@@ -181,6 +180,10 @@ def _sample(options: Sample, device: torch.device, what: str) -> str:
     before = "" if drawn.new == n else f", {n - drawn.new:,} of them before"
     by = f", by {distributed.size()} processes" if distributed.size() > 1 else ""
     return f"{several(n, 'image')}{before}{pace}, {how}{by}: {out or path}"
+
+
+def _digest(parts: Sequence[Tensor]) -> str:
+    return digest({str(index): part for index, part in enumerate(parts)})
 
 
 def _check_draws(model: Any, folder: Path) -> None:

@@ -140,4 +140,4 @@ def _advice(values: np.ndarray, off: np.ndarray, top: int) -> str:
 
 def where(path: Path, name: str) -> str:
     """The array called ``name``, in messages; an .npy has only one."""
-    return f"{path}: {name}" if path.suffix == ".npz" else str(path)
+    return f"{path}: {name}" if path.suffix.lower() == ".npz" else str(path)

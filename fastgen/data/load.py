@@ -137,7 +137,7 @@ def load_whole(
         raise FileNotFoundError(f"given: expected a picture, a folder of pictures, an .npy or an .npz, got {path}")
     if path.is_dir():
         return _dataset(read_folder(path, None, prepare), str(path))
-    if path.suffix in (".npy", ".npz"):
+    if path.suffix.lower() in (".npy", ".npz"):
         return _dataset(read_array(path, whole=True, levels=levels), str(path), prepare)
     images, _, _ = read_pictures([path], None, prepare)
     return _dataset(Arrays(images.view(np.uint8), None, 2 if images.dtype == bool else 256, None), str(path))
@@ -152,7 +152,7 @@ def splits(name: str | Path) -> list[str]:
     if str(name) in NAMES:
         return ["train", "valid", "test"] if name == "binarized-mnist" else ["train", "test"]
     path = Path(name)
-    if path.is_dir() or (path.is_file() and path.suffix in (".npy", ".npz")):
+    if path.is_dir() or (path.is_file() and path.suffix.lower() in (".npy", ".npz")):
         return list(_own_splits(path)) or ["train", "test"]
     moved = "which is not there (if a run's images moved, --data says where to)"
     raise FileNotFoundError(
