@@ -20,9 +20,12 @@ from .._extras import MissingExtraError, require
 from .._files import check_can_write, write_atomic
 from ..codec import Codec, Container
 from ..codec.coder import Progress
+from ..codec.container import MAGIC
 from ..data import Dataset
+from ..data.folder import OTHER_PICTURES
 from ..data.identity import class_number, in_classes_of
 from ..data.load import load_whole
+from ..data.picture import SUFFIXES
 from ..models import AutoregressiveModel
 from ..training import Run, distributed, load_model
 from . import parse
@@ -48,7 +51,7 @@ class Compress:
     """A picture, a folder of pictures, an .npy or an .npz, of the run's size and levels. Of an array that does not say
     how many, values below the run's are of these; labels of NAME.npy are in NAME-labels.npy, if it is there."""
     out: Path
-    """File to write."""
+    """File to write, as images.fastgen; it replaces none but such files."""
     labels: tuple[str, ...] = ()
     """Classes of the images, in turn, by name or number, of a run that is told classes; default: the images' own."""
     quantise: bool = False
@@ -77,9 +80,23 @@ class Decompress:
 def main(arguments: list[str]) -> str:
     """Compress as the arguments say."""
     options = parse(Compress, "compress", arguments)
-    check_can_write("out", options.out, (options.out.suffix.lower(),))
+    _check_out(options.out, options.images)
     with distributed.processes(torch.device("cpu"), PATIENCE):
         return _compress(options)
+
+
+def _check_out(out: Path, images: Path) -> None:
+    """Raise ValueError unless the file can be written, and what it replaces, if anything, is another such file."""
+    check_can_write("out", out, (out.suffix.lower(),))
+    if out.resolve() == images.resolve() or (images.is_dir() and images.resolve() in out.resolve().parents):
+        raise ValueError(f"out: expected a file that is not among the images to compress, got {out}")
+    if out.suffix.lower() in {*SUFFIXES, *OTHER_PICTURES}:
+        raise ValueError(f"out: expected a name that is no picture's or array's, as images.fastgen, got {out}")
+    if not out.is_file() or not out.stat().st_size:
+        return
+    with out.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise ValueError(f"out: expected a new file, or one of fastgen compress to replace, got {out}")
 
 
 def _compress(options: Compress) -> str:
@@ -125,15 +142,25 @@ def _decompress(options: Decompress) -> str:
         raise ValueError(f"out: expected a folder or a name that ends in .npy, got {path}")
     if not many:
         check_can_write("out", path, (".npy",))
-    file = Container.from_bytes(options.file.read_bytes())
+    with _errors_name(options.file):
+        file = Container.from_bytes(options.file.read_bytes())
     model, codec = _codec(options)
     out = _folder(options, model, file) if many else _array(options, file)
-    with _bar(file.about.images) as progress:
+    with _errors_name(options.file), _bar(file.about.images) as progress:
         values, _ = codec.decode(file, progress=progress)
     out.begin()
     out.write(0, values)
     out.finish()
     return f"{several(len(values), 'image')}: {out}"
+
+
+@contextmanager
+def _errors_name(path: Path) -> Iterator[None]:
+    """Inside, what is wrong with a file is said with its name."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {str(error).removeprefix('file: ')}") from error
 
 
 def _codec(options: Any) -> tuple[Any, Codec]:
