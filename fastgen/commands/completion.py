@@ -55,13 +55,20 @@ def images_to_complete(options: Any, model: Any, shape: tuple[int, int, int]) ->
     if path.suffix.lower() != ".npz":
         raise ValueError(f"complete: expected {', '.join(HALVES)} or an .npz, got {path}")
     arrays = read_npz(path)
-    if not {"known", "known_mask"} <= arrays.keys() or arrays["known_mask"].dtype != bool:
-        raise ValueError(f"{path}: expected known, and known_mask of bool, got {', '.join(arrays)}")
+    if not {"known", "known_mask"} <= arrays.keys():
+        raise ValueError(f"{path}: expected known, and known_mask of bool, got {', '.join(arrays) or 'no arrays'}")
+    if arrays["known_mask"].dtype != bool:
+        raise ValueError(f"{path}: expected known_mask to be bool, got {arrays['known_mask'].dtype}")
     if arrays["known"].dtype.kind not in "biu" or not arrays["known"].size:
         got = f"{arrays['known'].dtype} {arrays['known'].shape}"
         raise ValueError(f"{path}: expected known to be integers, of one image or more, got {got}")
     known, mask = torch.from_numpy(arrays["known"].astype(np.int64)), torch.from_numpy(arrays["known_mask"])
-    size = (len(known) if known.dim() == 4 else options.n or DRAWN, *shape)
+    there = [len(each) for each in (known, mask) if each.dim() == 4]
+    n = options.n or (max(there) if there else DRAWN)
+    if there and n > max(there):
+        raise ValueError(f"n: expected at most {max(there)}, the images of {path}, got {n}")
+    known, mask = (each[:n] if each.dim() == 4 else each for each in (known, mask))
+    size = (n, *shape)
     try:
         return Partial(known.expand(size), mask.expand(size), None, whole=False)
     except RuntimeError as error:

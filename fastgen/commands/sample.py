@@ -46,8 +46,8 @@ class Sample:
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
     n: int | None = None
-    """How many images; default: 64, or all there are to complete where they are fewer; from how many given ones,
-    default: 12 held-out ones, or all of --given."""
+    """How many images; default: 64, or all there are to complete where they are fewer, or where they are a FILE.npz's;
+    from how many given ones, default: 12 held-out ones, or all of --given."""
     seed: int = 0
     """Image i depends on the seed and i alone."""
     temperature: float = 1.0
