@@ -8,6 +8,7 @@ import tyro
 
 from .. import models
 from ..data import Dataset
+from ..models.networks import Encoder
 from ..training import Run, load_model
 from .train_options import Train
 
@@ -59,5 +60,12 @@ class TrainClassifier(Train):
                     raise ValueError(f"{option}: expected it with --from RUN, whose encoder it is about")
             return super().build(name, data)
         source = load_model(self.source)
+        encoder = getattr(source, "encoder", None)
+        if not isinstance(encoder, Encoder) or encoder.classes is not None:
+            reads = ", which reads their classes too" if isinstance(encoder, Encoder) else ""
+            raise ValueError(
+                "from: expected a run with an encoder of images alone, as those of autoencoder and vae, got"
+                f" {self.source}, of {type(source).__name__}{reads}"
+            )
         classifier = models.Classifier.from_encoder(source, data.classes or 0, self.model_config(data)["frozen"])
         return models.build(name, **classifier.config) if self.scratch else classifier
