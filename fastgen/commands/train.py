@@ -17,7 +17,7 @@ from ..data import Dataset
 from ..data.identity import check_content, content
 from ..measures import of, words
 from ..training import Record, Run, Trainer, checkpoint, describe, distributed
-from ..training.checks import check_data
+from ..training.checks import check_data, check_shared
 from ..training.run import build_model
 from ..training.stopping import TIME_IS_UP, Stopped, on_signals
 from . import pick_device
@@ -53,6 +53,8 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
         options.initialise(model)
     for data, what in ((train, "train"), (held_out, "held_out")):
         check_data(model, data, what)
+    options.batches(len(train))
+    check_shared(model, options, len(train))
     said = about(model, train, held_out)
     config = {
         "fastgen": __version__,

@@ -9,11 +9,12 @@ import tyro
 from .._checks import check_option
 from .._console import did_you_mean
 from ..data import NAMES
-from ..training import Run
+from ..training import CheckpointError, Run, checkpoint
 from . import parse
 from .boxes import option_words
 from .model_options import MODELS, options_of
 from .option_files import check_foreign, with_files
+from .run_words import so_far
 from .train_options import Train
 
 FREE_ON_RESUME = (
@@ -60,12 +61,33 @@ def read(arguments: list[str]) -> tuple[str, Train, Run]:
     started = options_of(run)
     options = parse(MODELS[name], f"train {name}", arguments, default=replace(started, **OF_A_START))
     options = _absolute(options)
+    _check_saved(run, options)
     for field in fields(started):
         before, now = getattr(started, field.name), getattr(options, field.name)
         moved = field.name == "data" and before not in NAMES and now not in NAMES  # its content is checked
         if now != before and field.name not in FREE_ON_RESUME and not moved:
             raise ValueError(f"{field.name}: expected {before}, as when the run in {run.folder} began, got {now}")
     return name, options, run
+
+
+def _check_saved(run: Run, options: Train) -> None:
+    """Raise ValueError if the run lost its checkpoints, or was trained for more epochs than it is to have."""
+    if not run.has_checkpoint:
+        if len(lines := run.metrics()) > 1:  # the first may be there before anything is saved
+            raise ValueError(
+                f"resume: expected a checkpoint in {run.checkpoints}, beside metrics of {len(lines)} epochs, got none;"
+                " --overwrite begins again"
+            )
+        return
+    try:
+        here = checkpoint.load_state(run.checkpoints, options.checkpoint)["position"]
+    except CheckpointError:  # which resuming mends, or says more about
+        return
+    if options.epochs < (trained := here["epoch"] + (here["batch"] > 0)):
+        raise ValueError(
+            f"epochs: expected {trained} or more, since the run in {run.folder} holds"
+            f" {so_far(here['epoch'], here['batch'])}, got {options.epochs}"
+        )
 
 
 def _check_needed(options: Train, begun: Train) -> None:
