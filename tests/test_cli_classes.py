@@ -163,7 +163,7 @@ def test_few_classes_make_no_tower_of_an_epochs_picture() -> None:
 def test_moved_data_are_known_again(copied: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run, moved = copied
     assert "gone, which is not there" in refused(capsys, "explore", run, "samples")
-    assert main(["explore", str(run), "samples", "nearest", "--data", str(moved), "--label", "car"]) == 0
+    assert main(["explore", str(run), "samples", "nearest", "--data", str(moved)]) == 0
     assert "4 classes: bus, car, train, tram; 40 images" in capsys.readouterr().err
     resume = ["train", "vae", "--run", str(run), "--resume", "--epochs", "2"]
     other = folders(tmp_path / "other", NAMES, shift=1)

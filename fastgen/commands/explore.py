@@ -1,6 +1,6 @@
 """``fastgen explore``: what a model's latent space holds, as pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from ..training import Run, load_model
 from . import check_seed, parse, pick_device
 from .beside import fitted_pca
 from .condition_file import is_told_more
-from .explore_groups import FROM_PRIOR, classes_of, draw_from_prior, draws_codes, groups_of
+from .explore_groups import FROM_PRIOR, classes_of, draw_from_prior, drawn_groups, draws_codes, groups_of
 from .images import class_names, load_images, say_notes
 from .run_words import called
 
@@ -105,6 +105,7 @@ def main(arguments: list[str]) -> str:
     kinds = [kind for kind in (options.what or able) if kind in options.what or _applies(kind, model, images, options)]
     if not kinds:
         raise ValueError(f"run: expected a model that can be drawn from or has codes, got {type(model).__name__}")
+    _check_read(kinds, model, images, options)
     folder = options.out or options.run / "explore"
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out: expected a folder to write to, got the file {folder}")
@@ -115,6 +116,33 @@ def main(arguments: list[str]) -> str:
             bar.set_postfix_str(kind)
             bar.write(_draw(kind, model, images, options, of, folder / f"{kind}.png"))
     return f"{several(len(kinds), 'picture')} in {folder}"
+
+
+READERS: dict[str, tuple[str, ...]] = {
+    "label": ("manifold",),
+    "dims": ("manifold", "scatter"),
+    "groups": ("arithmetic",),
+}
+"""Pictures that read an option which says what they show."""
+
+
+def _check_read(kinds: Sequence[str], model: Any, images: Dataset, options: Explore) -> None:
+    """Raise ValueError if an option was given that no picture reads, or groups of images that are not there."""
+    if options.label is not None and model.classes is None:
+        raise ValueError(f"label: expected none, since the model has no classes, got {options.label}")
+    for name, readers in READERS.items():
+        value = getattr(options, name)
+        walks = hasattr(model, "walk") and model.walk(1) is not None  # along the parts of a prior: it has its own ways
+        read = [kind for kind in readers if kind in kinds and not (kind == "manifold" and walks)]
+        if value is not None and not read:
+            said = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            got = f"got {said} with {', '.join(kinds)}"
+            raise ValueError(f"{name}: expected it with {' or '.join(readers)} only, {got}")
+    if "arithmetic" in kinds and model.classes is None:
+        if draws_codes(model):
+            drawn_groups(options.groups, options.n)
+        else:
+            groups_of(options.groups, images, torch.device("cpu"))
 
 
 def _can(model: Any, kind: str) -> bool:

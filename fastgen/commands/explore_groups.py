@@ -34,17 +34,28 @@ def draw_from_prior(kind: str, model: Any, n: int, seed: int, groups: tuple[str,
         if hasattr(model, "code_traversals"):
             return exploring.draw_code_traversals(model, steps=n, seed=seed, of=of)
         return exploring.draw_prior_traversals(model, n, seed=seed, of=of)
+    a, b, c = drawn_groups(groups, n)
+    return exploring.draw_code_arithmetic(model, a, b, c, seed, of=of)
+
+
+def drawn_groups(groups: tuple[str, ...] | None, n: int) -> list[list[int]]:
+    """The numbers of drawn images of a, b and c, of those that the picture grid, ``n`` wide, shows.
+
+    Raises:
+        ValueError: they are others, or there are none.
+    """
     found = []
     for group in groups or [None]:
         try:
             found.append([int(number) for number in str(group).split(",")])
-        except ValueError as error:
+        except ValueError:
+            found.append([-1])
+        if not all(0 <= number < n * n for number in found[-1]):
             raise ValueError(
-                "groups: expected three, each numbers of drawn images that the picture grid shows, as 3,14,15, got"
-                f" {group!r}"
-            ) from error
-    a, b, c = found
-    return exploring.draw_code_arithmetic(model, a, b, c, seed, of=of)
+                "groups: expected three, each numbers of drawn images that the picture grid shows, as 3,14,15, from 0"
+                f" to {n * n - 1}, got {group!r}"
+            )
+    return found
 
 
 def groups_of(groups: tuple[str, ...] | None, images: Dataset, device: torch.device) -> list[tuple[Tensor, str | None]]:
