@@ -2,6 +2,7 @@
 
 import codecs
 import difflib
+import os
 import sys
 from collections.abc import Iterable
 
@@ -15,6 +16,23 @@ def prepare() -> None:
     reconfigure = getattr(sys.stdout, "reconfigure", None)  # what stands in for stdout may have none
     if reconfigure is not None:
         reconfigure(line_buffering=True, errors="fastgen")
+
+
+def is_unread(error: BaseException) -> bool:
+    """Whether an error says that nobody reads what is printed any more, as in ``fastgen --help | head -1``."""
+    return isinstance(error, BrokenPipeError) and error.filename is None  # errors of files name them
+
+
+def drop_unread() -> None:
+    """Let what is still to be printed where nobody reads go nowhere: the end of the process would complain of it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

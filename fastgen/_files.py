@@ -43,13 +43,14 @@ def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
             _sync_folder(target.parent)
 
 
-def check_can_write(name: str, path: Path, suffixes: Sequence[str]) -> None:
+def check_can_write(name: str, path: Path, suffixes: Sequence[str], *, named: bool = False) -> None:
     """A file of the kind that ``suffixes`` say can be at ``path``: to be found out before the work, not after it.
 
     Args:
         name: of the argument.
         path: where to write; a name without a suffix says nothing false.
         suffixes: those of the file's kind, such as ".png".
+        named: whoever reads the file goes by its suffix, so that it needs one.
 
     Raises:
         ValueError: it is a folder, in none, or named as another kind of file.
@@ -58,6 +59,8 @@ def check_can_write(name: str, path: Path, suffixes: Sequence[str]) -> None:
         raise ValueError(f"{name}: expected a file to write, got the folder {path}")
     if not path.parent.is_dir():
         raise ValueError(f"{name}: expected a file in a folder that exists, got {path}")
+    if named and not path.suffix and not _is_place(path):
+        raise ValueError(f"{name}: expected a name that ends in {' or '.join(suffixes)}, got {path}")
     check_suffix(name, path, suffixes)
 
 

@@ -52,6 +52,10 @@ COMMANDS = {
 """The module of each command; its ``main`` takes the arguments, and returns what to print, if anything."""
 
 
+UNREAD = 128 + 13
+"""Exit code of a command whose output nobody reads any more: that of SIGPIPE, which not every system has by name."""
+
+
 def command() -> NoReturn:
     """The console script, and ``python -m fastgen``: ``main``, and the end of the process."""
     if sys.argv[1:2] != ["bench"]:  # which measures what users' own processes do
@@ -67,15 +71,29 @@ def command() -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0; 2 for an error that its message explains; 130 for Ctrl-C.
 
-    A run that was stopped by another signal than Ctrl-C's returns 128 and its number, as shells do.
+    A run that was stopped by another signal than Ctrl-C's returns 128 and its number, as shells do; so does a command
+    that has no more reader, without a word.
     """
     _console.prepare()
+    try:
+        return _main(arguments)
+    except BrokenPipeError as error:
+        if not _console.is_unread(error):
+            raise
+        _console.drop_unread()
+        return UNREAD
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     command = arguments[0] if arguments else "--help"
     if command in ("-h", "--help"):
         print(__doc__)
         return 0
     if command == "--version":
+        if arguments[1:]:
+            print(f"fastgen: version: expected no arguments, got {' '.join(arguments[1:])}", file=sys.stderr)
+            return 2
         print(f"fastgen {__version__}")
         return 0
     if command not in COMMANDS:
@@ -101,6 +119,8 @@ def _code(command: str, arguments: list[str]) -> int:
     try:
         _run(command, arguments)
     except (CheckpointError, ElsewhereError, MissingExtraError, NonFiniteError, OSError, ValueError) as error:
+        if _console.is_unread(error):
+            raise
         print(f"fastgen: {error}", file=sys.stderr)  # its message is all that a user needs
         return 2
     except KeyboardInterrupt as stop:
@@ -111,10 +131,7 @@ def _code(command: str, arguments: list[str]) -> int:
 
 
 def _run(command: str, arguments: list[str]) -> None:
-    if command == "info":  # needs no extra
-        importlib.import_module(COMMANDS[command]).main()
-        return
-    if command != "bench":  # neither does this one, until it plots
+    if command not in ("info", "bench"):  # which need no extra, until bench plots
         require("tyro")
     said = importlib.import_module(COMMANDS[command]).main(arguments)
     if said:  # of several processes, the first one speaks

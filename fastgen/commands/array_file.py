@@ -81,8 +81,8 @@ class ArrayFile:
         if self.labels is not None:
             self.beside.begin()
             for first in range(0, self.n, LABELS):
-                part = slice(first, min(first + LABELS, self.n))
-                self.beside.write(first, in_turn(self.labels, part).numpy())
+                some = slice(first, min(first + LABELS, self.n))
+                self.beside.write(first, in_turn(self.labels, some).numpy())
         elif self._replaces and self._has_labels_of_others():
             self.beside.path.unlink()
         for part in self.parts[::-1]:

@@ -72,6 +72,9 @@ def main(arguments: list[str]) -> str:
     if options.limit is not None:
         check_integer("limit", options.limit, 1)
     check_integer("batch_size", options.batch_size, 1)
+    if options.samples == 0 and (options.quality or options.inception is not None):
+        asked = "--quality" if options.quality else "--inception"
+        raise ValueError(f"samples: expected 2 or more with {asked}, which measures drawn images, got 0")
     device = distributed.local_device(pick_device(options.device))
     with distributed.processes(device, PATIENCE):
         said = _evaluate(options, device)

@@ -130,6 +130,8 @@ def _check_read(kinds: Sequence[str], model: Any, images: Dataset, options: Expl
     """Raise ValueError if an option was given that no picture reads, or groups of images that are not there."""
     if options.label is not None and model.classes is None:
         raise ValueError(f"label: expected none, since the model has no classes, got {options.label}")
+    if options.label is not None:
+        class_number("label", options.label, class_names(Run(options.run)), model.classes)
     for name, readers in READERS.items():
         value = getattr(options, name)
         walks = hasattr(model, "walk") and model.walk(1) is not None  # along the parts of a prior: it has its own ways

@@ -92,5 +92,14 @@ def report() -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    print(report())
+def main(arguments: list[str]) -> str:
+    """Report; there is nothing to be told.
+
+    Raises:
+        ValueError: there are arguments.
+    """
+    if arguments in (["-h"], ["--help"]):
+        return str(__doc__)
+    if arguments:
+        raise ValueError(f"info: expected no arguments, got {' '.join(arguments)}")
+    return report()

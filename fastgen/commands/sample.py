@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> str:
     if options.shard is not None and not (many and options.shard > 0):
         raise ValueError(f"shard: expected 1 or more, with a folder of single images, got {options.shard}")
     if options.npz is not None:
-        check_can_write("npz", options.npz, (".npz",))
+        check_can_write("npz", options.npz, (".npz",), named=True)
     device = distributed.local_device(pick_device(options.device))
     with distributed.processes(device, PATIENCE):
         said = _sample(options, device, what)

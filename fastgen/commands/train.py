@@ -10,7 +10,7 @@ import torch
 
 from .. import pictures
 from .._checks import listed
-from .._console import several
+from .._console import is_unread, several
 from .._extras import require
 from .._version import __version__
 from ..data import Dataset
@@ -92,6 +92,8 @@ def _train(name: str, options: Train, run: Run, device: torch.device) -> str:
             stop.args = (_how_to_continue(name, run),)
             raise
         except OSError as error:
+            if is_unread(error):
+                raise
             raise OSError(f"{error}; {checkpoint.good(run.checkpoints)}") from error
     if not run.has_checkpoint:
         return f"{run.folder}: no checkpoint, since nothing was trained"

@@ -42,9 +42,10 @@ def read_array(path: Path, split: str | None = None, *, whole: bool = False, lev
     """
     read = _names_by_split(path)
     if split not in read:
-        raise ValueError(
-            f"{path}: expected images of the {split} split, got {listed(part.images for part in read.values())}"
-        )
+        there = listed(part.images for part in read.values())
+        if split is None:
+            raise ValueError(f"{path}: expected one set of images, got splits: {there}")
+        raise ValueError(f"{path}: expected images of the {split} split, got {there}")
     about = {"levels", "classes", "class_names"}
     wanted = about.union(*(names.every for names in read.values()))
     arrays = read_npz(path, wanted)
