@@ -59,6 +59,8 @@ def test_images_to_complete_are_as_many_as_there_are(tmp_path: Path, capsys: pyt
         with np.load(npz) as arrays:
             assert (arrays["x"][..., mask] == np.arange(n).reshape(n, 1, 1)).all()
     assert refused(capsys, *command, "--n", 5) == f"fastgen: n: expected at most 3, the images of {known}, got 5\n"
+    message = refused(capsys, "sample", run, "--complete", known, "--npz", known, "--out", tmp_path / "s.png")
+    assert message == f"fastgen: npz: expected another file than those that are read, got {known}\n"
     np.savez(known, known=np.ones((8, 8), int), known_mask=np.stack([mask[None], ~mask[None]]))
     said(capsys, *command)
     with np.load(npz) as arrays:

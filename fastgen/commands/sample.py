@@ -113,10 +113,20 @@ def main(arguments: list[str]) -> str:
         raise ValueError(f"shard: expected 1 or more, with a folder of single images, got {options.shard}")
     if options.npz is not None:
         check_can_write("npz", options.npz, (".npz",), named=True)
+    _check_keeps_what_it_reads(options)
     device = distributed.local_device(pick_device(options.device))
     with distributed.processes(device, PATIENCE):
         said = _sample(options, device, what)
         return said if distributed.rank() == 0 else ""
+
+
+def _check_keeps_what_it_reads(options: Sample) -> None:
+    """Raise ValueError if a file that the images depend on would be written over."""
+    given = (options.complete, options.condition, options.given)
+    read = {Path(each).resolve() for each in given if each is not None and each not in HALVES}
+    for name, path in {"out": Path(options.out), "npz": options.npz}.items():
+        if path is not None and path.resolve() in read:
+            raise ValueError(f"{name}: expected another file than those that are read, got {path}")
 
 
 def _sample(options: Sample, device: torch.device, what: str) -> str:
