@@ -83,7 +83,7 @@ class ArrayFile:
             for first in range(0, self.n, LABELS):
                 some = slice(first, min(first + LABELS, self.n))
                 self.beside.write(first, in_turn(self.labels, some).numpy())
-        elif self._replaces and self._has_labels_of_others():
+        elif (self._replaces or self.path.exists()) and self._has_labels_of_others():  # or a start before did
             self.beside.path.unlink()
         for part in self.parts[::-1]:
             with errors_name(part.path):
