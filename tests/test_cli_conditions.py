@@ -158,11 +158,12 @@ def test_a_run_from_training_to_drawing(tmp_path: Path, capsys: pytest.CaptureFi
     line = said(capsys, "sample", run, "--condition", tmp_path / "told.npz", "--out", out, "--npz", npz)
     assert line.startswith("5 images in "), "as many as the file has"
     assert (drawn(npz)["x"][:, 0] == X[:5]).all()
-    said(capsys, "sample", run, "--condition", npz, "--n", 7, "--out", f"{tmp_path / 'single'}/", "--npz", npz)
-    seven = drawn(npz)
+    single, more = tmp_path / "single", tmp_path / "more.npz"
+    said(capsys, "sample", run, "--condition", npz, "--n", 7, "--out", f"{single}/", "--npz", more)
+    seven = drawn(more)
     assert (seven["x"][:, 0] == X[[0, 1, 2, 3, 4, 0, 1]]).all(), "in turn"
     assert all((seven[name] == array[[0, 1, 2, 3, 4, 0, 1]]).all() for name, array in told.items())
-    assert len(list((tmp_path / "single").glob("*.png"))) == 7
+    assert len(list(single.glob("*.png"))) == 7
 
 
 def test_a_compiled_sampler_is_told(
