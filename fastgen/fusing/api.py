@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -82,6 +84,19 @@ def _check_model(model: Any) -> None:
 
 @contextmanager
 def _on_its_own() -> Iterator[None]:
-    """Trials with gradients and without autocast, whatever surrounds the call."""
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        yield
+    """Trials with gradients and without autocast, whatever surrounds the call; what they draw is not missing after."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    state, numpy = random.getstate(), sys.modules.get("numpy")
+    numpys = numpy.random.get_state() if numpy else None
+    try:
+        with (
+            torch.random.fork_rng(devices),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast("cpu", enabled=False),
+        ):
+            yield
+    finally:
+        random.setstate(state)
+        if numpy:
+            numpy.random.set_state(numpys)
