@@ -133,7 +133,7 @@ LEFT = {
     "random": (lambda: direct(lambda s, x: s.bn(s.up(x)) if random.random() < 2 else x), "uses random"),
     "helper": (lambda: direct(lambda s, x: helper(F.relu(s.bn(s.up(x))))), "uses helper"),
     "its own attribute": (lambda: direct(lambda s, x: F.relu(s.bn(s.up(x))) if s.steps else x), "self.steps, a list"),
-    "modules in a list": (lambda: direct(lambda s, x: s.list[0](s.bn(s.up(x)))), "reads self.list, a ModuleList"),
+    "modules in a list": (lambda: direct(lambda s, x: s.list[0](s.bn(s.up(x)))), "looks into self.list"),
     "mode": (
         lambda: direct(lambda s, x: F.relu(s.bn(F.dropout(s.up(x), training=s.training)))),
         "something else in training",

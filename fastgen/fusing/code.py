@@ -60,6 +60,8 @@ def running(ran: Ran) -> Iterator[None]:
 
 def _is_users(names: dict[str, Any]) -> bool:
     root = str(names.get("__name__", "")).split(".")[0]
+    if root.startswith("namedtuple_"):  # what Python makes of a named tuple
+        return False
     return root not in ("torch", "fastgen") and (root == "__main__" or root not in sys.stdlib_module_names)
 
 

@@ -2,38 +2,32 @@
 
 ``torch.fx`` traces the forward with every submodule as one call, and runs of calls with a chain in them become one call
 of ``run_sequence``. A trace freezes what Python decided on the way, so it is taken only where Python had nothing to
-decide: the forward has no defaults and gets tensors, uses torch's functions, its own modules and tensors,
-``self.training`` and plain numbers (which are compared again at each call), computes with nothing but what comes from
-its input, and is the same in training and in evaluation.
+decide: the forward has no defaults and gets tensors, uses torch's ops, its own modules and tensors, ``self.training``
+and plain numbers (which are compared again at each call), asks its layers for nothing, has no contexts, computes with
+nothing but what comes from its input, and is the same in training and in evaluation.
 """
 
 from __future__ import annotations
 
-import builtins
-import dis
 import inspect
-import sys
-import types
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..nn.halving import halves
 from ..nn.perceptron import perceptron_at
 from ..nn.sequence import may_write, step_at
 from .chain import flatten, run_sequence
-from .code import ASKS, is_torchs
+from .forward_trace import CONTAINERS, check_code, trace
 from .op_recorder import NotProvenError
 from .swap import Fused, make_class, own_class
 
-_BUILTINS = {"range", "len", "tuple", "list", "int", "float", "super", "enumerate", "zip", "reversed"}
-_PLAIN = (int, float, str, bool, type(None))
-_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+_NO_CHAIN = "no batch norm or activation that the op knows follows in its forward"
 
 
 class Rewritten(Fused):
@@ -44,7 +38,8 @@ class Rewritten(Fused):
     _fastgen_numbers: tuple[tuple[str, Any], ...]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        same = all(getattr(self, name) == number for name, number in self._fastgen_numbers)
+        now = ((getattr(self, name), number) for name, number in self._fastgen_numbers)
+        same = all(type(value) is type(number) and value == number for value, number in now)
         tensors = len(args) == self._fastgen_arguments and all(isinstance(each, Tensor) for each in args)
         if kwargs or not tensors or not same:
             return super().forward(*args, **kwargs)
@@ -64,11 +59,20 @@ class Rewritten(Fused):
 def has_direct_layers(module: nn.Module) -> bool:
     """Whether its own forward calls a ConvTranspose2d, a Conv2d that halves, or two Linear, as its attributes tell."""
     own = own_class(module)
-    if isinstance(module, (nn.Sequential, *_CONTAINERS)) or own.__module__.startswith(("torch.", "fastgen.")):
+    if isinstance(module, (nn.Sequential, *CONTAINERS)) or own.__module__.startswith(("torch.", "fastgen.")):
         return False
     children = [type(child) for child in module.children()]
     fusable = nn.ConvTranspose2d in children or children.count(nn.Linear) > 1
     return fusable or any(map(halves, module.children()))
+
+
+def is_missed(module: nn.Module, reason: str) -> bool:
+    """Whether it is to be told of a module itself why its forward is not rewritten: no transposed layer of it tells."""
+    children = list(module.children())
+    if reason == _NO_CHAIN or any(isinstance(child, nn.ConvTranspose2d) for child in children):
+        return False
+    dense = [child for child in children if isinstance(child, nn.Linear)]
+    return any(map(halves, children)) or any(perceptron_at([one, nn.ReLU(), two], 0) for one, two in pairwise(dense))
 
 
 def rewritten_class(module: nn.Module) -> tuple[type[nn.Module], list[list[nn.Module]]]:
@@ -78,8 +82,8 @@ def rewritten_class(module: nn.Module) -> tuple[type[nn.Module], list[list[nn.Mo
         NotProvenError: says why its forward cannot be rewritten.
     """
     base = type(module)
-    _check_code(base)
-    (graph, reads), (other, _) = (_trace(module, training) for training in (True, False))
+    check_code(base)
+    (graph, reads), (other, _) = (trace(module, training) for training in (True, False))
     if graph.python_code("self").src != other.python_code("self").src:
         raise NotProvenError("its forward does something else in training than in evaluation")
     runs = []
@@ -90,7 +94,7 @@ def rewritten_class(module: nn.Module) -> tuple[type[nn.Module], list[list[nn.Mo
             _replace(graph, run, layers)
             runs.append(flat)
     if not runs:
-        raise NotProvenError("no batch norm or activation that the op knows follows in its forward")
+        raise NotProvenError(_NO_CHAIN)
     graph.lint()
     code = graph.python_code("self")
     namespace = dict(code.globals)
@@ -102,83 +106,6 @@ def rewritten_class(module: nn.Module) -> tuple[type[nn.Module], list[list[nn.Mo
         "_fastgen_arguments": len(inspect.signature(base.forward).parameters) - 1,
     }
     return make_class(base, Rewritten, None, **members), runs
-
-
-def _check_code(base: type[nn.Module]) -> None:
-    forward = base.forward
-    if not isinstance(forward, types.FunctionType):
-        raise NotProvenError("its forward is not a plain function")
-    parameters = list(inspect.signature(forward).parameters.values())
-    if len(parameters) < 2 or any(
-        p.kind is not p.POSITIONAL_OR_KEYWORD or p.default is not p.empty for p in parameters
-    ):
-        raise NotProvenError("its forward takes other than plain arguments, or one with a default")
-    code = forward.__code__
-    if any(isinstance(constant, types.CodeType) for constant in code.co_consts):
-        raise NotProvenError("its forward has a function or a comprehension in it")
-    if set(code.co_freevars) - {"__class__"}:
-        raise NotProvenError("its forward reads variables of a function around it")
-    if asked := sorted(ASKS.intersection(code.co_names)):
-        raise NotProvenError(f"its forward asks torch for its state ({', '.join(asked)})")
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("STORE_GLOBAL", "STORE_ATTR", "IMPORT_NAME"):
-            raise NotProvenError(f"its forward does more than compute ({instruction.opname} {instruction.argval})")
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME") and not _is_torch(forward, instruction.argval):
-            raise NotProvenError(f"its forward uses {instruction.argval}, which is not torch's")
-
-
-def _is_torch(forward: types.FunctionType, name: str) -> bool:
-    if name not in forward.__globals__:
-        return name in _BUILTINS and hasattr(builtins, name)
-    value = forward.__globals__[name]
-    if not isinstance(value, (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)):
-        return False
-    return is_torchs(value)
-
-
-class _NothingIsComputed(TorchDispatchMode):
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # saves the import of all of torch.compile
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise NotProvenError(f"its forward computes with tensors that do not come from its input ({func})")
-
-
-class _Tracer(fx.Tracer):
-    proxy_buffer_attributes = True
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True
-
-
-def _trace(module: nn.Module, training: bool) -> tuple[fx.Graph, set[str]]:
-    """The graph of ``module``'s forward, and the names of the numbers that it read."""
-    base, read = type(module), set()
-    code = base.forward.__code__
-
-    class Watched(base):  # type: ignore[misc,valid-type]
-        def __getattribute__(self, name: str) -> Any:
-            if sys._getframe(1).f_code is code:
-                read.add(name)
-            return super().__getattribute__(name)
-
-    twin = Watched.__new__(Watched)
-    state = {name: dict(value) if isinstance(value, dict) else value for name, value in vars(module).items()}
-    object.__setattr__(twin, "__dict__", {**state, "training": training})
-    try:
-        with _NothingIsComputed():
-            graph = _Tracer().trace(twin)
-    except NotProvenError:
-        raise
-    except Exception as error:
-        raise NotProvenError(f"torch.fx cannot trace its forward: {error}") from error
-    held = {*module._modules, *module._parameters, *module._buffers, "training"}
-    for name in read:
-        value = getattr(module, name)
-        if isinstance(value, _CONTAINERS) or (name not in held and type(value) not in _PLAIN):
-            raise NotProvenError(f"its forward reads self.{name}, a {type(value).__name__}")
-    return graph, read - held
 
 
 def _runs(graph: fx.Graph, module: nn.Module) -> Iterator[list[fx.Node]]:

@@ -165,6 +165,8 @@ def _match_container(module: nn.Module, matches: Matches) -> None:
             for flat in runs:
                 _describe(flat, matches)
         except NotProvenError as error:
+            if forward_rewrite.is_missed(module, str(error)):
+                matches.leave(module, str(error))
             for child in module.children():
                 matches.reasons[id(child)] = f"{type(module).__name__} calls it, and {error}"
 
