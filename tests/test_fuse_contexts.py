@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -258,3 +258,28 @@ def test_random_generators_stay_where_they_are() -> None:
     state = torch.get_rng_state()
     fastgen.fuse(Seeded())
     assert torch.equal(state, torch.get_rng_state())
+
+
+class Shallow(nn.Sequential):
+    """Runs the first of its layers."""
+
+    depth = 3
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(list(self._modules.values())[: self.depth])
+
+
+def test_a_sequential_that_goes_through_its_layers_in_its_own_way() -> None:
+    layers = [nn.ConvTranspose2d(16, 16, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(16, 16, 4, 2, 1), nn.ReLU()]
+    inner = Shallow(*layers)
+    model = nn.Sequential(inner, nn.ConvTranspose2d(16, 16, 4, 2, 1), nn.ReLU())
+    plain = copy.deepcopy(model)
+    report = fastgen.fuse(model)
+    assert [each.path for each in report.swapped] == ["1, 2"]
+    assert [(each.path, each.reason) for each in report.left] == [
+        (path, "Shallow has a forward or an __iter__ of its own") for path in ("0.0", "0.2")
+    ]
+    x = torch.randn(2, 16, 4, 4)
+    for depth in (3, 2, 4):
+        inner.depth = plain[0].depth = depth
+        assert_parity(model(x), plain(x), copy.deepcopy(plain).double()(x.double()))

@@ -87,8 +87,11 @@ def is_alone(conv: Any) -> bool:
 
 
 def is_sequential(module: nn.Module) -> bool:
-    """Whether calling it is calling what it holds, one after the other."""
-    return isinstance(module, nn.Sequential) and own_class(module).forward is nn.Sequential.forward
+    """Whether calling it is calling what it holds, one after the other: its forward goes through ``__iter__``."""
+    if not isinstance(module, nn.Sequential):
+        return False
+    own = own_class(module)
+    return own.forward is nn.Sequential.forward and own.__iter__ is nn.Sequential.__iter__
 
 
 def flatten(modules: Iterable[nn.Module]) -> list[nn.Module]:

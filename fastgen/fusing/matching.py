@@ -169,6 +169,9 @@ def _match_container(module: nn.Module, matches: Matches) -> None:
                 matches.leave(module, str(error))
             for child in module.children():
                 matches.reasons[id(child)] = f"{type(module).__name__} calls it, and {error}"
+    elif isinstance(module, nn.Sequential):
+        for child in module.children():
+            matches.reasons[id(child)] = f"{type(module).__name__} has a forward or an __iter__ of its own"
 
 
 def _is_small(module: nn.Module, matches: Matches) -> bool:
