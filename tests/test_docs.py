@@ -85,6 +85,8 @@ def small(words: list[str]) -> list[str]:
     added = SMALL[words[0]] + SMALL.get(" ".join(words[:2]), [])
     for option, number in SMALL_NUMBERS.items():
         added = added + [option, number] * (option in words)
+    if "--groups" in words:  # numbers of images of a grid that is as wide as it says
+        return words
     return [*words, *added]
 
 
