@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .code import PLAIN, Names, Ran, frozen_names, running, unchanged_names
+from .code import PLAIN, Names, Ran, frozen_names, is_torchs, running, unchanged_names
 from .op_recorder import NotProvenError
+from .torch_names import only_computes
 
 _CONSTANT = (int, float, str, torch.dtype, torch.device, type, FunctionType, BuiltinFunctionType)
 _INTERNAL = frozenset(vars(nn.Module()))
@@ -131,7 +132,7 @@ def _plain(value: Any) -> Any:
 def _frozen(value: Any, what: str) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_frozen(each, what) for each in value)
-    if value is None or isinstance(value, _CONSTANT):
+    if value is None or (isinstance(value, _CONSTANT) and (not is_torchs(value) or only_computes(value))):
         return value
     raise NotProvenError(f"its forward reads {what}, a {type(value).__name__}, which may change")
 

@@ -90,7 +90,7 @@ def is_sequential(module: nn.Module) -> bool:
     """Whether calling it is calling what it holds, one after the other: its forward goes through ``__iter__``."""
     if not isinstance(module, nn.Sequential):
         return False
-    own = own_class(module)
+    own: Any = own_class(module)
     return own.forward is nn.Sequential.forward and own.__iter__ is nn.Sequential.__iter__
 
 

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from .op_recorder import NotProvenError
+from .torch_names import is_switch, only_computes, reached
 
 #: (name of the module, dotted name in it, value): globals that have to be what they were for a proof to hold.
 Names = tuple[tuple[str, str, Any], ...]
@@ -44,7 +45,7 @@ def running(ran: Ran) -> Iterator[None]:
     before, collects = sys.getprofile(), gc.isenabled()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
-        if event == "call" and _is_users(frame.f_globals) and frame.f_code not in ran:
+        if event == "call" and frame.f_code not in ran and (is_users(frame.f_globals) or is_switch(frame)):
             free = {name: frame.f_locals.get(name) for name in frame.f_code.co_freevars}
             ran[frame.f_code] = frame.f_globals, free
 
@@ -58,7 +59,7 @@ def running(ran: Ran) -> Iterator[None]:
             gc.enable()
 
 
-def _is_users(names: dict[str, Any]) -> bool:
+def is_users(names: dict[str, Any]) -> bool:
     root = str(names.get("__name__", "")).split(".")[0]
     if root.startswith("namedtuple_"):  # what Python makes of a named tuple
         return False
@@ -74,6 +75,8 @@ def frozen_names(ran: Ran) -> Names:
     found: dict[tuple[str, str], Any] = {}
     inside = {name for code in ran for name in code.co_cellvars}
     for code, (names, free) in ran.items():
+        if not is_users(names):
+            raise NotProvenError(f"its forward changes how torch computes or draws ({names['__name__']})")
         for name, value in free.items():
             if name not in inside and name != "__class__" and not _is_code(value):
                 raise NotProvenError(f"its forward reads {name}, a variable of a function around it")
@@ -81,7 +84,7 @@ def frozen_names(ran: Ran) -> Names:
         for i, each in enumerate(instructions):
             if each.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
                 raise NotProvenError(f"its forward writes the global {each.argval}")
-            if each.opname == "IMPORT_NAME" and each.argval.split(".")[0] not in ("torch", "math"):
+            if each.opname == "IMPORT_NAME" and each.argval != "math":
                 raise NotProvenError(f"its forward imports {each.argval}")
             if each.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
                 path = [each.argval]
@@ -110,9 +113,14 @@ def _known(names: dict[str, Any], path: list[str]) -> str | None:
         used += 1
     dotted = ".".join(path[:used])
     if isinstance(value, ModuleType) and is_torchs(value):
-        if asked := ASKS.intersection(path):
+        value, more = reached(value, path[used:])
+        dotted = ".".join(path[: used + more])
+        if asked := ASKS.intersection((*path, name_of(value))):
             raise NotProvenError(f"its forward asks torch for its state ({', '.join(sorted(asked))})")
-        return None
+        if only_computes(value):
+            return None
+    if is_torchs(value) and not only_computes(value):
+        raise NotProvenError(f"its forward uses {dotted}, which may do more than compute")
     if _is_code(value):
         return None
     if isinstance(value, PLAIN) or (isinstance(value, tuple) and all(isinstance(each, PLAIN) for each in value)):
@@ -123,9 +131,11 @@ def _known(names: dict[str, Any], path: list[str]) -> str | None:
 
 def _is_code(value: Any) -> bool:
     """Whether it is a function whose own code is looked at when it runs, or one that only computes, or a class."""
+    if is_torchs(value):
+        return only_computes(value)
     if isinstance(value, BuiltinFunctionType):
-        return is_torchs(value) or value in vars(math).values()
-    return isinstance(value, (FunctionType, MethodType, type)) or is_torchs(value)
+        return value in vars(math).values()
+    return isinstance(value, (FunctionType, MethodType, type))
 
 
 def is_torchs(value: Any) -> bool:
@@ -134,7 +144,9 @@ def is_torchs(value: Any) -> bool:
         return False
     if not isinstance(value, (ModuleType, FunctionType, BuiltinFunctionType, type)):
         return type(value).__module__.split(".")[0] == "torch" and callable(value) and not hasattr(value, "forward")
-    where = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) or ""
+    if isinstance(value, ModuleType):
+        return value.__name__.split(".")[0] == "torch"
+    where = getattr(value, "__module__", None) or ""
     return where.split(".")[0] == "torch" or any(value is getattr(each, name_of(value), None) for each in (torch, F))
 
 

@@ -19,11 +19,14 @@ from ..ops._dtypes import FLOATING
 from ..ops._masked_conv2d_checks import GROUPS_ORDERS, MASKS
 from ..ops.masked_conv2d import masked_conv2d_mask
 from . import cropped_conv
-from .attribute_reads import Seen, frozen_reads, watching
+from .attribute_reads import Reads, Seen, frozen_reads, watching
 from .cropped_conv import CropSpec
 from .masked_conv import MaskSpec, get, run
-from .op_recorder import NotProvenError, Recorded, Recorder, held_tensors, integers, probe_copy
+from .op_recorder import NotProvenError, Recorded, Recorder, held_tensors, integers, probe_copy, to_dtype
+from .questions import Questions
 
+#: Paths of weight, bias and mask; what it calls; what it reads; whether it writes the mask into the weight.
+_Common = tuple[str, str | None, str, tuple[str, ...], Reads, bool]
 _SAME_VALUES = {"aten._to_copy", "aten.view", "aten._unsafe_view", "aten.unsqueeze", "aten.expand", "aten.clone"}
 
 
@@ -58,22 +61,34 @@ def prove(module: nn.Module) -> MaskSpec | CropSpec:
         NotProvenError: says why it could not be shown to be one.
     """
     twin = probe_copy(module)
-    specs = set()
+    specs, recorded = set(), set()
     for training in (True, False):
         twin.train(training)
         for N, H, W in ((2, 7, 5), (1, 4, 6)):
             specs.add(_trial(module, twin, N, H, W))
     if len(specs) != 1:
         raise NotProvenError("its forward depends on the mode or on the size of the image")
+    for dtype in FLOATING:  # what a conversion did in one of them it does not do in another
+        to_dtype(twin, dtype)
+        try:
+            recorded.add(_record(module, twin, _image(twin, 2, 7, 5).to(dtype).requires_grad_()))
+        except NotProvenError as error:
+            raise NotProvenError(f"in {dtype}, {error}") from error
+    if len(recorded) != 1:
+        raise NotProvenError("its forward depends on the dtype of the image")
     return specs.pop()
 
 
-def _trial(module: nn.Module, twin: nn.Module, N: int, H: int, W: int) -> MaskSpec | CropSpec:
+def _image(twin: nn.Module, N: int, H: int, W: int) -> Tensor:
+    """Whole numbers in as many channels as the largest weight has."""
     weights = [t for _, t in held_tensors(twin) if t.dim() == 4 and isinstance(t, nn.Parameter)]
     weights.sort(key=lambda t: (t.requires_grad, t.numel()), reverse=True)
     channels = weights[0].shape[1] if weights else 1
-    generator = torch.Generator().manual_seed(0)
-    x = integers((N, channels, H, W), generator).requires_grad_()
+    return integers((N, channels, H, W), torch.Generator().manual_seed(0))
+
+
+def _record(module: nn.Module, twin: nn.Module, x: Tensor) -> tuple[_Common, tuple[int, int]]:
+    """What its forward is for one image: where it holds what, what it calls and reads, and the dilation."""
     recorder, calls, seen = Recorder(), [], Seen()
     recorder.name("input", "0", x)
     for path, tensor in held_tensors(twin):
@@ -84,7 +99,7 @@ def _trial(module: nn.Module, twin: nn.Module, N: int, H: int, W: int) -> MaskSp
         if path
     ]
     try:
-        with watching(twin, seen), recorder:
+        with watching(twin, seen), recorder, Questions(lambda t: recorder.value(t).op == "held"):
             result = _call(twin, x)
     except NotProvenError:
         raise
@@ -105,14 +120,20 @@ def _trial(module: nn.Module, twin: nn.Module, N: int, H: int, W: int) -> MaskSp
     reads = frozen_reads(module, seen)
     in_place = any(op.op == "aten.mul" and op.written for op in recorder.ops)
     in_place = in_place or recorder.value(get(twin, weight)).op == "aten.mul"
-    common = weight, bias, mask, tuple(sorted(set(calls))), reads, in_place
+    return (weight, bias, mask, tuple(sorted(set(calls))), reads, in_place), dilation
+
+
+def _trial(module: nn.Module, twin: nn.Module, N: int, H: int, W: int) -> MaskSpec | CropSpec:
+    x = _image(twin, N, H, W).requires_grad_()
+    common, dilation = _record(module, twin, x)
+    tensor, mask, generator = get(module, common[0]), common[2], torch.Generator().manual_seed(0)
     if not _may_mask(get(module, mask), tensor):
         raise NotProvenError("its mask is not made of zeros and ones, one for each tap")
     which = _which(get(module, mask), tensor) if dilation == (1, 1) else None
     spec: MaskSpec | CropSpec
     if which is None:
         spec = CropSpec(*common, *cropped_conv.live_taps(get(module, mask), tensor, dilation), dilation)
-        x = integers((N, channels, H + spec.extent[0], W + spec.extent[1]), generator).requires_grad_()
+        x = integers((N, x.shape[1], H + spec.extent[0], W + spec.extent[1]), generator).requires_grad_()
     else:
         spec = MaskSpec(*common, *which)
     _compare(twin, spec, x, generator)

@@ -133,15 +133,21 @@ def probe_copy(module: nn.Module) -> nn.Module:
         twin = copy.deepcopy(module)
     except Exception as error:
         raise NotProvenError(f"it cannot be copied: {error}") from error
-    twin.to(device="cpu", dtype=torch.float64)
+    to_dtype(twin, torch.float64)
     for each in twin.modules():
-        for name, tensor in vars(each).items():
-            if isinstance(tensor, Tensor):
-                wide = torch.float64 if tensor.is_floating_point() else tensor.dtype
-                each.__dict__[name] = tensor.detach().to(device="cpu", dtype=wide).requires_grad_(tensor.requires_grad)
         for hooks in (each._forward_hooks, each._forward_pre_hooks, each._backward_hooks, each._backward_pre_hooks):
             hooks.clear()
     return twin
+
+
+def to_dtype(twin: nn.Module, dtype: torch.dtype) -> None:
+    """Everything that floats in ``dtype``, on the CPU, plain attributes as well."""
+    twin.to(device="cpu", dtype=dtype)
+    for each in twin.modules():
+        for name, tensor in vars(each).items():
+            if isinstance(tensor, Tensor):
+                other = dtype if tensor.is_floating_point() else tensor.dtype
+                each.__dict__[name] = tensor.detach().to(device="cpu", dtype=other).requires_grad_(tensor.requires_grad)
 
 
 def integers(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

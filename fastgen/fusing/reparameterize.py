@@ -21,6 +21,7 @@ from ..ops.rsample_kl import LOGVAR_MAX, LOGVAR_MIN
 from . import worth
 from .attribute_reads import Reads, Seen, frozen_reads, unchanged, watching
 from .op_recorder import NotProvenError, Recorded, Recorder, probe_copy
+from .questions import Questions
 from .swap import Fused
 
 _SMOOTH = {
@@ -34,6 +35,7 @@ _SMOOTH = {
 #: How far float64 sums in another order may be apart, relative to the sum of the sizes of their terms.
 _ROUNDING = 1e-12
 _Answer = tuple[bool, torch.dtype | None, Reads]
+_Run = tuple[Recorder, Seen, list[Tensor], Any]
 _FORMULA = "mu + exp(logvar / 2)·noise and KL(N(mu, exp(logvar)) ‖ N(0, 1)) of each example"
 _SAMPLE = GaussianRSample()
 
@@ -144,6 +146,7 @@ def prove_method(twin: nn.Module, method: str) -> SampleSpec | None:
                 reasons.append(str(error))
                 continue
             if len(set(answers)) == 1:
+                _check_dtypes(twin, method, shapes[0], answers[0][1])
                 proven.setdefault(training, []).append((dims, answers[0]))
     if not drawn:
         return None
@@ -156,6 +159,23 @@ def prove_method(twin: nn.Module, method: str) -> SampleSpec | None:
     return SampleSpec(*cases[0][1], tuple(proven), tuple(dims for dims, _ in cases))
 
 
+def _check_dtypes(twin: nn.Module, method: str, shape: tuple[int, ...], alone: torch.dtype | None) -> None:
+    """In every dtype the same ops run, and its results have it, or in the one that anything is proven for alone.
+
+    What a conversion did in one of them it does not do in another.
+    """
+    ran = set()
+    for dtype in FLOATING:
+        mu, logvar = (torch.ones(shape, dtype=dtype, device="cpu").requires_grad_() for _ in range(2))
+        recorder, _, _, result = _run(twin, method, mu, logvar, torch.Generator().manual_seed(0))
+        given = {each.dtype for each in (result if _is_pair(result) else (result,))}
+        if alone in (None, dtype) and given != {dtype}:
+            raise NotProvenError(f"what it returns of {dtype} has another dtype")
+        ran.add(tuple(op.op for op in recorder.ops if op.op != "aten._to_copy" or op.args[0].op != "noise"))
+    if len(ran) != 1:
+        raise NotProvenError("its forward depends on the dtype of its arguments")
+
+
 class _DrawsNothingError(NotProvenError):
     """The module was never meant to sample."""
 
@@ -163,29 +183,12 @@ class _DrawsNothingError(NotProvenError):
 def _trial(twin: nn.Module, method: str, shape: tuple[int, ...], seed: int) -> _Answer:
     """Whether it returned a KL, and both as the formula says; the noise's dtype if that is not mu's; what it read."""
     generator = torch.Generator().manual_seed(seed)
-    draws: list[Tensor] = []
-
-    def noise(size: torch.Size, dtype: torch.dtype) -> Tensor:
-        draws.append(torch.randn(size, generator=generator, dtype=dtype, device="cpu"))
-        return draws[-1]
-
     mu, logvar = (torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu") for _ in range(2))
     if shape[0] == 96:  # one term to a sum: over all that logvar may be
         logvar = torch.linspace(LOGVAR_MIN, LOGVAR_MAX, shape[0], dtype=torch.float64, device="cpu").view(shape)
         logvar = torch.nextafter(logvar, torch.zeros_like(logvar))  # where all of torch's clamps have a gradient
     mu, logvar = mu.requires_grad_(), logvar.requires_grad_()
-    recorder, seen = Recorder(noise), Seen()
-    recorder.name("input", "0", mu)
-    recorder.name("input", "1", logvar)
-    try:
-        with watching(twin, seen), recorder:
-            result = getattr(twin, method)(mu, logvar)
-    except NotProvenError:
-        raise
-    except Exception as error:
-        raise (NotProvenError if draws else _DrawsNothingError)(f"its forward cannot be tried: {error}") from error
-    if not draws:
-        raise _DrawsNothingError("it draws nothing")
+    recorder, seen, draws, result = _run(twin, method, mu, logvar, generator)
     z, kl = (result, None) if isinstance(result, Tensor) else (result if _is_pair(result) else (None, None))
     if z is None or z.shape != shape:
         raise NotProvenError("it returns neither z nor z and the KL of each example")
@@ -199,6 +202,29 @@ def _trial(twin: nn.Module, method: str, shape: tuple[int, ...], seed: int) -> _
     if kl is not None:
         _agree("KL", kl, terms.flatten(1).sum(1), mu, logvar, sizes.flatten(1).sum(1), sizes)
     return kl is not None, None if draws[0].dtype == mu.dtype else draws[0].dtype, frozen_reads(twin, seen)
+
+
+def _run(twin: nn.Module, method: str, mu: Tensor, logvar: Tensor, generator: torch.Generator) -> _Run:
+    """Its result, with noise of ``generator``."""
+    draws: list[Tensor] = []
+
+    def noise(size: torch.Size, dtype: torch.dtype) -> Tensor:
+        draws.append(torch.randn(size, generator=generator, dtype=dtype, device="cpu"))
+        return draws[-1]
+
+    recorder, seen = Recorder(noise), Seen()
+    recorder.name("input", "0", mu)
+    recorder.name("input", "1", logvar)
+    try:
+        with watching(twin, seen), recorder, Questions(lambda _: False):
+            result = getattr(twin, method)(mu, logvar)
+    except NotProvenError:
+        raise
+    except Exception as error:
+        raise (NotProvenError if draws else _DrawsNothingError)(f"its forward cannot be tried: {error}") from error
+    if not draws:
+        raise _DrawsNothingError("it draws nothing")
+    return recorder, seen, draws, result
 
 
 def _check_ops(recorder: Recorder, draws: list[Tensor], shape: tuple[int, ...]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from types import ModuleType
+from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+_SWITCHES = {"torch.amp.autocast_mode", "torch.random", "torch.utils.checkpoint"}
 _CONSTANTS = (torch.dtype, torch.device, torch.layout, torch.memory_format, int, float, str, bool)
 
 
@@ -26,6 +27,29 @@ def is_op(value: Any) -> bool:
         return True
     name = str(getattr(value, "__name__", "_"))
     return not name.startswith("_") and getattr(torch._C._VariableFunctions, name, None) is value
+
+
+def only_computes(value: Any) -> bool:
+    """Whether it is something of torch's that a trial may use: an op, a layer, a distribution, a constant, ``no_grad``.
+
+    Without gradients is what a trial sees, since gradients are compared; every other context and switch is not.
+    """
+    if is_op(value) or is_constant(value) or value is torch.no_grad or value is torch.autograd.Variable:
+        return True
+    if isinstance(value, FunctionType | type) and value.__module__.startswith("torch.distributions."):
+        return True
+    return isinstance(value, type) and (value is torch.Size or issubclass(value, torch.Tensor | torch.nn.Module))
+
+
+def is_switch(frame: FrameType) -> bool:
+    """Whether what runs changes how torch computes or draws: of contexts and decorators all but ``no_grad``."""
+    where = frame.f_globals.get("__name__")
+    if where == "torch.autograd.grad_mode":
+        own, before = frame.f_locals.get("self"), frame.f_back
+        if isinstance(own, torch.set_grad_enabled) and before is not None and before.f_globals is frame.f_globals:
+            return False  # no_grad is made of it
+        return not isinstance(own, torch.no_grad)
+    return where in _SWITCHES
 
 
 def is_constant(value: Any) -> bool:
