@@ -78,6 +78,17 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         ],
     },
     "masked_conv2d": {
+        "fastgen/fusing/questions.py": [
+            ("all questions are answered", "if name not in _SIZES:", "if False:"),
+            ("sizes are numbers",
+             "return _Shape(map(_Size, answer)) if isinstance(answer, tuple) else _Size(answer)", "return answer"),
+        ],
+        "fastgen/fusing/masked_proof.py": [
+            ("one dtype is tried", "for dtype in FLOATING:", "for dtype in FLOATING[1:2]:"),
+        ],
+        "fastgen/fusing/code.py": [
+            ("decorators switch", " or is_switch(frame))", ")"),
+        ],
         "fastgen/ops/_dtypes.py": [
             ("autocast rounds float64", "    if tensor.dtype == torch.float64:\n        return None\n", ""),
         ],

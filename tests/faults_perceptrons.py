@@ -115,6 +115,26 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
             ("a perceptron in a forward is none", " or perceptron_at(flat, i) for i", " for i"),
             ("an activation writes first", "(nn.Conv2d, nn.ConvTranspose2d, nn.Linear)",
              "(nn.Conv2d, nn.ConvTranspose2d)"),
+            ("a parameter counts as a number", "type(value) is type(number) and value == number", "value == number"),
+        ],
+        "fastgen/fusing/forward_trace.py": [
+            ("contexts are passed over",
+             'if getattr(code, "co_exceptiontable", b"") or any(each.opname in _CONTEXTS for each in instructions):',
+             "if False:"),
+            ("numbers of layers are frozen", 'raise NotProvenError(f"its forward reads self.{path}, which may change")',
+             "return getattr(module, name)"),
+            ("other code is not looked at", "if others := sorted(", "if others := False and sorted("),
+        ],
+        "fastgen/fusing/torch_names.py": [
+            ("switches are ops",
+             'return not name.startswith("_") and getattr(torch._C._VariableFunctions, name, None) is value',
+             "return callable(value)"),
+        ],
+        "fastgen/fusing/chain.py": [
+            ("past an __iter__", " and own.__iter__ is nn.Sequential.__iter__", ""),
+        ],
+        "fastgen/fusing/api.py": [
+            ("trials seed the generators", "            torch.random.fork_rng(devices),\n", ""),
         ],
         "csrc/activation.h": [("no bias", "bias ? y[j] + bias[j] : y[j]", "y[j]")],
         "csrc/mlp.h": [
