@@ -161,7 +161,7 @@ FAULTS: dict[str, dict[str, list[tuple[str, str, str]]]] = {
         "csrc/binary_cross_entropy_cpu.cpp": [
             ("targets below 0", "int32_t(!(targets[i] >= acc_t(0))) |", ""),
             ("targets above 1", "| int32_t(!(targets[i] <= acc_t(1)))", ""),
-            ("targets of the first sample", "const int64_t target = at % targets,", "const int64_t target = at,"),
+            ("targets of the first sample", "body(at, target, count);", "body(at, target % (targets / 2 + 1), count);"),
             ("parts of a tile at its begin", "terms + (at - begin)", "terms"),
             ("stride of the gradient ignored", "grad.dim() == 1 ? grad.stride(0) : 1", "1"),
             ("a gradient of samples as it lies", "grad_any.dim() == 1 ? grad_any : as_contiguous(grad_any)",
