@@ -68,8 +68,8 @@ def test_a_law_on_values_adds_up_to_one(name: str) -> None:
     for levels in (2, 7):
         p_x = vae(levels, name).p_x
         torch.manual_seed(0)
-        params = 4 * torch.randn(1, p_x.param_channels(1), 1, 64, dtype=torch.float64)
-        each = [p_x._log_prob(params.unflatten(1, (1, -1)), torch.full((1, 1, 1, 64), v)) for v in range(levels)]
+        params = 4 * torch.randn(64, p_x.param_channels(1), 1, 1, dtype=torch.float64)
+        each = [p_x.log_prob(params, torch.full((64, 1, 1, 1), v)) for v in range(levels)]
         total = torch.stack(each).exp().sum(0)
         assert bool((total - 1).abs().max() < 1e-9) is p_x.of_values
 

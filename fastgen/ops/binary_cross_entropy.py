@@ -82,8 +82,7 @@ def pays(logits: Tensor, target: Tensor) -> bool:
 
 
 def summed(logits: Tensor, target: Tensor) -> Tensor:
-    """``binary_cross_entropy`` of what has been checked, by the op or by torch's functions."""
-    target = target.to(torch.promote_types(logits.dtype, torch.float32))
+    """``binary_cross_entropy`` of what has been checked, and targets in the result's dtype, by op or torch's functions."""
     if pays(logits, target):
         nats: Tensor = call(torch.ops.fastgen.binary_cross_entropy.default, logits, target)
         return nats
@@ -127,6 +126,7 @@ def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     if logits.dim() < target.dim() or logits.shape[logits.dim() - target.dim() :] != target.shape:
         raise ValueError(f"logits: expected shape (*, {', '.join(map(str, target.shape))}), got {tuple(logits.shape)}")
     check_device("target", target, "logits", logits)
+    target = target.to(torch.promote_types(logits.dtype, torch.float32))
     if not pays(logits, target):
         _check_unit(target)
     return summed(logits, target)
@@ -136,5 +136,5 @@ def _check_unit(target: Tensor) -> None:
     """As the op does it, where a look does not wait for a device or break a graph."""
     if not target.is_cpu or torch.compiler.is_compiling() or is_vectorized() or torch._C._get_tracing_state():
         return
-    if target.numel() and target.dtype != torch.bool and not (target.min() >= 0 and target.max() <= 1):
+    if target.numel() and not (target.min() >= 0 and target.max() <= 1):
         raise RuntimeError("target: expected values in [0, 1], got others")
