@@ -82,7 +82,7 @@ def pays(logits: Tensor, target: Tensor) -> bool:
 
 
 def summed(logits: Tensor, target: Tensor) -> Tensor:
-    """``binary_cross_entropy`` of what has been checked, and targets in the result's dtype, by op or torch's functions."""
+    """``binary_cross_entropy`` of what has been checked, of targets in the result's dtype, by op or by torch."""
     if pays(logits, target):
         nats: Tensor = call(torch.ops.fastgen.binary_cross_entropy.default, logits, target)
         return nats
