@@ -1,7 +1,8 @@
-// binary_cross_entropy: −t·log σ(l) − (1 − t)·log σ(−l) = l·([l > 0] − t) + log1p(exp(−|l|)), and its gradient, σ(l) −
-// t Shapes   l of R rows, t of R or a divisor of it: row r of l belongs to row r mod T of t Traffic  forward reads l
-// and t once, backward reads both and writes the gradient; nothing of that size is kept Numerics in float, or double;
-// the exponential's argument is never positive, so that nothing overflows The formulas. No torch headers.
+// binary_cross_entropy: −t·log σ(l) − (1 − t)·log σ(−l) = l·([l > 0] − t) + log1p(exp(−|l|)); its gradient: σ(l) − t
+//
+// The exponential's argument is never positive: nothing overflows, and what is left of a logit that is sure and right
+// is not rounded away. Logits (*S, N, *D) and targets (N, *D), summed over D, are read once forward and once backward,
+// and nothing of their size is kept. The formulas. No torch headers.
 #pragma once
 
 #include "math.h"

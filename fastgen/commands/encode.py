@@ -45,10 +45,10 @@ def main(arguments: list[str]) -> str:
     options = parse(Encode, "encode", arguments)
     check_can_write("out", options.out, (".npz",), named=True)
     device = pick_device(options.device)
-    data = Path(options.data or Run(options.run).config()["options"]["data"])
-    if options.out.resolve() == data.resolve():
+    run = Run(options.run)
+    if options.out.resolve() == Path(options.data or run.config()["options"]["data"]).resolve():
         raise ValueError(f"out: expected another file than the run's data, got {options.out}")
-    run, model = Run(options.run), load_model(options.run, options.checkpoint, device)
+    model = load_model(options.run, options.checkpoint, device)
     if not isinstance(model, VQVAE):
         raise ValueError(f"run: expected one of a model whose codes are integers, vqvae, got {type(model).__name__}")
     splits = ["train", *(["valid"] if run.config()["options"]["held_out"] == "valid" else []), "test"]

@@ -81,11 +81,16 @@ def pays(logits: Tensor, target: Tensor) -> bool:
     return not (is_exporting() or is_vectorized() or forward_ad._current_level >= 0)
 
 
-def summed(logits: Tensor, target: Tensor) -> Tensor:
-    """``binary_cross_entropy`` of what has been checked, of targets in the result's dtype, by op or by torch."""
+def summed(logits: Tensor, target: Tensor, looks: bool = False) -> Tensor:
+    """``binary_cross_entropy`` of what has been checked, of targets in the result's dtype, by op or by torch.
+
+    ``looks``: at targets that the op does not see, too.
+    """
     if pays(logits, target):
         nats: Tensor = call(torch.ops.fastgen.binary_cross_entropy.default, logits, target)
         return nats
+    if looks:
+        _check_unit(target)
     return binary_cross_entropy_reference(logits, target)
 
 
@@ -126,10 +131,7 @@ def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     if logits.dim() < target.dim() or logits.shape[logits.dim() - target.dim() :] != target.shape:
         raise ValueError(f"logits: expected shape (*, {', '.join(map(str, target.shape))}), got {tuple(logits.shape)}")
     check_device("target", target, "logits", logits)
-    target = target.to(torch.promote_types(logits.dtype, torch.float32))
-    if not pays(logits, target):
-        _check_unit(target)
-    return summed(logits, target)
+    return summed(logits, target.to(torch.promote_types(logits.dtype, torch.float32)), looks=True)
 
 
 def _check_unit(target: Tensor) -> None:
