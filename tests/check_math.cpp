@@ -97,6 +97,7 @@ int main() {
   if (__builtin_cpu_supports("avx512f")) philox("philox_avx512", philox_words_avx512);
 #endif
   const float nan = NAN;
-  std::printf("nan %d\n", !(std::isnan(fastgen::exp(nan)) && std::isnan(fastgen::expm1(nan)) &&
-                            std::isnan(fastgen::tanh(nan)) && std::isnan(fastgen::log1p_of_unit(nan)) && std::isnan(sigmoid(nan))));
+  std::printf("nan %d\n",
+              !(std::isnan(fastgen::exp(nan)) && std::isnan(fastgen::expm1(nan)) && std::isnan(fastgen::tanh(nan)) &&
+                std::isnan(fastgen::log1p_of_unit(nan)) && std::isnan(sigmoid(nan))));
 }
