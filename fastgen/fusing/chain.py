@@ -33,16 +33,20 @@ class FusedSequential(Fused):
     """``nn.Sequential`` that runs what can be fused in one op."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if kwargs or len(args) != 1:
+        if kwargs or not args or args[1:]:  # of few names: a compiler looks again at each
             return super().forward(*args, **kwargs)
-        return run_sequence(list(self._modules.values()), args[0])  # type: ignore[arg-type]
+        modules: Any = [*self._modules.values()]
+        y = run_dense(modules, args[0])
+        return _run_steps(modules, args[0]) if y is None else y
 
 
 def run_sequence(modules: Sequence[nn.Module], x: Any) -> Any:
     """``modules`` one after the other, as ``nn.Sequential`` calls them; those of inner ones, too."""
     y = run_dense(modules, x)
-    if y is not None:
-        return y
+    return _run_steps(modules, x) if y is None else y
+
+
+def _run_steps(modules: Sequence[nn.Module], x: Any) -> Any:
     flat = modules if globally_observed() else flatten(modules)
     return sequence.run_sequence(flat, x, pays=_pays_transposed, other=_run_other)
 

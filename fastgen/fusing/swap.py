@@ -10,6 +10,7 @@ from __future__ import annotations
 import copyreg
 import functools
 from collections.abc import Hashable
+from types import FunctionType
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -65,13 +66,14 @@ def make_class(base: type[nn.Module], kind: type[Fused], spec: Hashable, **membe
 
 
 def _forward(base: type[nn.Module], kind: type[nn.Module]) -> Any:
-    """The forward of ``kind`` with the signature of that of ``base``, which torch.export and torch.fx look at."""
+    """The forward of ``kind`` with the signature of that of ``base``, which torch.export and torch.fx look at.
 
-    @functools.wraps(base.forward)
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return kind.forward(self, *args, **kwargs)
-
-    return forward
+    It is that code, and not a function that calls it: a compiler would find the way to it again at each call.
+    """
+    own: Any = kind.forward
+    forward = FunctionType(own.__code__, own.__globals__, own.__name__, own.__defaults__, own.__closure__)
+    forward.__kwdefaults__ = own.__kwdefaults__
+    return functools.wraps(base.forward)(forward)
 
 
 def is_fused(module: nn.Module) -> bool:

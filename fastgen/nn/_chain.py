@@ -18,9 +18,11 @@ class Chain(nn.Sequential):
         super().__init__(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(x, fx.Proxy):  # whoever traces wants to see the modules
-            return super().forward(x)
-        return self._run(check_tensor("x", x))
+        if not isinstance(x, Tensor):
+            if isinstance(x, fx.Proxy):  # whoever traces wants to see the modules
+                return super().forward(x)
+            check_tensor("x", x)
+        return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
         raise NotImplementedError

@@ -13,7 +13,7 @@ from ..ops._records import Activation
 from ._records import activation_by
 from .halving import run_halving, with_activation
 from .normalizing import run_batch_norm
-from .sequence import are_hooked, observed
+from .sequence import are_hooked, is_called_plainly, observed, observed_itself
 
 #: Layers that a program of torch's compiler has as one op.
 DENSE = {nn.Linear: "linear", nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.Tanh: "tanh", nn.Identity: "none"}
@@ -64,7 +64,8 @@ def run_perceptron(modules: Sequence[nn.Module], i: int, x: Any) -> tuple[Tensor
 
 @constant
 def _dense_layer(kind: type[nn.Module]) -> str | None:
-    return DENSE.get(kind)
+    """Its name, if calling a module of this kind runs its forward, and nothing registered for all modules."""
+    return DENSE.get(kind) if is_called_plainly(kind) and not are_hooked() else None
 
 
 def run_dense(modules: Sequence[nn.Module], x: Any) -> Tensor | None:
@@ -81,7 +82,7 @@ def run_dense(modules: Sequence[nn.Module], x: Any) -> Tensor | None:
     for module in modules:
         layer, held = _dense_layer(type(module)), module._parameters
         slope = 0.0
-        if layer is None or observed(module):
+        if layer is None or observed_itself(module):
             return None
         if layer == "linear":
             if "weight" not in held or "bias" not in held:
@@ -96,7 +97,7 @@ def run_dense(modules: Sequence[nn.Module], x: Any) -> Tensor | None:
             slope = kind.slope
         layers.append(layer)
         slopes.append(slope)
-    if not layers or are_hooked():
+    if not layers:
         return None
     y: Tensor = _RUN(x, parameters, layers, slopes)
     return y

@@ -57,7 +57,7 @@ def _makes_anew(kind: type[nn.Module]) -> bool:
 
 
 @constant
-def _is_called_plainly(kind: type[nn.Module]) -> bool:
+def is_called_plainly(kind: type[nn.Module]) -> bool:
     return kind.__call__ is nn.Module.__call__
 
 
@@ -222,17 +222,28 @@ def may_write(module: nn.Module) -> bool:
 
 def observed(module: nn.Module) -> str:
     """What makes calling the module more than running its class's forward; "" if nothing does."""
+    found = observed_itself(module)
+    if found:
+        return found
+    if not is_called_plainly(type(module)):
+        return "has a __call__ of its own"
+    if module._compiled_call_impl is not None:
+        return "is compiled on its own"
+    return ""
+
+
+def observed_itself(module: nn.Module) -> str:
+    """What of the module, and not of its class, a compiler that traces the call sees, too; "" if nothing does.
+
+    Of no other name, for a compiler looks again at each that is read.
+    """
     if module._forward_hooks or module._forward_pre_hooks:
         return "has a forward hook"
     if module._backward_hooks or module._backward_pre_hooks:
         return "has a backward hook"
-    own, _ = module.__dict__, module.forward  # a compiler looks again at what is read, and not into __dict__
+    own, _ = module.__dict__, module.forward  # which it looks at, and not into __dict__
     if "forward" in own or "_conv_forward" in own or "__call__" in own:
         return "has a forward of its own"
-    if not _is_called_plainly(type(module)):
-        return "has a __call__ of its own"
-    if module._compiled_call_impl is not None:
-        return "is compiled on its own"
     return ""
 
 
