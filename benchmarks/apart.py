@@ -19,28 +19,35 @@ from typing import Any
 
 import torch
 
-from bench_models import EVAL, TRAINING, tasks
+from bench_models import EVAL, TRAINING, WHOLE, tasks
 from steps import DTYPES, begun, chosen, parser_of, save
 
-#: Contender → whether it is plain torch, and what torch.compile is told, if it takes part.
-FORMS: dict[str, tuple[bool, dict[str, Any]]] = {
-    "fastgen": (False, {}),
-    "fastgen, torch.compile": (False, {"mode": "default"}),
-    "eager": (True, {}),
-    "torch.compile": (True, {"mode": "default"}),
+#: Contender → whether it is plain torch, what torch.compile is told, if it takes part, and whether it sees the loss.
+FORMS: dict[str, tuple[bool, dict[str, Any], bool]] = {
+    "fastgen": (False, {}, False),
+    "fastgen, torch.compile": (False, {"mode": "default"}, False),
+    f"fastgen, torch.compile, {WHOLE}": (False, {"mode": "default"}, True),
+    "eager": (True, {}, False),
+    "torch.compile": (True, {"mode": "default"}, False),
+    f"torch.compile, {WHOLE}": (True, {"mode": "default"}, True),
 }
 WAYS = (TRAINING, EVAL)
+
+
+def ways_of(form: str) -> tuple[str, ...]:
+    """An evaluation has no loss."""
+    return (TRAINING,) if FORMS[form][2] else WAYS
 
 
 def serve(connection: Connection, form: str, step: tuple[int, torch.dtype, int, bool]) -> None:
     """Answer (way, warm-up, steps) with seconds a step until None comes; of fastgen parity is checked first."""
     place, dtype, threads, quick = step
     torch.set_num_threads(threads)
-    task, (plain, options) = tasks("cpu", quick)[place], FORMS[form]
+    task, (plain, options, whole) = tasks("cpu", quick)[place], FORMS[form]
     if form == "fastgen":
         for way in WAYS:
             task._gate("cpu", dtype, way)
-    runs = {way: task._step(plain, "cpu", way, dtype, options) for way in WAYS}
+    runs = {way: task._step(plain, "cpu", way, dtype, options, whole=whole) for way in ways_of(form)}
     for run in runs.values():
         run()
     connection.send("ready")
@@ -94,12 +101,13 @@ def measured(
             _received(ours, form)
         found = {}
         for way in WAYS:
+            asked = [(form, ours) for form, ours, _ in servers if way in ways_of(form)]
             pace = max(1, round(0.05 / _asked(servers[0][1], forms[0], (way, 1, 1)))) if not step[3] else 1
-            ask = [partial(_asked, ours, form, (way, 1 + pace // 5, pace)) for form, ours, _ in servers]
-            answers = in_turn(ask, turns)
-            found[way] = compared(
-                {form: [t for (of, *_), t in zip(servers, answers, strict=True) if of == form] for form in forms}
-            )
+            answers = in_turn([partial(_asked, ours, form, (way, 1 + pace // 5, pace)) for form, ours in asked], turns)
+            times: dict[str, list[list[float]]] = {form: [] for form, _ in asked}
+            for (form, _), each in zip(asked, answers, strict=True):
+                times[form].append(each)
+            found[way] = compared(times)
         return found
     finally:
         for _, _, server in servers:

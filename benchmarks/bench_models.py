@@ -9,7 +9,7 @@ the model.
 
 "as published" is the training step as the best-known code has it: losses of real and fake images one after the other,
 ``.item()`` of each, sigmoid and binary cross-entropy summed. ``--tuned`` lets torch.compile try its kernels for
-minutes, and use the fastest.
+minutes, and use the fastest. What is compiled is the model; "with its loss", one function of both.
 """
 
 import copy
@@ -45,6 +45,8 @@ from plain import (
 
 fuse = getattr(importlib.import_module("fastgen"), "fuse", None)
 TRAINING, EVAL = "training step", "eval step"
+#: Of contenders: torch.compile sees the loss, too, and not the model alone.
+WHOLE = "with its loss"
 
 
 def lowered(device: str, dtype: torch.dtype) -> AbstractContextManager[Any]:
@@ -93,8 +95,10 @@ class Task:
                 )  # fmt: skip
 
     def _contenders(self, bench: Bench, dtype: torch.dtype, way: str) -> dict[str, Callable[[], Callable[[], Any]]]:
-        def maker(plain: bool, last: bool = False, **options: Any) -> Callable[[], Callable[[], Any]]:
-            return lambda: self._step(plain, bench.device, way, dtype, options, last)
+        def maker(
+            plain: bool, last: bool = False, whole: bool = False, **options: Any
+        ) -> Callable[[], Callable[[], Any]]:
+            return lambda: self._step(plain, bench.device, way, dtype, options, last, whole)
 
         images = len(self.shape) == 4  # which can be laid out in two ways
         contenders = {"fastgen": maker(plain=False), "eager": maker(plain=True)}
@@ -116,6 +120,11 @@ class Task:
             if images:
                 contenders[f"{name}, channels_last"] = maker(plain=True, last=True, mode=mode)
         contenders["fastgen, torch.compile"] = maker(plain=False, mode="default")
+        if way == TRAINING:
+            contenders[f"torch.compile, {WHOLE}"] = maker(plain=True, whole=True, mode="default")
+            if images:
+                contenders[f"torch.compile, {WHOLE}, channels_last"] = maker(True, True, whole=True, mode="default")
+            contenders[f"fastgen, torch.compile, {WHOLE}"] = maker(plain=False, whole=True, mode="default")
         return contenders
 
     def _made(self, make: Callable[[], Any], device: str) -> list[nn.Module]:
@@ -127,15 +136,22 @@ class Task:
         return [t.to(device, dtype) for t in self.batch()]
 
     def _step(
-        self, plain: bool, device: str, way: str, dtype: torch.dtype, options: dict[str, Any], last: bool = False
-    ) -> Callable[[], Any]:
+        self, plain: bool, device: str, way: str, dtype: torch.dtype, options: dict[str, Any], last: bool = False,
+        whole: bool = False,
+    ) -> Callable[[], Any]:  # fmt: skip
+        """A step. ``options``: of torch.compile, if it takes part: of the model, or ``whole``, of its loss as well."""
         model, loss_of = self._made(self.models, device)[plain], self._loss(plain)
         *inputs, target = self._batch(device)
         if last:
             model = model.to(memory_format=torch.channels_last)
             inputs = [t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in inputs]
         model.train(way == TRAINING)
-        call = torch.compile(model, **options) if options else model
+        call = torch.compile(model, **options) if options and not whole else model
+
+        def loss_at(*batch: Tensor) -> Tensor:
+            return loss_of(call(*batch[:-1]), batch[-1])
+
+        loss_at = torch.compile(loss_at, **options) if whole else loss_at
 
         def evaluate() -> Any:
             with torch.no_grad(), lowered(device, dtype):
@@ -148,7 +164,7 @@ class Task:
         def step() -> Tensor:
             optimiser.zero_grad()
             with lowered(device, dtype):
-                loss = loss_of(call(*inputs), target)
+                loss = loss_at(*inputs, target)
             loss.backward()
             optimiser.step()
             return loss.detach()

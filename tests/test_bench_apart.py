@@ -77,4 +77,4 @@ def test_it_runs_from_end_to_end(
     with pytest.raises(SystemExit):
         main()
     assert "--turns: expected at least 1, got 0" in capsys.readouterr().err
-    assert {plain for plain, _ in FORMS.values()} == {True, False}
+    assert len({(plain, whole) for plain, _, whole in FORMS.values()}) == 4

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -236,3 +237,30 @@ def test_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.allclose(grad, -logits)
     assert torch.equal(small, plain(logits[:, 1:].half(), target[:, 1:]))
     assert torch.allclose(each, plain(logits, target))
+
+
+@pytest.mark.parametrize("rows", [2, 64])
+def test_a_program_has_it_as_one_op(rows: int) -> None:
+    """Its checks would be forty names that are looked at again at each call."""
+    logits, target = torch.randn(rows, 784), torch.rand(rows, 784)
+    names: list[Any] = []
+
+    def look(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        names.extend(node.target for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    torch._dynamo.reset()
+    assert torch.equal(
+        torch.compile(binary_cross_entropy, fullgraph=True, backend=look)(logits, target),
+        binary_cross_entropy(logits, target),
+    )
+    assert names == [torch.ops.fastgen.checked_binary_cross_entropy.default]
+    program = torch.compile(binary_cross_entropy, backend="aot_eager")
+    own, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    for found in (program(own, target), binary_cross_entropy(theirs, target)):
+        found.sum().backward()
+    assert own.grad is not None
+    assert theirs.grad is not None
+    assert torch.equal(own.grad, theirs.grad)
+    with pytest.raises(Exception, match=r"logits: expected shape \(\*, \d+, 3\), got \(\d+, 784\)"):
+        program(logits, target[:, :3])

@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 
 from .._checks import check_dense, check_device
 from .._constants import is_exporting
+from ._composites import composite, is_program
 from ._dtypes import check_floating
 from ._layouts import is_channels_last, is_vectorized, layout
 from ._registry import call, define_op
@@ -124,6 +125,14 @@ def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
     Source: Kingma and Welling 2014, arXiv:1312.6114, appendix C.1, equation 11.
     """
+    if is_program():
+        nats: Tensor = _RUN(logits, target)
+        return nats
+    return _checked(logits, target)
+
+
+@composite("checked_binary_cross_entropy(Tensor logits, Tensor target) -> Tensor")
+def _checked(logits: Tensor, target: Tensor) -> Tensor:
     check_floating("logits", logits)
     check_dense("target", target)
     if not target.dim():
@@ -132,6 +141,9 @@ def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         raise ValueError(f"logits: expected shape (*, {', '.join(map(str, target.shape))}), got {tuple(logits.shape)}")
     check_device("target", target, "logits", logits)
     return summed(logits, target.to(torch.promote_types(logits.dtype, torch.float32)), looks=True)
+
+
+_RUN = torch.ops.fastgen.checked_binary_cross_entropy.default
 
 
 def _check_unit(target: Tensor) -> None:
