@@ -262,5 +262,5 @@ def test_a_program_has_it_as_one_op(rows: int) -> None:
     assert own.grad is not None
     assert theirs.grad is not None
     assert torch.equal(own.grad, theirs.grad)
-    with pytest.raises(Exception, match=r"logits: expected shape \(\*, \d+, 3\), got \(\d+, 784\)"):
+    with pytest.raises(Exception, match=r"logits: expected shape \(\*, \d+, .*\), got \(\d+, 784\)"):
         program(logits, target[:, :3])
