@@ -16,7 +16,7 @@ from .._constants import is_exporting
 from ._composites import composite, is_program
 from ._dtypes import check_floating
 from ._layouts import is_channels_last, is_vectorized, layout
-from ._registry import call, define_op
+from ._registry import call, define_op, is_compiled
 
 KERNELS = {"CPU": "csrc/binary_cross_entropy_cpu.cpp"}
 
@@ -148,7 +148,8 @@ _RUN = torch.ops.fastgen.checked_binary_cross_entropy.default
 
 def _check_unit(target: Tensor) -> None:
     """As the op does it, where a look does not wait for a device or break a graph."""
-    if not target.is_cpu or torch.compiler.is_compiling() or is_vectorized() or torch._C._get_tracing_state():
+    traced = torch.compiler.is_compiling() or is_compiled() or torch._C._get_tracing_state()
+    if not target.is_cpu or traced or is_vectorized():
         return
     if target.numel() and not (target.min() >= 0 and target.max() <= 1):
         raise RuntimeError("target: expected values in [0, 1], got others")
