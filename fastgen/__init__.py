@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         sampling,
         training,
     )
+    from ._memory import keep_freed_memory
     from .fusing import fuse, unfuse
     from .training import load_model as load
 
@@ -44,6 +45,7 @@ __all__ = [
     "exploring",
     "exporting",
     "fuse",
+    "keep_freed_memory",
     "load",
     "losses",
     "measures",
@@ -58,7 +60,12 @@ __all__ = [
     "unfuse",
 ]
 
-_FUNCTIONS = {"fuse": ("fusing", "fuse"), "unfuse": ("fusing", "unfuse"), "load": ("training", "load_model")}
+_FUNCTIONS = {
+    "fuse": ("fusing", "fuse"),
+    "keep_freed_memory": ("_memory", "keep_freed_memory"),
+    "load": ("training", "load_model"),
+    "unfuse": ("fusing", "unfuse"),
+}
 """What is called by a shorter name than it has where it lives."""
 
 

@@ -1,16 +1,16 @@
 """Memory: ops keep none of it, and commands do not give it back to the system in every step."""
 
 import ctypes
-import os
+import mmap
 import subprocess
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from fastgen import cli, sampling
-from fastgen._memory import keep_freed_memory
+from fastgen import cli, keep_freed_memory, sampling
 from fastgen.models import PixelCNN
 from op_arguments import ARGUMENTS
 
@@ -88,11 +88,11 @@ def test_sampling_keeps_nothing() -> None:
 
 FAULTS = """
 import resource, sys
-from fastgen._memory import keep_freed_memory
-from fastgen.models import PixelCNN
-done = len(sys.argv) > 1 and keep_freed_memory()
+import fastgen
+size, number = int(sys.argv[1]) << 20, int(sys.argv[2])
+done = len(sys.argv) > 3 and fastgen.keep_freed_memory()
 def once():
-    blocks = [bytearray(3 << 20) for _ in range(8)]
+    blocks = [bytearray(size) for _ in range(number)]
 for _ in range(4):
     once()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -102,19 +102,33 @@ print(done, (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 10)
 """
 
 
-@needs_glibc
-def test_what_is_freed_is_there_the_next_time() -> None:
-    def found(*arguments: str, **environment: str) -> tuple[bool, int]:
-        command = [sys.executable, "-c", FAULTS, *arguments]
-        said = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True).stdout
-        done, pages = said.split()
-        return done == "True", int(pages)
+def faults(megabytes: int, number: int, *arguments: str) -> tuple[bool, int]:
+    """Whether it was done, and pages that one round of so many blocks waited for."""
+    command = [sys.executable, "-c", FAULTS, str(megabytes), str(number), *arguments]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    done, pages = said.split()
+    return done == "True", int(pages)
 
-    assert found()[1] > 3000, "glibc has begun to keep what is freed: this is not needed any more"
-    done, pages = found("keep")
+
+@needs_glibc
+@pytest.mark.parametrize(("megabytes", "number"), [(3, 8), (50, 2)])
+def test_what_is_freed_is_there_the_next_time(megabytes: int, number: int) -> None:
+    """Of blocks below what glibc maps apart at most, 32 MB, and above."""
+    plain = megabytes * number * 2**20 // mmap.PAGESIZE
+    assert faults(megabytes, number)[1] > plain // 2, "glibc has begun to keep it: this is not needed any more"
+    done, pages = faults(megabytes, number, "keep")
     assert done
-    assert pages < 300
-    assert not found("keep", MALLOC_TRIM_THRESHOLD_="131072")[0], "chosen by the user"
+    assert pages < plain // 20
+
+
+@needs_glibc
+@pytest.mark.parametrize("name", ["TRIM_THRESHOLD", "MMAP_THRESHOLD", "MMAP_MAX", "TOP_PAD"])
+def test_what_the_user_has_chosen_stays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"MALLOC_{name}_", "131072")
+    assert keep_freed_memory() is False
+    monkeypatch.delenv(f"MALLOC_{name}_")
+    monkeypatch.setenv("GLIBC_TUNABLES", f"glibc.malloc.{name.lower()}=131072")
+    assert keep_freed_memory() is False
 
 
 def test_commands_ask_for_it_and_benchmarks_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,3 +146,21 @@ def test_commands_ask_for_it_and_benchmarks_do_not(monkeypatch: pytest.MonkeyPat
 def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastgen._memory.ctypes.CDLL", lambda name: object())
     assert keep_freed_memory() is False
+
+
+@needs_glibc
+def test_with_an_allocator_before_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    glibc, asked = ctypes.CDLL("libc.so.6"), []
+
+    def load(name: str | None) -> SimpleNamespace:
+        return SimpleNamespace(
+            malloc=glibc.malloc if name else first, gnu_get_libc_version=None, mallopt=lambda *a: asked.append(a) or 1
+        )
+
+    monkeypatch.setattr("fastgen._memory.ctypes.CDLL", load)
+    first = glibc.calloc
+    assert keep_freed_memory() is False
+    assert not asked
+    first = glibc.malloc
+    assert keep_freed_memory() is True
+    assert asked == [(-1, 2**30), (-4, 0)]
