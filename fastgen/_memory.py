@@ -13,10 +13,10 @@ def keep_freed_memory() -> bool:
     """Have glibc keep what is freed: a step or a forward needs it again, and the system would fill it with zeros first.
 
     By its defaults glibc maps what is larger than 32 MB anew each time, and gives the free end of its heap back at a
-    few MB, in every step. A training step of 128 RGB images of 32×32 by a PixelCNN then waits for 410,000 pages, and
-    takes 2.3 s instead of 1.75 (two threads of an AMD EPYC with AVX-512, float32, torch 2.13.0+cpu). Now everything is
-    of the heap, of which 1 GiB at the end is kept. At its peak the process holds up to a seventh more: what is freed out
-    of turn leaves holes.
+    few MB, in every step. A training step of 128 RGB images of 32×32 by a PixelCNN then waits for 426,000 pages, and
+    takes 2.25 s instead of 1.70 (two threads of an AMD EPYC Zen 4, float32, torch 2.13.0+cpu, commit e21c0d8). Now all
+    of it is of the heap, of which 1 GiB at the end is kept. At its peak the process holds up to a seventh more: what
+    is freed out of turn leaves holes.
 
     It holds for the whole process, torch's own tensors and NumPy's arrays, from now on. Commands ask for it; a program
     calls it once, where it begins. Whoever has chosen by GLIBC_TUNABLES or MALLOC_TRIM_THRESHOLD_ and the like has
